@@ -1,0 +1,43 @@
+# Needs python3 (3.11 or later) and pip; everything goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-gpu check fix docs bench size clean
+
+demo: .venv/ready        ## the main job: train, show, export
+	$(BIN)/lgrpo-lite recipe tiny-math
+
+test: .venv/ready        ## all tests that need no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-gpu: .venv/ready
+	$(BIN)/python -m pytest -m gpu
+
+check: .venv/ready       ## format, lint, types, layers, generated docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docs/generate.py --check
+
+fix: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/ready        ## docs/algorithms.md and docs/cli.md from the code
+	$(BIN)/python docs/generate.py
+
+bench: .venv/ready       ## where a step's time goes, as ratios
+	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
+
+size:                    ## lines per file
+	@find lgrpo_lite -name '*.py' | xargs wc -l | sort -n
+
+clean:
+	rm -rf .venv build dist
+
+.venv/ready: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints-cpu.txt torch
+	$(BIN)/pip install -q -c constraints-cpu.txt -e ".[train,dev]"
+	touch $@

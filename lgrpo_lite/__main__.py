@@ -1,0 +1,3 @@
+from lgrpo_lite.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,328 @@
+"""The schema of a recipe. Closed: an unknown key is an error that names the nearest one and its file:line. No torch here.
+
+Order of truth: the defaults below < the recipe file < `key=value` on the command line. What an algorithm's name stands for
+is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the recipe sets.
+"""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.yaml_marks import Marks, load_marked, parse_scalar
+
+
+class Section(BaseModel):
+    """Base of every section: closed and immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class About(Section):
+    name: str = "run"
+    title: str = ""
+    min_vram_gb: float | None = Field(default=None, description="GPU memory the recipe is written for; null runs on any machine")
+    verified: str = Field(default="no", description="where and when this recipe was run in full; 'no' if it was not")
+
+
+class Lora(Section):
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str | list[str] = Field(default="all-linear", description="module names, or all-linear")
+    rslora: bool = Field(default=False, description="scale by alpha/sqrt(rank) instead of alpha/rank")
+
+
+class Model(Section):
+    id: str = Field(description="Hub id, a folder, or builtin:NAME for a model inside the package")
+    revision: str | None = Field(default=None, description="commit on the Hub")
+    weights: Literal["nf4", "bf16", "fp32"] = Field(default="bf16", description="how the base weights are held")
+    lora: Lora | None = Field(default_factory=Lora, description="null trains all parameters")
+    max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
+    max_new_tokens: int = Field(default=512, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 is fastest for tiny models; null leaves torch's")
+
+
+class Source(Section):
+    """Questions and gold answers: `path` (a local JSONL file) wins over `hf` (the Hub), `task` is generated."""
+
+    path: str | None = None
+    hf: str | None = Field(default=None, description="data set on the Hub")
+    config: str | None = None
+    split: str = "train"
+    task: Literal["arithmetic"] | None = None
+    prompt: str = Field(default="question", description="column of the question")
+    answer: str = Field(default="answer", description="column of the gold answer")
+    answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(default="plain", description="how the gold answer is cut out")
+    limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+class Data(Section):
+    train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
+    eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
+    template: Literal["chat", "plain"] = Field(default="chat", description="plain: the question and a line break")
+    system: str | None = None
+
+
+class Rollout(Section):
+    engine: str = "auto"
+    prompts_per_step: int = Field(default=16, ge=1)
+    group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
+    temperature: float = Field(default=1.0, gt=0, description="used for sampling and for every log-prob of the update")
+    max_redraw: int = Field(default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups")
+    batch_rows: int = Field(default=256, ge=1, description="sequences generated at once by the transformers engine")
+
+
+class Clip(Section):
+    low: float = Field(default=0.2, ge=0)
+    high: float = Field(default=0.2, ge=0)
+
+
+class Kl(Section):
+    coef: float = Field(default=0.0, ge=0, description="β; 0 asks for no reference pass")
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    weighted: bool = Field(default=False, description="multiply the KL term by the token weights too")
+
+
+class LengthPreference(Section):
+    """λ-GRPO, arXiv:2510.06870."""
+
+    lambda_init: float = 0.0
+    r: float = Field(default=1 / 9, gt=0, description="reduction of the standardised length, h = 1 + r z")
+    lr: float = Field(default=0.1, ge=0, description="of λ's own SGD")
+    clamp: tuple[float, float] | None = Field(default=(-5.0, 5.0), description="bounds of λ after a step; null as in the paper")
+    freeze: bool = Field(default=False, description="keep λ at lambda_init")
+    normalizer: Literal["softmax", "power"] = Field(default="softmax", description="softmax: f = G softmax(h^λ), the paper's")
+    length_std: Literal["population", "sample"] = "population"
+
+
+class Trace(Section):
+    """GRPO-λ, arXiv:2510.00194."""
+
+    lambda_: float = Field(default=0.99, ge=0, le=1, alias="lambda")
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    style: Literal["recent", "both"] = "both"
+    mode: Literal["trace", "weight", "terminal"] = Field(
+        default="trace", description="where the trace acts; trace is the paper's"
+    )
+    floor: float = Field(default=0.0, ge=0, le=1, description="lower bound of a trace weight")
+    normalize: Literal["none", "mean"] = Field(default="none", description="mean: divide by a token's mean weight in its answer")
+
+
+class RolloutCorrection(Section):
+    cap: float = Field(default=2.0, gt=0, description="bound of the weight π_trainer/π_sampler of a token")
+
+
+class Algorithm(Section):
+    """`use` is a row of NAMED; any other key replaces that part of the row, `null` switches it off."""
+
+    use: str = "length_preference"
+    advantage: Literal["mean_std", "mean_only"] = "mean_std"
+    advantage_floor: float | None = Field(default=None, le=0, description="negative advantages are raised to this")
+    admit: Literal["all", "varied"] = Field(default="all", description="varied: redraw groups whose rewards are all equal")
+    mask_truncated: bool = Field(default=False, description="answers cut at max_new_tokens carry no loss")
+    clip: Clip = Clip()
+    kl: Kl = Kl()
+    reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "constant"] = "sequence_mean"
+    reduce_constant: int | None = Field(default=None, ge=1, description="M of reduce=constant; null is model.max_new_tokens")
+    length_preference: LengthPreference | None = None
+    trace: Trace | None = None
+    prefix_share: bool = Field(default=False, description="divide a token's loss by its process-set size, arXiv:2509.21154")
+    rollout_correction: RolloutCorrection | None = RolloutCorrection()
+
+
+class Reward(Section):
+    use: str = Field(default="numeric", description="a name of the rewards table, or file.py:function")
+    weight: float = 1.0
+    extract: Literal["final", "gsm8k", "boxed"] = Field(
+        default="final", description="where the answer stands; final: anywhere usual"
+    )
+    pattern: str | None = Field(default=None, description="regular expression for `format`")
+
+
+class Optim(Section):
+    lr: float = Field(default=1e-5, gt=0)
+    scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
+    updates_per_batch: int = Field(default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs")
+
+
+class Memory(Section):
+    micro_tokens: int = Field(default=16384, ge=1, description="padded tokens of one forward-backward pass")
+    logprob_chunk: int = Field(default=4096, ge=1, description="positions whose logits are held at once")
+    checkpointing: bool = Field(default=False, description="recompute each layer in the backward pass")
+
+
+class Keep(Section):
+    last: int = Field(default=2, ge=1)
+    best: int = Field(default=1, ge=0, le=1)
+
+
+class Train(Section):
+    steps: int = Field(default=200, ge=1)
+    save_every: int = Field(default=20, ge=1)
+    eval_every: int | None = Field(default=None, ge=1, description="null: only before and after")
+    keep: Keep = Keep()
+    time_limit: float | None = Field(default=None, gt=0, description="minutes; the run then saves and exits 75")
+
+
+class Eval(Section):
+    k: int = Field(default=1, ge=1, description="samples a problem")
+    temperature: float = Field(default=1.0, gt=0)
+    greedy: bool = Field(default=True, description="also score one greedy answer a problem")
+
+
+class Export(Section):
+    formats: list[Literal["adapter", "merged"]] = Field(default_factory=lambda: ["adapter", "merged"])
+    base: Literal["auto", "original", "dequantized"] = "auto"
+
+
+class Log(Section):
+    completions_per_step: int = Field(default=4, ge=0, description="sampled answers kept per step; 0 keeps none")
+
+
+class Recipe(Section):
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    recipe: About = About()
+    seed: int = Field(default=0, ge=0)
+    model: Model
+    data: Data
+    rollout: Rollout = Rollout()
+    algorithm: Algorithm = Algorithm()
+    rewards: list[Reward] = Field(default_factory=lambda: [Reward()], min_length=1)
+    optim: Optim = Optim()
+    memory: Memory = Memory()
+    train: Train = Train()
+    eval: Eval = Eval()
+    export: Export = Export()
+    log: Log = Log()
+
+    _marks: Marks = PrivateAttr(default_factory=Marks)
+
+    def where(self, key: str) -> str:
+        """Where a dotted key was set: 'my.yaml:31', 'command line, key=value', or that it is the default."""
+        return self._marks.where(tuple(key.split(".")))
+
+    def to_yaml(self) -> str:
+        """All settings, defaults included, in the form `load_recipe` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+# ----------------------------------------------------------------------------------------------------- reading
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package, sorted."""
+    return sorted(f.name.removesuffix(".yaml") for f in _recipes().iterdir() if f.name.endswith(".yaml"))
+
+
+def recipe_text(name_or_path: str) -> tuple[str, str]:
+    """(text, how to call its place in messages) of a packaged recipe or of a file. Unknown: ConfigError."""
+    if name_or_path in recipe_names():
+        return (_recipes() / f"{name_or_path}.yaml").read_text("utf-8"), f"recipe {name_or_path}"
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+        try:
+            return path.read_text("utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            what = getattr(error, "strerror", None) or "not UTF-8 text"
+            fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
+            raise ConfigError(f"cannot read the recipe: {what}", where=str(path), fix=fix) from None
+    hint = nearest(name_or_path, recipe_names())
+    raise ConfigError(f"unknown recipe {name_or_path!r}{hint}", where="command line", fix="`lgrpo-lite recipe ls` lists them")
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read, override, validate. Every fault is a ConfigError (exit 2) that names its place."""
+    text, origin = recipe_text(name_or_path)
+    return parse_recipe(text, origin, overrides)
+
+
+def parse_recipe(text: str, origin: str, overrides: list[str] | None = None) -> Recipe:
+    """`load_recipe` on a text; `origin` is how messages call it."""
+    raw, marks = load_marked(text, origin)
+    for item in overrides or []:
+        _override(raw, marks, item)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, marks) from None
+    recipe._marks = marks
+    return recipe
+
+
+def _recipes():
+    inside = resources.files("lgrpo_lite") / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"  # a checkout keeps them at the top
+
+
+def _override(raw: dict, marks: Marks, item: str) -> None:
+    key, sign, value = item.partition("=")
+    place = f"command line, {item}"
+    if not sign or not key:
+        raise ConfigError(f"not an override: {item!r}", where="command line", fix="write key=value, e.g. train.steps=50")
+    node: Any = raw
+    path = key.split(".")
+    for i, part in enumerate(path[:-1]):
+        inner = node[_index(node, part, place)] if isinstance(node, list) else node.get(part)
+        if inner is None and isinstance(node, dict):  # a section the file leaves out, or switches off
+            inner = node[part] = {}
+        if not isinstance(inner, dict | list):
+            raise ConfigError(f"{'.'.join(path[: i + 1])} is a value, not a section", where=place, fix="check the key")
+        node = inner
+    node[_index(node, path[-1], place) if isinstance(node, list) else path[-1]] = parse_scalar(value, place)
+    marks.lines[tuple(path)] = place
+
+
+def _index(node: list, part: str, place: str) -> int:
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise ConfigError(f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}")
+
+
+def _explain(error: ValidationError, marks: Marks) -> ConfigError:
+    """The first fault of a pydantic report, in this project's words."""
+    first = error.errors(include_url=False)[0]
+    loc = tuple(str(part) for part in first["loc"])
+    dotted, where = ".".join(loc), marks.where(loc)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(Recipe, first["loc"][:-1])
+        fix = f"remove it, or use one of: {', '.join(known)}"
+        return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
+    if first["type"] == "missing":
+        return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
+    given = repr(first["input"])
+    given = given if len(given) < 60 else given[:57] + "…"
+    return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix="see `lgrpo-lite config`")
+
+
+def _keys_at(section: Any, loc: tuple) -> list[str]:
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = next(f.annotation for n, f in section.model_fields.items() if part in (n, f.alias))
+        section = next(c for c in _walk(annotation) if isinstance(c, type) and issubclass(c, Section))
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _walk(annotation: Any):
+    yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _walk(inner)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """', did you mean …?' or an empty string."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

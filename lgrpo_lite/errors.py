@@ -1,0 +1,49 @@
+"""Errors a user can act on. Each says what, where and how to fix it, and knows its exit code.
+
+| code | class | meaning |
+|---|---|---|
+| 1 | LgrpoError | the run failed (training state is kept in the last checkpoint) |
+| 2 | ConfigError | usage or recipe |
+| 3 | EnvironmentFault | a package, a GPU or a version is missing |
+| 4 | OutOfMemory | nothing left to shrink |
+| 5 | DataError | data, reward or checkpoint file |
+| 6 | VerificationError | a check of numbers failed |
+"""
+
+
+class LgrpoError(Exception):
+    """Base of all; `str()` is the three-line text."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str, fix: str):
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        return f"error: {self.what}\n  at  {self.where}\n  fix {self.fix}"
+
+
+class ConfigError(LgrpoError):
+    exit_code = 2
+
+
+class EnvironmentFault(LgrpoError):
+    exit_code = 3
+
+
+class OutOfMemory(LgrpoError):
+    exit_code = 4
+
+
+class DataError(LgrpoError):
+    exit_code = 5
+
+
+class VerificationError(LgrpoError):
+    exit_code = 6
+
+
+EXIT_INTERRUPTED = 130  # first Ctrl-C: the step was finished and saved
+EXIT_TERMINATED = 143  # the same for SIGTERM
+EXIT_TIME_LIMIT = 75  # stopped at train.time_limit, resumable

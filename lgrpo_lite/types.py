@@ -1,0 +1,130 @@
+"""What flows through a training step. Standard library only; everything is frozen.
+
+Prompt -> Completion -> Score -> Rollout -> Group -> (batch.TrainBatch) -> StepRecord
+"""
+
+import enum
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question, as token ids decided once when the data was read."""
+
+    id: str  # stable across runs, e.g. "gsm8k-train-0"
+    text: str  # the question as a person reads it, before the template
+    token_ids: tuple[int, ...]  # what the model reads: template applied, tokenised once
+    reference: str  # the gold answer, extracted
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer. The token ids are the truth; the text is for rewards and people."""
+
+    token_ids: tuple[int, ...]  # sampled ids, the end-of-sequence token included when it was sampled
+    logprobs: tuple[float, ...]  # log-probability of each id under the sampler, at the sampling temperature
+    text: str  # decoded, special tokens left out
+    finish_reason: Literal["stop", "length"]  # "length": truncated at max_new_tokens
+    policy_version: int  # number of optimiser updates the sampling policy had seen
+
+
+class Outcome(enum.StrEnum):
+    """Why a score is what it is. `timeout` and `error` come with a missing value, never with a zero."""
+
+    ok = "ok"
+    wrong = "wrong"
+    unparsable = "unparsable"
+    timeout = "timeout"
+    error = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward. `value` None means missing: the rollout leaves its group."""
+
+    value: float | None  # weighted sum of the parts
+    outcome: Outcome
+    parts: dict[str, float] = field(default_factory=dict)  # unweighted value of each reward, by name
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A prompt, one sampled answer to it, and the answer's score (never missing inside a Group)."""
+
+    prompt: Prompt
+    completion: Completion
+    score: Score
+
+    @property
+    def reward(self) -> float:
+        assert self.score.value is not None, "a rollout without a reward does not enter a group"
+        return self.score.value
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one prompt that are compared with each other; those with a missing reward are not among them."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    missing: int = 0  # rollouts that left because their reward timed out or failed
+
+    @property
+    def rewards(self) -> list[float]:
+        return [rollout.reward for rollout in self.rollouts]
+
+    @property
+    def varied(self) -> bool:
+        """Whether two rewards differ, so that a group-relative advantage is not zero throughout."""
+        return len(set(self.rewards)) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of metrics.jsonl, the monitor's only input. None: does not apply to this step or algorithm."""
+
+    step: int  # 1-based
+    policy_version: int  # optimiser updates done so far
+    skipped: str | None = None  # why no update was made
+    reward: float | None = None  # mean over scored rollouts
+    reward_std: float | None = None
+    reward_parts: dict[str, float] = field(default_factory=dict)  # mean of each reward, unweighted
+    solved: float | None = None  # share of scored rollouts with outcome ok
+    missing: int = 0  # rollouts without a reward (timeouts, errors)
+    groups: int = 0  # groups that were admitted
+    groups_mixed: int = 0  # of those, with two different rewards: the ones that teach
+    groups_right: int = 0  # all rollouts solved
+    groups_wrong: int = 0  # none solved
+    draws: int = 0  # rounds of sampling (1, more with dynamic sampling)
+    length: float | None = None  # mean completion tokens
+    length_right: float | None = None
+    length_wrong: float | None = None
+    truncated: float | None = None  # share that hit max_new_tokens
+    loss: float | None = None
+    grad_norm: float | None = None  # of the policy, before clipping
+    lr: float | None = None
+    clip_low: float | None = None  # share of trained tokens clipped below / above
+    clip_high: float | None = None
+    kl: float | None = None  # to the reference, nats a token; None when no reference pass was asked for
+    entropy: float | None = None  # nats a token
+    disagreement: float | None = None  # mean |logp trainer - logp sampler|, nats a token
+    length_lambda: float | None = None  # λ of the token preference after the step (arXiv:2510.06870)
+    length_lambda_grad: float | None = None  # d loss / d λ
+    weight_short: float | None = None  # weight the λ before the update gave the shortest / median / longest answers
+    weight_median: float | None = None
+    weight_long: float | None = None
+    length_lambda_grpo: float | None = None  # λ at which the preference would weigh like GRPO, to first order
+    rollout_tokens: int = 0  # completion tokens sampled
+    trained_tokens: int = 0  # completion tokens with a gradient
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase: rollout, reward, score, update
+
+    def after_update(self, policy_version: int, length_lambda: float | None, seconds: dict[str, float]) -> "StepRecord":
+        """The record with what the update changed."""
+        return replace(self, policy_version=policy_version, length_lambda=length_lambda, seconds=dict(seconds))
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "StepRecord":
+        """Read a line back; keys of a later version are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in row.items() if key in known})
