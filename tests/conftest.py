@@ -1,0 +1,9 @@
+"""Shapes are checked while testing: every annotated tensor of the maths is a typed one."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are several times faster so
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["lgrpo_lite.batch", "lgrpo_lite.ops", "lgrpo_lite.objective", "lgrpo_lite.policy"], "beartype.beartype")
