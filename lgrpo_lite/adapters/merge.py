@@ -1,0 +1,92 @@
+"""Merge an adapter into 16- or 32-bit weights, tensor by tensor in float32. There is no way here to merge into 4 bits.
+
+W_merged = W + scale · B A,    W the weight the policy was trained on: dequantized where it is 4-bit, or the original's
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SHARD_BYTES = 2 * 1024**3
+
+
+@torch.no_grad()
+def merged_tensors(
+    model: nn.Module, dtype: torch.dtype, original: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(name in the plain model, merged tensor on the CPU) for every weight of a model, with or without an adapter.
+
+    `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from. Tied weights
+    come once.
+    """
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        if "lora_" in path:
+            continue
+        adapted = isinstance(module, LoraLayer)
+        holder = module.get_base_layer() if adapted else module
+        if path.endswith(".base_layer"):
+            continue
+        for leaf, parameter in holder.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = plain_name(f"{path}.{leaf}" if path else leaf)
+            weight = original[name] if original is not None else dense(parameter)
+            if adapted and leaf == "weight":
+                weight = weight.float() + sum(_delta(module, a).to(weight.device) for a in module.active_adapters)
+            yield name, weight.to(dtype).cpu().contiguous()
+
+
+def _delta(module: Any, adapter: str) -> Tensor:
+    return module.get_delta_weight(adapter).float()  # every peft layer with a weight has it, their common base has not
+
+
+def dense(parameter: Tensor) -> Tensor:
+    """A weight as an ordinary tensor: bitsandbytes 4-bit is dequantized to the values the policy computes with."""
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return parameter.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(parameter.data, state)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what peft put around it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")
+
+
+def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Safetensors files of at most `shard_bytes` (or one tensor), with transformers' index when there are several."""
+    shards: list[list[str]] = []
+    held: dict[str, Tensor] = {}
+    size = total = 0
+    for name, tensor in tensors:
+        bytes_ = tensor.numel() * tensor.element_size()
+        if held and size + bytes_ > shard_bytes:
+            _flush(held, folder, shards)
+            held, size = {}, 0
+        held[name] = tensor
+        size, total = size + bytes_, total + bytes_
+    _flush(held, folder, shards)
+    if len(shards) == 1:
+        (folder / "part-00001").rename(folder / "model.safetensors")
+        return
+    index = {"metadata": {"total_size": total}, "weight_map": {}}
+    for i, names in enumerate(shards, 1):
+        final = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"part-{i:05d}").rename(folder / final)
+        index["weight_map"] |= dict.fromkeys(names, final)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), "utf-8")
+
+
+def _flush(held: dict[str, Tensor], folder: Path, shards: list[list[str]]) -> None:
+    shards.append(list(held))
+    save_file(held, folder / f"part-{len(shards):05d}", metadata={"format": "pt"})

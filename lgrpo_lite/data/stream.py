@@ -1,0 +1,27 @@
+"""The order in which prompts are drawn: shuffled per epoch by the seed, resumable from one number."""
+
+import random
+from collections.abc import Sequence
+
+from lgrpo_lite.types import Prompt
+
+
+class PromptStream:
+    """Endless draws from a finite set. The state is how many prompts have been drawn; nothing else."""
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int):
+        self.prompts, self.seed, self.drawn = prompts, seed, 0
+        self._epoch: int | None = None
+        self._order: list[int] = []
+
+    def draw(self, count: int) -> list[Prompt]:
+        """The next `count` prompts; every prompt once before any is drawn again."""
+        taken = []
+        for _ in range(count):
+            epoch, place = divmod(self.drawn, len(self.prompts))
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, list(range(len(self.prompts)))
+                random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+            taken.append(self.prompts[self._order[place]])
+            self.drawn += 1
+        return taken

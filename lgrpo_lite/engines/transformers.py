@@ -1,0 +1,116 @@
+"""Rollouts by `generate()` on the training model itself: needs nothing else, works everywhere, is the oracle of the others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.engines.base import SamplingParams
+from lgrpo_lite.errors import LgrpoError
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.types import Completion, Prompt
+
+
+class TransformersEngine:
+    """The weights are the policy's own, so there is nothing to sync; entering switches to eval mode and the KV cache on."""
+
+    def __init__(self, recipe: Recipe):
+        self.batch_rows = recipe.rollout.batch_rows
+
+    @contextmanager
+    def serving(self, policy: Policy) -> Iterator["TransformersSampler"]:
+        training = policy.model.training
+        policy.model.eval()
+        try:
+            yield TransformersSampler(policy, self.batch_rows)
+        finally:
+            policy.model.train(training)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class TransformersSampler:
+    """Batched, KV-cached, length-sorted sampling; log-probs are of the distribution that was sampled from."""
+
+    def __init__(self, policy: Policy, batch_rows: int):
+        self.policy, self.batch_rows = policy, batch_rows
+        self.policy_version = policy.version
+
+    def generate(self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> list[list[Completion]]:
+        """n completions of each prompt, in order."""
+        rows = [(i, prompt) for i, prompt in enumerate(prompts) for _ in range(n)]
+        order = sorted(range(len(rows)), key=lambda r: len(rows[r][1].token_ids))
+        done: dict[int, Completion] = {}
+        for begin in range(0, len(order), self.batch_rows):
+            chunk = order[begin : begin + self.batch_rows]
+            done |= zip(chunk, self._sample([rows[r][1] for r in chunk], sampling), strict=True)
+        return [[done[i * n + k] for k in range(n)] for i in range(len(prompts))]
+
+    @torch.no_grad()
+    def _sample(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[Completion]:
+        policy, width = self.policy, max(len(p.token_ids) for p in prompts)
+        pad = policy.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(p.token_ids)) + list(p.token_ids) for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts])
+        tempered = _Tempered(sampling.temperature or 1.0)
+        recorder = _Recorder(tempered)
+        whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # no truncation: it would bias the ratio
+        settings = GenerationConfig(
+            **whole if sampling.temperature > 0 else {"do_sample": False}, max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=sorted(policy.eos_ids), pad_token_id=pad, use_cache=True,
+        )  # fmt: skip
+        try:
+            with policy.compute():
+                out = policy.model.generate(
+                    input_ids=ids.to(policy.device),
+                    attention_mask=mask.to(policy.device),
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList([tempered]),
+                    stopping_criteria=StoppingCriteriaList([recorder]),
+                )
+        except RuntimeError as error:
+            if "probability tensor" in str(error):  # torch.multinomial's words for NaN or infinite logits
+                raise LgrpoError(
+                    "the policy's probabilities are not finite, nothing can be sampled",
+                    where=f"rollout, policy version {self.policy_version}",
+                    fix="resume from the last checkpoint (--resume auto) with a smaller optim.lr",
+                ) from error
+            raise
+        sampled, logp = out[:, width:].tolist(), torch.stack(recorder.logp, 1).tolist()
+        return [self._completion(tokens, row) for tokens, row in zip(sampled, logp, strict=True)]
+
+    def _completion(self, tokens: list[int], logp: list[float]) -> Completion:
+        end = next((i + 1 for i, token in enumerate(tokens) if token in self.policy.eos_ids), None)
+        count = len(tokens) if end is None else end
+        text = self.policy.tokenizer.decode(tokens[:count], skip_special_tokens=True)
+        reason = "length" if end is None else "stop"
+        return Completion(tuple(tokens[:count]), tuple(logp[:count]), text, reason, self.policy_version)
+
+
+class _Tempered(LogitsProcessor):
+    """Divides by the temperature and keeps the scores of the token about to be sampled."""
+
+    def __init__(self, temperature: float):
+        self.temperature = temperature
+        self.scores: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.scores = scores.float() / self.temperature
+        return self.scores
+
+
+class _Recorder(StoppingCriteria):
+    """Keeps the log-prob of each token just sampled: rows × V floats at a time, not rows × tokens × V. It never stops."""
+
+    def __init__(self, tempered: _Tempered):
+        self.tempered = tempered
+        self.logp: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+        latest = self.tempered.scores
+        assert latest is not None, "a token is sampled from scores"
+        self.logp.append(latest.gather(-1, input_ids[:, -1:])[:, 0] - latest.logsumexp(-1))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,171 @@
+"""Checkpoints: everything a run is, written so that a kill at any moment leaves the previous one whole.
+
+    checkpoints/step-000040/{adapter/, trainer.pt, state.json, SHA256SUMS}     latest -> step-000040     best -> step-000020
+
+A checkpoint is written under a temporary name, every file and folder fsynced, then renamed. A folder whose sums do not
+match is never loaded: the one before it is, and the caller is told.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.policy.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The small part, kept as readable JSON."""
+
+    step: int  # steps done
+    policy_version: int  # optimiser updates done
+    prompts_drawn: int  # position in the data
+    length_lambda: float | None = None
+    score: float | None = None  # accuracy of the newest evaluation
+    best_score: float | None = None
+    refused: int = 0  # steps in a row whose loss was not finite
+
+
+def save(root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, keep_last: int, keep_best: int) -> Path:
+    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is no longer kept."""
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"step-{state.step:06d}"
+    partial = root / f".partial-{state.step:06d}"
+    for leftover in root.glob(".partial-*"):
+        shutil.rmtree(leftover)
+    partial.mkdir()
+    policy.save(partial / "adapter")
+    _sort_lists(partial / "adapter" / "adapter_config.json")
+    torch.save({**tensors, "rng": _rng_state()}, partial / "trainer.pt")
+    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), "utf-8")
+    _seal(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _sync(root)
+    _point(root / "latest", final.name)
+    if keep_best and state.score is not None and state.score == state.best_score:
+        _point(root / "best", final.name)
+    _prune(root, keep_last)
+    return final
+
+
+def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint (`last`), `best`, or a step number; and a warning for each one that was passed over."""
+    warnings = []
+    folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True)
+    if which == "best" and (root / "best").exists():
+        folders = [(root / "best").resolve(), *folders]
+    elif which not in ("last", "best"):
+        folders = [root / f"step-{int(which):06d}"] if which.isdigit() else []
+    for folder in folders:
+        fault = broken(folder)
+        if fault is None:
+            return folder, warnings
+        warnings.append(f"checkpoint {folder.name} is corrupt ({fault})")
+    return None, warnings
+
+
+def broken(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
+        for line in lines:
+            digest, _, name = line.partition("  ")
+            if _digest(folder / name) != digest:
+                return f"{name} was changed or cut short"
+    except (OSError, UnicodeDecodeError) as error:
+        return str(error)
+    return None if {"trainer.pt", "state.json"} <= {line.partition("  ")[2] for line in lines} else "SHA256SUMS is cut short"
+
+
+def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
+    """Restore the policy's parameters and all random states; returns the state and the other tensors."""
+    try:
+        policy.restore(folder / "adapter")
+        tensors = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        state = read_state(folder)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        fix = "resume with the recipe the run was started with (config.resolved.yaml beside it)"
+        raise DataError(f"the checkpoint does not fit this run: {error}", where=str(folder), fix=fix) from error
+    policy.version = state.policy_version
+    _set_rng_state(tensors.pop("rng"))
+    return state, tensors
+
+
+def read_state(folder: Path) -> State:
+    """state.json of a checkpoint."""
+    return State(**json.loads((folder / "state.json").read_text("utf-8")))
+
+
+def improved(state: State, score: float | None) -> State:
+    """The state after an evaluation: the best score moves only upwards, so the first of two equals stays the best."""
+    best = state.best_score
+    better = score is not None and (best is None or score > best)
+    return replace(state, score=score, best_score=score if better else best)
+
+
+def _rng_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    version, internal, gauss = random.getstate()
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": [version, list(internal), gauss]}
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _seal(folder: Path) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    sums = "".join(f"{_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
+    (folder / "SHA256SUMS").write_text(sums, "utf-8")
+    for path in [*files, folder / "SHA256SUMS", *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        _sync(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _point(link: Path, target: str) -> None:
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    os.replace(fresh, link)
+
+
+def _prune(root: Path, keep_last: int) -> None:
+    folders = sorted(p for p in root.glob("step-*") if p.is_dir())
+    best = (root / "best").resolve() if (root / "best").exists() else None
+    for folder in folders[:-keep_last]:
+        if folder.resolve() != best:
+            shutil.rmtree(folder)
+
+
+def _sort_lists(path: Path) -> None:
+    """peft writes sets in hash order; sorted, the same run gives the same file."""
+    if path.exists():
+        config = json.loads(path.read_text("utf-8"))
+        config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -1,0 +1,100 @@
+"""Base model and adapter, from the recipe's `model` section: transformers, peft, and bitsandbytes for NF4."""
+
+from importlib import resources
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+
+from lgrpo_lite.config import Model
+from lgrpo_lite.errors import ConfigError, EnvironmentFault
+
+BUILTIN = "builtin:"
+
+
+def locate(model_id: str, where: str = "model.id") -> str:
+    """`builtin:NAME` as the folder inside the package, anything else unchanged."""
+    if not model_id.startswith(BUILTIN):
+        return model_id
+    folder = resources.files("lgrpo_lite") / "models" / model_id.removeprefix(BUILTIN)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"no embedded model {model_id!r}", where=where, fix="use model.id=builtin:tiny-math")
+    return str(folder)
+
+
+def device_of() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def compute_dtype(weights: str, device: torch.device) -> torch.dtype:
+    """What matmuls run in. NF4 computes in float32 on a CPU, where bfloat16 is slower and less exact."""
+    if weights == "nf4":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[weights]
+
+
+def load_tokenizer(model: Model, where: str = "model.id"):
+    """The tokenizer of the base model; a missing pad token becomes the end-of-sequence one (masks never look at it)."""
+    tokenizer = _fetch(AutoTokenizer.from_pretrained, model, where)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(model: Model, device: torch.device, where: str = "model.id", *, checkpointing: bool = False):
+    """The base model on `device`, frozen unless all its parameters are trained.
+
+    nf4: bitsandbytes 4-bit with double quantisation. bf16 without an adapter is held in float32 and computes in bf16,
+    since steps of 1e-6 vanish in a bf16 parameter.
+    """
+    dtype = compute_dtype(model.weights, device)
+    if model.weights == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+        options = {"quantization_config": quantization, "device_map": {"": device}, "dtype": dtype}
+    else:
+        options = {"dtype": dtype if model.lora else torch.float32}
+    base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, attn_implementation="sdpa", **options)
+    if model.weights != "nf4":
+        base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    for module in base.modules():  # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # rollouts would disagree with the update, and with the merged model
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
+    base.requires_grad_(model.lora is None)
+    # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias the rollouts unseen.
+    own = base.generation_config
+    base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
+    if checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return base
+
+
+def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.targets") -> PeftModel:
+    """A fresh LoRA adapter (B = 0, so the policy starts as the base); its parameters are float32. Seeded."""
+    lora = model.lora
+    assert lora is not None, "only called for a recipe with an adapter"
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, use_rslora=lora.rslora,
+        bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise ConfigError(f"no adapter fits: {error}", where=where, fix="use all-linear, or names of linear layers") from error
+
+
+def _fetch(from_pretrained, model: Model, where: str, **options):
+    path = locate(model.id, where)
+    try:
+        return from_pretrained(path, revision=model.revision, **options)
+    except ImportError as error:
+        fix = 'pip install "lgrpo-lite[train]"'
+        raise EnvironmentFault(f"cannot load {model.id}: {error}", where=where, fix=fix) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        fix = "give a model folder" if Path(path).exists() else "check the name, the revision and the network, or give a folder"
+        raise ConfigError(f"cannot load {model.id}: {reason}", where=where, fix=fix) from error

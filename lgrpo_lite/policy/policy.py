@@ -1,0 +1,121 @@
+"""The policy: a base model and its adapter, as the three things training asks of it.
+
+policy.logprobs(batch)    log-probs of the batch's completion tokens, with gradient
+policy.reference()        inside it, the policy is the base model: the adapter is switched off
+policy.trainable()        the parameters that learn
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.ops.logprob import logprobs
+from lgrpo_lite.policy.load import attach_adapter, compute_dtype, device_of, load_base, load_tokenizer
+
+
+class Policy:
+    """`model` is the PeftModel, or the bare model when all parameters are trained; `version` counts optimiser updates."""
+
+    def __init__(self, model, tokenizer, *, temperature: float, chunk: int, dtype: torch.dtype):
+        self.model, self.tokenizer, self.temperature, self.chunk, self.dtype = model, tokenizer, temperature, chunk, dtype
+        self.version = 0
+
+    @classmethod
+    def load(cls, recipe: Recipe) -> "Policy":
+        """Tokenizer, base, fresh adapter. Loading faults are ConfigError or EnvironmentFault."""
+        model, device = recipe.model, device_of()
+        where = recipe.where("model.id")
+        tokenizer = load_tokenizer(model, where)
+        net = load_base(model, device, where, checkpointing=recipe.memory.checkpointing)
+        if model.lora:
+            net = attach_adapter(net, model, seed=recipe.seed, where=recipe.where("model.lora.targets"))
+        dtype = compute_dtype(model.weights, device)
+        return cls(net, tokenizer, temperature=recipe.rollout.temperature, chunk=recipe.memory.logprob_chunk, dtype=dtype)
+
+    @property
+    def has_adapter(self) -> bool:
+        return isinstance(self.model, PeftModel)
+
+    @property
+    def base(self):
+        """The causal language model with the adapter's layers in it."""
+        return self.model.get_base_model() if self.has_adapter else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """All tokens that end an answer, by the model's generation settings and its tokenizer."""
+        eos = self.base.generation_config.eos_token_id
+        eos = [] if eos is None else [eos] if isinstance(eos, int) else eos
+        return frozenset([*eos, self.tokenizer.eos_token_id]) - {None}
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def compute(self) -> AbstractContextManager:
+        """Autocast for float32 parameters that compute in bf16, else nothing."""
+        mixed = not self.has_adapter and self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
+
+    def reference(self) -> AbstractContextManager:
+        """The base model, without a second copy. Needs an adapter, which `check` demands where a KL is asked for."""
+        return self.model.disable_adapter()
+
+    def logprobs(self, batch: TrainBatch) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+        """log π(token | before) and entropy of each completion token at the sampling temperature, on the batch's device.
+
+        Rows are padded on the right, behind every real token, so causal attention never sees the padding; only the
+        positions that predict a completion token reach the head.
+        """
+        width = int(batch.length.max())
+        row = torch.repeat_interleave(torch.arange(batch.num_sequences), batch.length)
+        column = torch.arange(len(batch.input_ids)) - batch.start[row]
+        ids = torch.zeros(batch.num_sequences, width, dtype=torch.long)
+        ids[row, column] = batch.input_ids
+        with self.compute():
+            hidden = self.base.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+            wanted = (row[batch.at] * width + column[batch.at]).to(self.device)
+            logp, entropy = logprobs(
+                hidden.flatten(0, 1)[wanted],
+                self.base.get_output_embeddings(),
+                batch.token_ids.to(self.device),
+                temperature=self.temperature,
+                chunk=self.chunk,
+            )
+        return logp.to(batch.advantage.device), entropy.to(batch.advantage.device)
+
+    # ------------------------------------------------------------------------------------------- saving
+
+    def save(self, folder: Path) -> None:
+        """What is trained: a PEFT adapter that `PeftModel.from_pretrained` loads, or all parameters."""
+        folder.mkdir(parents=True)
+        if self.has_adapter:
+            self.model.save_pretrained(folder)
+        else:
+            save_file({n: p.detach().cpu().contiguous() for n, p in self._own()}, folder / "model.safetensors")
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> None:
+        """Load what `save` wrote into the parameters, bit for bit. Raises OSError or KeyError on a foreign folder."""
+        if self.has_adapter:
+            saved = load_file(folder / "adapter_model.safetensors")
+            for name, parameter in self._own():
+                parameter.copy_(saved[name.replace(".default.", ".")])
+        else:
+            saved = load_file(folder / "model.safetensors")
+            for name, parameter in self._own():
+                parameter.copy_(saved[name])
+
+    def _own(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)

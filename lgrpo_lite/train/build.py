@@ -1,0 +1,48 @@
+"""Composition root: a checked recipe -> a Run. The only place that turns settings into objects."""
+
+import torch
+
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.data.prompts import load
+from lgrpo_lite.data.stream import PromptStream
+from lgrpo_lite.engines.base import open_engine
+from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.train.optim import Optimizers
+from lgrpo_lite.train.run import Run
+from lgrpo_lite.types import Prompt
+
+
+def build(recipe: Recipe) -> Run:
+    """Load policy and data, compose the objective. Seeds torch; raises the errors of its parts."""
+    if recipe.model.threads:
+        torch.set_num_threads(recipe.model.threads)
+    torch.manual_seed(recipe.seed)
+    engine = open_engine(recipe)
+    policy = Policy.load(recipe)
+    objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens)
+    prompts, left_out = _prompts(recipe, "train", policy)
+    torch.manual_seed(recipe.seed)  # the first rollout draws the same numbers however the parts above were built
+    return Run(
+        recipe=recipe,
+        policy=policy,
+        engine=engine,
+        objective=objective,
+        optimizer=Optimizers(recipe, policy, objective),
+        reward=RewardSum(recipe.rewards, recipe.where),
+        prompts=PromptStream(prompts, recipe.seed),
+        eval_prompts=_prompts(recipe, "eval", policy)[0] if recipe.data.eval else [],
+        left_out=left_out,
+    )
+
+
+def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
+    """Prompts to look at a policy with: the evaluation set, or the training set where there is none."""
+    return _prompts(recipe, "eval" if recipe.data.eval else "train", policy)[0]
+
+
+def _prompts(recipe: Recipe, which: str, policy: Policy):
+    sources = recipe.data.train if which == "train" else recipe.data.eval
+    limit = recipe.model.max_prompt_tokens
+    return load(sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"))

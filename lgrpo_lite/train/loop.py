@@ -1,0 +1,107 @@
+"""The steps of a run: evaluation before, steps, evaluations and checkpoints on the way, a stop that loses nothing."""
+
+import dataclasses
+from typing import Any
+
+from lgrpo_lite.errors import LgrpoError
+from lgrpo_lite.evaluate import Evaluation, as_row, evaluate
+from lgrpo_lite.policy import checkpoint
+from lgrpo_lite.policy.checkpoint import State
+from lgrpo_lite.train.folder import RunFolder
+from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite, StopRequest
+from lgrpo_lite.train.report import write_report
+from lgrpo_lite.train.run import Run
+from lgrpo_lite.train.step import train_step
+from lgrpo_lite.types import StepRecord
+
+
+def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bool:
+    """Run to the last step. True: done. False: stopped on request, saved, resumable."""
+    state = _resume(run, folder) if resume else State(0, 0, 0)
+    if run.left_out:
+        folder.event("prompts_left_out", count=run.left_out, limit=run.recipe.model.max_prompt_tokens)
+    steps, every, save_every = run.recipe.train.steps, run.recipe.train.eval_every, run.recipe.train.save_every
+    if state.step in (0, steps):  # at the last step already: a run that was stopped in its last evaluation
+        state = _evaluate(run, folder, stop, state)
+        _save(run, folder, state)
+    while state.step < steps and not stop.asked:
+        state = _one(run, folder, state)
+        if state.step == steps or (every and state.step % every == 0):
+            state = _evaluate(run, folder, stop, state)
+        if state.step == steps or stop.asked or state.step % save_every == 0:
+            _save(run, folder, state)
+    write_report(folder.path)
+    return state.step >= steps and _evaluated(run, folder, state.step)
+
+
+def _one(run: Run, folder: RunFolder, state: State) -> State:
+    """One step; a loss that is not finite is refused, and the third in a row ends the run with its state saved."""
+    step = state.step + 1
+    folder.set_status("training", step)
+    try:
+        record, groups = train_step(step, run)
+        refused = 0
+    except NonFinite as fault:
+        run.optimizer.zero_grad()
+        record, groups, refused = StepRecord(step, run.policy.version, skipped=str(fault)), [], state.refused + 1
+        folder.event("step_refused", step=step, reason=str(fault))
+    folder.record(record, groups, run.recipe.log.completions_per_step)
+    state = dataclasses.replace(state, step=step, refused=refused, score=None, **_position(run))
+    if refused == MAX_REFUSED:
+        _save(run, folder, state)
+        raise LgrpoError(
+            f"{refused} steps in a row without a finite loss ({record.skipped}); the policy is as before the first of them",
+            where=f"step {step} of {folder.path}",
+            fix="look at the completions of that step; resume with a smaller optim.lr under another --name",
+        )
+    return state
+
+
+def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> State:
+    """Evaluate, unless this step was already (a resumed run); keeps the best score."""
+    if _evaluated(run, folder, state.step):
+        return state
+    folder.set_status("evaluating", state.step)
+    result: Evaluation | None = evaluate(run, state.step, lambda: stop.asked)
+    if result is None:
+        return state
+    folder.evaluation(as_row(result))
+    write_report(folder.path)
+    return checkpoint.improved(state, result.accuracy)
+
+
+def _evaluated(run: Run, folder: RunFolder, step: int) -> bool:
+    return not run.eval_prompts or any(row.get("step") == step for row in folder.rows("evals.jsonl"))
+
+
+def _position(run: Run) -> dict[str, Any]:
+    return {
+        "policy_version": run.policy.version,
+        "prompts_drawn": run.prompts.drawn,
+        "length_lambda": run.objective.length_lambda,
+    }
+
+
+def _save(run: Run, folder: RunFolder, state: State) -> None:
+    keep = run.recipe.train.keep
+    tensors = {"optimizer": run.optimizer.state_dict(), "objective": run.objective.state_dict()}
+    checkpoint.save(folder.path / "checkpoints", run.policy, tensors, state, keep_last=keep.last, keep_best=keep.best)
+    folder.event("saved", step=state.step)
+
+
+def _resume(run: Run, folder: RunFolder) -> State:
+    """The newest whole checkpoint; corrupt ones are passed over and named. None at all: from the start."""
+    found, warnings = checkpoint.find(folder.path / "checkpoints")
+    for warning in warnings:
+        folder.event("warning", message=f"{warning}; using {found.name if found else 'the start'} instead")
+    if found is None:
+        folder.rewind(0)
+        folder.event("resumed", step=0)
+        return State(0, 0, 0)
+    state, tensors = checkpoint.load(found, run.policy)
+    run.optimizer.load_state_dict(tensors["optimizer"])
+    run.objective.load_state_dict(tensors["objective"])
+    run.prompts.drawn = state.prompts_drawn
+    folder.rewind(state.step)
+    folder.event("resumed", step=state.step)
+    return state

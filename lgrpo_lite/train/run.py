@@ -1,0 +1,44 @@
+"""Run: what a training run holds while it runs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.data.stream import PromptStream
+from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
+from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.train.optim import Optimizers
+from lgrpo_lite.types import Prompt
+
+
+@dataclass
+class Run:
+    """Built by `train.build` from a checked recipe; `train.step` reads it, nothing else changes it."""
+
+    recipe: Recipe  # algorithm complete
+    policy: Policy
+    engine: RolloutEngine
+    objective: Objective
+    optimizer: Optimizers
+    reward: RewardSum
+    prompts: PromptStream
+    eval_prompts: list[Prompt]
+    left_out: int = 0  # prompts longer than model.max_prompt_tokens
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """Settings of the training rollouts."""
+        return SamplingParams(self.recipe.rollout.temperature, self.recipe.model.max_new_tokens)
+
+    def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""
+        logp, entropy = torch.empty_like(batch.sampler_logp), torch.empty_like(batch.sampler_logp)
+        for rows in batch.micro_rows(self.recipe.memory.micro_tokens):
+            at = torch.cat([torch.nonzero(batch.seq == s).flatten() for s in rows])
+            logp[at], entropy[at] = self.policy.logprobs(batch.select(rows))
+        return logp, entropy
