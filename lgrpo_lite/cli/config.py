@@ -1,0 +1,48 @@
+"""`lgrpo-lite config`: every key of a recipe with its type, default and meaning, from the schema itself."""
+
+import argparse
+import json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="KEY", help="only keys that begin so, e.g. algorithm.trace")
+    parser.add_argument("--json", action="store_true", help="the JSON schema")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lgrpo_lite.config import Recipe
+
+    if args.json:
+        print(json.dumps(Recipe.model_json_schema(by_alias=True)))
+        return 0
+    for key, type_, default, meaning in rows(Recipe):
+        if not args.words or key.startswith(tuple(args.words)):
+            print(f"{key:46} {type_:28} {default:18} {meaning}".rstrip())
+    return 0
+
+
+def rows(section, prefix: str = ""):
+    """(dotted key, type, default, meaning) of every setting, depth first."""
+    from lgrpo_lite.config import Section, _walk
+
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        inner = next((c for c in _walk(field.annotation) if isinstance(c, type) and issubclass(c, Section)), None)
+        if inner is not None:
+            optional = "section, or null" if type(None) in _walk(field.annotation) else "section"
+            meaning = field.description or (inner.__doc__ or "").strip().splitlines()[0] if inner.__doc__ else ""
+            yield key, optional, "", meaning
+            yield from rows(inner, f"{key}.")
+        else:
+            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
+            yield key, _type(field.annotation), default, field.description or ""
+
+
+def _type(annotation) -> str:
+    args = getattr(annotation, "__args__", ())
+    origin = str(getattr(annotation, "__origin__", ""))
+    if "Literal" in origin:
+        return "|".join(map(str, args))
+    if args and "list" not in origin and "tuple" not in origin:
+        return "|".join("null" if a is type(None) else _type(a) for a in args)
+    return getattr(annotation, "__name__", str(annotation)) if not args else str(annotation).replace("typing.", "")

@@ -1,0 +1,72 @@
+"""`lgrpo-lite export RUN adapter|merged`: what a run learned, in the formats others read."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from lgrpo_lite.cli.watch import find_run
+from lgrpo_lite.errors import ConfigError, DataError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="RUN adapter|merged", help="a run folder or its name, and the format")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
+    base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
+    parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
+    parser.add_argument("--out", type=Path, help="target folder (default: RUN/export/FORMAT)")
+    parser.add_argument("--tolerance", type=float, help="largest accepted difference of a logit (default: by precision)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    if len(args.words) != 2 or args.words[1] not in ("adapter", "merged"):
+        raise ConfigError("export takes a run and a format", where="command line", fix="lgrpo-lite export RUN adapter|merged")
+    path, kind = find_run(args.words[0], args.runs), args.words[1]
+    out = args.out or path / "export" / kind
+    from lgrpo_lite.config import load_recipe
+    from lgrpo_lite.train.check import check, demand
+
+    recipe = check(load_recipe(str(path / "config.resolved.yaml")))
+    demand(recipe)
+    result = _export(recipe, path, kind, out, args)
+    if args.json:
+        print(json.dumps({"schema": 1, "ok": True, "command": "export", "result": result, "warnings": []}))
+        return 0
+    print(out)
+    if "check" in result:
+        c = result["check"]
+        print(f"{c['greedy_equal']}/{c['prompts']} greedy answers equal, same top token at {c['same_top']:.2%} of {c['tokens']} "
+              f"positions, |Δlogit| max {c['max_logit_diff']:.2g} mean {c['mean_logit_diff']:.2g}")  # fmt: skip
+    return 0
+
+
+def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
+    from lgrpo_lite.policy import checkpoint
+
+    found, warnings = checkpoint.find(path / "checkpoints", args.checkpoint)
+    for warning in warnings:
+        print(f"warning: {warning}; using {found.name if found else 'none'}", file=sys.stderr)
+    if found is None:
+        fix = "train on with --resume auto, or name another --checkpoint"
+        raise DataError(f"the run has no usable checkpoint {args.checkpoint!r}", where=str(path / "checkpoints"), fix=fix)
+    result = {"out": str(out), "checkpoint": found.name}
+    import torch
+
+    from lgrpo_lite.policy.policy import Policy
+    from lgrpo_lite.train.build import eval_prompts
+    from lgrpo_lite.train.export import export_adapter, export_merged
+
+    if recipe.model.threads:
+        torch.set_num_threads(recipe.model.threads)
+    policy = Policy.load(recipe)
+    checkpoint.load(found, policy)
+    if kind == "adapter":
+        export_adapter(policy, out)
+        return result
+    _, comparison = export_merged(
+        policy, recipe, out, eval_prompts(recipe, policy), base=args.base or recipe.export.base, tolerance=args.tolerance
+    )
+    return result | {"check": dataclasses.asdict(comparison)}

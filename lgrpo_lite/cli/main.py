@@ -1,0 +1,91 @@
+"""`lgrpo-lite`: a verb is a module, imported when it is called. Help needs neither torch nor pydantic."""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+from lgrpo_lite import __version__
+from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError, OutOfMemory
+
+VERBS = {
+    "recipe": "list, show, copy or run a recipe; `recipe NAME` runs it",
+    "train": "run a recipe file of your own",
+    "validate": "check a recipe without running it",
+    "config": "every key of a recipe: type, default, meaning",
+    "watch": "look at a live or finished run",
+    "export": "adapter or merged model out of a run",
+}
+
+EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this machine lacks something · 4 out of memory
+            5 data, reward or checkpoint · 6 verification failed · 75 time limit, resumable · 130 Ctrl-C · 143 SIGTERM
+start here: lgrpo-lite recipe tiny-math"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code. Errors of this project are three lines on stderr, never a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    try:
+        return _dispatch([a for a in argv if a != "--debug"])
+    except LgrpoError as error:
+        if debug:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `lgrpo-lite recipe show X | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug or not (oom := _out_of_memory(error)):
+            traceback.print_exc()
+            print("error: unexpected; this is a fault of lgrpo-lite, the traceback above says where", file=sys.stderr)
+            return 1
+        print(oom, file=sys.stderr)
+        return oom.exit_code
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lgrpo-lite",
+        description="Reinforcement fine-tuning with λ-GRPO and GRPO-λ on one GPU.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lgrpo-lite {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
+    wanted = next((a for a in argv if not a.startswith("-")), None)
+    for name, help_ in VERBS.items():
+        sub = verbs.add_parser(name, help=help_, description=help_)
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        if name == wanted:
+            importlib.import_module(f"lgrpo_lite.cli.{name}").configure(sub)
+    if wanted is None:
+        parser.parse_args(argv)
+        parser.print_help()
+        return 0
+    if wanted not in VERBS:
+        hint = difflib.get_close_matches(wanted, VERBS, n=1)
+        what = f"unknown command {wanted!r}" + (f", did you mean {hint[0]!r}?" if hint else "")
+        raise ConfigError(what, where="command line", fix=f"use one of: {', '.join(VERBS)}")
+    args, rest = parser.parse_known_args(argv)  # key=value may stand between options, which argparse alone refuses
+    if unknown := [a for a in rest if a.startswith("-")]:
+        where = f"lgrpo-lite {wanted}"
+        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=f"see `lgrpo-lite {wanted} -h`")
+    if rest:
+        args.words += rest
+    return importlib.import_module(f"lgrpo_lite.cli.{wanted}").run(args)
+
+
+def _out_of_memory(error: Exception) -> OutOfMemory | None:
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    return OutOfMemory(
+        f"the GPU is out of memory: {str(error).split('. ')[0]}",
+        where="memory, rollout",
+        fix="halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true; --resume auto goes on",
+    )

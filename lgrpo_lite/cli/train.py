@@ -1,0 +1,217 @@
+"""`lgrpo-lite train FILE`: one run, from recipe to exported model. `recipe NAME` comes here too."""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError
+
+# Settings that may change when a run is resumed: they change no number of the steps already made.
+FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep", "train.time_limit", "log", "export", "recipe")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="FILE [key=value …]", help="a recipe file, and settings to change")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a run, shared with `recipe`."""
+    parser.add_argument("--name", help="name of the run folder (default: recipe and time)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    parser.add_argument(
+        "--resume", choices=("never", "auto"), default="never",
+        help="auto: go on with the run of that --name, or with the newest unfinished run of the same settings",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="check everything that needs no model, then stop")
+    parser.add_argument("--ui", choices=("auto", "live", "plain", "none"), default="auto", help="how progress is shown")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    return train_recipe(args.words[0], args.words[1:], args, command="train")
+
+
+def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, command: str) -> int:
+    """The main job: check, train, evaluate, export, show. Returns the exit code."""
+    from lgrpo_lite.config import load_recipe, recipe_text
+    from lgrpo_lite.train.check import check, demand
+
+    recipe = check(load_recipe(name_or_path, overrides))
+    if args.dry_run:
+        print("\n".join([*describe(recipe), "dry run: nothing was started"]))
+        return 0
+    demand(recipe)
+    source = recipe_text(name_or_path)[0] + "".join(f"# {item}\n" for item in overrides)
+    folder, resume = _open(recipe, args)
+    try:
+        return _train(recipe, folder, args, source=source, resume=resume, command=command)
+    except LgrpoError as error:
+        folder.event("failed", message=error.what)
+        folder.set_status("failed", folder.status.get("step", 0), error.exit_code)
+        raise
+
+
+def describe(recipe) -> list[str]:
+    """What a run of the recipe would be, without loading anything; local data is read and checked."""
+    from lgrpo_lite.data.prompts import read
+
+    r, a = recipe.rollout, recipe.algorithm
+    adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
+    extra = [name for name in ("length_preference", "trace") if getattr(a, name)]
+    lines = [
+        f"recipe     {recipe.recipe.name}: {recipe.recipe.title}",
+        f"model      {recipe.model.id} in {recipe.model.weights}, {adapter}",
+        f"algorithm  {a.use}: {a.advantage}, {a.reduce}, clip {a.clip.low}/{a.clip.high}, kl {a.kl.coef}"
+        + "".join(f", {name}" for name in extra),
+        f"rollout    {r.prompts_per_step} prompts × {r.group_size} answers of up to {recipe.model.max_new_tokens} tokens, "
+        f"engine {r.engine}",
+        f"training   {recipe.train.steps} steps",
+    ]
+    for which in ("train", "eval"):
+        for i, source in enumerate(getattr(recipe.data, which)):
+            if source.hf and not source.path:
+                lines.append(f"{which + ' data':10} {source.hf} ({source.split}), on the Hub: not read now")
+            else:
+                rows = list(read(source, recipe.where(f"data.{which}.{i}")))
+                lines.append(f"{which + ' data':10} {source.path or source.task}: {len(rows)} rows")
+    return lines
+
+
+def _open(recipe, args: argparse.Namespace):
+    """The run folder and whether to resume in it. An existing run is never written over."""
+    from lgrpo_lite.train.folder import RunFolder, differences
+
+    if args.name:
+        path = args.runs / args.name
+    else:
+        path = args.runs / f"{recipe.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid() % 4096:03x}"
+        if args.resume == "auto" and (found := _unfinished(recipe, args.runs)):
+            path = found
+    folder = RunFolder(path)
+    if folder.started and args.resume == "never":
+        fix = "go on with it by --resume auto, or choose another --name"
+        raise ConfigError("a run of that name exists", where=str(path), fix=fix)
+    if path.exists() and not folder.started and any(p.name not in _OURS for p in path.iterdir()):
+        raise ConfigError("that folder exists and holds something else", where=str(path), fix="choose another --name")
+    if folder.started and (changed := differences((path / "config.resolved.yaml").read_text("utf-8"), recipe.to_yaml(), FREE)):
+        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        fix = "resume with the settings it was started with, or choose another --name"
+        raise ConfigError(f"the run has other settings: {shown}", where=str(path / "config.resolved.yaml"), fix=fix)
+    resume = folder.started
+    folder.open()
+    return folder, resume
+
+
+_OURS = {".lock", "completions", "checkpoints", "logs", "config.yaml", ".config.yaml.new", ".config.resolved.yaml.new",
+         "env.json", ".env.json.new", "STATUS.json", ".STATUS.json.new", "events.jsonl"}  # fmt: skip
+
+
+def _unfinished(recipe, runs: Path) -> Path | None:
+    from lgrpo_lite.train.folder import RunFolder, differences
+
+    found = sorted((p.parent for p in runs.glob("*/config.resolved.yaml")), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in found:
+        same = not differences((path / "config.resolved.yaml").read_text("utf-8"), recipe.to_yaml(), FREE)
+        if same and RunFolder(path).status.get("state") != "done":
+            return path
+    return None
+
+
+def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: bool, command: str) -> int:
+    from lgrpo_lite.cli.screen import Screen
+    from lgrpo_lite.train.guard import Stopped, StopRequest
+
+    folder.write("config.yaml", source)
+    folder.write("env.json", json.dumps(_environment(), indent=1))
+    folder.set_status("starting", folder.status.get("step", 0))
+    folder.write("config.resolved.yaml", recipe.to_yaml())
+    _log_to(folder.log_path)
+    print(f"run {folder.path}", file=sys.stderr)
+    try:
+        with StopRequest(recipe.train.time_limit) as stop, Screen(folder.path, "none" if args.json else args.ui):
+            exports = _work(recipe, folder, stop, resume=resume)
+    except Stopped as stopped:
+        folder.set_status("stopped", folder.status.get("step", 0), stopped.exit_code)
+        print("stopped at once; go on with --resume auto", file=sys.stderr)
+        return stopped.exit_code
+    if exports is None:
+        code = stop.exit_code or EXIT_INTERRUPTED
+        folder.set_status("stopped", folder.status.get("step", 0), code)
+        print(f"saved; go on with: --name {folder.path.name} --resume auto", file=sys.stderr)
+        return code
+    _show(folder.path, exports, args, command)
+    return 0
+
+
+def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
+    """Everything that needs torch. None: stopped on request."""
+    from lgrpo_lite.train.build import build
+    from lgrpo_lite.train.export import export_adapter, export_merged
+    from lgrpo_lite.train.loop import train
+
+    run = build(recipe)
+    if not train(run, folder, stop, resume=resume):
+        return None
+    folder.set_status("exporting", recipe.train.steps)
+    exports = {}
+    if "adapter" in recipe.export.formats and run.policy.has_adapter:
+        exports["adapter"] = str(export_adapter(run.policy, folder.path / "export" / "adapter"))
+    if "merged" in recipe.export.formats:
+        prompts = run.eval_prompts or run.prompts.prompts
+        out, comparison = export_merged(run.policy, recipe, folder.path / "export" / "merged", prompts, base=recipe.export.base)
+        exports["merged"] = str(out)
+        exports["check"] = f"{comparison.greedy_equal}/{comparison.prompts} greedy answers equal, " \
+                           f"max |Δlogit| {comparison.max_logit_diff:.2g}"  # fmt: skip
+    run.engine.close()
+    folder.set_status("done", recipe.train.steps, 0)
+    return exports
+
+
+def _show(path: Path, exports: dict, args: argparse.Namespace, command: str) -> None:
+    """The result on stdout: the before/after table, λ's path, where the exports are."""
+    from rich.console import Console
+
+    from lgrpo_lite.monitor.tail import Tail
+    from lgrpo_lite.monitor.view import lambda_path, result_table
+
+    view = Tail(path).refresh()
+    if args.json:
+        lam = view.records[-1].length_lambda if view.records else None
+        result = {"run": str(path), "steps": view.step, "evals": view.evals, "length_lambda": lam, "exports": exports}
+        warnings = [w.get("message") or w.get("reason") for w in view.warnings]
+        print(json.dumps({"schema": 1, "ok": True, "command": command, "result": result, "warnings": warnings}))
+        return
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    if view.evals:
+        console.print(result_table(view))
+    if line := lambda_path(view):
+        console.print(line, highlight=False)
+    for name, value in ({"run": str(path)} | exports).items():
+        print(f"{name:8} {value}")
+
+
+def _environment() -> dict:
+    from importlib.metadata import distributions
+
+    wanted = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
+    have = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in wanted}
+    return {"python": platform.python_version(), "system": platform.platform(), "packages": have, "cpus": os.cpu_count()}
+
+
+def _log_to(path: Path) -> None:
+    """Libraries log to the run's file, not to the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(filename=path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
+    logging.captureWarnings(True)
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_default_handler()
+    transformers.logging.enable_propagation()

@@ -1,0 +1,24 @@
+"""`lgrpo-lite validate`: schema, contradictions, local data columns. No GPU, no download, no torch."""
+
+import argparse
+
+from lgrpo_lite.cli.train import describe
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="FILE|NAME [key=value …]", help="a recipe, and settings to change")
+    parser.add_argument("--strict", action="store_true", help="also demand a pinned revision of a model on the Hub")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lgrpo_lite.config import load_recipe
+    from lgrpo_lite.errors import ConfigError
+    from lgrpo_lite.train.check import check
+
+    recipe = check(load_recipe(args.words[0], args.words[1:]))
+    if args.strict and recipe.model.revision is None and not recipe.model.id.startswith(("builtin:", "/", ".")):
+        raise ConfigError("the model's revision is not pinned", where=recipe.where("model.id"), fix="set model.revision=COMMIT")
+    for line in describe(recipe):
+        print(line)
+    print("valid")
+    return 0

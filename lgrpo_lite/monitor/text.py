@@ -1,0 +1,65 @@
+"""Numbers as words: the plain line of a step, sparklines, durations."""
+
+import itertools
+from collections.abc import Sequence
+
+from lgrpo_lite.types import StepRecord
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
+    """One greppable line: `name value` fields in a fixed order, those that do not apply left out."""
+    fields = [f"step {record.step}/{steps}", f"{sum(record.seconds.values()):.1f}s"]
+    if record.reward is not None:
+        fields += [f"reward {record.reward:.3f}±{record.reward_std:.2f}", f"signal {record.groups_mixed}/{record.groups}"]
+        fields += [f"len {record.length:.0f} (trunc {record.truncated:.0%})"]
+    if record.length_lambda is not None:
+        fields += [f"λ {record.length_lambda:+.4f}"]
+    for name, value, form in (
+        ("clip", _sum(record.clip_low, record.clip_high), ".1%"),
+        ("kl", record.kl, ".4f"),
+        ("Δlogp", record.disagreement, ".1e"),
+        ("H", record.entropy, ".3f"),
+        ("gn", record.grad_norm, ".3f"),
+    ):
+        if value is not None:
+            fields.append(f"{name} {value:{form}}")
+    if record.seconds.get("rollout"):
+        fields.append(f"roll {record.rollout_tokens / record.seconds['rollout']:,.0f} tok/s")
+    if record.missing:
+        fields.append(f"missing {record.missing}")
+    if record.skipped:
+        fields.append(f"skipped: {record.skipped}")
+    return " | ".join([*fields, f"eta {duration(eta)}"])
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """The last values as block characters, scaled to their own range; longer series are averaged down to `width`."""
+    known = [v for v in values if v is not None]
+    if not known or width < 1:
+        return ""
+    if len(known) > width:
+        edges = [round(i * len(known) / width) for i in range(width + 1)]
+        known = [sum(known[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(known), max(known)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[int((v - low) / span * (len(BLOCKS) - 1))] for v in known)
+
+
+def duration(seconds: float | None) -> str:
+    """1h05m, 3m20s, 42s; a question mark for None."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def visible(text: str) -> str:
+    """Control characters and direction marks as their escapes, so that a completion cannot move the cursor."""
+    return "".join(c if c == "\n" or (c.isprintable() and c != "\x7f") else c.encode("unicode_escape").decode() for c in text)
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
