@@ -7,3 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are several times f
 from jaxtyping import install_import_hook
 
 install_import_hook(["lgrpo_lite.batch", "lgrpo_lite.ops", "lgrpo_lite.objective", "lgrpo_lite.policy"], "beartype.beartype")
+
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("lgrpo", deadline=None, derandomize=True, max_examples=60)  # machines are shared: no timed test
+settings.load_profile("lgrpo")

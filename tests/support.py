@@ -76,3 +76,24 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
     lam = objective.preference.lam if objective.preference else None
     lam_grad = None if lam is None else (torch.zeros_like(lam) if lam.grad is None else lam.grad)
     return Result(loss, torch.cat(grads), lam_grad)
+
+
+# ------------------------------------------------------------------------------------------- real runs
+
+
+def tiny_recipe(*overrides: str, name: str = "tiny-math"):
+    """A packaged recipe, made small, checked."""
+    from lgrpo_lite.config import load_recipe
+    from lgrpo_lite.train.check import check
+
+    small = ["train.steps=2", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=64", "data.eval.limit=8"]
+    if name != "tiny-math":
+        small.pop()
+    return check(load_recipe(name, [*small, "eval.k=1", *overrides]))
+
+
+def lgrpo(*argv: str) -> int:
+    """The command line, in this process."""
+    from lgrpo_lite.cli.main import main
+
+    return main([str(a) for a in argv])

@@ -113,7 +113,7 @@ class Objective(nn.Module):
             divergence = KL[parts.kl.estimator](logp, b.ref_logp)
             loss = loss + parts.kl.coef * (b.coef * divergence * (weight if parts.kl.weighted else 1.0)).sum()
             seen = seen | {"kl": divergence}
-        seen = seen | {"disagreement": (logp - b.sampler_logp).abs()}
+        seen = seen | {"disagreement": (old - b.sampler_logp).abs()}
         return loss, {name: float(values.detach().sum()) for name, values in seen.items()}
 
     def _log_ratio(self, x: Tensor, b: TrainBatch) -> Tensor:

@@ -75,7 +75,8 @@ def _function(reward: Reward, where: str) -> tuple[Callable, list[str]]:
     bound = partial(function, **{name: value for name, value in options.items() if name in names})
     if "pattern" in names:
         _check_pattern(reward.pattern, where)
-    for option in options.keys() & reward.model_fields_set - names:
+    defaults = {option: Reward.model_fields[option].default for option in options}
+    for option in (o for o, value in options.items() if value != defaults[o] and o not in names):
         raise ConfigError(f"reward {reward.use!r} reads no option {option!r}", where=where, fix=f"remove {option}")
     wanted = sorted(names - options.keys())
     if unknown := set(wanted) - {"completion", "reference", "prompt"}:

@@ -1,0 +1,95 @@
+"""Checkpoints: whole or not at all, and a resumed run is the run."""
+
+import shutil
+
+import pytest
+import torch
+from support import tiny_recipe
+
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.policy import checkpoint
+from lgrpo_lite.policy.checkpoint import State
+from lgrpo_lite.train.build import build
+from lgrpo_lite.train.step import train_step
+
+
+@pytest.fixture(scope="module")
+def run():
+    run = build(tiny_recipe())
+    train_step(1, run)
+    return run
+
+
+def write(root, run, *steps, **state):
+    tensors = {"optimizer": run.optimizer.state_dict(), "objective": run.objective.state_dict()}
+    for step in steps:
+        checkpoint.save(root, run.policy, tensors, State(step, step, 0, **state), keep_last=2, keep_best=1)
+
+
+def test_restores_every_bit(tmp_path, run):
+    write(tmp_path, run, 1)
+    numbers = torch.rand(3)
+    fresh = build(tiny_recipe("seed=9"))
+    state, tensors = checkpoint.load(checkpoint.find(tmp_path)[0], fresh.policy)
+    assert torch.equal(torch.rand(3), numbers)  # the random state of the moment of saving
+    fresh.optimizer.load_state_dict(tensors["optimizer"])
+    fresh.objective.load_state_dict(tensors["objective"])
+    for a, b in zip(run.policy.trainable(), fresh.policy.trainable(), strict=True):
+        assert torch.equal(a, b)
+    assert fresh.objective.length_lambda == run.objective.length_lambda
+    assert fresh.policy.version == state.policy_version == 1
+
+
+def test_keeps_the_last_two_and_the_best(tmp_path, run):
+    write(tmp_path, run, 1, score=0.9, best_score=0.9)
+    write(tmp_path, run, 2, 3, 4, score=0.5, best_score=0.9)
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000001", "step-000003", "step-000004"]
+    assert (tmp_path / "latest").resolve().name == "step-000004"
+    assert checkpoint.find(tmp_path, "best")[0].name == "step-000001"
+    assert checkpoint.find(tmp_path, "3")[0].name == "step-000003"
+    assert checkpoint.find(tmp_path, "2")[0] is None
+    assert checkpoint.find(tmp_path, "nonsense")[0] is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "no sums", "short sums"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, run, damage):
+    write(tmp_path, run, 1, 2)
+    newest = tmp_path / "step-000002"
+    target = newest / "trainer.pt"
+    if damage == "cut":
+        target.write_bytes(target.read_bytes()[:100])
+    elif damage == "flip":
+        weights = newest / "adapter" / "adapter_model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif damage == "missing":
+        target.unlink()
+    elif damage == "no sums":
+        (newest / "SHA256SUMS").unlink()
+    else:
+        (newest / "SHA256SUMS").write_text("")
+    found, warnings = checkpoint.find(tmp_path)
+    assert found.name == "step-000001"
+    assert len(warnings) == 1 and "step-000002 is corrupt" in warnings[0]
+
+
+def test_a_leftover_of_a_killed_save_is_swept_away(tmp_path, run):
+    (tmp_path / ".partial-000005").mkdir(parents=True)
+    write(tmp_path, run, 6)
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, run):
+    write(tmp_path, run, 1)
+    other = build(tiny_recipe("model.lora.rank=4"))
+    with pytest.raises(DataError, match="does not fit this run"):
+        checkpoint.load(tmp_path / "step-000001", other.policy)
+
+
+def test_no_checkpoint_at_all(tmp_path, run):
+    assert checkpoint.find(tmp_path) == (None, [])
+    write(tmp_path, run, 1)
+    shutil.rmtree(tmp_path / "step-000001" / "adapter")
+    found, warnings = checkpoint.find(tmp_path)
+    assert found is None and warnings

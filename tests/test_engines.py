@@ -1,0 +1,114 @@
+"""The contract of a rollout engine, on the real one."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from support import tiny_recipe
+
+from lgrpo_lite.engines.base import SamplingParams, open_engine
+from lgrpo_lite.errors import EnvironmentFault
+from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.policy.load import locate
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.train.build import build
+from lgrpo_lite.types import Group, Outcome, Rollout, Score
+
+
+@pytest.fixture(scope="module")
+def run():
+    return build(tiny_recipe("rollout.temperature=0.7"))
+
+
+def scored(run, completions):
+    """Groups with made-up rewards, so that every token is in the batch."""
+    return [
+        Group(p, tuple(Rollout(p, c, Score(float(i % 2), Outcome.ok)) for i, c in enumerate(answers)))
+        for p, answers in zip(run.eval_prompts, completions, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("weights", ["fp32", "nf4", "bf16"])
+def test_sampler_and_trainer_agree_at_another_temperature(weights):
+    run = build(tiny_recipe("rollout.temperature=0.7", f"model.weights={weights}"))
+    for name, parameter in run.policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    with run.engine.serving(run.policy) as sampler:
+        groups = scored(run, sampler.generate(run.eval_prompts, 4, run.sampling))
+    batch = run.objective.batch(groups)
+    logp, _ = run.policy.logprobs(batch)
+    apart = (logp - batch.sampler_logp).abs()
+    assert apart.mean() < 0.01 if weights == "bf16" else apart.max() < 2e-4  # a bf16 logit near 20 is rounded to 1/8
+
+
+def test_counts_versions_and_ends(run):
+    run.policy.version = 7
+    with run.engine.serving(run.policy) as sampler:
+        answers = sampler.generate(run.eval_prompts, 3, run.sampling)
+        cut = sampler.generate(run.eval_prompts[:2], 1, SamplingParams(1.0, 2))
+    run.policy.version = 0
+    assert [len(a) for a in answers] == [3] * len(run.eval_prompts)
+    for completion in (c for a in answers for c in a):
+        assert completion.policy_version == 7
+        assert len(completion.logprobs) == len(completion.token_ids)
+        ends = [t in run.policy.eos_ids for t in completion.token_ids]
+        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (completion.finish_reason == "stop")
+        assert "<|" not in completion.text
+    assert {c.finish_reason for a in cut for c in a} == {"length"}
+
+
+def test_greedy_answers_do_not_depend_on_the_batch(run):
+    greedy = SamplingParams(0.0, 16)
+    with run.engine.serving(run.policy) as sampler:
+        together = sampler.generate(run.eval_prompts, 1, greedy)
+        alone = [sampler.generate([p], 1, greedy)[0] for p in run.eval_prompts]
+    assert [a[0].token_ids for a in together] == [a[0].token_ids for a in alone]
+
+
+def test_training_mode_comes_back(run):
+    run.policy.model.train()
+    with run.engine.serving(run.policy):
+        assert not run.policy.model.training
+    assert run.policy.model.training
+
+
+def test_a_model_that_brings_its_own_sampling_settings_does_not_bias_the_rollouts(tmp_path):
+    """Qwen2.5 ships repetition_penalty, top_p and top_k; generate() would fill them in."""
+    folder = tmp_path / "model"
+    shutil.copytree(locate("builtin:tiny-math"), folder)
+    own = {"repetition_penalty": 5.0, "top_p": 0.1, "top_k": 1, "temperature": 0.1, "do_sample": True}
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | own))
+    recipe = tiny_recipe(f"model.id={folder}")
+    policy, engine = Policy.load(recipe), open_engine(recipe)
+    prompts = build(tiny_recipe()).eval_prompts
+    with engine.serving(policy) as sampler:
+        answers = sampler.generate(prompts, 8, SamplingParams(1.0, 16))
+    assert any(len({c.token_ids for c in a}) > 1 for a in answers)  # top_k 1 would make all eight equal
+    groups = [
+        Group(p, tuple(Rollout(p, c, Score(float(i % 2), Outcome.ok)) for i, c in enumerate(a)))
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    batch = Objective(recipe.algorithm, max_new_tokens=16).batch(groups)
+    assert (policy.logprobs(batch)[0] - batch.sampler_logp).abs().max() < 2e-4
+
+
+def test_pad_may_equal_eos(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(locate("builtin:tiny-math"), folder)
+    for name in ("tokenizer_config.json",):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"pad_token": settings["eos_token"]}))
+    recipe = tiny_recipe(f"model.id={folder}", "export.formats=[]")
+    run = build(recipe)
+    assert run.policy.tokenizer.pad_token_id == run.policy.tokenizer.eos_token_id
+    with run.engine.serving(run.policy) as sampler:
+        answers = sampler.generate(run.eval_prompts, 2, run.sampling)
+    assert all(c.token_ids[-1] in run.policy.eos_ids for a in answers for c in a if c.finish_reason == "stop")
+
+
+def test_an_engine_of_a_later_version_says_so():
+    with pytest.raises(EnvironmentFault, match="not in this version"):
+        open_engine(tiny_recipe("rollout.engine=vllm"))

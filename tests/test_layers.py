@@ -1,0 +1,40 @@
+"""What may import what, and what may not import torch. The import-linter contract in pyproject.toml says the rest."""
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = [
+    "lgrpo_lite.types",
+    "lgrpo_lite.config",
+    "lgrpo_lite.monitor.tail",
+    "lgrpo_lite.monitor.view",
+    "lgrpo_lite.cli.main",
+    "lgrpo_lite.cli.train",
+    "lgrpo_lite.objective.named",
+    "lgrpo_lite.train.check",
+    "lgrpo_lite.rewards.base",
+    "lgrpo_lite.data.prompts",
+]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_imports_without_torch(module):
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_help_imports_neither_torch_nor_pydantic():
+    code = (
+        "import sys\nfrom lgrpo_lite.cli.main import main\n"
+        "try: main(['recipe', '-h'])\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_layers():
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(no_cache=True, show_timings=False, is_debug_mode=False) == 0

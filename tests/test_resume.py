@@ -1,0 +1,160 @@
+"""A run that is killed, interrupted or stopped loses nothing: it ends with the same bytes as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import lgrpo
+
+SMALL = [
+    "train.steps=12", "train.save_every=3", "train.eval_every=4", "rollout.prompts_per_step=4", "rollout.group_size=4",
+    "data.train.limit=40", "data.eval.limit=16", "eval.k=1", "export.formats=[adapter]",
+]  # fmt: skip
+
+
+def command(runs: Path, name: str, *more: str) -> list[str]:
+    options = ["--runs", str(runs), "--name", name, "--ui", "plain", "--resume", "auto", *more]
+    return [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *SMALL, *options]
+
+
+def start(runs: Path, name: str, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(command(runs, name, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for(runs: Path, name: str, step: int, process: subprocess.Popen) -> None:
+    """Until metrics.jsonl has that many lines."""
+    path = runs / name / "metrics.jsonl"
+    while process.poll() is None and not (path.exists() and path.read_text().count("\n") >= step):
+        time.sleep(0.01)
+
+
+def result(runs: Path, name: str) -> dict:
+    """All that the end of a run is: bytes of the adapter, λ, and the numbers of every step that are no seconds."""
+    last = runs / name / "checkpoints" / "step-000012"
+    state = json.loads((last / "state.json").read_text())
+    rows = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
+    steps = [{k: v for k, v in row.items() if k not in ("seconds", "time")} for row in rows]
+    evals = [json.loads(line)["accuracy"] for line in (runs / name / "evals.jsonl").read_text().splitlines()]
+    adapter = (last / "adapter" / "adapter_model.safetensors").read_bytes()
+    exported = (runs / name / "export" / "adapter" / "adapter_model.safetensors").read_bytes()
+    return {"state": state, "steps": steps, "evals": evals, "adapter": adapter, "exported": exported}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    subprocess.run(command(runs, "whole"), check=True, capture_output=True)
+    return runs
+
+
+def same(whole: Path, name: str) -> None:
+    expected, actual = result(whole, "whole"), result(whole, name)
+    assert actual["state"] == expected["state"]
+    assert actual["steps"] == expected["steps"]
+    assert actual["evals"] == expected["evals"]
+    assert actual["adapter"] == expected["adapter"]
+    assert actual["exported"] == expected["exported"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_and_resumed(whole, seed):
+    name, rng = f"killed{seed}", random.Random(seed)
+    process = start(whole, name)
+    wait_for(whole, name, rng.randint(0, 10), process)
+    time.sleep(rng.random() * 0.2)
+    process.kill()
+    process.wait()
+    subprocess.run(command(whole, name), check=True, capture_output=True)
+    same(whole, name)
+
+
+def test_first_ctrl_c_finishes_the_step_and_saves(whole):
+    process = start(whole, "interrupted")
+    wait_for(whole, "interrupted", 4, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"--resume auto" in err and b"Traceback" not in err
+    folder = whole / "interrupted"
+    status = json.loads((folder / "STATUS.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 130)
+    done = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert (folder / "checkpoints" / f"step-{done:06d}").is_dir()
+    subprocess.run(command(whole, "interrupted"), check=True, capture_output=True)
+    same(whole, "interrupted")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_stops_now(whole, number, code):
+    name = f"twice{code}"
+    process = start(whole, name, "--debug")
+    wait_for(whole, name, 2, process)
+    process.send_signal(number)
+    time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+
+
+def test_a_corrupt_checkpoint_falls_back_and_says_so(whole):
+    process = start(whole, "corrupt")
+    wait_for(whole, "corrupt", 8, process)
+    process.kill()
+    process.wait()
+    newest = max((whole / "corrupt" / "checkpoints").glob("step-*"))
+    (newest / "trainer.pt").write_bytes(b"garbage")
+    done = subprocess.run(command(whole, "corrupt"), check=True, capture_output=True, text=True)
+    assert f"checkpoint {newest.name} is corrupt" in done.stderr
+    same(whole, "corrupt")
+
+
+def test_resuming_with_other_settings_is_refused(whole, capfd):
+    code = lgrpo("recipe", "tiny-math", *SMALL, "optim.lr=0.5", "--runs", whole, "--name", "whole", "--resume", "auto")
+    assert code == 2
+    assert "optim.lr: 0.001 -> 0.5" in capfd.readouterr().err
+
+
+def test_an_existing_run_is_not_written_over(whole, capfd):
+    before = (whole / "whole" / "metrics.jsonl").read_bytes()
+    assert lgrpo("recipe", "tiny-math", *SMALL, "--runs", whole, "--name", "whole") == 2
+    assert "a run of that name exists" in capfd.readouterr().err
+    assert (whole / "whole" / "metrics.jsonl").read_bytes() == before
+
+
+def test_two_processes_cannot_share_a_run(whole):
+    process = start(whole, "locked")
+    wait_for(whole, "locked", 1, process)
+    second = subprocess.run(command(whole, "locked"), capture_output=True, text=True)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another process is training" in second.stderr
+
+
+def test_a_finished_run_resumed_is_still_the_same(whole):
+    before = result(whole, "whole")
+    subprocess.run(command(whole, "whole"), check=True, capture_output=True)
+    assert result(whole, "whole") == before
+
+
+def test_a_time_limit_stops_resumable(whole):
+    done = subprocess.run(command(whole, "limit", "train.time_limit=0.0001"), capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr
+    subprocess.run(command(whole, "limit"), check=True, capture_output=True)
+    same(whole, "limit")
+
+
+def test_a_second_kill_is_survived_too(whole):
+    for step in (2, 7):
+        process = start(whole, "again")
+        wait_for(whole, "again", step, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(whole, "again"), check=True, capture_output=True)
+    same(whole, "again")

@@ -1,0 +1,125 @@
+"""Answers, numbers, rewards: right is 1, wrong is 0, missing is neither."""
+
+import math
+
+import pytest
+
+from lgrpo_lite.answers import as_number, final_answer
+from lgrpo_lite.config import Reward
+from lgrpo_lite.errors import ConfigError, DataError
+from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.text import exact, numeric
+from lgrpo_lite.types import Completion, Outcome, Prompt
+
+PROMPT = Prompt("0", "What is 2+2?", (1,), "4")
+
+
+def completion(text: str) -> Completion:
+    return Completion((1,), (0.0,), text, "stop", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "extract", "answer"),
+    [
+        ("so 3+4=7\n#### 7", "gsm8k", "7"),
+        ("#### 5\nno, wait\n#### 6", "gsm8k", "6"),
+        ("7", "gsm8k", None),
+        ("####", "gsm8k", None),
+        ("it is \\boxed{\\frac{1}{2}}.", "boxed", "\\frac{1}{2}"),
+        ("\\boxed{12} or rather \\boxed{13}", "boxed", "13"),
+        ("\\boxed{12", "boxed", None),
+        ("#### 3 and \\boxed{4}", "final", "3 and \\boxed{4}"),
+        ("The answer is 42.", "final", "42"),
+        ("thinking\n 42 ", "final", "42"),
+        ("no idea", "final", None),
+        ("", "final", None),
+    ],
+)
+def test_final_answer(text, extract, answer):
+    assert final_answer(text, extract) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7), ("-7", -7), ("+7", 7), ("1,234", 1234), ("$5", 5), ("12.50", 12.5), (".5", 0.5), ("3/4", 0.75), ("35%", 35),
+        ("1.2e4", 12000), ("\u22123", -3), (" 8. ", 8), ("1/0", None), ("", None), ("seven", None), ("1 2", None), ("--3", None),
+        ("9**9**9", None), ("9" * 5000, None), ("1e9999", None), ("\x00", None), ("nan", None), ("inf", None), ("1/2/3", None),
+    ],
+)  # fmt: skip
+def test_as_number(text, value):
+    assert as_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "value", "outcome"),
+    [
+        ("#### 0.50", "1/2", 1.0, Outcome.ok),
+        ("#### 1,000", "1000", 1.0, Outcome.ok),
+        ("#### 71", "72", 0.0, Outcome.wrong),
+        ("#### seventy-two", "72", 0.0, Outcome.unparsable),
+        ("no answer", "72", 0.0, Outcome.unparsable),
+        ("#### x + 1", "x+1", 1.0, Outcome.ok),  # a gold that is no number is compared as text
+        ("#### " + "(" * 10_000, "72", 0.0, Outcome.unparsable),
+    ],
+)
+def test_numeric(text, gold, value, outcome):
+    assert numeric(text, gold, extract="final") == (value, outcome)
+
+
+def test_exact_does_not_compare_numbers():
+    assert exact("#### 0.50", "0.5", extract="final") == (0.0, Outcome.wrong)
+    assert exact("#### a b", "ab", extract="final") == (1.0, Outcome.ok)
+
+
+def reward_sum(*rewards: Reward) -> RewardSum:
+    return RewardSum(rewards, lambda key: key)
+
+
+def test_weighted_sum_with_parts():
+    both = reward_sum(Reward(use="numeric"), Reward(use="format", pattern="####", weight=0.1))
+    right, wrong = both.score(PROMPT, completion("#### 4")), both.score(PROMPT, completion("#### 5"))
+    assert (right.value, right.parts, right.outcome) == (1.1, {"numeric": 1.0, "format": 1.0}, Outcome.ok)
+    assert (wrong.value, wrong.outcome) == (0.1, Outcome.wrong)
+
+
+USER = """
+import time
+def slow(completion): raise TimeoutError
+def broken(completion): return 1 / 0
+def nan(completion, reference): return float("nan")
+def good(completion, reference, prompt): return float(reference in completion and prompt.endswith("?"))
+def odd(completion, teacher): return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "outcome"),
+    [("slow", None, Outcome.timeout), ("broken", None, Outcome.error), ("nan", None, Outcome.error), ("good", 1.0, Outcome.ok)],
+)
+def test_a_fault_of_the_users_reward_is_missing_never_zero(tmp_path, name, value, outcome):
+    (tmp_path / "mine.py").write_text(USER)
+    rewards = reward_sum(Reward(use=f"{tmp_path}/mine.py:{name}"))
+    score = rewards.score(PROMPT, completion("#### 4"))
+    assert (score.value, score.outcome) == (value, outcome)
+    group = rewards.group([PROMPT], [[completion("#### 4")] * 3])[0]
+    assert (len(group.rollouts), group.missing) == ((0, 3) if value is None else (3, 0))
+    assert all(math.isfinite(r) for r in group.rewards)
+
+
+@pytest.mark.parametrize(
+    ("reward", "error", "words"),
+    [
+        (Reward(use="numerik"), ConfigError, "did you mean 'numeric'"),
+        (Reward(use="format"), ConfigError, "needs a pattern"),
+        (Reward(use="format", pattern="("), ConfigError, "no regular expression"),
+        (Reward(use="numeric", pattern="x"), ConfigError, "reads no option 'pattern'"),
+        (Reward(use="nowhere.py:f"), DataError, "no such Python file"),
+        (Reward(use="{tmp}/mine.py:missing"), DataError, "no function 'missing'"),
+        (Reward(use="{tmp}/mine.py:odd"), ConfigError, "asks for teacher"),
+    ],
+)
+def test_faults_of_the_recipe(tmp_path, reward, error, words):
+    (tmp_path / "mine.py").write_text(USER)
+    with pytest.raises(error, match=words):
+        reward_sum(reward.model_copy(update={"use": reward.use.format(tmp=tmp_path)}))

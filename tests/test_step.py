@@ -1,0 +1,138 @@
+"""The page itself, on the embedded model: every algorithm steps, a bad number moves nothing, a missing reward is left out."""
+
+import dataclasses
+
+import pytest
+import torch
+from support import tiny_recipe
+
+from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.train.build import build
+from lgrpo_lite.train.guard import NonFinite
+from lgrpo_lite.train.step import train_step
+
+
+def weights(run) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in run.policy.trainable()])
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("kind", ["model.weights=fp32", "model.weights=nf4", "optim.updates_per_batch=2"])
+def test_every_algorithm_steps(name, kind):
+    run = build(tiny_recipe(f"algorithm.use={name}", kind))
+    before = weights(run)
+    record, groups = train_step(1, run)
+    assert record.skipped is None and record.groups == len(groups) >= 4
+    assert not torch.equal(weights(run), before)
+    assert record.policy_version == run.policy.version == run.recipe.optim.updates_per_batch
+    assert record.disagreement < 1e-4
+    assert (record.kl is not None) == (run.recipe.algorithm.kl.coef > 0)
+    assert (record.length_lambda is not None) == (name == "length_preference")
+    assert all(p.grad is None for p in run.policy.trainable())
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_all_parameters_can_be_trained(kind):
+    run = build(tiny_recipe("model.lora=null", f"model.weights={kind}", "optim.lr=1e-4"))
+    before = weights(run)
+    record, _ = train_step(1, run)
+    assert record.skipped is None
+    assert (weights(run) - before).abs().max() > 0
+    assert weights(run).dtype == torch.float32  # steps of 1e-4 would vanish in bf16
+
+
+def test_lambda_moves_by_its_own_rate_and_gradient():
+    run = build(tiny_recipe("algorithm.length_preference.lr=0.5"))
+    record, _ = train_step(1, run)
+    assert record.length_lambda == pytest.approx(-0.5 * record.length_lambda_grad)
+    assert record.length_lambda != 0
+    frozen = build(tiny_recipe("algorithm.length_preference.freeze=true", "algorithm.length_preference.lambda_init=1.5"))
+    record, _ = train_step(1, frozen)
+    assert record.length_lambda == 1.5 and record.length_lambda_grad is None
+
+
+def test_lambda_stays_inside_its_clamp():
+    run = build(tiny_recipe("algorithm.length_preference.lr=1000", "algorithm.length_preference.clamp=[-0.01,0.01]"))
+    record, _ = train_step(1, run)
+    assert abs(record.length_lambda) == pytest.approx(0.01)
+
+
+def test_a_loss_that_is_not_finite_moves_nothing(monkeypatch):
+    run = build(tiny_recipe())
+    real = run.policy.logprobs
+
+    def broken(batch):
+        logp, entropy = real(batch)
+        return logp * torch.tensor(float("nan")), entropy
+
+    monkeypatch.setattr(run.policy, "logprobs", broken)
+    before = weights(run)
+    with pytest.raises(NonFinite, match="loss is nan at step 1"):
+        train_step(1, run)
+    assert torch.equal(weights(run), before)
+    assert run.objective.length_lambda == 0 and run.policy.version == 0
+
+
+def test_missing_rewards_leave_their_groups(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "calls = 0\ndef sometimes(completion, reference):\n    global calls\n    calls += 1\n"
+        "    if calls % 4 == 0: raise TimeoutError\n    return float(completion.endswith(reference))\n"
+    )
+    run = build(tiny_recipe(f"rewards=[{{use: '{tmp_path}/mine.py:sometimes'}}]"))
+    record, groups = train_step(1, run)
+    assert record.missing == 4
+    assert all(len(g.rollouts) == 3 for g in groups)
+    assert record.skipped is None
+
+
+def test_dynamic_sampling_draws_again_but_not_forever(tmp_path):
+    (tmp_path / "mine.py").write_text("def flat(completion): return 1.0\n")
+    run = build(tiny_recipe("algorithm.use=dapo", f"rewards=[{{use: '{tmp_path}/mine.py:flat'}}]", "rollout.max_redraw=3"))
+    record, _ = train_step(1, run)
+    assert record.draws == 4
+    assert record.skipped == "no group had two different rewards"
+    assert run.policy.version == 0
+
+
+def test_passes_that_nobody_asked_for_are_not_made(monkeypatch):
+    def forwards(*overrides):
+        run = build(tiny_recipe(*overrides, "memory.micro_tokens=1000000"))
+        count = []
+        real = run.policy.logprobs
+        monkeypatch.setattr(run.policy, "logprobs", lambda batch: count.append(1) or real(batch))
+        train_step(1, run)
+        return len(count)
+
+    assert forwards("algorithm.use=dapo") == 1  # the update
+    assert forwards("algorithm.use=grpo") == 2  # and the reference
+    assert forwards("algorithm.use=grpo", "optim.updates_per_batch=2") == 4  # old, reference, two updates
+
+
+def test_micro_batches_do_not_change_the_step():
+    records = []
+    for tokens in (100, 100_000):
+        run = build(tiny_recipe(f"memory.micro_tokens={tokens}"))
+        record, _ = train_step(1, run)
+        records.append((record, weights(run)))
+    (a, theta_a), (b, theta_b) = records
+    assert a.loss == pytest.approx(b.loss, abs=1e-6)
+    assert a.length_lambda_grad == pytest.approx(b.length_lambda_grad, rel=1e-4)
+    assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+    torch.testing.assert_close(theta_a, theta_b, rtol=1e-3, atol=2e-4)  # Adam's first step is lr · sign of each gradient
+
+
+def test_checkpointing_gives_the_same_gradient():
+    norms = [train_step(1, build(tiny_recipe(f"memory.checkpointing={on}")))[0].grad_norm for on in ("true", "false")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_a_record_says_what_happened():
+    run = build(tiny_recipe())
+    record, groups = train_step(1, run)
+    rewards = [r.reward for g in groups for r in g.rollouts]
+    assert record.reward == pytest.approx(sum(rewards) / len(rewards))
+    assert record.rollout_tokens == sum(len(r.completion.token_ids) for g in groups for r in g.rollouts)
+    assert record.groups_right + record.groups_wrong <= record.groups
+    assert 0 < record.trained_tokens <= record.rollout_tokens
+    assert set(record.seconds) == {"rollout", "reward", "score", "update"}
+    assert dataclasses.asdict(record)
