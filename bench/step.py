@@ -11,8 +11,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from lgrpo_lite.config import load_recipe
 from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.recipe import load_recipe
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.check import check
 from lgrpo_lite.train.step import train_step

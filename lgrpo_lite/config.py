@@ -4,16 +4,12 @@ Order of truth: the defaults below < the recipe file < `key=value` on the comman
 is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the recipe sets.
 """
 
-import difflib
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.yaml_marks import Marks, load_marked, parse_scalar
+from lgrpo_lite.yaml_marks import Marks
 
 
 class Section(BaseModel):
@@ -219,110 +215,8 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 
-# ----------------------------------------------------------------------------------------------------- reading
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes inside the package, sorted."""
-    return sorted(f.name.removesuffix(".yaml") for f in _recipes().iterdir() if f.name.endswith(".yaml"))
-
-
-def recipe_text(name_or_path: str) -> tuple[str, str]:
-    """(text, how to call its place in messages) of a packaged recipe or of a file. Unknown: ConfigError."""
-    if name_or_path in recipe_names():
-        return (_recipes() / f"{name_or_path}.yaml").read_text("utf-8"), f"recipe {name_or_path}"
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
-        try:
-            return path.read_text("utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            what = getattr(error, "strerror", None) or "not UTF-8 text"
-            fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
-            raise ConfigError(f"cannot read the recipe: {what}", where=str(path), fix=fix) from None
-    hint = nearest(name_or_path, recipe_names())
-    raise ConfigError(f"unknown recipe {name_or_path!r}{hint}", where="command line", fix="`lgrpo-lite recipe ls` lists them")
-
-
-def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Read, override, validate. Every fault is a ConfigError (exit 2) that names its place."""
-    text, origin = recipe_text(name_or_path)
-    return parse_recipe(text, origin, overrides)
-
-
-def parse_recipe(text: str, origin: str, overrides: list[str] | None = None) -> Recipe:
-    """`load_recipe` on a text; `origin` is how messages call it."""
-    raw, marks = load_marked(text, origin)
-    for item in overrides or []:
-        _override(raw, marks, item)
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error, marks) from None
-    recipe._marks = marks
-    return recipe
-
-
-def _recipes():
-    inside = resources.files("lgrpo_lite") / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"  # a checkout keeps them at the top
-
-
-def _override(raw: dict, marks: Marks, item: str) -> None:
-    key, sign, value = item.partition("=")
-    place = f"command line, {item}"
-    if not sign or not key:
-        raise ConfigError(f"not an override: {item!r}", where="command line", fix="write key=value, e.g. train.steps=50")
-    node: Any = raw
-    path = key.split(".")
-    for i, part in enumerate(path[:-1]):
-        inner = node[_index(node, part, place)] if isinstance(node, list) else node.get(part)
-        if inner is None and isinstance(node, dict):  # a section the file leaves out, or switches off
-            inner = node[part] = {}
-        if not isinstance(inner, dict | list):
-            raise ConfigError(f"{'.'.join(path[: i + 1])} is a value, not a section", where=place, fix="check the key")
-        node = inner
-    node[_index(node, path[-1], place) if isinstance(node, list) else path[-1]] = parse_scalar(value, place)
-    marks.lines[tuple(path)] = place
-
-
-def _index(node: list, part: str, place: str) -> int:
-    if part.isdigit() and int(part) < len(node):
-        return int(part)
-    raise ConfigError(f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}")
-
-
-def _explain(error: ValidationError, marks: Marks) -> ConfigError:
-    """The first fault of a pydantic report, in this project's words."""
-    first = error.errors(include_url=False)[0]
-    loc = tuple(str(part) for part in first["loc"])
-    dotted, where = ".".join(loc), marks.where(loc)
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(Recipe, first["loc"][:-1])
-        fix = f"remove it, or use one of: {', '.join(known)}"
-        return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
-    if first["type"] == "missing":
-        return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
-    given = repr(first["input"])
-    given = given if len(given) < 60 else given[:57] + "…"
-    return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix="see `lgrpo-lite config`")
-
-
-def _keys_at(section: Any, loc: tuple) -> list[str]:
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        annotation = next(f.annotation for n, f in section.model_fields.items() if part in (n, f.alias))
-        section = next(c for c in _walk(annotation) if isinstance(c, type) and issubclass(c, Section))
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _walk(annotation: Any):
-    yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _walk(inner)
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """', did you mean …?' or an empty string."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
+def section_inside(annotation: Any) -> type[Section] | None:
+    """The section a field holds, alone, optionally or in a list; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for a in getattr(annotation, "__args__", ()) if (found := section_inside(a))), None)

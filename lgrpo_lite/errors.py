@@ -10,6 +10,9 @@
 | 6 | VerificationError | a check of numbers failed |
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LgrpoError(Exception):
     """Base of all; `str()` is the three-line text."""
@@ -47,3 +50,9 @@ class VerificationError(LgrpoError):
 EXIT_INTERRUPTED = 130  # first Ctrl-C: the step was finished and saved
 EXIT_TERMINATED = 143  # the same for SIGTERM
 EXIT_TIME_LIMIT = 75  # stopped at train.time_limit, resumable
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """', did you mean …?' or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -83,7 +83,7 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
 
 def tiny_recipe(*overrides: str, name: str = "tiny-math"):
     """A packaged recipe, made small, checked."""
-    from lgrpo_lite.config import load_recipe
+    from lgrpo_lite.recipe import load_recipe
     from lgrpo_lite.train.check import check
 
     small = ["train.steps=2", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=64", "data.eval.limit=8"]

@@ -5,9 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgrpo_lite.config import load_recipe, parse_recipe, recipe_names
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.recipe import load_recipe, parse_recipe, recipe_names
 from lgrpo_lite.train.check import check
 
 GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
@@ -111,7 +111,7 @@ def test_every_key_of_the_schema_is_read_somewhere():
     from lgrpo_lite.config import Recipe
 
     package = Path(lgrpo_lite.__file__).parent
-    code = "\n".join(p.read_text("utf-8") for p in package.rglob("*.py") if p.name != "config.py")
+    code = "\n".join(p.read_text("utf-8") for p in package.rglob("*.py") if p.name not in ("config.py", "recipe.py"))
     only_told = {"schema", "verified"}  # schema: checked by its type; verified: shown by `recipe ls`
     leaves = {key.rsplit(".", 1)[-1] for key, type_, _, _ in rows(Recipe) if not type_.startswith("section")}
     unread = {k for k in leaves - only_told if f".{k}" not in code and f".{k}_" not in code}

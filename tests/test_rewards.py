@@ -88,6 +88,7 @@ import time
 def slow(completion): raise TimeoutError
 def broken(completion): return 1 / 0
 def nan(completion, reference): return float("nan")
+def huge(completion): return 1e308
 def good(completion, reference, prompt): return float(reference in completion and prompt.endswith("?"))
 def odd(completion, teacher): return 1.0
 """
@@ -95,7 +96,13 @@ def odd(completion, teacher): return 1.0
 
 @pytest.mark.parametrize(
     ("name", "value", "outcome"),
-    [("slow", None, Outcome.timeout), ("broken", None, Outcome.error), ("nan", None, Outcome.error), ("good", 1.0, Outcome.ok)],
+    [
+        ("slow", None, Outcome.timeout),
+        ("broken", None, Outcome.error),
+        ("nan", None, Outcome.error),
+        ("huge", None, Outcome.error),
+        ("good", 1.0, Outcome.ok),
+    ],
 )
 def test_a_fault_of_the_users_reward_is_missing_never_zero(tmp_path, name, value, outcome):
     (tmp_path / "mine.py").write_text(USER)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Largest accepted |Δlogit|, and least accepted share of positions with the same top token. 16-bit weights round once.
-TOLERANCE = {torch.float32: (1e-2, 0.999), torch.bfloat16: (1.0, 0.95), torch.float16: (1.0, 0.95)}
+# Largest accepted mean |Δlogit|, and least accepted share of positions with the same top token. The mean, because a bf16
+# logit near 30 is itself rounded to 1/8, so that the worst of 10^5 says little, while a wrong merge moves all of them.
+TOLERANCE = {torch.float32: (1e-3, 0.999), torch.bfloat16: (0.2, 0.95)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Comparison:
     same_top: float  # share of positions, along the policy's greedy answer, with the same most likely token
     max_logit_diff: float
     mean_logit_diff: float
-    tolerance: float | None  # on max_logit_diff; None: reported only
+    tolerance: float | None  # on mean_logit_diff; None: reported only
     passed: bool
 
 
@@ -49,7 +50,7 @@ def compare(
         count += len(answer)
     same_top = same / count
     finite = worst < float("inf")
-    within = tolerance is None or (worst <= tolerance and same_top >= least_same_top)
+    within = tolerance is None or (total / values <= tolerance and same_top >= least_same_top)
     return Comparison(
         prompts=len(prompts),
         tokens=count,

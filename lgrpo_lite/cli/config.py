@@ -23,13 +23,13 @@ def run(args: argparse.Namespace) -> int:
 
 def rows(section, prefix: str = ""):
     """(dotted key, type, default, meaning) of every setting, depth first."""
-    from lgrpo_lite.config import Section, _walk
+    from lgrpo_lite.config import section_inside
 
     for name, field in section.model_fields.items():
         key = f"{prefix}{field.alias or name}"
-        inner = next((c for c in _walk(field.annotation) if isinstance(c, type) and issubclass(c, Section)), None)
+        inner = section_inside(field.annotation)
         if inner is not None:
-            optional = "section, or null" if type(None) in _walk(field.annotation) else "section"
+            optional = "section, or null" if type(None) in getattr(field.annotation, "__args__", ()) else "section"
             meaning = field.description or (inner.__doc__ or "").strip().splitlines()[0] if inner.__doc__ else ""
             yield key, optional, "", meaning
             yield from rows(inner, f"{key}.")

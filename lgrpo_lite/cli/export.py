@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
     parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
     parser.add_argument("--out", type=Path, help="target folder (default: RUN/export/FORMAT)")
-    parser.add_argument("--tolerance", type=float, help="largest accepted difference of a logit (default: by precision)")
+    parser.add_argument("--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("export takes a run and a format", where="command line", fix="lgrpo-lite export RUN adapter|merged")
     path, kind = find_run(args.words[0], args.runs), args.words[1]
     out = args.out or path / "export" / kind
-    from lgrpo_lite.config import load_recipe
+    from lgrpo_lite.recipe import load_recipe
     from lgrpo_lite.train.check import check, demand
 
     recipe = check(load_recipe(str(path / "config.resolved.yaml")))

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if verb == "cp":
         return _copy(words, args)
     if verb == "show":
-        from lgrpo_lite.config import load_recipe
+        from lgrpo_lite.recipe import load_recipe
         from lgrpo_lite.train.check import check
 
         print(check(load_recipe(words[0], words[1:])).to_yaml(), end="")
@@ -45,7 +45,7 @@ def _list(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from lgrpo_lite.config import load_recipe, recipe_names
+    from lgrpo_lite.recipe import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
     columns = ("name", "what", "model", "algorithm", "engine", "GPU", "verified")
@@ -66,7 +66,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _copy(words: list[str], args: argparse.Namespace) -> int:
-    from lgrpo_lite.config import recipe_text
+    from lgrpo_lite.recipe import recipe_text
 
     if len(words) != 2:
         raise ConfigError("recipe cp takes a name and a file", where="command line", fix="lgrpo-lite recipe cp NAME FILE")

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, command: str) -> int:
     """The main job: check, train, evaluate, export, show. Returns the exit code."""
-    from lgrpo_lite.config import load_recipe, recipe_text
+    from lgrpo_lite.recipe import load_recipe, recipe_text
     from lgrpo_lite.train.check import check, demand
 
     recipe = check(load_recipe(name_or_path, overrides))

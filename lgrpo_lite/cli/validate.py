@@ -11,8 +11,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lgrpo_lite.config import load_recipe
     from lgrpo_lite.errors import ConfigError
+    from lgrpo_lite.recipe import load_recipe
     from lgrpo_lite.train.check import check
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from lgrpo_lite.config import Recipe, nearest
-from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.errors import ConfigError, EnvironmentFault, nearest
 from lgrpo_lite.types import Completion, Prompt
 
 

@@ -19,7 +19,7 @@ def live(run: RunView, width: int, height: int) -> RenderableType:
     """The whole screen; smaller terminals drop panels, the smallest gets the plain line."""
     if width < 60 or height < 12:
         return Text(step_line(run.records[-1], run.steps, run.eta) if run.records else _state(run), overflow="ellipsis")
-    rows = [Layout(_head(run, width), size=4)]
+    rows = [Layout(_head(run), size=4)]
     half = (width - 8) // 2
     rows.append(_row(8, _reward(run, half), _preference(run, half)))
     if height >= 24:
@@ -84,8 +84,9 @@ def _state(run: RunView) -> str:
     return f"{run.name}: {run.status.get('state', 'starting')}"
 
 
-def _head(run: RunView, width: int) -> Panel:
-    line = Text.assemble((run.name, MAIN), "  ", _algorithm(run), (f"  {run.get('model.id')} {run.get('model.weights')}", DIM))
+def _head(run: RunView) -> Panel:
+    model = f"  {run.get('model.id')} {run.get('model.weights')}"
+    line = Text.assemble((run.name, MAIN), "  ", _algorithm(run), (model, DIM), no_wrap=True, overflow="ellipsis")
     done = Table.grid(expand=True, padding=(0, 1))
     done.add_column(ratio=1)
     done.add_column(justify="right")
@@ -96,8 +97,8 @@ def _head(run: RunView, width: int) -> Panel:
 
 def _panel(title: str, rows: list[tuple[str, Text | str]]) -> Panel:
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(style=DIM, no_wrap=True)
-    grid.add_column(no_wrap=True)
+    grid.add_column(style=DIM, no_wrap=True, min_width=max(len(name) for name, _ in rows))
+    grid.add_column(no_wrap=True, overflow="ellipsis")
     for name, value in rows:
         grid.add_row(name, value)
     return Panel(grid, title=title, title_align="left", padding=(0, 1))
@@ -184,7 +185,7 @@ def _sample(run: RunView) -> Panel:
     if not run.samples:
         return Panel(Text("no completion yet", DIM), title="sample", title_align="left")
     texts = []
-    for sample in run.samples[:2]:
+    for sample in run.samples[:4]:
         right = sample.get("outcome") == "ok"
         mark = ("✓ ", GOOD) if right else ("✗ ", BAD)
         question = visible(str(sample.get("prompt", ""))).replace("\n", " ⏎ ")

@@ -10,8 +10,8 @@ Common form, per token t of answer i in group x (letters as in batch.py):
 
 from typing import Any
 
-from lgrpo_lite.config import Algorithm, Clip, Kl, LengthPreference, Trace, nearest
-from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.config import Algorithm, Clip, Kl, LengthPreference, Trace
+from lgrpo_lite.errors import ConfigError, nearest
 
 
 def grpo() -> Algorithm:

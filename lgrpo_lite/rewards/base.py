@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from lgrpo_lite.config import Reward, nearest
-from lgrpo_lite.errors import ConfigError, DataError
+from lgrpo_lite.config import Reward
+from lgrpo_lite.errors import ConfigError, DataError, nearest
 from lgrpo_lite.rewards import text
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
+MAX_REWARD = 1e6  # beyond it a sum of squares leaves float32; such a value is a fault, not a reward
 REWARDS = {"exact": text.exact, "numeric": text.numeric, "format": text.matches}
 
 
@@ -27,7 +28,7 @@ class RewardSum:
         self.parts = [(_name(i, rewards), r.weight, *_function(r, where(f"rewards.{i}.use"))) for i, r in enumerate(rewards)]
 
     def score(self, prompt: Prompt, completion: Completion) -> Score:
-        """One completion. A TimeoutError, any other exception or a value that is not finite make the reward missing."""
+        """One completion. A TimeoutError, any other exception, NaN or a value beyond ±10^6 make it missing."""
         values, outcomes, total = {}, [], 0.0
         for name, weight, function, wanted in self.parts:
             value, outcome = _call(function, wanted, prompt, completion)
@@ -58,7 +59,7 @@ def _call(function: Callable, wanted: list[str], prompt: Prompt, completion: Com
         return None, Outcome.timeout
     except Exception:  # a user's function may raise anything; the count of missing rewards is shown every step
         return None, Outcome.error
-    if not math.isfinite(value):
+    if not math.isfinite(value) or abs(value) > MAX_REWARD:
         return None, Outcome.error
     return value, outcome or (Outcome.ok if value > 0 else Outcome.wrong)
 

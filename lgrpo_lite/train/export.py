@@ -53,7 +53,7 @@ def export_merged(
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
             raise VerificationError(
-                f"the merged model is not the policy: max |Δlogit| {result.max_logit_diff:.3g} (accepted {result.tolerance}), "
+                f"the merged model is not the policy: mean |Δlogit| {result.mean_logit_diff:.3g} (accepted {result.tolerance}), "
                 f"same top token at {result.same_top:.1%} of {result.tokens} positions",
                 where=str(out),
                 fix="export adapter instead, or accept a larger difference with --tolerance; nothing was written",

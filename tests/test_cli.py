@@ -1,0 +1,180 @@
+"""The command line: (argv, exit code, words), and the main job in small."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support import lgrpo
+
+SMALL = [
+    "train.steps=2",
+    "rollout.prompts_per_step=2",
+    "rollout.group_size=4",
+    "data.train.limit=20",
+    "data.eval.limit=4",
+    "eval.k=1",
+]
+
+TABLE = [
+    (["recipe"], 0, "tiny-math"),
+    (["recipe", "ls", "--json"], 0, '"ok": true'),
+    (["recipe", "show", "tiny-math", "seed=5"], 0, "seed: 5"),
+    (["recipe", "tiny-mat"], 2, "did you mean 'tiny-math'"),
+    (["recipe", "show"], 2, "needs a name"),
+    (["recipe", "tiny-math", "--dry-run"], 0, "arithmetic: 4096 rows"),
+    (["recipe", "tiny-gsm8k", "--dry-run"], 0, "openai/gsm8k (train), on the Hub"),
+    (["recipe", "qwen3b-math", "--dry-run"], 0, "DigitalLearningGmbH/MATH-lighteval"),
+    (["recipe", "tiny-math", "seeed=1"], 2, "did you mean 'seed'"),
+    (["recipe", "tiny-math", "--nmae", "x"], 2, "unknown option --nmae"),
+    (["recipe", "tiny-math", "algorithm.use=grpo3"], 2, "did you mean 'grpo'"),
+    (["recipe", "tiny-math", "rollout.group_size=1"], 2, "nothing to compare"),
+    (["recipe", "tiny-math", "rollout.engine=vllm"], 3, "not in this version"),
+    (["recipe", "tiny-math", "model.id=builtin:none"], 2, "no embedded model"),
+    (["recipe", "tiny-math", "model.id=/nowhere/at/all"], 2, "cannot load /nowhere/at/all"),
+    (["recipe", "tiny-math", "model.lora.targets=[nothing]"], 2, "no adapter fits"),
+    (["recipe", "tiny-math", "data.train.path=none.jsonl"], 5, "no such file"),
+    (["recipe", "tiny-math", "data.train.path=none.jsonl", "--dry-run"], 5, "no such file"),
+    (["recipe", "tiny-math", "data.template=chat"], 5, "no chat template"),
+    (["recipe", "tiny-math", "rewards.0.use=nope"], 2, "unknown reward 'nope'"),
+    (["recipe", "tiny-math", "model.max_prompt_tokens=2"], 5, "longer than 2 tokens"),
+    (["train", "none.yaml"], 2, "cannot read the recipe"),
+    (["validate", "tiny-math"], 0, "valid"),
+    (["validate", "qwen3b-math", "--strict"], 0, "valid"),
+    (["validate", "qwen3b-math", "--strict", "model.revision=null"], 2, "revision is not pinned"),
+    (["config", "algorithm.trace"], 0, "algorithm.trace.lambda"),
+    (["config", "--json"], 0, '"properties"'),
+    (["watch", "nothing"], 2, "no run 'nothing'"),
+    (["export", "nothing", "merged"], 2, "no run 'nothing'"),
+    (["export", "nothing"], 2, "a run and a format"),
+    (["expotr"], 2, "did you mean 'export'"),
+    ([], 0, "start here"),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "words"), TABLE, ids=[" ".join(a) or "nothing" for a, _, _ in TABLE])
+def test_table(tmp_path, monkeypatch, capfd, argv, code, words):
+    monkeypatch.chdir(tmp_path)
+    assert lgrpo(*argv) == code
+    out, err = capfd.readouterr()
+    assert words in out + err
+    assert "Traceback" not in err
+    if code:
+        error = err[err.index("error: ") :].splitlines()
+        assert len(error) == 3 and error[1].startswith("  at  ") and error[2].startswith("  fix ")
+
+
+def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lgrpo_lite", "recipe", "qwen3b-math"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 3
+    for words in ("no NVIDIA GPU", "unsloth, vllm", "pip install", "tiny-math"):
+        assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_run_folder(tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    assert lgrpo("recipe", "tiny-math", "--runs", tmp_path / "file") == 2
+    assert "cannot write the run folder" in capfd.readouterr().err
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path, capfd):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "mine") == 2
+    assert "holds something else" in capfd.readouterr().err
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_copy_edit_train(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert lgrpo("recipe", "cp", "tiny-math", "my.yaml") == 0
+    assert lgrpo("recipe", "cp", "tiny-math", "my.yaml") == 2
+    assert lgrpo("recipe", "cp", "tiny-math", "my.yaml", "--force") == 0
+    assert lgrpo("train", "my.yaml", "--name", "x", *SMALL, "--ui", "none") == 0
+    assert "before" in capfd.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A small finished run, and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    argv = ["recipe", "tiny-math", "--runs", str(runs), "--name", "one", *SMALL]
+    result = subprocess.run([sys.executable, "-m", "lgrpo_lite", *argv], capture_output=True, text=True, check=True)
+    return runs / "one", result
+
+
+PROMISED = """
+config.yaml config.resolved.yaml env.json STATUS.json metrics.jsonl events.jsonl evals.jsonl report.md
+completions/step-000002.jsonl.gz checkpoints/step-000002/trainer.pt checkpoints/latest logs/attempt_1/main.log
+export/adapter/adapter_model.safetensors export/merged/model.safetensors
+"""
+
+
+def test_the_main_job_leaves_what_it_promises(done):
+    path, result = done
+    for name in PROMISED.split():
+        assert (path / name).exists(), name
+    assert "before" in result.stdout and "λ" in result.stdout and str(path / "export" / "merged") in result.stdout
+    assert result.stderr.count("step ") >= 2 and "Traceback" not in result.stderr
+    assert "Loading weights" not in result.stderr  # libraries write to the log, not to the terminal
+    status = json.loads((path / "STATUS.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("done", 0)
+    assert "| accuracy, 4 problems" in (path / "report.md").read_text()
+    resolved = yaml.safe_load((path / "config.resolved.yaml").read_text())
+    assert resolved["train"]["steps"] == 2 and resolved["algorithm"]["length_preference"]["r"]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_export_again(done, tmp_path, capfd, kind):
+    path, _ = done
+    assert lgrpo("export", path, kind, "--json") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["ok"] and Path(report["result"]["out"]).is_dir()
+    assert lgrpo("export", "one", kind, "--runs", path.parent, "--out", tmp_path / "x", "--checkpoint", "best") == 0
+
+
+def test_a_failed_check_exits_6(done, tmp_path, capfd):
+    path, _ = done
+    assert lgrpo("export", path, "merged", "--out", tmp_path / "x", "--tolerance", "0") == 6
+    assert not list(tmp_path.iterdir())
+    assert lgrpo("export", path, "merged", "--checkpoint", "77") == 5
+    assert "no usable checkpoint '77'" in capfd.readouterr().err
+
+
+def test_watch_shows_a_finished_run_and_draws_it(done, tmp_path, capfd):
+    path, _ = done
+    assert lgrpo("watch", path) == 0
+    out, err = capfd.readouterr()
+    assert "before" in out and "step 2/2" in err
+    assert lgrpo("watch", path, "--svg", tmp_path / "view.svg") == 0
+    assert "token" in (tmp_path / "view.svg").read_text() and "preference" in (tmp_path / "view.svg").read_text()
+
+
+def test_json_is_one_object_on_stdout(tmp_path, capfd):
+    assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--json", *SMALL, "algorithm.use=dapo", "export.formats=[]") == 0
+    out, _ = capfd.readouterr()
+    result = json.loads(out)
+    assert result["schema"] == 1 and result["result"]["steps"] == 2 and len(result["result"]["evals"]) == 2
+
+
+def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, monkeypatch):
+    """Every loss is NaN: nothing is learned from it, nothing is lost."""
+    from lgrpo_lite.policy.policy import Policy
+
+    real = Policy.logprobs
+    monkeypatch.setattr(Policy, "logprobs", lambda self, batch: tuple(x * float("nan") for x in real(self, batch)))
+    more = ["train.steps=9", "rollout.prompts_per_step=8"]
+    assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "x", "--ui", "plain", *SMALL, *more) == 1
+    err = capfd.readouterr().err
+    assert err.count("refused: loss is nan") == 3 and "3 steps in a row" in err and "Traceback" not in err
+    state = json.loads((tmp_path / "x" / "checkpoints" / "step-000003" / "state.json").read_text())
+    assert (state["step"], state["policy_version"]) == (3, 0)
+    assert json.loads((tmp_path / "x" / "STATUS.json").read_text())["state"] == "failed"
+    rows = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["skipped"] for r in rows] == [f"loss is nan at step {i}" for i in (1, 2, 3)]
