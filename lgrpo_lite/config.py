@@ -122,6 +122,7 @@ class Algorithm(Section):
 
     use: str = "length_preference"
     advantage: Literal["mean_std", "mean_only"] = "mean_std"
+    advantage_std: Literal["sample", "population"] = Field(default="sample", description="standard deviation of mean_std")
     advantage_floor: float | None = Field(default=None, le=0, description="negative advantages are raised to this")
     admit: Literal["all", "varied"] = Field(default="all", description="varied: redraw groups whose rewards are all equal")
     mask_truncated: bool = Field(default=False, description="answers cut at max_new_tokens carry no loss")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):
         assert words in done.stderr
     assert len(done.stderr.splitlines()) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_spec("datasets") is not None, reason="datasets is installed, and would ask the Hub")
+def test_data_from_the_hub_needs_a_package(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert lgrpo("recipe", "tiny-gsm8k") == 3
+    assert "not installed: datasets" in capfd.readouterr().err
 
 
 def test_unwritable_run_folder(tmp_path, capfd):

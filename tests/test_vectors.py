@@ -22,7 +22,6 @@ LEARNABLE = json.loads((FOLDER / "lambda_grpo_learnable.json").read_text())
 TRACES = json.loads((FOLDER / "grpo_lambda_traces.json").read_text())
 PREFIX = json.loads((FOLDER / "lambda_grpo_prefix.json").read_text())
 DTYPES = [torch.float64, torch.float32]
-ADVANTAGE = {"sample": "mean_std"}
 REDUCE = {"seq_mean": "sequence_mean", "token_mean": "token_mean"}
 
 
@@ -51,7 +50,7 @@ def preference_settings(params: dict, lam: float) -> LengthPreference:
 def preference_parts(params: dict, lam: float, reduce: str = "group_token_mean") -> Algorithm:
     return Algorithm(
         use="length_preference",
-        advantage=ADVANTAGE[params.get("adv_std", "sample")],
+        advantage_std=params.get("adv_std", "sample"),
         reduce=reduce,
         clip=Clip(low=params.get("clip_low", 0.2), high=params.get("clip_high", 0.2)),
         kl=Kl(coef=params.get("kl_coef", 0.0), weighted=params.get("kl_weighted", False)),
@@ -84,10 +83,18 @@ def test_length_preference_loss(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "reduce"), [("grpo", "sequence_mean"), ("dapo", "token_mean"), ("dr_grpo_const", "constant")])
-def test_special_cases(name, reduce, dtype):
+@pytest.mark.parametrize(
+    ("name", "reduce", "constant"),
+    [
+        ("grpo", "sequence_mean", None),
+        ("dapo", "token_mean", None),
+        ("dr_grpo", "constant", 1),
+        ("dr_grpo_const", "constant", None),
+    ],
+)
+def test_special_cases(name, reduce, constant, dtype):
     case = LEARNABLE["special_cases"]
-    parts = Algorithm(use=name, reduce=reduce, rollout_correction=None)
+    parts = Algorithm(use=name, reduce=reduce, reduce_constant=constant, rollout_correction=None)
     out = value_and_grads(Objective(parts, max_new_tokens=case["max_len"], dtype=dtype), groups_of([case]), dtype)
     close(-out.loss, case["expect"][name]["J"], dtype)
 
@@ -135,7 +142,7 @@ def test_trace_matrices(case, dtype):
 def test_trace_loss(case, dtype):
     parts = Algorithm(
         use="trace",
-        advantage=ADVANTAGE[case["adv_std"]],
+        advantage_std=case["adv_std"],
         advantage_floor=case["adv_min"],
         clip=Clip(low=case["clip_low"], high=case["clip_high"]),
         kl=Kl(coef=case["kl_coef"]),
@@ -155,6 +162,8 @@ def test_prefix_share(case, dtype):
     on_policy = {"lengths": [len(s) for s in case["seqs"]], "rewards": case["rewards"], "token_ids": case["seqs"]}
     for kind, shared in (("plain", False), ("scaled", True)):
         for name, reduce in REDUCE.items():
-            parts = Algorithm(use="grpo", reduce=reduce, prefix_share=shared, rollout_correction=None)
+            parts = Algorithm(
+                reduce=reduce, prefix_share=shared, advantage_std=case.get("adv_std", "sample"), rollout_correction=None
+            )
             out = value_and_grads(Objective(parts, max_new_tokens=16, dtype=dtype), groups_of([on_policy]), dtype)
             close(out.loss, case["expect"][f"loss_{name}_{kind}"], dtype)

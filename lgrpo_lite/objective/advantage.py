@@ -6,14 +6,14 @@ from collections.abc import Sequence
 STD_EPS = 1e-4
 
 
-def mean_std(rewards: Sequence[float]) -> list[float]:
-    """A_i = (R_i - mean R)/(std R + 1e-4), sample standard deviation (GRPO, arXiv:2402.03300). Equal rewards give zeros."""
-    spread = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
+def mean_std(rewards: Sequence[float], std: str = "sample") -> list[float]:
+    """A_i = (R_i - mean R)/(std R + 1e-4), std sample or population (GRPO, arXiv:2402.03300). Equal rewards give zeros."""
+    spread = {"sample": statistics.stdev, "population": statistics.pstdev}[std](rewards) if len(rewards) > 1 else 0.0
     return [a / (spread + STD_EPS) for a in mean_only(rewards)]
 
 
-def mean_only(rewards: Sequence[float]) -> list[float]:
-    """A_i = R_i - mean R (Dr. GRPO, arXiv:2503.20783). Equal rewards give exact zeros."""
+def mean_only(rewards: Sequence[float], std: str = "sample") -> list[float]:
+    """A_i = R_i - mean R (Dr. GRPO, arXiv:2503.20783); `std` plays no part. Equal rewards give exact zeros."""
     if len(set(rewards)) == 1:
         return [0.0] * len(rewards)
     mean = statistics.fmean(rewards)

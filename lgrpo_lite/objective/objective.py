@@ -58,7 +58,8 @@ class Objective(nn.Module):
         rollouts = [r for g in groups for r in g.rollouts]
         length = torch.tensor([len(r.completion.token_ids) for r in rollouts])
         group = torch.tensor([i for i, g in enumerate(groups) for _ in g.rollouts])
-        advantage = [a for g in groups for a in floored(ADVANTAGE[parts.advantage](g.rewards), parts.advantage_floor)]
+        centred = [ADVANTAGE[parts.advantage](g.rewards, parts.advantage_std) for g in groups]
+        advantage = [a for row in centred for a in floored(row, parts.advantage_floor)]
         coef = REDUCE[parts.reduce](length, group, self.constant)
         keep = [
             i

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from importlib.util import find_spec
 
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import engine_row, missing_packages
@@ -48,6 +49,8 @@ def demand(recipe: Recipe) -> None:
     """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that names it. Imports nothing heavy."""
     row = engine_row(recipe)
     missing = missing_packages(row, recipe.model.weights)
+    if any(s.hf and not s.path for s in (*recipe.data.train, *recipe.data.eval)) and find_spec("datasets") is None:
+        missing.append("datasets")
     no_gpu = bool(row.needs_gpu or recipe.recipe.min_vram_gb) and not cuda_devices()
     lacks = []
     if no_gpu:
@@ -63,7 +66,7 @@ def demand(recipe: Recipe) -> None:
     if no_gpu:
         fix.append("run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here")
     if missing:
-        fix.append(f'pip install "lgrpo-lite[{row.extra}]"')
+        fix.append(f'pip install "lgrpo-lite[{row.extra}{",data" if "datasets" in missing else ""}]"')
     if row.path is None:
         fix.append("set rollout.engine=transformers, which samples slowly but everywhere")
     what = f"{recipe.recipe.name} cannot run here: {'; '.join(lacks)}"
