@@ -15,7 +15,7 @@ from lgrpo_lite.yaml_marks import Marks
 class Section(BaseModel):
     """Base of every section: closed and immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class About(Section):

@@ -32,6 +32,8 @@ GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
         (GOOD, ["seed.x=1"], "command line, seed.x=1", "seed"),
         (GOOD, ["rewards.3.weight=1"], "command line", "rewards"),
         (GOOD, ["algorithm.use=grpo2"], "command line, algorithm.use=grpo2", "did you mean 'grpo'"),
+        (GOOD, ["optim.lr=.inf"], "command line, optim.lr=.inf", "finite"),
+        (GOOD, ["rollout.temperature=.nan"], "command line", "finite"),
         (GOOD, ["rollout.group_size=1"], "command line, rollout.group_size=1", "nothing to compare"),
         (GOOD, ["rollout.group_size=100"], "algorithm.length_preference.r", "may reach 0"),
         (GOOD, ["algorithm.use=grpo", "model.lora=null"], "algorithm.kl.coef", "needs a reference"),

@@ -112,6 +112,9 @@ def test_a_rewound_run_is_read_anew(tmp_path):
     (path / "fresh").write_text("".join(lines[:3]))
     (path / "fresh").replace(path / "metrics.jsonl")
     assert len(tail.refresh().records) == 3
+    (path / "fresh").write_text("")
+    (path / "fresh").replace(path / "metrics.jsonl")
+    assert tail.refresh().records == []
 
 
 @pytest.mark.parametrize("name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"])

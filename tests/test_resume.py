@@ -111,6 +111,7 @@ def test_a_corrupt_checkpoint_falls_back_and_says_so(whole):
     (newest / "trainer.pt").write_bytes(b"garbage")
     done = subprocess.run(command(whole, "corrupt"), check=True, capture_output=True, text=True)
     assert f"checkpoint {newest.name} is corrupt" in done.stderr
+    assert done.stderr.count("step 1/12 ") == 0  # lines of the first attempt are not shown again
     same(whole, "corrupt")
 
 
@@ -148,6 +149,16 @@ def test_a_time_limit_stops_resumable(whole):
     assert done.returncode == 75, done.stderr
     subprocess.run(command(whole, "limit"), check=True, capture_output=True)
     same(whole, "limit")
+
+
+def test_stopped_inside_an_evaluation(whole):
+    """The evaluation is made up for on resuming, with the same numbers."""
+    process = start(whole, "evaluating")
+    wait_for(whole, "evaluating", 4, process)  # eval_every is 4
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    subprocess.run(command(whole, "evaluating"), check=True, capture_output=True)
+    same(whole, "evaluating")
 
 
 def test_a_second_kill_is_survived_too(whole):

@@ -21,10 +21,13 @@ class Screen:
     auto: live on a terminal that can move its cursor and outside CI, else plain.
     """
 
-    def __init__(self, path: Path, mode: str):
+    def __init__(self, path: Path, mode: str, *, fresh_only: bool = False):
         self.console = Console(stderr=True)
         self.mode = mode if mode != "auto" else "live" if self._can_draw() else "plain"
-        self.tail, self.shown = Tail(path), {"records": 0, "evals": 0, "events": 0}
+        self.tail = Tail(path)
+        self.shown = {"records": 0, "evals": 0, "events": 0}
+        if fresh_only:  # a resumed run has lines already; those it makes again after rewinding are shown again
+            self._mark(self.tail.refresh())
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
 
@@ -56,10 +59,15 @@ class Screen:
             while not self._done.wait(REFRESH_SECONDS):
                 width, height = self.console.size
                 screen.update(live(self.tail.refresh(), width, height), refresh=True)
-        run = self.tail.refresh()
-        self.shown = {"records": len(run.records), "evals": len(run.evals), "events": 0}
+        shown = self.shown["events"]
+        self._mark(self.tail.refresh())
+        self.shown["events"] = shown  # warnings are worth a second look once the screen is gone
+
+    def _mark(self, run: RunView) -> None:
+        self.shown = {"records": len(run.records), "evals": len(run.evals), "events": len(run.events)}
 
     def _print(self, run: RunView) -> None:
+        self.shown |= {"records": min(self.shown["records"], len(run.records)), "evals": min(self.shown["evals"], len(run.evals))}
         for event in run.events[self.shown["events"] :]:
             if text := _event(event):
                 print(text, file=sys.stderr)
@@ -73,7 +81,7 @@ class Screen:
             left = sum(record.seconds.values()) * (run.steps - record.step) if record.seconds else None
             print(step_line(record, run.steps, left), file=sys.stderr)
         sys.stderr.flush()
-        self.shown = {"records": len(run.records), "evals": len(run.evals), "events": len(run.events)}
+        self._mark(run)
 
 
 def _event(event: dict) -> str | None:

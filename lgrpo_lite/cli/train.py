@@ -133,8 +133,9 @@ def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: boo
     folder.write("config.resolved.yaml", recipe.to_yaml())
     _log_to(folder.log_path)
     print(f"run {folder.path}", file=sys.stderr)
+    ui = "none" if args.json else args.ui
     try:
-        with StopRequest(recipe.train.time_limit) as stop, Screen(folder.path, "none" if args.json else args.ui):
+        with StopRequest(recipe.train.time_limit) as stop, Screen(folder.path, ui, fresh_only=True):
             exports = _work(recipe, folder, stop, resume=resume)
     except Stopped as stopped:
         folder.set_status("stopped", folder.status.get("step", 0), stopped.exit_code)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,9 +26,10 @@ def run(args: argparse.Namespace) -> int:
     path = find_run(args.words[0], args.runs)
     view = Tail(path).refresh()
     if args.svg:
-        console = Console(record=True, width=110, height=32, file=io.StringIO(), force_terminal=True)
-        console.print(live(view, 110, 32))
-        console.save_svg(str(args.svg), title=f"lgrpo-lite recipe {view.name}")
+        console = Console(record=True, width=110, height=26, file=io.StringIO(), force_terminal=True)
+        console.print(live(view, 110, 26))
+        picture = console.export_svg(title=f"lgrpo-lite recipe {view.name}")
+        args.svg.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8")  # fetch no fonts
         print(args.svg)
         return 0
     with Screen(path, "auto"):

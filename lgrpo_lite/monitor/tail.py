@@ -66,11 +66,11 @@ class Tail:
         if not view.recipe:
             view.recipe = _mapping(view.path / "config.resolved.yaml", yaml.safe_load)
         view.status = _mapping(view.path / "STATUS.json", json.loads) or view.status
-        if rows := self._lines["metrics.jsonl"].read():
+        if (rows := self._lines["metrics.jsonl"].read()) is not None:
             view.records = [r for r in map(_record, rows) if r is not None]
-        if rows := self._lines["evals.jsonl"].read():
+        if (rows := self._lines["evals.jsonl"].read()) is not None:
             view.evals = rows
-        if rows := self._lines["events.jsonl"].read():
+        if (rows := self._lines["events.jsonl"].read()) is not None:
             view.events = rows
         newest = max((view.path / "completions").glob("step-*.jsonl.gz"), default=None)
         if newest is not None and newest != self._sampled:
@@ -85,17 +85,18 @@ class _Lines:
         self.path, self.rows, self.offset, self.inode = path, [], 0, None
 
     def read(self) -> list[dict[str, Any]] | None:
+        rewound = False
         try:
             with self.path.open("rb") as file:
                 inode = (self.path.stat().st_ino, self.path.stat().st_dev)
                 if inode != self.inode or self.path.stat().st_size < self.offset:
-                    self.rows, self.offset, self.inode = [], 0, inode
+                    self.rows, self.offset, self.inode, rewound = [], 0, inode, True
                 file.seek(self.offset)
                 fresh = file.read()
         except OSError:
             return None
         whole = fresh[: fresh.rfind(b"\n") + 1]
-        if not whole:
+        if not whole and not rewound:
             return None
         self.offset += len(whole)
         for line in whole.splitlines():

@@ -20,14 +20,14 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
     state = _resume(run, folder) if resume else State(0, 0, 0)
     if run.left_out:
         folder.event("prompts_left_out", count=run.left_out, limit=run.recipe.model.max_prompt_tokens)
-    steps, every, save_every = run.recipe.train.steps, run.recipe.train.eval_every, run.recipe.train.save_every
-    if state.step in (0, steps):  # at the last step already: a run that was stopped in its last evaluation
-        state = _evaluate(run, folder, stop, state)
+    steps, save_every = run.recipe.train.steps, run.recipe.train.save_every
+    began = state
+    state = _evaluate(run, folder, stop, state)  # before the first step, or where a stopped run had not got to it
+    if state is not began:
         _save(run, folder, state)
     while state.step < steps and not stop.asked:
         state = _one(run, folder, state)
-        if state.step == steps or (every and state.step % every == 0):
-            state = _evaluate(run, folder, stop, state)
+        state = _evaluate(run, folder, stop, state)
         if state.step == steps or stop.asked or state.step % save_every == 0:
             _save(run, folder, state)
     write_report(folder.path)
@@ -58,8 +58,10 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
 
 
 def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> State:
-    """Evaluate, unless this step was already (a resumed run); keeps the best score."""
-    if _evaluated(run, folder, state.step):
+    """Evaluate if it is due: before, every `eval_every` steps, after, and once only; keeps the best score."""
+    steps, every = run.recipe.train.steps, run.recipe.train.eval_every
+    due = state.step in (0, steps) or (every and state.step % every == 0)
+    if not due or _evaluated(run, folder, state.step):
         return state
     folder.set_status("evaluating", state.step)
     result: Evaluation | None = evaluate(run, state.step, lambda: stop.asked)
