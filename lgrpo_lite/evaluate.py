@@ -2,8 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -72,10 +71,6 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False) -> E
         truncated=statistics.fmean(c.finish_reason == "length" for c in completions),
         missing=missing,
     )
-
-
-def as_row(evaluation: Evaluation) -> dict[str, Any]:
-    return asdict(evaluation)
 
 
 def _right(run: Run, prompt: Prompt, completions: Sequence[Completion]) -> list[bool]:

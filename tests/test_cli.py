@@ -99,6 +99,28 @@ def test_a_foreign_folder_is_left_alone(tmp_path, capfd):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_a_start_that_failed_does_not_use_up_its_name(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"question": "1+1=?"}\n')
+    argv = ["recipe", "tiny-math", "--name", "x", *SMALL, "data.train.path=rows.jsonl", "--ui", "none"]
+    assert lgrpo(*argv) == 5
+    assert "rows.jsonl:1" in capfd.readouterr().err
+    assert json.loads((tmp_path / "runs" / "x" / "STATUS.json").read_text())["state"] == "failed"
+    (tmp_path / "rows.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n')
+    assert lgrpo(*argv) == 0
+
+
+def test_a_fault_of_ours_is_three_lines_and_a_traceback_in_the_log(tmp_path, monkeypatch, capfd):
+    from lgrpo_lite.policy.policy import Policy
+
+    monkeypatch.setattr(Policy, "logprobs", lambda self, batch: 1 / 0)
+    argv = ["recipe", "tiny-math", "--runs", tmp_path, "--name", "x", *SMALL, "rollout.prompts_per_step=8", "--ui", "none"]
+    assert lgrpo(*argv) == 1
+    err = capfd.readouterr().err
+    assert "unexpected ZeroDivisionError" in err and "Traceback" not in err and len(err.strip().splitlines()) == 4
+    assert "Traceback" in (tmp_path / "x" / "logs" / "attempt_1" / "main.log").read_text()
+
+
 def test_copy_edit_train(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert lgrpo("recipe", "cp", "tiny-math", "my.yaml") == 0

@@ -41,12 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if debug or not (oom := _out_of_memory(error)):
+        if debug:
             traceback.print_exc()
-            print("error: unexpected; this is a fault of lgrpo-lite, the traceback above says where", file=sys.stderr)
-            return 1
-        print(oom, file=sys.stderr)
-        return oom.exit_code
+        known = _out_of_memory(error) or _unexpected(error)
+        print(known, file=sys.stderr)
+        return known.exit_code
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -88,4 +87,13 @@ def _out_of_memory(error: Exception) -> OutOfMemory | None:
         f"the GPU is out of memory: {str(error).split('. ')[0]}",
         where="memory, rollout",
         fix="halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true; --resume auto goes on",
+    )
+
+
+def _unexpected(error: Exception) -> LgrpoError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return LgrpoError(
+        f"unexpected {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
+        where=f"{frame.filename}:{frame.lineno}",
+        fix="this is a fault of lgrpo-lite; run again with --debug for the traceback (a run keeps it in logs/) and report it",
     )

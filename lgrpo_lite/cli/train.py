@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError
+from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 
 # Settings that may change when a run is resumed: they change no number of the steps already made.
 FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep", "train.time_limit", "log", "export", "recipe")
@@ -51,9 +51,10 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
     folder, resume = _open(recipe, args)
     try:
         return _train(recipe, folder, args, source=source, resume=resume, command=command)
-    except LgrpoError as error:
-        folder.event("failed", message=error.what)
-        folder.set_status("failed", folder.status.get("step", 0), error.exit_code)
+    except Exception as error:
+        logging.exception("the run failed")
+        folder.event("failed", message=getattr(error, "what", repr(error)))
+        folder.set_status("failed", folder.status.get("step", 0), getattr(error, "exit_code", 1))
         raise
 
 
@@ -97,7 +98,7 @@ def _open(recipe, args: argparse.Namespace):
     if folder.started and args.resume == "never":
         fix = "go on with it by --resume auto, or choose another --name"
         raise ConfigError("a run of that name exists", where=str(path), fix=fix)
-    if path.exists() and not folder.started and any(p.name not in _OURS for p in path.iterdir()):
+    if not folder.started and folder.foreign:
         raise ConfigError("that folder exists and holds something else", where=str(path), fix="choose another --name")
     if folder.started and (changed := differences((path / "config.resolved.yaml").read_text("utf-8"), recipe.to_yaml(), FREE)):
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
@@ -106,10 +107,6 @@ def _open(recipe, args: argparse.Namespace):
     resume = folder.started
     folder.open()
     return folder, resume
-
-
-_OURS = {".lock", "completions", "checkpoints", "logs", "config.yaml", ".config.yaml.new", ".config.resolved.yaml.new",
-         "env.json", ".env.json.new", "STATUS.json", ".STATUS.json.new", "events.jsonl"}  # fmt: skip
 
 
 def _unfinished(recipe, runs: Path) -> Path | None:
@@ -130,7 +127,6 @@ def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: boo
     folder.write("config.yaml", source)
     folder.write("env.json", json.dumps(_environment(), indent=1))
     folder.set_status("starting", folder.status.get("step", 0))
-    folder.write("config.resolved.yaml", recipe.to_yaml())
     _log_to(folder.log_path)
     print(f"run {folder.path}", file=sys.stderr)
     ui = "none" if args.json else args.ui
@@ -157,6 +153,7 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     from lgrpo_lite.train.loop import train
 
     run = build(recipe)
+    folder.write("config.resolved.yaml", recipe.to_yaml())  # from here on it is a run; a name with a typo in its data is not
     if not train(run, folder, stop, resume=resume):
         return None
     folder.set_status("exporting", recipe.train.steps)

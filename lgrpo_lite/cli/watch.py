@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 def find_run(name: str, runs: Path) -> Path:
     """A run folder by path or by name; unknown: ConfigError that names the newest."""
     for path in (Path(name), runs / name):
-        if (path / "config.resolved.yaml").is_file():
+        if (path / "STATUS.json").is_file():
             return path
-    known = sorted((p.parent for p in runs.glob("*/config.resolved.yaml")), key=lambda p: p.stat().st_mtime)
+    known = sorted((p.parent for p in runs.glob("*/STATUS.json")), key=lambda p: p.stat().st_mtime)
     fix = f"the newest run here is {known[-1]}" if known else "start one: lgrpo-lite recipe tiny-math"
     raise ConfigError(f"no run {name!r}", where="command line", fix=fix)
 

@@ -56,6 +56,13 @@ class RunFolder:
         return (self.path / "config.resolved.yaml").exists()
 
     @property
+    def foreign(self) -> bool:
+        """Whether the folder holds anything that a run's start does not leave behind."""
+        ours = {"completions", "checkpoints", "logs", "config.yaml", "env.json", "STATUS.json", "events.jsonl"}
+        names = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+        return any(name not in ours and not name.startswith(".") for name in names)
+
+    @property
     def status(self) -> dict[str, Any]:
         """STATUS.json; empty when there is none or it is foreign."""
         try:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from lgrpo_lite.errors import LgrpoError
-from lgrpo_lite.evaluate import Evaluation, as_row, evaluate
+from lgrpo_lite.evaluate import Evaluation, evaluate
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.train.folder import RunFolder
@@ -67,7 +67,7 @@ def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> S
     result: Evaluation | None = evaluate(run, state.step, lambda: stop.asked)
     if result is None:
         return state
-    folder.evaluation(as_row(result))
+    folder.evaluation(dataclasses.asdict(result))
     write_report(folder.path)
     return checkpoint.improved(state, result.accuracy)
 
