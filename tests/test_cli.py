@@ -41,6 +41,7 @@ TABLE = [
     (["recipe", "tiny-math", "data.template=chat"], 5, "no chat template"),
     (["recipe", "tiny-math", "rewards.0.use=nope"], 2, "unknown reward 'nope'"),
     (["recipe", "tiny-math", "model.max_prompt_tokens=2"], 5, "longer than 2 tokens"),
+    (["recipe", "tiny-math", "data.train.path=/dev/null"], 5, "no such file"),
     (["train", "none.yaml"], 2, "cannot read the recipe"),
     (["validate", "tiny-math"], 0, "valid"),
     (["validate", "qwen3b-math", "--strict"], 0, "valid"),
@@ -105,8 +106,10 @@ def test_a_start_that_failed_does_not_use_up_its_name(tmp_path, monkeypatch, cap
     argv = ["recipe", "tiny-math", "--name", "x", *SMALL, "data.train.path=rows.jsonl", "--ui", "none"]
     assert lgrpo(*argv) == 5
     assert "rows.jsonl:1" in capfd.readouterr().err
-    assert json.loads((tmp_path / "runs" / "x" / "STATUS.json").read_text())["state"] == "failed"
+    assert not (tmp_path / "runs").exists()
     (tmp_path / "rows.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n')
+    assert lgrpo(*argv, "model.max_prompt_tokens=2") == 5  # found out only with the tokenizer
+    assert json.loads((tmp_path / "runs" / "x" / "STATUS.json").read_text())["state"] == "failed"
     assert lgrpo(*argv) == 0
 
 

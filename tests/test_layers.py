@@ -34,6 +34,16 @@ def test_help_imports_neither_torch_nor_pydantic():
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_the_library_in_six_names():
+    code = (
+        "import sys, lgrpo_lite\nassert 'torch' not in sys.modules\n"
+        "from lgrpo_lite import NAMED, Objective, build, check, load_recipe, train_step\n"
+        "run = build(check(load_recipe('tiny-math', ['algorithm.use=trace', 'data.eval=[]', 'rollout.group_size=2'])))\n"
+        "record, groups = train_step(1, run)\nassert record.step == 1 and len(groups) == 16 and 'trace' in NAMED"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_layers():
     from importlinter.cli import lint_imports
 

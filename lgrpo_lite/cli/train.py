@@ -47,6 +47,7 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
         print("\n".join([*describe(recipe), "dry run: nothing was started"]))
         return 0
     demand(recipe)
+    describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     source = recipe_text(name_or_path)[0] + "".join(f"# {item}\n" for item in overrides)
     folder, resume = _open(recipe, args)
     try:
@@ -60,7 +61,7 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
 
 def describe(recipe) -> list[str]:
     """What a run of the recipe would be, without loading anything; local data is read and checked."""
-    from lgrpo_lite.data.prompts import read
+    from lgrpo_lite.data.prompts import count
 
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
@@ -79,8 +80,8 @@ def describe(recipe) -> list[str]:
             if source.hf and not source.path:
                 lines.append(f"{which + ' data':10} {source.hf} ({source.split}), on the Hub: not read now")
             else:
-                rows = list(read(source, recipe.where(f"data.{which}.{i}")))
-                lines.append(f"{which + ' data':10} {source.path or source.task}: {len(rows)} rows")
+                rows = count(source, recipe.where(f"data.{which}.{i}"))
+                lines.append(f"{which + ' data':10} {source.path or source.task}: {rows} rows")
     return lines
 
 

@@ -39,13 +39,21 @@ def read(source: Source, where: str) -> Iterator[Row]:
     return islice(rows, source.limit)
 
 
+def count(source: Source, where: str) -> int:
+    """How many rows a source has, each of them checked. None: DataError."""
+    rows = sum(1 for _ in read(source, where))
+    if not rows:
+        raise _empty(where)
+    return rows
+
+
 def load(
     sources: Sequence[Source], data: Data, tokenizer, max_prompt_tokens: int, where: Callable[[int], str]
 ) -> tuple[list[Prompt], int]:
     """All prompts of several sources, and how many were left out for their length. None left: DataError."""
     rows = [row for i, source in enumerate(sources) for row in read(source, where(i))]
     if not rows:
-        raise DataError("the data set is empty", where=where(0), fix="check the file, the split and the limit")
+        raise _empty(where(0))
     prompts = [Prompt(row.id, row.question, tokens(row.question, data, tokenizer), row.reference) for row in rows]
     kept = [p for p in prompts if len(p.token_ids) <= max_prompt_tokens]
     if not kept:
@@ -73,6 +81,10 @@ def gold(answer: str, extract: str) -> str | None:
         return answer.strip() or None
     found = final_answer(answer, extract)
     return found.replace(",", "") if found and extract == "gsm8k" else found
+
+
+def _empty(where: str) -> DataError:
+    return DataError("the data set is empty", where=where, fix="check the file, the split and the limit")
 
 
 def _row(source: Source, fields: dict, number: int, place: str) -> Row:

@@ -76,7 +76,7 @@ class TransformersSampler:
                 raise LgrpoError(
                     "the policy's probabilities are not finite, nothing can be sampled",
                     where=f"rollout, policy version {self.policy_version}",
-                    fix="resume from the last checkpoint (--resume auto) with a smaller optim.lr",
+                    fix="look at the last steps in metrics.jsonl; start again under another --name with a smaller optim.lr",
                 ) from error
             raise
         sampled, logp = out[:, width:].tolist(), torch.stack(recorder.logp, 1).tolist()

@@ -43,7 +43,6 @@ def save(root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, k
         shutil.rmtree(leftover)
     partial.mkdir()
     policy.save(partial / "adapter")
-    _sort_lists(partial / "adapter" / "adapter_config.json")
     torch.save({**tensors, "rng": _rng_state()}, partial / "trainer.pt")
     (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), "utf-8")
     _seal(partial)
@@ -161,11 +160,3 @@ def _prune(root: Path, keep_last: int) -> None:
     for folder in folders[:-keep_last]:
         if folder.resolve() != best:
             shutil.rmtree(folder)
-
-
-def _sort_lists(path: Path) -> None:
-    """peft writes sets in hash order; sorted, the same run gives the same file."""
-    if path.exists():
-        config = json.loads(path.read_text("utf-8"))
-        config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -5,6 +5,7 @@ policy.reference()        inside it, the policy is the base model: the adapter i
 policy.trainable()        the parameters that learn
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -102,6 +103,7 @@ class Policy:
         folder.mkdir(parents=True)
         if self.has_adapter:
             self.model.save_pretrained(folder)
+            _sort_lists(folder / "adapter_config.json")
         else:
             save_file({n: p.detach().cpu().contiguous() for n, p in self._own()}, folder / "model.safetensors")
 
@@ -119,3 +121,11 @@ class Policy:
 
     def _own(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+
+def _sort_lists(path: Path) -> None:
+    """peft writes sets in hash order; sorted, the same run gives the same file."""
+    if path.exists():
+        config = json.loads(path.read_text("utf-8"))
+        config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -52,7 +52,7 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
         raise LgrpoError(
             f"{refused} steps in a row without a finite loss ({record.skipped}); the policy is as before the first of them",
             where=f"step {step} of {folder.path}",
-            fix="look at the completions of that step; resume with a smaller optim.lr under another --name",
+            fix="look at the completions of that step; start again under another --name with a smaller optim.lr",
         )
     return state
 
