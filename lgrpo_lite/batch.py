@@ -42,11 +42,11 @@ class TrainBatch:
 
     def select(self, keep: Int[Tensor, " K"]) -> "TrainBatch":
         """The sequences `keep` (indices into S, any order). Step-wide fields stay whole."""
-        tokens = torch.cat([torch.nonzero(self.seq == s).flatten() for s in keep])
-        model = torch.cat([torch.arange(int(self.length[s])) + self.start[s] for s in keep])
+        count = torch.bincount(self.seq, minlength=self.num_sequences)
+        tokens, seq = ranges((count.cumsum(0) - count)[keep], count[keep])
         length = self.length[keep]
+        model, _ = ranges(self.start[keep], length)
         start = length.cumsum(0) - length
-        seq = torch.repeat_interleave(torch.arange(len(keep)), torch.stack([(self.seq == s).sum() for s in keep]))
         at = self.at[tokens] - self.start[keep][seq] + start[seq]
         per_token = {
             name: None if getattr(self, name) is None else getattr(self, name)[tokens]
@@ -72,9 +72,16 @@ class TrainBatch:
         return [self.select(rows) for rows in self.micro_rows(budget)]
 
 
+def ranges(start: Int[Tensor, " K"], length: Int[Tensor, " K"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    """start[k], start[k]+1, … for each k, end to end, and which k each of them belongs to."""
+    owner = torch.repeat_interleave(torch.arange(len(length), device=length.device), length)
+    offset = torch.arange(len(owner), device=length.device) - (length.cumsum(0) - length)[owner]
+    return start[owner] + offset, owner
+
+
 def rows_of(values: Float[Tensor, " T"], seq: Int[Tensor, " T"], num: int) -> tuple[Float[Tensor, "S L"], Int[Tensor, " T"]]:
     """Tokens of each sequence as one zero-padded row, and each token's offset in its row. `seq` is non-decreasing."""
     count = torch.bincount(seq, minlength=num)
-    offset = torch.arange(len(seq), device=seq.device) - (count.cumsum(0) - count)[seq]
+    offset, _ = ranges(torch.zeros_like(count), count)
     rows = values.new_zeros(num, int(count.max()) if len(seq) else 0)
     return rows.index_put((seq, offset), values), offset

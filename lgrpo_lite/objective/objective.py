@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Algorithm
 from lgrpo_lite.objective import trace
 from lgrpo_lite.objective.advantage import ADVANTAGE, floored
@@ -75,14 +75,13 @@ class Objective(nn.Module):
         answer_length = length[keep]
         total = prompt_length + answer_length
         start = total.cumsum(0) - total
-        seq = torch.repeat_interleave(torch.arange(len(kept)), answer_length)
-        offset = torch.arange(len(seq)) - (answer_length.cumsum(0) - answer_length)[seq]
+        at, seq = ranges(start + prompt_length - 1, answer_length)  # a token is predicted one place before it stands
         batch = TrainBatch(
             input_ids=torch.tensor([t for r in kept for t in (*r.prompt.token_ids, *r.completion.token_ids)]),
             start=start,
             length=total,
             row=torch.tensor(keep),
-            at=start[seq] + prompt_length[seq] - 1 + offset,
+            at=at,
             token_ids=torch.tensor([t for r in kept for t in r.completion.token_ids]),
             seq=seq,
             advantage=torch.tensor([advantage[i] for i in keep], dtype=self.dtype)[seq],

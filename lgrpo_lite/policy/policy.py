@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.policy.load import attach_adapter, compute_dtype, device_of, load_base, load_tokenizer
@@ -80,8 +80,7 @@ class Policy:
         positions that predict a completion token reach the head.
         """
         width = int(batch.length.max())
-        row = torch.repeat_interleave(torch.arange(batch.num_sequences), batch.length)
-        column = torch.arange(len(batch.input_ids)) - batch.start[row]
+        column, row = ranges(torch.zeros_like(batch.length), batch.length)
         ids = torch.zeros(batch.num_sequences, width, dtype=torch.long)
         ids[row, column] = batch.input_ids
         with self.compute():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
@@ -38,7 +38,8 @@ class Run:
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""
         logp, entropy = torch.empty_like(batch.sampler_logp), torch.empty_like(batch.sampler_logp)
+        count = torch.bincount(batch.seq, minlength=batch.num_sequences)
         for rows in batch.micro_rows(self.recipe.memory.micro_tokens):
-            at = torch.cat([torch.nonzero(batch.seq == s).flatten() for s in rows])
+            at, _ = ranges((count.cumsum(0) - count)[rows], count[rows])
             logp[at], entropy[at] = self.policy.logprobs(batch.select(rows))
         return logp, entropy
