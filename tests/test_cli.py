@@ -164,10 +164,12 @@ def test_the_main_job_leaves_what_it_promises(done):
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
-def test_export_again(done, tmp_path, capfd, kind):
+def test_export_again(done, tmp_path, kind):
     path, _ = done
-    assert lgrpo("export", path, kind, "--json") == 0
-    report = json.loads(capfd.readouterr().out)
+    argv = [sys.executable, "-m", "lgrpo_lite", "export", str(path), kind, "--json"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert result.stderr == ""  # what the libraries say is in logs/export.log
+    report = json.loads(result.stdout)
     assert report["ok"] and Path(report["result"]["out"]).is_dir()
     assert lgrpo("export", "one", kind, "--runs", path.parent, "--out", tmp_path / "x", "--checkpoint", "best") == 0
 

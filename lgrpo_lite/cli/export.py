@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = check(load_recipe(str(path / "config.resolved.yaml")))
     demand(recipe)
+    log_to(path / "logs" / "export.log")
     result = _export(recipe, path, kind, out, args)
     if args.json:
         print(json.dumps({"schema": 1, "ok": True, "command": "export", "result": result, "warnings": []}))

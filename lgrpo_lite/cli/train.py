@@ -128,7 +128,7 @@ def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: boo
     folder.write("config.yaml", source)
     folder.write("env.json", json.dumps(_environment(), indent=1))
     folder.set_status("starting", folder.status.get("step", 0))
-    _log_to(folder.log_path)
+    log_to(folder.log_path)
     print(f"run {folder.path}", file=sys.stderr)
     ui = "none" if args.json else args.ui
     try:
@@ -203,8 +203,9 @@ def _environment() -> dict:
     return {"python": platform.python_version(), "system": platform.platform(), "packages": have, "cpus": os.cpu_count()}
 
 
-def _log_to(path: Path) -> None:
-    """Libraries log to the run's file, not to the terminal."""
+def log_to(path: Path) -> None:
+    """Libraries log to that file, not to the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(filename=path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
