@@ -1,8 +1,14 @@
 """The command line: (argv, exit code, words), and the main job in small."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -189,6 +195,27 @@ def test_watch_shows_a_finished_run_and_draws_it(done, tmp_path, capfd):
     assert "before" in out and "step 2/2" in err
     assert lgrpo("watch", path, "--svg", tmp_path / "view.svg") == 0
     assert "token" in (tmp_path / "view.svg").read_text() and "preference" in (tmp_path / "view.svg").read_text()
+
+
+def test_the_live_view_draws_on_a_terminal_and_leaves_it_clean(tmp_path):
+    """A real pseudo-terminal of 100×30: the alternate screen is entered, shows the panels, and is left again."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    argv = [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", "--runs", str(tmp_path), *SMALL, "train.steps=4"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")} | {"TERM": "xterm-256color"}
+    process = subprocess.Popen(argv, stderr=theirs, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a terminal whose other side was closed
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert seen.count(b"\x1b[?1049h") == seen.count(b"\x1b[?1049l") == 1
+    assert seen.rfind(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")  # the cursor is visible again
+    for words in ("token preference", "reward", "training"):
+        assert words.encode() in seen, words
+    assert "before" in out.decode()
 
 
 def test_json_is_one_object_on_stdout(tmp_path, capfd):
