@@ -26,8 +26,8 @@ class About(Section):
 
 
 class Lora(Section):
-    rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
+    rank: int = Field(default=16, ge=1, description="of the matrices A and B")
+    alpha: int = Field(default=32, ge=1, description="the adapter is scaled by alpha/rank")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | list[str] = Field(default="all-linear", description="module names, or all-linear")
     rslora: bool = Field(default=False, description="scale by alpha/sqrt(rank) instead of alpha/rank")
@@ -39,18 +39,18 @@ class Model(Section):
     weights: Literal["nf4", "bf16", "fp32"] = Field(default="bf16", description="how the base weights are held")
     lora: Lora | None = Field(default_factory=Lora, description="null trains all parameters")
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
-    max_new_tokens: int = Field(default=512, ge=1)
+    max_new_tokens: int = Field(default=512, ge=1, description="an answer is cut here")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 is fastest for tiny models; null leaves torch's")
 
 
 class Source(Section):
     """Questions and gold answers: `path` (a local JSONL file) wins over `hf` (the Hub), `task` is generated."""
 
-    path: str | None = None
+    path: str | None = Field(default=None, description="local JSONL file, relative to the current folder")
     hf: str | None = Field(default=None, description="data set on the Hub")
-    config: str | None = None
-    split: str = "train"
-    task: Literal["arithmetic"] | None = None
+    config: str | None = Field(default=None, description="configuration of the data set on the Hub")
+    split: str = Field(default="train", description="of the data set; a task has train and heldout")
+    task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
     prompt: str = Field(default="question", description="column of the question")
     answer: str = Field(default="answer", description="column of the gold answer")
     answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(default="plain", description="how the gold answer is cut out")
@@ -65,12 +65,12 @@ class Data(Section):
     train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
     eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
     template: Literal["chat", "plain"] = Field(default="chat", description="plain: the question and a line break")
-    system: str | None = None
+    system: str | None = Field(default=None, description="system message, put before every question")
 
 
 class Rollout(Section):
-    engine: str = "auto"
-    prompts_per_step: int = Field(default=16, ge=1)
+    engine: str = Field(default="auto", description="who samples; auto is the fastest in this version")
+    prompts_per_step: int = Field(default=16, ge=1, description="P")
     group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
     temperature: float = Field(default=1.0, gt=0, description="used for sampling and for every log-prob of the update")
     max_redraw: int = Field(default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups")
@@ -103,9 +103,9 @@ class LengthPreference(Section):
 class Trace(Section):
     """GRPO-λ, arXiv:2510.00194."""
 
-    lambda_: float = Field(default=0.99, ge=0, le=1, alias="lambda")
-    gamma: float = Field(default=1.0, ge=0, le=1)
-    style: Literal["recent", "both"] = "both"
+    lambda_: float = Field(default=0.99, ge=0, le=1, alias="lambda", description="the decay of a trace is γλ")
+    gamma: float = Field(default=1.0, ge=0, le=1, description="discount γ")
+    style: Literal["recent", "both"] = Field(default="both", description="W[t,j]: recent b^(t-j), both max(b^(t-j), b^j)")
     mode: Literal["trace", "weight", "terminal"] = Field(
         default="trace", description="where the trace acts; trace is the paper's"
     )
@@ -121,14 +121,16 @@ class Algorithm(Section):
     """`use` is a row of NAMED; any other key replaces that part of the row, `null` switches it off."""
 
     use: str = "length_preference"
-    advantage: Literal["mean_std", "mean_only"] = "mean_std"
+    advantage: Literal["mean_std", "mean_only"] = Field(default="mean_std", description="R - mean, divided by std or not")
     advantage_std: Literal["sample", "population"] = Field(default="sample", description="standard deviation of mean_std")
     advantage_floor: float | None = Field(default=None, le=0, description="negative advantages are raised to this")
     admit: Literal["all", "varied"] = Field(default="all", description="varied: redraw groups whose rewards are all equal")
     mask_truncated: bool = Field(default=False, description="answers cut at max_new_tokens carry no loss")
     clip: Clip = Clip()
     kl: Kl = Kl()
-    reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "constant"] = "sequence_mean"
+    reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "constant"] = Field(
+        default="sequence_mean", description="how token terms add up to the loss"
+    )
     reduce_constant: int | None = Field(default=None, ge=1, description="M of reduce=constant; null is model.max_new_tokens")
     length_preference: LengthPreference | None = None
     trace: Trace | None = None
@@ -138,7 +140,7 @@ class Algorithm(Section):
 
 class Reward(Section):
     use: str = Field(default="numeric", description="a name of the rewards table, or file.py:function")
-    weight: float = 1.0
+    weight: float = Field(default=1.0, description="in the weighted sum")
     extract: Literal["final", "gsm8k", "boxed"] = Field(
         default="final", description="where the answer stands; final: anywhere usual"
     )
@@ -146,10 +148,10 @@ class Reward(Section):
 
 
 class Optim(Section):
-    lr: float = Field(default=1e-5, gt=0)
-    scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr: float = Field(default=1e-5, gt=0, description="of the policy's AdamW")
+    scheduler: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warm-up")
+    warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the policy")
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
     updates_per_batch: int = Field(default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs")
@@ -162,13 +164,13 @@ class Memory(Section):
 
 
 class Keep(Section):
-    last: int = Field(default=2, ge=1)
-    best: int = Field(default=1, ge=0, le=1)
+    last: int = Field(default=2, ge=1, description="newest checkpoints kept")
+    best: int = Field(default=1, ge=0, le=1, description="1: also keep the one with the best evaluation")
 
 
 class Train(Section):
-    steps: int = Field(default=200, ge=1)
-    save_every: int = Field(default=20, ge=1)
+    steps: int = Field(default=200, ge=1, description="rounds of sampling and updating")
+    save_every: int = Field(default=20, ge=1, description="steps between checkpoints")
     eval_every: int | None = Field(default=None, ge=1, description="null: only before and after")
     keep: Keep = Keep()
     time_limit: float | None = Field(default=None, gt=0, description="minutes; the run then saves and exits 75")
@@ -176,7 +178,7 @@ class Train(Section):
 
 class Eval(Section):
     k: int = Field(default=1, ge=1, description="samples a problem")
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="of the evaluation's samples")
     greedy: bool = Field(default=True, description="also score one greedy answer a problem")
 
 

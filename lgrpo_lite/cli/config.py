@@ -5,6 +5,7 @@ import json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lgrpo-lite config [KEY …] [--json]"
     parser.add_argument("words", nargs="*", metavar="KEY", help="only keys that begin so, e.g. algorithm.trace")
     parser.add_argument("--json", action="store_true", help="the JSON schema")
 

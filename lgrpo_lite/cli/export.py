@@ -12,7 +12,8 @@ from lgrpo_lite.errors import ConfigError, DataError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="RUN adapter|merged", help="a run folder or its name, and the format")
+    parser.usage = "lgrpo-lite export RUN adapter|merged [options]"
+    parser.add_argument("words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then adapter or merged")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"

@@ -16,7 +16,8 @@ FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep", "tr
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="FILE [key=value …]", help="a recipe file, and settings to change")
+    parser.usage = "lgrpo-lite train FILE [key=value …] [options]"
+    parser.add_argument("words", nargs="+", metavar="FILE", help="a recipe file, then settings to change as key=value")
     add_options(parser)
 
 

@@ -6,7 +6,8 @@ from lgrpo_lite.cli.train import describe
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="FILE|NAME [key=value …]", help="a recipe, and settings to change")
+    parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict]"
+    parser.add_argument("words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value")
     parser.add_argument("--strict", action="store_true", help="also demand a pinned revision of a model on the Hub")
 
 

@@ -11,6 +11,7 @@ from lgrpo_lite.errors import ConfigError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lgrpo-lite watch RUN [options]"
     parser.add_argument("words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument("--svg", type=Path, help="write the view as a picture instead of showing it")
