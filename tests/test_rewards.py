@@ -114,6 +114,12 @@ def test_a_fault_of_the_users_reward_is_missing_never_zero(tmp_path, name, value
     assert all(math.isfinite(r) for r in group.rewards)
 
 
+def test_why_a_reward_failed_is_logged(tmp_path, caplog):
+    (tmp_path / "mine.py").write_text(USER)
+    reward_sum(Reward(use=f"{tmp_path}/mine.py:broken")).score(PROMPT, completion("#### 4"))
+    assert "a reward failed on prompt 0" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("reward", "error", "words"),
     [

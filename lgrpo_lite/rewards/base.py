@@ -6,6 +6,7 @@ an Outcome. `use: file.py:function` takes one of the user's own.
 
 import importlib.util
 import inspect
+import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ def _call(function: Callable, wanted: list[str], prompt: Prompt, completion: Com
         value = float(value)
     except TimeoutError:
         return None, Outcome.timeout
-    except Exception:  # a user's function may raise anything; the count of missing rewards is shown every step
+    except Exception:  # a user's function may raise anything; missing rewards are counted every step, the cause is in the log
+        logging.getLogger(__name__).exception("a reward failed on prompt %s", prompt.id)
         return None, Outcome.error
     if not math.isfinite(value) or abs(value) > MAX_REWARD:
         return None, Outcome.error
