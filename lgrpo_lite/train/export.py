@@ -44,8 +44,8 @@ def export_merged(
     partial = _partial(out)
     partial.mkdir()
     other = base == "original" and recipe.model.weights == "nf4"
-    original = _original(recipe, policy.dtype) if other else None
     try:
+        original = _original(recipe, policy.dtype) if other else None
         merge.write_shards(merge.merged_tensors(policy.model, policy.dtype, original), partial)
         _write_config(policy, recipe, partial)
         result = _verify(policy, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other)
