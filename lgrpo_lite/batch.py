@@ -5,11 +5,15 @@ Letters used in shapes throughout the package:
     V vocabulary · D hidden
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from lgrpo_lite.types import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,8 @@ class TrainBatch:
     advantage: Float[Tensor, " T"]  # A
     weight: Float[Tensor, " T"]  # fixed token weights, 1 unless a part says otherwise
     coef: Float[Tensor, " T"]  # the normaliser: the loss is a plain sum of coef · weight · gain
-    sampler_logp: Float[Tensor, " T"]  # log-prob under the policy that sampled, as the engine reported it
+    sampler_logp: Float[Tensor, " T"]  # log-prob under the policy that sampled, by the engine; NaN: not of this prompt
+    off: Bool[Tensor, " S"]  # answers sampled under another prompt than they are trained under
     step_length: Int[Tensor, " R"]  # completion tokens of every rollout of the step
     step_group: Int[Tensor, " R"]  # its group
     old_logp: Float[Tensor, " T"] | None = None  # at the start of the batch; None: this very update is the first
@@ -53,23 +58,85 @@ class TrainBatch:
             for name in ("token_ids", "advantage", "weight", "coef", "sampler_logp", "old_logp", "ref_logp")
         }
         return replace(
-            self, input_ids=self.input_ids[model], start=start, length=length, row=self.row[keep], at=at, seq=seq, **per_token
+            self,
+            input_ids=self.input_ids[model],
+            start=start,
+            length=length,
+            row=self.row[keep],
+            off=self.off[keep],
+            at=at,
+            seq=seq,
+            **per_token,
         )
 
-    def micro_rows(self, budget: int) -> list[Int[Tensor, " _"]]:
-        """Sequences grouped by similar length, at most `budget` padded tokens a group (at least one sequence)."""
-        order = sorted(range(self.num_sequences), key=lambda s: -int(self.length[s]))
+    def micro_rows(self, budget: int, *, whole_groups: bool = False) -> list[Int[Tensor, " _"]]:
+        """Sequences grouped by similar length, at most `budget` padded tokens a group (at least one sequence).
+
+        whole_groups keeps the answers of a rollout group together, even where that is more than the budget.
+        """
+        units: dict[int, list[int]] = {}
+        for s, row in enumerate(self.row.tolist()):
+            units.setdefault(int(self.step_group[row]) if whole_groups else row, []).append(s)
+        longest = {unit: max(int(self.length[s]) for s in rows) for unit, rows in units.items()}
         parts: list[list[int]] = []
-        for s in order:
-            if parts and (len(parts[-1]) + 1) * int(self.length[parts[-1][0]]) <= budget:
-                parts[-1].append(s)
+        width = 0
+        for unit in sorted(units, key=lambda unit: -longest[unit]):
+            if parts and (len(parts[-1]) + len(units[unit])) * width <= budget:
+                parts[-1] += units[unit]
             else:
-                parts.append([s])
+                parts.append(list(units[unit]))
+                width = longest[unit]
         return [torch.tensor(part) for part in parts]
 
-    def split(self, budget: int) -> list["TrainBatch"]:
+    def split(self, budget: int, *, whole_groups: bool = False) -> list["TrainBatch"]:
         """Micro-batches of whole sequences, at most `budget` padded tokens each."""
-        return [self.select(rows) for rows in self.micro_rows(budget)]
+        return [self.select(rows) for rows in self.micro_rows(budget, whole_groups=whole_groups)]
+
+
+def flatten(
+    rollouts: Sequence[Rollout],
+    keep: Sequence[int],
+    shown: Sequence[int],
+    credits: Sequence[float | list[float]],
+    coef: Float[Tensor, " R"],
+    length: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    dtype: torch.dtype,
+) -> TrainBatch:
+    """The rollouts `keep`, end to end. The first `shown` tokens of an answer are context, as its prompt is."""
+    kept = [rollouts[i] for i in keep]
+    context = torch.tensor([len(rollouts[i].prompt.token_ids) + shown[i] for i in keep])
+    total = context + length[keep]
+    start = total.cumsum(0) - total
+    at, seq = ranges(start + context - 1, length[keep])  # a token is predicted one place before it stands
+    answers = [rollouts[i].completion.token_ids[shown[i] :] for i in keep]
+    advantage = [a for i, ids in zip(keep, answers, strict=True) for a in _per_token(credits[i], shown[i], len(ids))]
+    return TrainBatch(
+        input_ids=torch.tensor([t for r in kept for t in (*r.prompt.token_ids, *r.completion.token_ids)]),
+        start=start,
+        length=total,
+        row=torch.tensor(keep),
+        at=at,
+        token_ids=torch.tensor([t for ids in answers for t in ids]),
+        seq=seq,
+        advantage=torch.tensor(advantage, dtype=dtype),
+        weight=torch.ones(len(seq), dtype=dtype),
+        coef=coef[keep].to(dtype)[seq],
+        sampler_logp=torch.tensor([x for r, ids in zip(kept, answers, strict=True) for x in _sampled(r, len(ids))], dtype=dtype),
+        off=torch.tensor([r.off for r in kept]),
+        step_length=length,
+        step_group=group,
+    )
+
+
+def _per_token(credit: float | list[float], shown: int, count: int) -> list[float]:
+    return credit[shown:] if isinstance(credit, list) else [credit] * count
+
+
+def _sampled(rollout: Rollout, count: int) -> list[float]:
+    """Log-probs of the last `count` tokens under the sampler; NaN for those it was given, or saw under another prompt."""
+    known = rollout.completion.logprobs or ()
+    return [math.nan] * (count - len(known)) + list(known)
 
 
 def ranges(start: Int[Tensor, " K"], length: Int[Tensor, " K"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:

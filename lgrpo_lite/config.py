@@ -7,15 +7,10 @@ is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
+from lgrpo_lite.algorithm import Algorithm, Section
 from lgrpo_lite.yaml_marks import Marks
-
-
-class Section(BaseModel):
-    """Base of every section: closed and immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class About(Section):
@@ -53,6 +48,8 @@ class Source(Section):
     task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
     prompt: str = Field(default="question", description="column of the question")
     answer: str = Field(default="answer", description="column of the gold answer")
+    solution: str | None = Field(default=None, description="column of a worked solution, for algorithm.guide; a task has its own")
+    rubric: str | None = Field(default=None, description="column of the criteria, for the reward `rubric`")
     answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(default="plain", description="how the gold answer is cut out")
     limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
 
@@ -77,65 +74,14 @@ class Rollout(Section):
     batch_rows: int = Field(default=256, ge=1, description="sequences generated at once by the transformers engine")
 
 
-class Clip(Section):
-    low: float = Field(default=0.2, ge=0)
-    high: float = Field(default=0.2, ge=0)
+class Endpoint(Section):
+    """A judge behind an OpenAI-compatible HTTP interface; read by judge=endpoint."""
 
-
-class Kl(Section):
-    coef: float = Field(default=0.0, ge=0, description="β; 0 asks for no reference pass")
-    estimator: Literal["k1", "k2", "k3"] = "k3"
-    weighted: bool = Field(default=False, description="multiply the KL term by the token weights too")
-
-
-class LengthPreference(Section):
-    """λ-GRPO, arXiv:2510.06870."""
-
-    lambda_init: float = 0.0
-    r: float = Field(default=1 / 9, gt=0, description="reduction of the standardised length, h = 1 + r z")
-    lr: float = Field(default=0.1, ge=0, description="of λ's own SGD")
-    clamp: tuple[float, float] | None = Field(default=(-5.0, 5.0), description="bounds of λ after a step; null as in the paper")
-    freeze: bool = Field(default=False, description="keep λ at lambda_init")
-    normalizer: Literal["softmax", "power"] = Field(default="softmax", description="softmax: f = G softmax(h^λ), the paper's")
-    length_std: Literal["population", "sample"] = "population"
-
-
-class Trace(Section):
-    """GRPO-λ, arXiv:2510.00194."""
-
-    lambda_: float = Field(default=0.99, ge=0, le=1, alias="lambda", description="the decay of a trace is γλ")
-    gamma: float = Field(default=1.0, ge=0, le=1, description="discount γ")
-    style: Literal["recent", "both"] = Field(default="both", description="W[t,j]: recent b^(t-j), both max(b^(t-j), b^j)")
-    mode: Literal["trace", "weight", "terminal"] = Field(
-        default="trace", description="where the trace acts; trace is the paper's"
-    )
-    floor: float = Field(default=0.0, ge=0, le=1, description="lower bound of a trace weight")
-    normalize: Literal["none", "mean"] = Field(default="none", description="mean: divide by a token's mean weight in its answer")
-
-
-class RolloutCorrection(Section):
-    cap: float = Field(default=2.0, gt=0, description="bound of the weight π_trainer/π_sampler of a token")
-
-
-class Algorithm(Section):
-    """`use` is a row of NAMED; any other key replaces that part of the row, `null` switches it off."""
-
-    use: str = "length_preference"
-    advantage: Literal["mean_std", "mean_only"] = Field(default="mean_std", description="R - mean, divided by std or not")
-    advantage_std: Literal["sample", "population"] = Field(default="sample", description="standard deviation of mean_std")
-    advantage_floor: float | None = Field(default=None, le=0, description="negative advantages are raised to this")
-    admit: Literal["all", "varied"] = Field(default="all", description="varied: redraw groups whose rewards are all equal")
-    mask_truncated: bool = Field(default=False, description="answers cut at max_new_tokens carry no loss")
-    clip: Clip = Clip()
-    kl: Kl = Kl()
-    reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "constant"] = Field(
-        default="sequence_mean", description="how token terms add up to the loss"
-    )
-    reduce_constant: int | None = Field(default=None, ge=1, description="M of reduce=constant; null is model.max_new_tokens")
-    length_preference: LengthPreference | None = None
-    trace: Trace | None = None
-    prefix_share: bool = Field(default=False, description="divide a token's loss by its process-set size, arXiv:2509.21154")
-    rollout_correction: RolloutCorrection | None = RolloutCorrection()
+    url: str = Field(description="base address, e.g. http://127.0.0.1:8000/v1")
+    model: str = Field(description="name of the model there")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; null sends none")
+    timeout: float = Field(default=60.0, gt=0, description="seconds a request; a request that fails leaves the reward missing")
+    parallel: int = Field(default=8, ge=1, description="requests at once")
 
 
 class Reward(Section):
@@ -145,6 +91,17 @@ class Reward(Section):
         default="final", description="where the answer stands; final: anywhere usual"
     )
     pattern: str | None = Field(default=None, description="regular expression for `format`")
+    limit: int | None = Field(
+        default=None, ge=1, description="longest answer of `overlong`, tokens; null is model.max_new_tokens"
+    )
+    cache: int = Field(default=4096, ge=1, description="tokens before `limit` over which `overlong` falls to -1")
+    judge: Literal["policy", "endpoint"] = Field(
+        default="policy", description="who judges criteria of `rubric` that carry no rule; policy: with its adapter off"
+    )
+    endpoint: Endpoint | None = Field(default=None, description="where judge=endpoint asks")
+    override: Literal["factual", "none"] = Field(
+        default="factual", description="factual: a `rubric` whose factual criteria all hold gives 1"
+    )
 
 
 class Optim(Section):

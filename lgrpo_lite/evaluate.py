@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lgrpo_lite.engines.base import SamplingParams
+from lgrpo_lite.engines.base import Sampler, SamplingParams
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Completion, Outcome, Prompt
 
@@ -47,14 +47,13 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False) -> E
                 return None
             block = run.eval_prompts[begin : begin + BLOCK]
             answers = sampler.generate(block, settings.k, SamplingParams(settings.temperature, limit))
-            for prompt, completions in zip(block, answers, strict=True):
-                marks = _right(run, prompt, completions)
+            for completions, marks in zip(answers, _right(run, sampler, block, answers), strict=True):
                 missing += len(completions) - len(marks)
                 if marks:
                     sampled.append((statistics.fmean(marks), completions))
             if settings.greedy:
                 best = sampler.generate(block, 1, SamplingParams(0.0, limit))
-                greedy += [mark for prompt, one in zip(block, best, strict=True) for mark in _right(run, prompt, one)]
+                greedy += [mark for marks in _right(run, sampler, block, best) for mark in marks]
     if not sampled:
         return None
     scores = [score for score, _ in sampled]
@@ -73,6 +72,6 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False) -> E
     )
 
 
-def _right(run: Run, prompt: Prompt, completions: Sequence[Completion]) -> list[bool]:
-    scores = [run.reward.score(prompt, completion) for completion in completions]
-    return [score.outcome is Outcome.ok for score in scores if score.value is not None]
+def _right(run: Run, sampler: Sampler, prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]]) -> list[list[bool]]:
+    scores = run.reward.scores(prompts, answers, run.tools(sampler).judge)
+    return [[score.outcome is Outcome.ok for score in row if score.value is not None] for row in scores]

@@ -9,6 +9,17 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """One line of a rubric (RGR-GRPO, arXiv:2511.12344). `rule` None: a judge decides whether `text` holds."""
+
+    text: str  # what must hold, for people and judges
+    kind: Literal["factual", "process"]
+    weight: float
+    rule: Literal["regex", "numeric", "unit"] | None = None
+    value: str = ""  # of the rule: a pattern, a number, a unit
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One question, as token ids decided once when the data was read."""
 
@@ -16,6 +27,8 @@ class Prompt:
     text: str  # the question as a person reads it, before the template
     token_ids: tuple[int, ...]  # what the model reads: template applied, tokenised once
     reference: str  # the gold answer, extracted
+    solution_ids: tuple[int, ...] = ()  # a worked solution, for algorithms that show a piece of it
+    rubric: tuple[Criterion, ...] = ()  # criteria of the reward `rubric`
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +36,11 @@ class Completion:
     """One sampled answer. The token ids are the truth; the text is for rewards and people."""
 
     token_ids: tuple[int, ...]  # sampled ids, the end-of-sequence token included when it was sampled
-    logprobs: tuple[float, ...]  # log-probability of each id under the sampler, at the sampling temperature
+    logprobs: tuple[float, ...] | None  # of each id under the sampler, at its temperature; None: not under the trained prompt
     text: str  # decoded, special tokens left out
     finish_reason: Literal["stop", "length"]  # "length": truncated at max_new_tokens
     policy_version: int  # number of optimiser updates the sampling policy had seen
+    given: int = 0  # leading tokens that were given to the sampler, not sampled
 
 
 class Outcome(enum.StrEnum):
@@ -46,15 +60,19 @@ class Score:
     value: float | None  # weighted sum of the parts
     outcome: Outcome
     parts: dict[str, float] = field(default_factory=dict)  # unweighted value of each reward, by name
+    criteria: tuple[bool, ...] = ()  # which criteria of the prompt's rubric hold
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A prompt, one sampled answer to it, and the answer's score (never missing inside a Group)."""
+    """A prompt, one answer, and the answer's score (never missing inside a Group)."""
 
-    prompt: Prompt
+    prompt: Prompt  # the one the answer is trained under
     completion: Completion
     score: Score
+    off: bool = False  # sampled under another prompt than it is trained under
+    spans: tuple[tuple[int, int], ...] = ()  # steps of the answer, as ranges of tokens
+    values: tuple[float, ...] | None = None  # V at the start of each step, as far as estimated
 
     @property
     def reward(self) -> float:
@@ -69,6 +87,7 @@ class Group:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     missing: int = 0  # rollouts that left because their reward timed out or failed
+    value: float | None = None  # V* of the prompt under the reference, where a cache has it
 
     @property
     def rewards(self) -> list[float]:
@@ -78,6 +97,12 @@ class Group:
     def varied(self) -> bool:
         """Whether two rewards differ, so that a group-relative advantage is not zero throughout."""
         return len(set(self.rewards)) > 1
+
+    @property
+    def mixed(self) -> bool:
+        """Whether two values of the first reward, the verifier's, differ; with weights and formats beside it `varied` is more."""
+        first = [next(iter(r.score.parts.values()), r.reward) for r in self.rollouts]
+        return len(set(first)) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +140,9 @@ class StepRecord:
     weight_median: float | None = None
     weight_long: float | None = None
     length_lambda_grpo: float | None = None  # λ at which the preference would weigh like GRPO, to first order
-    rollout_tokens: int = 0  # completion tokens sampled
+    rollout_tokens: int = 0  # tokens sampled for this step, drafts and probes included
+    rollout_answers: int = 0  # answers sampled for this step, drafts and probes included
+    guide_tokens: int | None = None  # guidance length of the next step (arXiv:2508.13023)
     trained_tokens: int = 0  # completion tokens with a gradient
     seconds: dict[str, float] = field(default_factory=dict)  # by phase: rollout, reward, score, update
 

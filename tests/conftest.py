@@ -8,7 +8,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["lgrpo_lite.batch", "lgrpo_lite.ops", "lgrpo_lite.objective", "lgrpo_lite.policy"], "beartype.beartype")
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import Phase, settings  # noqa: E402
 
-settings.register_profile("lgrpo", deadline=None, derandomize=True, max_examples=60)  # machines are shared: no timed test
+settings.register_profile(
+    "lgrpo", deadline=None, derandomize=True, max_examples=60, phases=(Phase.explicit, Phase.generate)
+)  # machines are shared: no timed test; shrinking a
+# failure through typed tensors takes minutes, and the same example comes again
 settings.load_profile("lgrpo")

@@ -1,5 +1,6 @@
 """What several test files build: groups from plain numbers, and the loss and gradients of an objective on them."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,31 +26,37 @@ class Case:
     groups: list[Group]
     logp: list[list[float]]
     old: list[list[float]]
-    ref: list[list[float]] | None
+    ref: list[list[float]]
+    hidden: list[list[float]]  # mean hidden state of each group's prompt
 
 
 def groups_of(cases: list[dict]) -> Case:
-    """One group per dict of `lengths`, `rewards` and, if given, `logp`, `old_logp`, `ref_logp`, `token_ids`."""
+    """One group per dict of `lengths`, `rewards` and, if given, of
+    `logp`, `old_logp`, `ref_logp`, `token_ids`, `off` (rollouts), `value` (V*)."""
     groups, logp, old, ref = [], [], [], []
     for number, case in enumerate(cases):
         lengths = case["lengths"]
         zeros = [[0.0] * n for n in lengths]
+        off = case.get("off", ())
         prompt = Prompt(str(number), "?", tuple(range(1, number % 3 + 2)), "")
         now, before = case.get("logp", zeros), case.get("old_logp", zeros)
+        ids = case.get("token_ids", [range(n) for n in lengths])
         rollouts = tuple(
             Rollout(
                 prompt,
-                Completion(tuple(ids), tuple(sampled), "", "stop", 0),
+                Completion(tuple(ids[i]), None if i in off else tuple(before[i]), "", "stop", 0),
                 Score(float(reward), Outcome.ok if reward else Outcome.wrong),
+                off=i in off,
+                spans=((0, lengths[i]),) if lengths[i] else (),
+                values=(0.25,),
             )
-            for ids, sampled, reward in zip(
-                case.get("token_ids", [range(n) for n in lengths]), before, case["rewards"], strict=True
-            )
+            for i, reward in enumerate(case["rewards"])
         )
-        groups.append(Group(prompt, rollouts))
+        groups.append(Group(prompt, rollouts, value=case.get("value", 0.5)))
         logp, old = logp + now, old + before
         ref = ref + case.get("ref_logp", zeros)
-    return Case(groups, logp, old, ref)
+    hidden = [case.get("hidden", [math.cos(number * 4 + k) for k in range(4)]) for number, case in enumerate(cases)]
+    return Case(groups, logp, old, ref, hidden)
 
 
 def laid_out(batch: TrainBatch, values: list[list[float]], dtype: torch.dtype) -> torch.Tensor:
@@ -59,20 +66,28 @@ def laid_out(batch: TrainBatch, values: list[list[float]], dtype: torch.dtype) -
 
 def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget: int | None = None) -> Result:
     """Loss and gradients, over micro-batches of `budget` tokens if given. λ's gradient adds up in its .grad."""
-    total = [len(row) for row in case.logp]
-    grads = [torch.zeros(n, dtype=dtype) for n in total]
+    grads = [torch.zeros(len(row), dtype=dtype) for row in case.logp]
     loss = 0.0
     batch = objective.batch(case.groups)
     if batch is not None:
-        ref = laid_out(batch, case.ref, dtype) if objective.parts.kl.coef else None
-        batch = replace(batch, old_logp=laid_out(batch, case.old, dtype), ref_logp=ref)
-        for micro in [batch] if budget is None else batch.split(budget):
-            logp = laid_out(micro, case.logp, dtype).requires_grad_()
-            part, _ = objective(logp, micro)
+        _, chosen = objective.credit(case.groups)
+        first = [sum(len(g.rollouts) for g in case.groups[:i]) for i in range(len(case.groups))]
+        home = [begin + i for begin, rows in zip(first, chosen, strict=True) for i in rows]  # rollouts that were not pruned
+        now, old, ref = ([values[i] for i in home] for values in (case.logp, case.old, case.ref))
+        batch = replace(
+            batch,
+            old_logp=laid_out(batch, old, dtype),
+            ref_logp=laid_out(batch, ref, dtype) if objective.parts.needs_reference else None,
+        )
+        for micro in [batch] if budget is None else batch.split(budget, whole_groups=objective.parts.whole_groups):
+            logp = laid_out(micro, now, dtype).requires_grad_()
+            hidden = torch.tensor(case.hidden, dtype=dtype)[micro.step_group[micro.row]]
+            part, _ = objective(logp, micro, logp.detach().cos(), hidden)
             part.backward()
             loss += part.item()
-            for row, grad in zip(micro.row.tolist(), logp.grad.split([total[r] for r in micro.row.tolist()]), strict=True):
-                grads[row] = grad
+            rows = micro.row.tolist()
+            for row, grad in zip(rows, logp.grad.split([len(now[r]) for r in rows]), strict=True):
+                grads[home[row]] = grad
     lam = objective.preference.lam if objective.preference else None
     lam_grad = None if lam is None else (torch.zeros_like(lam) if lam.grad is None else lam.grad)
     return Result(loss, torch.cat(grads), lam_grad)

@@ -12,7 +12,7 @@ from lgrpo_lite.data.prompts import load, read, tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.policy.load import load_tokenizer
-from lgrpo_lite.types import Prompt
+from lgrpo_lite.types import Criterion, Prompt
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,100 @@ def test_gold_answers(tmp_path, answer, extract, gold):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"question": "q", "answer": answer, "id": "a"}), "utf-8")
     assert [(r.id, r.reference) for r in read(Source(path=str(path), answer_extract=extract), "")] == [("a", gold)]
+
+
+ROW = {"question": "q", "answer": "1", "worked": "#### 1"}
+RUBRIC = [
+    {"text": "gets 83", "kind": "factual", "weight": 2, "numeric": 83},
+    {"text": "names the speed", "unit": " km/h ", "regex": None},  # the Hub fills keys with null
+    {"text": "ends well", "regex": "#### \\d+$"},
+    {"text": "half of it", "numeric": "1/2"},
+    {"text": "is polite", "weight": 0.5},
+]
+
+
+@pytest.mark.parametrize("rubric", [RUBRIC, json.dumps(RUBRIC)], ids=["list", "JSON"])
+def test_solutions_and_rubrics(tmp_path, tokenizer, rubric):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW | {"criteria": rubric}), "utf-8")
+    data = Data(train=[Source(path=str(path), solution="worked", rubric="criteria")], template="plain")
+    ((prompt,), _) = load(data.train, data, tokenizer, 100, str)
+    assert tokenizer.decode(prompt.solution_ids) == "#### 1"
+    assert prompt.rubric == (
+        Criterion("gets 83", "factual", 2.0, "numeric", "83"),
+        Criterion("names the speed", "process", 1.0, "unit", "km/h"),
+        Criterion("ends well", "process", 1.0, "regex", "#### \\d+$"),
+        Criterion("half of it", "process", 1.0, "numeric", "1/2"),
+        Criterion("is polite", "process", 0.5),
+    )
+    plain = Data(train=[Source(path=str(path))], template="plain")
+    ((prompt,), _) = load(plain.train, plain, tokenizer, 100, str)
+    assert (prompt.solution_ids, prompt.rubric) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("rubric", "words"),
+    [
+        ([], "no list of criteria"),
+        ({"text": "a"}, "no list of criteria"),
+        (None, "no list of criteria"),
+        ("[", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("7", "no list of criteria"),
+        ([{"text": "a"}, "b"], "criterion 2 in column 'criteria': not an object"),
+        ([{"text": "a", "wieght": 2}], "unknown key 'wieght', did you mean 'weight'"),
+        ([{"kind": "factual"}], "no text"),
+        ([{"text": " "}], "no text"),
+        ([{"text": "a", "kind": "fact"}], "kind 'fact'"),
+        ([{"text": "a", "kind": []}], "kind"),
+        ([{"text": "a", "weight": 0}], "weight 0"),
+        ([{"text": "a", "weight": -1}], "weight -1"),
+        ([{"text": "a", "weight": "2"}], "weight '2'"),
+        ([{"text": "a", "weight": True}], "weight True"),
+        ([{"text": "a", "weight": float("nan")}], "weight nan"),
+        ([{"text": "a", "weight": 1e308}], "weight 1e"),
+        ([{"text": "a", "regex": "("}], "no regular expression"),
+        ([{"text": "a", "regex": "a{99999999999999999999}"}], "no regular expression"),
+        ([{"text": "a", "regex": ""}], "give regex as text"),
+        ([{"text": "a", "numeric": "twelve"}], "'twelve' is no number"),
+        ([{"text": "a", "numeric": True}], "give numeric as text"),
+        ([{"text": "a", "numeric": float("inf")}], "is no number"),
+        ([{"text": "a", "unit": 3}], "give unit as text"),
+        ([{"text": "a", "unit": "km", "numeric": 3}], "numeric and unit at once"),
+    ],
+)
+def test_a_bad_criterion_is_named(tmp_path, rubric, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n" + json.dumps(ROW | {"criteria": rubric}), "utf-8")
+    with pytest.raises(DataError, match=words) as error:
+        list(read(Source(path=str(path), rubric="criteria"), "here"))
+    assert error.value.where == f"{path}:2" and error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"solution": "steps"}, "no column 'steps'"),
+        ({"rubric": "steps"}, "no column 'steps'"),
+        ({"solution": "number"}, "holds no text"),
+        ({"solution": "blank"}, "holds no text"),
+    ],
+)
+def test_a_bad_solution_is_named(tmp_path, source, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW | {"number": 7, "blank": " "}), "utf-8")
+    with pytest.raises(DataError, match=words) as error:
+        list(read(Source(path=str(path), **source), "here"))
+    assert error.value.where == f"{path}:1" and error.value.fix
+
+
+def test_a_task_has_solutions_and_no_rubric(tokenizer):
+    data = Data(train=[Source(task="arithmetic", limit=5)], template="plain")
+    prompts, _ = load(data.train, data, tokenizer, 100, str)
+    made = itertools.islice(problems(0, "train"), 5)
+    assert [tokenizer.decode(p.solution_ids) for p in prompts] == [p.solution("steps") for p in made]
+    with pytest.raises(DataError, match="no column 'criteria'"):
+        list(read(Source(task="arithmetic", rubric="criteria"), "here"))
 
 
 def test_missing_file_and_empty_set(tmp_path, tokenizer):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import groups_of, value_and_grads
 
-from lgrpo_lite.config import Algorithm, Clip, Kl, LengthPreference, Trace
+from lgrpo_lite.algorithm import Algorithm, Clip, Kl, LengthPreference, Trace
 from lgrpo_lite.objective.named import NAMED, complete
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.objective.weight import grpo_lambda, prefix_share
@@ -34,7 +34,7 @@ def cases(draw, most: int = 4):
 
 
 def objective(parts: Algorithm) -> Objective:
-    return Objective(parts, max_new_tokens=16, dtype=torch.float64)
+    return Objective(parts, max_new_tokens=16, hidden=4, dtype=torch.float64)
 
 
 def same(left: Algorithm, right: Algorithm, case: list[dict]) -> None:
@@ -75,6 +75,8 @@ def test_trace_and_weight_modes_agree_on_policy(case):
 @given(case=cases(), name=st.sampled_from(sorted(NAMED)), budget=st.integers(1, 60))
 def test_any_split_gives_the_same_gradient(case, name, budget):
     parts = complete(Algorithm(use=name), "here")
+    if parts.advantage == "beta":
+        case = [c | {"rewards": [float(r > 0) for r in c["rewards"]]} for c in case]
     whole = value_and_grads(objective(parts), groups_of(case), torch.float64)
     split = value_and_grads(objective(parts), groups_of(case), torch.float64, budget=budget)
     torch.testing.assert_close(split.logp_grad, whole.logp_grad, rtol=1e-13, atol=1e-15)
@@ -83,11 +85,12 @@ def test_any_split_gives_the_same_gradient(case, name, budget):
         torch.testing.assert_close(split.lam_grad, whole.lam_grad, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", [name for name, row in sorted(NAMED.items()) if row().compares_answers])
 def test_equal_rewards_teach_nothing(name):
     case = groups_of([{"lengths": [3, 5], "rewards": [1, 1]}, {"lengths": [2, 2], "rewards": [0, 0]}])
     parts = complete(Algorithm(use=name, kl=Kl(coef=0.0)), "here")
-    assert objective(parts).batch(case.groups) is None
+    batch = objective(parts).batch(case.groups)
+    assert (batch is not None) == (parts.surrogate == "residual")  # which pulls towards its anchor all the same
 
 
 def test_a_silent_group_counts_in_the_normaliser_but_sees_no_forward():

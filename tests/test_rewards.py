@@ -8,7 +8,7 @@ from lgrpo_lite.answers import as_number, final_answer
 from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.rewards.base import RewardSum
-from lgrpo_lite.rewards.text import exact, numeric
+from lgrpo_lite.rewards.text import exact, numeric, overlong
 from lgrpo_lite.types import Completion, Outcome, Prompt
 
 PROMPT = Prompt("0", "What is 2+2?", (1,), "4")
@@ -72,6 +72,38 @@ def test_exact_does_not_compare_numbers():
     assert exact("#### a b", "ab", extract="final") == (1.0, Outcome.ok)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "value"),
+    [(1, 0.0), (16384, 0.0), (16385, -0.000244140625), (18432, -0.5), (20480, -1.0), (20481, -1.0), (10**6, -1.0)],
+)
+def test_overlong(tokens, value):
+    assert overlong(tokens, limit=20480, cache=4096) == (value, Outcome.ok)
+
+
+def test_overlong_counts_tokens_up_to_the_longest_answer():
+    answer = Completion((7,) * 9, (0.0,) * 9, "#### 4", "length", 0)
+    rewards = [Reward(use="numeric"), Reward(use="overlong", cache=4)]
+    score = RewardSum(rewards, lambda key: key, max_new_tokens=10).score(PROMPT, answer)
+    assert (score.value, score.parts, score.outcome) == (0.25, {"numeric": 1.0, "overlong": -0.75}, Outcome.ok)
+    wider = [rewards[0], Reward(use="overlong", cache=4, limit=20)]
+    assert RewardSum(wider, lambda key: key, max_new_tokens=10).score(PROMPT, answer).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reward", "where", "words"),
+    [
+        (Reward(use="overlong", cache=4), "rewards.0.limit", "longest answer is not known"),
+        (Reward(use="overlong", cache=11, limit=10), "rewards.0.cache", "cache 11 is more than limit 10"),
+        (Reward(use="overlong", pattern="x", limit=10, cache=1), "rewards.0.pattern", "reads no option 'pattern'"),
+        (Reward(use="numeric", limit=10), "rewards.0.limit", "reads no option 'limit'"),
+    ],
+)
+def test_faults_of_overlong(reward, where, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        reward_sum(reward)
+    assert error.value.where == where
+
+
 def reward_sum(*rewards: Reward) -> RewardSum:
     return RewardSum(rewards, lambda key: key)
 
@@ -90,6 +122,8 @@ def broken(completion): return 1 / 0
 def nan(completion, reference): return float("nan")
 def huge(completion): return 1e308
 def good(completion, reference, prompt): return float(reference in completion and prompt.endswith("?"))
+def length(completion_tokens, finish_reason): return completion_tokens / 10 * (finish_reason == "stop")
+def criteria(rubric): return len(rubric)
 def odd(completion, teacher): return 1.0
 """
 
@@ -102,6 +136,8 @@ def odd(completion, teacher): return 1.0
         ("nan", None, Outcome.error),
         ("huge", None, Outcome.error),
         ("good", 1.0, Outcome.ok),
+        ("length", 0.1, Outcome.ok),
+        ("criteria", 0.0, Outcome.wrong),
     ],
 )
 def test_a_fault_of_the_users_reward_is_missing_never_zero(tmp_path, name, value, outcome):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import groups_of, value_and_grads
 
-from lgrpo_lite.config import Algorithm, Clip, Kl, LengthPreference, Trace
+from lgrpo_lite.algorithm import Algorithm, Clip, Kl, LengthPreference, Trace
 from lgrpo_lite.objective import trace
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.objective.weight import LengthPreference as Preference

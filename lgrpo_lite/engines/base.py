@@ -27,8 +27,14 @@ class SamplingParams:
 class Sampler(Protocol):
     policy_version: int
 
-    def generate(self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> list[list[Completion]]:
-        """n completions of each prompt, in order, each stamped with `policy_version`."""
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]:
+        """n completions of each prompt, in order, each stamped with `policy_version`.
+
+        With `prefixes`, one per prompt, a completion is the prefix and what the policy goes on with: `given` tokens of it
+        were not sampled, `logprobs` are those of the rest, and max_new_tokens counts the whole.
+        """
         ...
 
 

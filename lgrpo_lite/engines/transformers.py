@@ -39,27 +39,34 @@ class TransformersSampler:
         self.policy, self.batch_rows = policy, batch_rows
         self.policy_version = policy.version
 
-    def generate(self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> list[list[Completion]]:
-        """n completions of each prompt, in order."""
-        rows = [(i, prompt) for i, prompt in enumerate(prompts) for _ in range(n)]
-        order = sorted(range(len(rows)), key=lambda r: len(rows[r][1].token_ids))
-        done: dict[int, Completion] = {}
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]:
+        """n completions of each prompt, in order; each begins with its prompt's prefix."""
+        prefix = [tuple(p)[: sampling.max_new_tokens] for p in prefixes] if prefixes is not None else [()] * len(prompts)
+        rows = [(prompt.token_ids, given) for prompt, given in zip(prompts, prefix, strict=True) for _ in range(n)]
+        order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]) + len(rows[r][1]))
+        full = [r for r in order if len(rows[r][1]) == sampling.max_new_tokens]
+        done = {r: self._completion([], [], rows[r][1]) for r in full}  # nothing is left to sample
+        order = [r for r in order if r not in done]
         for begin in range(0, len(order), self.batch_rows):
             chunk = order[begin : begin + self.batch_rows]
-            done |= zip(chunk, self._sample([rows[r][1] for r in chunk], sampling), strict=True)
+            done |= zip(chunk, self._sample([rows[r] for r in chunk], sampling), strict=True)
         return [[done[i * n + k] for k in range(n)] for i in range(len(prompts))]
 
     @torch.no_grad()
-    def _sample(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[Completion]:
-        policy, width = self.policy, max(len(p.token_ids) for p in prompts)
-        pad = policy.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(p.token_ids)) + list(p.token_ids) for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts])
+    def _sample(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], sampling: SamplingParams) -> list[Completion]:
+        """One completion per (prompt, prefix). Rows go on together until the one with the most room is full."""
+        policy, read = self.policy, [[*prompt, *given] for prompt, given in rows]
+        pad, width = policy.tokenizer.pad_token_id, max(len(ids) for ids in read)
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in read])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in read])
+        room = [sampling.max_new_tokens - len(given) for _, given in rows]
         tempered = _Tempered(sampling.temperature or 1.0)
         recorder = _Recorder(tempered)
         whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # no truncation: it would bias the ratio
         settings = GenerationConfig(
-            **whole if sampling.temperature > 0 else {"do_sample": False}, max_new_tokens=sampling.max_new_tokens,
+            **whole if sampling.temperature > 0 else {"do_sample": False}, max_new_tokens=max(room),
             eos_token_id=sorted(policy.eos_ids), pad_token_id=pad, use_cache=True,
         )  # fmt: skip
         try:
@@ -80,14 +87,18 @@ class TransformersSampler:
                 ) from error
             raise
         sampled, logp = out[:, width:].tolist(), torch.stack(recorder.logp, 1).tolist()
-        return [self._completion(tokens, row) for tokens, row in zip(sampled, logp, strict=True)]
+        return [
+            self._completion(tokens[:most], row[:most], given)
+            for tokens, row, most, (_, given) in zip(sampled, logp, room, rows, strict=True)
+        ]
 
-    def _completion(self, tokens: list[int], logp: list[float]) -> Completion:
+    def _completion(self, tokens: list[int], logp: list[float], given: Sequence[int]) -> Completion:
         end = next((i + 1 for i, token in enumerate(tokens) if token in self.policy.eos_ids), None)
         count = len(tokens) if end is None else end
-        text = self.policy.tokenizer.decode(tokens[:count], skip_special_tokens=True)
+        whole = (*given, *tokens[:count])
+        text = self.policy.tokenizer.decode(whole, skip_special_tokens=True)
         reason = "length" if end is None else "stop"
-        return Completion(tuple(tokens[:count]), tuple(logp[:count]), text, reason, self.policy_version)
+        return Completion(whole, tuple(logp[:count]), text, reason, self.policy_version, given=len(given))
 
 
 class _Tempered(LogitsProcessor):

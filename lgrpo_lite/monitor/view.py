@@ -81,7 +81,7 @@ def _algorithm(run: RunView) -> str:
 
 
 def _state(run: RunView) -> str:
-    return f"{run.name}: {run.status.get('state', 'starting')}"
+    return f"{run.name}: {run.status.get('state', 'starting')} {run.status.get('progress', '')}".rstrip()
 
 
 def _head(run: RunView) -> Panel:
@@ -90,7 +90,8 @@ def _head(run: RunView) -> Panel:
     done = Table.grid(expand=True, padding=(0, 1))
     done.add_column(ratio=1)
     done.add_column(justify="right")
-    text = f"{run.status.get('state', 'starting')}  step {run.step}/{run.steps}  eta {duration(run.eta)}"
+    state = f"{run.status.get('state', 'starting')} {run.status.get('progress', '')}".rstrip()
+    text = f"{state}  step {run.step}/{run.steps}  eta {duration(run.eta)}"
     done.add_row(ProgressBar(total=max(1, run.steps), completed=run.step), text)
     return Panel(Group(line, done), padding=(0, 1))
 

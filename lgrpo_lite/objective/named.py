@@ -5,13 +5,28 @@ which algorithm it is running. Torch is not needed to read a row.
 
 Common form, per token t of answer i in group x (letters as in batch.py):
 
-    loss = - Σ coef · weight · min(ρ A, clip(ρ, 1-low, 1+high) A)  +  β Σ coef · KL
+    loss = - Σ coef · weight · gain  +  β Σ coef · KL        gain = min(ρ A, clip(ρ, 1-low, 1+high) A) or another surrogate
 """
 
 from typing import Any
 
-from lgrpo_lite.config import Algorithm, Clip, Kl, LengthPreference, Trace
-from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.algorithm import (
+    Algorithm,
+    BestDraft,
+    Clip,
+    Guide,
+    Kl,
+    LengthPreference,
+    ProbeValues,
+    RefineBest,
+    Residual,
+    Select,
+    Shaped,
+    Trace,
+    ValueCache,
+)  # fmt: skip
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.plugin import found
 
 
 def grpo() -> Algorithm:
@@ -23,11 +38,11 @@ def grpo() -> Algorithm:
 
 
 def dapo() -> Algorithm:
-    """DAPO (arXiv:2503.14476): a mean over all tokens of the step, clip-higher, groups without two rewards drawn again.
+    """DAPO (arXiv:2503.14476): a mean over all tokens of the step, clip-higher, groups all right or all wrong drawn again.
 
-    Limit: equal lengths, clip high 0.2, admit all: GRPO without KL.
+    Its length penalty is the reward `overlong`. Limit: equal lengths, clip high 0.2, admit all: GRPO without KL.
     """
-    return Algorithm(use="dapo", reduce="token_mean", clip=Clip(low=0.2, high=0.28), admit="varied")
+    return Algorithm(use="dapo", reduce="token_mean", clip=Clip(low=0.2, high=0.28), admit="mixed")
 
 
 def dr_grpo() -> Algorithm:
@@ -36,6 +51,46 @@ def dr_grpo() -> Algorithm:
     Limit: equal lengths L and M = L: GRPO without the standard deviation.
     """
     return Algorithm(use="dr_grpo", advantage="mean_only", reduce="constant")
+
+
+def bnpo() -> Algorithm:
+    """BNPO (arXiv:2506.02864): A = (R - p)/f(p), f the Beta density of the success rates p of the step. Rewards 0 or 1.
+
+    Limit: all p equal: Dr. GRPO's advantage. Not TRL's loss of that name, which is `bnpo_trl`.
+    """
+    return Algorithm(use="bnpo", advantage="beta", reduce="sequence_mean")
+
+
+def bnpo_trl() -> Algorithm:
+    """TRL's loss_type "bnpo": a token mean in each block of `reduce_rows` answers, then a mean over the blocks.
+
+    Limit: blocks of one answer: GRPO's reduction; one block: DAPO's.
+    """
+    return Algorithm(use="bnpo_trl", reduce="micro_token_mean")
+
+
+def gspo() -> Algorithm:
+    """GSPO (arXiv:2507.18071): one ratio an answer, s = exp(mean of its log-ratios), clipped to 1 - 3e-4, 1 + 4e-4.
+
+    Limit: one update per batch: GRPO without KL, exactly; it differs from optim.updates_per_batch=2 on.
+    """
+    return Algorithm(use="gspo", ratio="sequence", clip=Clip(low=3e-4, high=4e-4))
+
+
+def cispo() -> Algorithm:
+    """CISPO (arXiv:2506.13585): stopgrad(min(ρ, 5)) A log π, a mean over all tokens; no token loses its gradient.
+
+    Limit: one update per batch: the gradient of DAPO without redraws.
+    """
+    return Algorithm(use="cispo", surrogate="cispo", reduce="token_mean")
+
+
+def rloo() -> Algorithm:
+    """RLOO (arXiv:2402.14740): A = R - mean of the other answers of the group.
+
+    Limit: G/(G-1) times the advantage of Dr. GRPO.
+    """
+    return Algorithm(use="rloo", advantage="leave_one_out")
 
 
 def length_preference() -> Algorithm:
@@ -54,19 +109,111 @@ def trace() -> Algorithm:
     return Algorithm(use="trace", advantage_floor=-0.1, trace=Trace(), kl=Kl(coef=0.04))
 
 
-NAMED = {row.__name__: row for row in (grpo, dapo, dr_grpo, length_preference, trace)}
+def prefix_share() -> Algorithm:
+    """λ-GRPO by process sets (arXiv:2509.21154): a token's loss is divided by the number of answers that share its prefix.
+
+    Limit: no two answers begin alike: GRPO.
+    """
+    return Algorithm(use="prefix_share", prefix_share=True, kl=Kl(coef=0.04, weighted=True))
+
+
+def cppo() -> Algorithm:
+    """CPPO (arXiv:2503.22342): GRPO on the answers of largest |A| of each group; 1/k replaces 1/G, A is not computed anew.
+
+    It saves update time, not sampling. As released: select.scope=batch reduce=token_mean. Limit: keep 1: GRPO.
+    """
+    return Algorithm(use="cppo", select=Select(), kl=Kl(coef=0.04))
+
+
+def rebel() -> Algorithm:
+    """REBEL (arXiv:2404.16767): (Δ_i - Δ_j - η (R_i - R_j))² over all pairs of a group, Δ an answer's log-ratio to the sampler.
+
+    Written as the group-centred square times 2G/(G-1), which is the same. Limit: one update per batch: a policy gradient with
+    A = R - mean and tokens summed; it differs from optim.updates_per_batch=2 on.
+    """
+    pairs = Residual(anchor="old", centre="group", pairs=True)
+    return Algorithm(use="rebel", advantage="reward", surrogate="residual", residual=pairs)
+
+
+def a_star_po() -> Algorithm:
+    """A*-PO (arXiv:2505.20686): (β2 Σ_t log π/π_ref - (R - V*))², V* = β1 log mean exp(R/β1) of the reference.
+
+    V* is made before the first step. One answer a prompt is enough: rollout.group_size=1.
+
+    Limit: π = π_ref: REINFORCE with the baseline V*, scaled by 2 β2.
+    """
+    drift = Residual(anchor="ref", slope=1e-3)
+    return Algorithm(use="a_star_po", value_cache=ValueCache(), advantage="value_cache", surrogate="residual", residual=drift)
+
+
+def flowrl() -> Algorithm:
+    """FlowRL (arXiv:2509.15207): w (log Z(q) + mean log π/π_ref - β Â)², β = 15, log Z a head on the prompt, w in 1 ± 0.2.
+
+    As first released: residual.is_form=released. Limit: log Z = the group's centre: `flowrl_group`.
+    """
+    flow = Residual(target=15.0, length_norm=True, centre="learned", is_clip=0.2)
+    return Algorithm(use="flowrl", advantage_eps=1e-6, surrogate="residual", residual=flow)
+
+
+def flowrl_group() -> Algorithm:
+    """FlowRL without a head: the group's mean stands for log Z (as GFlowRL, arXiv:2607.13394, has it). No extra parameters.
+
+    Limit: π = π_old = π_ref: 2β times the gradient of GRPO.
+    """
+    flow = Residual(target=15.0, length_norm=True, centre="group", is_clip=0.2)
+    return Algorithm(use="flowrl_group", advantage_eps=1e-6, surrogate="residual", residual=flow)
+
+
+def igrpo() -> Algorithm:
+    """iGRPO (arXiv:2602.09000): half of a group are drafts; the best one joins the prompt of the others.
+
+    These are trained under that longer prompt; the model is used without it.
+    Limit: no draft is ever shown (best_draft.when=wrong, all right): GRPO with half the group.
+    """
+    return Algorithm(use="igrpo", best_draft=BestDraft())
+
+
+def g2rpo_a() -> Algorithm:
+    """G²RPO-A (arXiv:2508.13023): a quarter of a group begins with ℓ tokens of a worked solution; ℓ ← ℓ · mean(earlier R)/R.
+
+    Needs a solution in the data. As released: guide.schedule=released guide.train_guidance=true. Limit: share 0: GRPO.
+    """
+    return Algorithm(use="g2rpo_a", guide=Guide(), kl=Kl(coef=0.04))
+
+
+def rgr_grpo() -> Algorithm:
+    """RGR-GRPO (arXiv:2511.12344): one answer refines the best of the others and is trained without that hint, π/(π+γ) A.
+
+    Made for the reward `rubric`. As printed: shaped.form=old. Limit: nothing to refine: the plain policy gradient.
+    """
+    parts = {"refine_best": RefineBest(), "shaped": Shaped(), "surrogate": "unclipped"}
+    return Algorithm(use="rgr_grpo", **parts, reduce="constant", reduce_constant=1)
+
+
+def vineppo() -> Algorithm:
+    """VinePPO (arXiv:2410.01679): A of a reasoning step = V(after) - V(before), V the mean reward of k fresh continuations.
+
+    Costs about k · steps/2 answers per answer; probe_values.{k: 3, only: mixed, first: group_mean} is the cheap form. Limit:
+    one step an answer, V(prompt) the group's mean: A = R - mean.
+    """
+    kl = Kl(coef=1e-4, max=10.0)
+    return Algorithm(use="vineppo", probe_values=ProbeValues(), advantage="next_value", reduce="token_mean", kl=kl)
+
+
+ROWS = (
+    grpo, dapo, dr_grpo, bnpo, bnpo_trl, gspo, cispo, rloo, length_preference, trace, prefix_share, cppo, rebel, a_star_po,
+    flowrl, flowrl_group, igrpo, g2rpo_a, rgr_grpo, vineppo,
+)  # fmt: skip
+NAMED = {row.__name__: row for row in ROWS}
 
 
 def complete(algorithm: Algorithm, where: str) -> Algorithm:
     """Lay the keys a recipe sets over the row it names. Unknown name: ConfigError that gives the nearest one."""
-    if algorithm.use not in NAMED:
-        known = list(NAMED)
-        raise ConfigError(
-            f"unknown algorithm {algorithm.use!r}{nearest(algorithm.use, known)}",
-            where=where,
-            fix=f"algorithm.use is one of: {', '.join(known)}",
-        )
-    row = NAMED[algorithm.use]().model_dump(by_alias=True)
+    made = found(algorithm.use, NAMED, where)()
+    if not isinstance(made, Algorithm):
+        fix = "the function takes no arguments and returns a lgrpo_lite.algorithm.Algorithm"
+        raise ConfigError(f"{algorithm.use} gave no algorithm", where=where, fix=fix)
+    row = made.model_dump(by_alias=True)
     return Algorithm.model_validate(_overlay(row, algorithm.model_dump(by_alias=True, exclude_unset=True)))
 
 

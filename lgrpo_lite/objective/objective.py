@@ -12,26 +12,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lgrpo_lite.batch import TrainBatch, ranges
-from lgrpo_lite.config import Algorithm
+from lgrpo_lite.algorithm import Algorithm
+from lgrpo_lite.batch import TrainBatch, flatten
 from lgrpo_lite.objective import trace
-from lgrpo_lite.objective.advantage import ADVANTAGE, floored
+from lgrpo_lite.objective.advantage import ADVANTAGE, Credit, apart, floored
+from lgrpo_lite.objective.log_z import LogZ
 from lgrpo_lite.objective.penalty import KL
 from lgrpo_lite.objective.reduce import REDUCE
-from lgrpo_lite.objective.surrogate import clipped, ratio_of
-from lgrpo_lite.objective.weight import LengthPreference, prefix_share
+from lgrpo_lite.objective.select import places, selected
+from lgrpo_lite.objective.surrogate import SURROGATE, Terms, shaped
+from lgrpo_lite.objective.weight import LengthPreference, prefix_share, top_entropy
+from lgrpo_lite.plugin import found
 from lgrpo_lite.types import Group
 
 
 class Objective(nn.Module):
-    """One row of parts, composed. `parameters()` are the objective's own (λ), trained by their own optimiser."""
+    """One row of parts, composed. `parameters()` are the objective's own (λ, the log Z head), with optimisers of their own."""
 
-    def __init__(self, parts: Algorithm, *, max_new_tokens: int, dtype: torch.dtype = torch.float32):
-        """`parts` is complete (`objective.named.complete`); `dtype` is that of advantages, weights and coefficients."""
+    def __init__(self, parts: Algorithm, *, max_new_tokens: int, hidden: int | None = None, dtype: torch.dtype = torch.float32):
+        """`parts` is complete (`objective.named.complete`); `hidden` is the policy's width, for a log Z head.
+
+        `dtype` is that of advantages, weights and coefficients.
+        """
         super().__init__()
         self.parts, self.dtype = parts, dtype
+        self.advantage = found(parts.advantage, ADVANTAGE, "algorithm.advantage")
+        self.surrogate = found(parts.surrogate, SURROGATE, "algorithm.surrogate")
         self.constant = parts.reduce_constant or max_new_tokens
         self.preference = LengthPreference(parts.length_preference) if parts.length_preference else None
+        self.log_z = LogZ(hidden, dtype) if hidden and parts.learns_log_z else None
 
     @property
     def length_lambda(self) -> float | None:
@@ -44,80 +53,113 @@ class Objective(nn.Module):
         lam = None if self.preference is None else self.preference.lam
         return None if lam is None or lam.grad is None else lam.grad.item()
 
+    @property
+    def silence(self) -> str:
+        """Why a step has nothing to train."""
+        return "no group had two different rewards" if self.parts.compares_answers else "no answer has an advantage"
+
+    # ------------------------------------------------------------------------------------------- which answers
+
     def admit(self, group: Group) -> bool:
-        """Whether a group enters the step: two answers to compare and, if asked for, two different rewards."""
-        return len(group.rollouts) > 1 and (self.parts.admit == "all" or group.varied)
+        """Whether a group enters the step: answers to compare, and two different rewards where the row asks for them."""
+        enough = len(group.rollouts) > (1 if self.parts.compares_answers else 0)
+        return enough and {"all": True, "varied": group.varied, "mixed": group.mixed}[self.parts.admit]
+
+    def wanted(self, groups: Sequence[Group], prompts_per_step: int, group_size: int) -> int:
+        """Further prompts to draw: for groups not admitted, and with `select.refill` for the places that pruning freed."""
+        select = self.parts.select
+        if select is None or not select.refill:
+            return max(0, prompts_per_step - len(groups))
+        kept = sum(places(len(g.rollouts), select.keep) for g in groups if g.varied)
+        return -(-max(0, prompts_per_step * group_size - kept) // places(group_size, select.keep)) if groups else prompts_per_step
+
+    # ------------------------------------------------------------------------------------------- credit
 
     def batch(self, groups: Sequence[Group]) -> TrainBatch | None:
-        """Credit and normalisation of a step, settled once. None when no token would get a gradient.
+        """Credit, pruning and normalisation of a step, settled once. None when no token would get a gradient.
 
-        A rollout that can teach nothing (A = 0 and no KL, or truncated under mask_truncated) still counts in the
-        normaliser and in its group's lengths, but never sees a forward pass: the gradient is the same without it.
+        Pruned answers (`select`) are gone: lengths, groups and normalisers are those of the answers that stay. One that
+        stays but can teach nothing (A = 0 and nothing pulls to the reference, or truncated under mask_truncated) counts in
+        the normaliser and in its group's lengths, but never sees a forward pass: the gradient is the same without it.
         """
         parts = self.parts
-        rollouts = [r for g in groups for r in g.rollouts]
-        length = torch.tensor([len(r.completion.token_ids) for r in rollouts])
-        group = torch.tensor([i for i, g in enumerate(groups) for _ in g.rollouts])
-        centred = [ADVANTAGE[parts.advantage](g.rewards, parts.advantage_std) for g in groups]
-        advantage = [a for row in centred for a in floored(row, parts.advantage_floor)]
-        coef = REDUCE[parts.reduce](length, group, self.constant)
+        credit, chosen = self.credit(groups)
+        rollouts = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]
+        credits = [floored(a[i], parts.advantage_floor) for a, rows in zip(credit, chosen, strict=True) for i in rows]
+        group = torch.tensor([number for number, rows in enumerate(chosen) for _ in rows])
+        shown = [0 if parts.guide and parts.guide.train_guidance else r.completion.given for r in rollouts]
+        length = torch.tensor([len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)])
+        always = parts.kl.coef > 0 or parts.surrogate == "residual"
         keep = [
             i
             for i, r in enumerate(rollouts)
-            if (advantage[i] != 0.0 or parts.kl.coef > 0)
+            if length[i] > 0
+            and (always or _size(credits[i]) != 0.0)
             and not (parts.mask_truncated and r.completion.finish_reason == "length")
         ]
         if not keep:
             return None
-
-        kept = [rollouts[i] for i in keep]
-        prompt_length = torch.tensor([len(r.prompt.token_ids) for r in kept])
-        answer_length = length[keep]
-        total = prompt_length + answer_length
-        start = total.cumsum(0) - total
-        at, seq = ranges(start + prompt_length - 1, answer_length)  # a token is predicted one place before it stands
-        batch = TrainBatch(
-            input_ids=torch.tensor([t for r in kept for t in (*r.prompt.token_ids, *r.completion.token_ids)]),
-            start=start,
-            length=total,
-            row=torch.tensor(keep),
-            at=at,
-            token_ids=torch.tensor([t for r in kept for t in r.completion.token_ids]),
-            seq=seq,
-            advantage=torch.tensor([advantage[i] for i in keep], dtype=self.dtype)[seq],
-            weight=torch.ones(len(seq), dtype=self.dtype),
-            coef=coef[keep].to(self.dtype)[seq],
-            sampler_logp=torch.tensor([x for r in kept for x in r.completion.logprobs], dtype=self.dtype),
-            step_length=length,
-            step_group=group,
-        )
+        compared = torch.zeros_like(group) if parts.select and parts.select.scope == "batch" else group
+        coef = REDUCE[parts.reduce](length, compared, self.constant, parts.reduce_rows)
+        batch = flatten(rollouts, keep, shown, credits, coef, length, group, self.dtype)
         weight = self._trace_weight(batch)
         if parts.prefix_share:
-            share = [s for g in groups for s in prefix_share([r.completion.token_ids for r in g.rollouts])]
-            weight = weight * torch.tensor([s for i in keep for s in share[i]], dtype=self.dtype)
+            share = [s for g, rows in zip(groups, chosen, strict=True) for s in _shares(g, rows)]
+            weight = weight * torch.tensor([s for i in keep for s in share[i][shown[i] :]], dtype=self.dtype)
         return replace(batch, weight=weight)
 
-    def forward(self, logp: Float[Tensor, " T"], b: TrainBatch) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step."""
+    def credit(self, groups: Sequence[Group]) -> tuple[list[list[Credit]], list[list[int]]]:
+        """Advantages of every rollout, and per group the rollouts that stay; guided ones apart if `guide.baseline` says so."""
+        parts = self.parts
+        separate = parts.guide is not None and parts.guide.baseline == "separate"
+        credit = apart(groups, lambda some: self.advantage(some, parts)) if separate else self.advantage(groups, parts)
+        return credit, selected([[_size(a) for a in row] for row in credit], [g.rewards for g in groups], parts.select)
+
+    # ------------------------------------------------------------------------------------------- loss
+
+    def forward(
+        self,
+        logp: Float[Tensor, " T"],
+        b: TrainBatch,
+        entropy: Float[Tensor, " T"] | None = None,
+        prompt_hidden: Float[Tensor, "S D"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
+        """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step.
+
+        `entropy` is read by top_entropy, `prompt_hidden` (mean hidden state of each answer's prompt) by the log Z head.
+        """
         parts = self.parts
         old = logp.detach() if b.old_logp is None else b.old_logp
+        log_z = self.log_z(prompt_hidden).to(logp.device) if self.log_z is not None and prompt_hidden is not None else None
+        gain, seen = self.surrogate(Terms(logp, old, self._log_ratio(logp - old, b), b, parts, log_z))
+        if parts.shaped is not None:
+            gain = torch.where(b.off[b.seq], shaped(Terms(logp, old, logp - old, b, parts)), gain)
+
         weight = b.weight
         if self.preference is not None:
             weight = weight * self.preference(b.step_length, b.step_group).to(weight.dtype)[b.row[b.seq]]
-        gain, seen = clipped(ratio_of(self._log_ratio(logp - old, b)), b.advantage, parts.clip.low, parts.clip.high)
+        if parts.top_entropy is not None:
+            assert entropy is not None, "the policy gives entropies with its log-probs"
+            weight = weight * top_entropy(entropy, b.seq, parts.top_entropy)
+        sampled = ~b.sampler_logp.isnan()  # answers trained under another prompt have no log-prob of their own sampling
+        apart_by = torch.where(sampled, old - b.sampler_logp, 0.0)
         if parts.rollout_correction:  # the engine's numerics against the trainer's: truncated importance weight
-            gain = gain * (old - b.sampler_logp).exp().clamp(max=parts.rollout_correction.cap)
+            gain = gain * apart_by.exp().clamp(max=parts.rollout_correction.cap)
         loss = -(b.coef * weight * gain).sum()
         if parts.kl.coef:
             assert b.ref_logp is not None, "the step adds the reference's log-probs where a KL is asked for"
             divergence = KL[parts.kl.estimator](logp, b.ref_logp)
-            loss = loss + parts.kl.coef * (b.coef * divergence * (weight if parts.kl.weighted else 1.0)).sum()
+            bounded = divergence if parts.kl.max is None else divergence.clamp(max=parts.kl.max)
+            loss = loss + parts.kl.coef * (b.coef * bounded * (weight if parts.kl.weighted else 1.0)).sum()
             seen = seen | {"kl": divergence}
-        seen = seen | {"disagreement": (old - b.sampler_logp).abs()}
+        seen = seen | {"disagreement": apart_by.abs(), "sampled": sampled}
         return loss, {name: float(values.detach().sum()) for name, values in seen.items()}
 
     def _log_ratio(self, x: Tensor, b: TrainBatch) -> Tensor:
         t = self.parts.trace
+        if self.parts.ratio == "sequence":  # GSPO, arXiv:2507.18071: exp of the mean log-ratio of the answer
+            total = torch.zeros(b.num_sequences, dtype=x.dtype, device=x.device).index_add(0, b.seq, x)
+            return (total / torch.bincount(b.seq, minlength=b.num_sequences))[b.seq]
         if t is None or t.mode != "trace":
             return x
         return trace.accumulate(x, b.seq, decay=t.gamma * t.lambda_, style=t.style, floor=t.floor)
@@ -138,3 +180,13 @@ class Objective(nn.Module):
             total = torch.zeros(b.num_sequences, dtype=self.dtype).index_add(0, b.seq, credit)
             weight = weight / (total / torch.bincount(b.seq))[b.seq]
         return weight
+
+
+def _size(credit: Credit) -> float:
+    """The number an answer is ranked and skipped by: A, or the largest |A| of its tokens."""
+    return max((abs(a) for a in credit), default=0.0) if isinstance(credit, list) else credit
+
+
+def _shares(group: Group, rows: Sequence[int]) -> list[list[float]]:
+    """Process-set shares of the answers that stay."""
+    return prefix_share([group.rollouts[i].completion.token_ids for i in rows])

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgrpo_lite.config import LengthPreference as Settings
+from lgrpo_lite.algorithm import LengthPreference as Settings
 
 EPS_LENGTH = 1e-6
 H_MIN = 1e-6  # h is positive for r·sqrt(G-1) < 1, which `check` demands; the bound is for vectors outside it
@@ -79,6 +79,20 @@ def prefix_share(answers: Sequence[Sequence[int]]) -> list[list[float]]:
             path.append(node)
         paths.append(path)
     return [[1.0 / visits[node] for node in path] for path in paths]
+
+
+def top_entropy(entropy: Float[Tensor, " T"], seq: Int[Tensor, " T"], share: float) -> Float[Tensor, " T"]:
+    """1 for the ceil(share · L) tokens of highest entropy of each answer, else 0 (after arXiv:2506.01939).
+
+    Taken inside an answer, so that it does not depend on how a step is split; ties keep the earlier token. share → 1: all.
+    """
+    count = torch.bincount(seq)
+    order = torch.argsort(entropy, descending=True, stable=True)
+    order = order[torch.argsort(seq[order], stable=True)]  # by answer, inside it by falling entropy
+    place = torch.empty_like(seq)
+    place[order] = torch.arange(len(seq), device=seq.device)
+    place = place - (count.cumsum(0) - count)[seq]
+    return (place < torch.ceil(share * count.double())[seq]).to(entropy.dtype)
 
 
 def _group_sum(values: Tensor, group: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,14 @@ from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.policy.load import attach_adapter, compute_dtype, device_of, load_base, load_tokenizer
+
+
+class Scored(NamedTuple):
+    """What one forward pass says about a batch's completion tokens."""
+
+    logp: Float[Tensor, " T"]
+    entropy: Float[Tensor, " T"]  # nats, no gradient
+    prompt_hidden: Float[Tensor, "S D"] | None = None  # on the policy's device
 
 
 class Policy:
@@ -73,9 +82,10 @@ class Policy:
         """The base model, without a second copy. Needs an adapter, which `check` demands where a KL is asked for."""
         return self.model.disable_adapter()
 
-    def logprobs(self, batch: TrainBatch) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+    def logprobs(self, batch: TrainBatch, *, prompt_hidden: bool = False) -> Scored:
         """log π(token | before) and entropy of each completion token at the sampling temperature, on the batch's device.
 
+        prompt_hidden asks for the mean of the last hidden states over each sequence's prompt too, with gradient.
         Rows are padded on the right, behind every real token, so causal attention never sees the padding; only the
         positions that predict a completion token reach the head.
         """
@@ -93,7 +103,9 @@ class Policy:
                 temperature=self.temperature,
                 chunk=self.chunk,
             )
-        return logp.to(batch.advantage.device), entropy.to(batch.advantage.device)
+        device = batch.advantage.device
+        mean = _prompt_mean(hidden, batch) if prompt_hidden else None
+        return Scored(logp.to(device), entropy.to(device), mean)
 
     # ------------------------------------------------------------------------------------------- saving
 
@@ -120,6 +132,15 @@ class Policy:
 
     def _own(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+
+def _prompt_mean(hidden: Tensor, batch: TrainBatch) -> Tensor:
+    """Mean of hidden [S, width, D] over each row's positions before its first completion token."""
+    first = torch.bincount(batch.seq, minlength=batch.num_sequences).cumsum(0).roll(1)
+    first[0] = 0
+    count = (batch.at[first] - batch.start + 1).to(hidden.device)
+    inside = torch.arange(hidden.shape[1], device=hidden.device) < count[:, None]
+    return (hidden * inside[:, :, None]).sum(1) / count[:, None]
 
 
 def _sort_lists(path: Path) -> None:

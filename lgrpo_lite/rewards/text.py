@@ -1,4 +1,4 @@
-"""Rewards on the text of a completion: answer against gold, exactly or as numbers, and the format of an answer."""
+"""Rewards on a completion alone: answer against gold, exactly or as numbers, the format of an answer, and its length."""
 
 import re
 
@@ -31,3 +31,8 @@ def matches(completion: str, *, pattern: str) -> tuple[float, Outcome]:
     """1 when the regular expression is found in the completion (`format`)."""
     found = re.search(pattern, completion) is not None
     return (1.0, Outcome.ok) if found else (0.0, Outcome.wrong)
+
+
+def overlong(completion_tokens: int, *, limit: int, cache: int) -> tuple[float, Outcome]:
+    """DAPO's soft penalty (arXiv:2503.14476) of n tokens, M=limit, C=cache: 0 up to M-C, (M-C-n)/C up to M, then -1."""
+    return max(-1.0, min(0, limit - cache - completion_tokens) / cache), Outcome.ok

@@ -9,6 +9,7 @@ from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.train.optim import Optimizers
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
@@ -21,8 +22,14 @@ def build(recipe: Recipe) -> Run:
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
     policy = Policy.load(recipe)
-    objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens)
+    width = policy.base.get_output_embeddings().weight.shape[1]
+    objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
+    if objective.log_z is not None:
+        objective.log_z.to(policy.device)
+    reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens)
     prompts, left_out = _prompts(recipe, "train", policy)
+    held_out = _prompts(recipe, "eval", policy)[0] if recipe.data.eval else []
+    reward.check([*prompts, *held_out])
     torch.manual_seed(recipe.seed)  # the first rollout draws the same numbers however the parts above were built
     return Run(
         recipe=recipe,
@@ -30,9 +37,10 @@ def build(recipe: Recipe) -> Run:
         engine=engine,
         objective=objective,
         optimizer=Optimizers(recipe, policy, objective),
-        reward=RewardSum(recipe.rewards, recipe.where),
+        reward=reward,
+        plan=RolloutPlan(recipe),
         prompts=PromptStream(prompts, recipe.seed),
-        eval_prompts=_prompts(recipe, "eval", policy)[0] if recipe.data.eval else [],
+        eval_prompts=held_out,
         left_out=left_out,
     )
 

@@ -1,7 +1,6 @@
 """Combinations of settings that have no meaning, each refused with its reason, before anything is loaded. No torch here."""
 
 import ctypes
-import math
 from importlib.util import find_spec
 
 from lgrpo_lite.config import Recipe
@@ -9,6 +8,8 @@ from lgrpo_lite.engines.base import engine_row, missing_packages
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.judge import missing_variables
+from lgrpo_lite.train.rules import contradictions
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -16,31 +17,17 @@ def check(recipe: Recipe) -> Recipe:
     marks = recipe._marks
     recipe = recipe.model_copy(update={"algorithm": complete(recipe.algorithm, recipe.where("algorithm.use"))})
     recipe._marks = marks
-    a, g = recipe.algorithm, recipe.rollout.group_size
 
     def refuse(what: str, key: str, fix: str) -> None:
         raise ConfigError(what, where=recipe.where(key), fix=fix)
 
-    if g < 2:
-        what = f"group_size {g} with {a.use!r}: the advantage compares the answers of a group, one answer has nothing to compare"
-        refuse(what, "rollout.group_size", "set rollout.group_size to 2 or more")
-    if a.length_preference and a.length_preference.r * math.sqrt(g - 1) >= 1:
-        what = f"r={a.length_preference.r:.3g} with group_size {g}: h = 1 + r z may reach 0, since z may reach sqrt(G-1)"
-        refuse(what, "algorithm.length_preference.r", f"set r below {1 / math.sqrt(g - 1):.3g}, or a smaller group_size")
-    if a.kl.coef > 0 and recipe.model.lora is None:
-        what = "a KL needs a reference, which is the adapter switched off; with model.lora=null there is none"
-        refuse(what, "algorithm.kl.coef", "set algorithm.kl.coef=0, or train an adapter")
+    for fault in contradictions(recipe):
+        refuse(*fault)
     if recipe.model.weights == "nf4" and recipe.model.lora is None:
         refuse("4-bit weights cannot be trained themselves", "model.weights", "set model.weights=bf16, or train an adapter")
     if recipe.model.weights != "nf4" and recipe.export.base == "dequantized":
         refuse("only a 4-bit base can be dequantized", "export.base", "set export.base=auto")
-    if a.reduce_constant is not None and a.reduce != "constant":
-        refuse(f"reduce_constant is not read by reduce={a.reduce}", "algorithm.reduce_constant", "remove it")
-    preference = a.length_preference
-    if preference and preference.clamp and not preference.clamp[0] <= preference.lambda_init <= preference.clamp[1]:
-        what = f"lambda_init {preference.lambda_init:g} lies outside clamp {list(preference.clamp)}"
-        refuse(what, "algorithm.length_preference.clamp", "widen clamp, or set it to null")
-    RewardSum(recipe.rewards, recipe.where)
+    RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens)
     engine_row(recipe)
     return recipe
 
@@ -58,6 +45,9 @@ def demand(recipe: Recipe) -> None:
         lacks.append(f"no NVIDIA GPU was found (it wants one{size})")
     if missing:
         lacks.append(f"not installed: {', '.join(missing)}")
+    unset = missing_variables(recipe.rewards)
+    if unset:
+        lacks.append(f"not set: {', '.join(unset)}")
     if row.path is None:
         lacks.append(f"the engine {recipe.rollout.engine!r} is not in this version")
     if not lacks:
@@ -67,6 +57,8 @@ def demand(recipe: Recipe) -> None:
         fix.append("run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here")
     if missing:
         fix.append(f'pip install "lgrpo-lite[{row.extra}{",data" if "datasets" in missing else ""}]"')
+    if unset:
+        fix.append("set that environment variable to the endpoint's key")
     if row.path is None:
         fix.append("set rollout.engine=transformers, which samples slowly but everywhere")
     what = f"{recipe.recipe.name} cannot run here: {'; '.join(lacks)}"

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from lgrpo_lite.errors import LgrpoError
+from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluate import Evaluation, evaluate
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
@@ -21,6 +21,8 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
     if run.left_out:
         folder.event("prompts_left_out", count=run.left_out, limit=run.recipe.model.max_prompt_tokens)
     steps, save_every = run.recipe.train.steps, run.recipe.train.save_every
+    if not _prepare(run, folder, stop, state):
+        return False
     began = state
     state = _evaluate(run, folder, stop, state)  # before the first step, or where a stopped run had not got to it
     if state is not began:
@@ -32,6 +34,31 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
             _save(run, folder, state)
     write_report(folder.path)
     return state.step >= steps and _evaluated(run, folder, state.step)
+
+
+def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
+    """Values of prompts that an algorithm wants before the first step; resumable. False: stopped on request."""
+    store = run.plan.values
+    if store is None:
+        return True
+    recipe = run.recipe
+    draws = recipe.train.steps * recipe.rollout.prompts_per_step * (1 + recipe.rollout.max_redraw)
+    exact = recipe.algorithm.admit == "all" and recipe.algorithm.select is None and not store.settings.drop_unsolved
+    prompts = run.prompts.first(recipe.train.steps * recipe.rollout.prompts_per_step if exact else draws)
+    if store.settings.drop_unsolved:
+        prompts = list(run.prompts.prompts)  # which of them stay decides the order of all draws
+    progress = lambda done: folder.set_status("estimating values", state.step, progress=f"{done}/{len(prompts)}")  # noqa: E731
+    with run.engine.serving(run.policy) as sampler:
+        done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", progress, lambda: stop.asked)
+    if not done:
+        return False
+    left_out = run.prompts.keep(lambda p: not store.knows(p) or store.teaches(p))
+    if left_out:
+        folder.event("prompts_left_out", count=left_out, reason="no answer of the reference had a usable reward")
+    if not run.prompts.prompts:
+        fix = "set algorithm.value_cache.drop_unsolved=false, or use easier prompts"
+        raise DataError("the reference solves no prompt", where=recipe.where("algorithm.value_cache"), fix=fix)
+    return True
 
 
 def _one(run: Run, folder: RunFolder, state: State) -> State:
@@ -86,7 +113,8 @@ def _position(run: Run) -> dict[str, Any]:
 
 def _save(run: Run, folder: RunFolder, state: State) -> None:
     keep = run.recipe.train.keep
-    tensors = {"optimizer": run.optimizer.state_dict(), "objective": run.objective.state_dict()}
+    own = {"optimizer": run.optimizer, "objective": run.objective, "plan": run.plan}
+    tensors = {name: part.state_dict() for name, part in own.items()}
     checkpoint.save(folder.path / "checkpoints", run.policy, tensors, state, keep_last=keep.last, keep_best=keep.best)
     folder.event("saved", step=state.step)
 
@@ -103,6 +131,7 @@ def _resume(run: Run, folder: RunFolder) -> State:
     state, tensors = checkpoint.load(found, run.policy)
     run.optimizer.load_state_dict(tensors["optimizer"])
     run.objective.load_state_dict(tensors["objective"])
+    run.plan.load_state_dict(tensors["plan"])
     run.prompts.drawn = state.prompts_drawn
     folder.rewind(state.step)
     folder.event("resumed", step=state.step)

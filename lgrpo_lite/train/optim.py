@@ -1,9 +1,10 @@
-"""Two optimisers, one step: AdamW for the policy, plain SGD for the objective's own parameters (λ)."""
+"""One optimiser for each kind of parameter: AdamW for the policy, plain SGD for λ, AdamW of its own for a log Z head."""
 
 import math
 from typing import Any
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.objective.objective import Objective
@@ -13,25 +14,32 @@ from lgrpo_lite.policy.policy import Policy
 class Optimizers:
     """λ has its own SGD (no momentum, no decay): Adam would move it by its learning rate every step, whatever the gradient.
 
-    λ is also outside the gradient-norm clip of the policy.
+    λ is also outside the gradient-norm clip of the policy; the head is clipped by itself.
     """
 
     def __init__(self, recipe: Recipe, policy: Policy, objective: Objective):
         o = recipe.optim
         self.recipe, self.objective = recipe, objective
         self.policy = torch.optim.AdamW(policy.trainable(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
-        own = [p for p in objective.parameters() if p.requires_grad]
-        self.own = torch.optim.SGD(own, lr=objective.preference.settings.lr) if objective.preference and own else None
+        lam = objective.preference
+        self.own = torch.optim.SGD([lam.lam], lr=lam.settings.lr) if lam and lam.lam.requires_grad else None
+        head = objective.log_z
+        self.head_lr = objective.parts.residual.log_z_lr or o.lr
+        self.head = torch.optim.AdamW(head.parameters(), lr=self.head_lr, weight_decay=o.weight_decay) if head else None
 
     def set_lr(self, step: int) -> float:
         """Apply the schedule for a 1-based step; returns the policy's learning rate."""
-        rate = self.recipe.optim.lr * schedule(step, self.recipe)
-        for group in self.policy.param_groups:
-            group["lr"] = rate
-        return rate
+        share = schedule(step, self.recipe)
+        for optimizer, rate in ((self.policy, self.recipe.optim.lr), (self.head, self.head_lr)):
+            for group in optimizer.param_groups if optimizer else ():
+                group["lr"] = rate * share
+        return self.recipe.optim.lr * share
 
     def step(self) -> None:
         self.policy.step()
+        if self.head and self.objective.log_z:
+            clip_grad_norm_(self.objective.log_z.parameters(), self.recipe.optim.max_grad_norm)
+            self.head.step()
         if self.own and self.objective.preference:
             self.own.step()
             self.objective.preference.clamp()
@@ -41,12 +49,15 @@ class Optimizers:
         self.objective.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"policy": self.policy.state_dict(), "own": self.own.state_dict() if self.own else None}
+        made = {"policy": self.policy, "own": self.own, "head": self.head}
+        return {name: optimizer.state_dict() if optimizer else None for name, optimizer in made.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         if self.own:
             self.own.load_state_dict(state["own"])
+        if self.head:
+            self.head.load_state_dict(state["head"])
 
 
 def schedule(step: int, recipe: Recipe) -> float:

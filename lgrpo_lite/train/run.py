@@ -1,5 +1,7 @@
 """Run: what a training run holds while it runs."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -7,11 +9,14 @@ from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Recipe
+from lgrpo_lite.data.prompts import tokens
 from lgrpo_lite.data.stream import PromptStream
-from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
+from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rollout.plan import RolloutPlan
+from lgrpo_lite.rollout.tools import Tools, no_clock
 from lgrpo_lite.train.optim import Optimizers
 from lgrpo_lite.types import Prompt
 
@@ -26,6 +31,7 @@ class Run:
     objective: Objective
     optimizer: Optimizers
     reward: RewardSum
+    plan: RolloutPlan
     prompts: PromptStream
     eval_prompts: list[Prompt]
     left_out: int = 0  # prompts longer than model.max_prompt_tokens
@@ -35,11 +41,24 @@ class Run:
         """Settings of the training rollouts."""
         return SamplingParams(self.recipe.rollout.temperature, self.recipe.model.max_new_tokens)
 
+    def tools(self, sampler: Sampler, clock: Callable[[str], AbstractContextManager] = no_clock) -> Tools:
+        """What the rollout bricks may ask for, inside `engine.serving`."""
+        data, tokenizer = self.recipe.data, self.policy.tokenizer
+        return Tools(
+            sampler,
+            self.sampling,
+            self.reward,
+            encode=lambda question: tokens(question, data, tokenizer),
+            decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+            reference=self.policy.reference,
+            clock=clock,
+        )
+
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""
-        logp, entropy = torch.empty_like(batch.sampler_logp), torch.empty_like(batch.sampler_logp)
+        logp, entropy = torch.empty_like(batch.advantage), torch.empty_like(batch.advantage)
         count = torch.bincount(batch.seq, minlength=batch.num_sequences)
         for rows in batch.micro_rows(self.recipe.memory.micro_tokens):
             at, _ = ranges((count.cumsum(0) - count)[rows], count[rows])
-            logp[at], entropy[at] = self.policy.logprobs(batch.select(rows))
+            logp[at], entropy[at], _ = self.policy.logprobs(batch.select(rows))
         return logp, entropy

@@ -19,30 +19,29 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     """Sample, score, update once. A loss that is not finite raises NonFinite before any parameter has moved."""
     recipe, policy, objective, clock = run.recipe, run.policy, run.objective, Clock()
     lr = run.optimizer.set_lr(step)
+    shape = recipe.rollout.prompts_per_step, recipe.rollout.group_size
 
     # Rollout. The engine owns the device inside this block: weights are synced on entry, memory is handed back on exit.
     groups: list[Group] = []
     sampled: list[Group] = []
     draws = 0
     with run.engine.serving(policy) as sampler:
-        while len(groups) < recipe.rollout.prompts_per_step and draws <= recipe.rollout.max_redraw:
-            prompts = run.prompts.draw(recipe.rollout.prompts_per_step - len(groups))
-            with clock("rollout"):
-                completions = sampler.generate(prompts, recipe.rollout.group_size, run.sampling)
-            with clock("reward"):
-                fresh = run.reward.group(prompts, completions)  # a timeout is a missing reward, never a zero
+        tools = run.tools(sampler, clock)
+        while (wanted := objective.wanted(groups, *shape)) and draws <= recipe.rollout.max_redraw:
+            fresh = run.plan(run.prompts.draw(wanted), tools)  # sampled and scored; a timeout is a missing reward, never a zero
             sampled += fresh
             groups += [group for group in fresh if objective.admit(group)]
             draws += 1
+        run.plan.observe(sampled)
 
     # Credit and normalisation are settled here, once, for the whole step.
     batch = objective.batch(groups) if groups else None
     if batch is None:
-        return summarise(step, run, sampled, groups, draws, clock, lr, skipped="no group had two different rewards"), sampled
+        return summarise(step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence), sampled
     with clock("score"), torch.no_grad():
         if recipe.optim.updates_per_batch > 1:
             batch = replace(batch, old_logp=run.logprobs(batch)[0])
-        if objective.parts.kl.coef:
+        if objective.parts.needs_reference:
             with policy.reference():  # the adapter, switched off
                 batch = replace(batch, ref_logp=run.logprobs(batch)[0])
 
@@ -50,16 +49,16 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     with clock("update"):
         for _ in range(recipe.optim.updates_per_batch):
             loss, sums = 0.0, Counter()
-            for micro in batch.split(recipe.memory.micro_tokens):
-                logp, entropy = policy.logprobs(micro)
-                part, terms = objective(logp, micro)
+            for micro in batch.split(recipe.memory.micro_tokens, whole_groups=objective.parts.whole_groups):
+                scored = policy.logprobs(micro, prompt_hidden=objective.log_z is not None)
+                part, terms = objective(scored.logp, micro, scored.entropy, scored.prompt_hidden)
                 part.backward()
                 loss += part.item()
-                sums.update(terms | {"entropy": entropy.sum().item()})
+                sums.update(terms | {"entropy": scored.entropy.sum().item()})
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             check_finite(step, loss=loss, grad_norm=grad_norm, length_lambda_grad=objective.lambda_grad)
-            record = summarise(step, run, sampled, groups, draws, clock, lr, batch, loss, grad_norm, sums)
-            run.optimizer.step()  # AdamW on the policy, SGD on λ
+            record = summarise(step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums)
+            run.optimizer.step()  # AdamW on the policy, SGD on λ, AdamW on a log Z head
             run.optimizer.zero_grad()
             policy.version += 1
     return record.after_update(policy.version, objective.length_lambda, clock.seconds), sampled

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.objective.weight import grpo_lambda
+from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Group, Outcome, Rollout, StepRecord
 
@@ -33,6 +34,7 @@ def summarise(
     sampled: Sequence[Group],
     groups: Sequence[Group],
     draws: int,
+    tools: Tools,
     clock: Clock,
     lr: float,
     batch: TrainBatch | None = None,
@@ -48,7 +50,7 @@ def summarise(
     right = [r for r in rollouts if r.score.outcome is Outcome.ok]
     wrong = [r for r in rollouts if r.score.outcome is not Outcome.ok]
     solved = [sum(r.score.outcome is Outcome.ok for r in g.rollouts) for g in sampled]
-    per_token = {name: total / batch.num_tokens for name, total in (sums or {}).items()} if batch else {}
+    per_token = _per_token(sums, batch)
     names = rollouts[0].score.parts if rollouts else {}
     return StepRecord(
         step=step,
@@ -73,12 +75,22 @@ def summarise(
         lr=lr,
         length_lambda=run.objective.length_lambda,
         length_lambda_grad=run.objective.lambda_grad,
-        rollout_tokens=sum(_lengths(rollouts)),
+        rollout_tokens=tools.count["tokens"],
+        rollout_answers=tools.count["answers"],
+        guide_tokens=run.plan.guide_length.length if run.plan.guide_length else None,
         trained_tokens=batch.num_tokens if batch else 0,
         seconds=dict(clock.seconds),
         **{name: per_token.get(name) for name in ("clip_low", "clip_high", "kl", "entropy", "disagreement")},
         **_token_preference(run, batch),
     )
+
+
+def _per_token(sums: Counter | None, batch: TrainBatch | None) -> dict[str, float]:
+    """Means over the trained tokens; the disagreement over those whose sampling log-prob belongs to the trained prompt."""
+    if sums is None or batch is None:
+        return {}
+    count = {name: sums["sampled"] if name == "disagreement" else batch.num_tokens for name in sums if name != "sampled"}
+    return {name: sums[name] / size for name, size in count.items() if size}
 
 
 def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, float]:

@@ -1,0 +1,42 @@
+"""The whole plug-in system: wherever a recipe takes a name of a table, it takes `file.py:function` too."""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lite.errors import ConfigError, DataError, nearest
+
+
+def found(name: str, table: Mapping[str, Any], where: str) -> Any:
+    """The table's entry, or the function of a user's file. Unknown: ConfigError that gives the nearest name."""
+    if name in table:
+        return table[name]
+    if ".py:" in name:
+        return from_file(name, where)
+    fix = f"use one of {', '.join(table)}, or file.py:function"
+    raise ConfigError(f"unknown name {name!r}{nearest(name, list(table))}", where=where, fix=fix)
+
+
+def from_file(use: str, where: str) -> Callable:
+    """`path.py:function`, imported once a process. A file that does not import, or lacks the function: DataError."""
+    path, _, name = use.rpartition(":")
+    if not Path(path).is_file() or not path.endswith(".py"):
+        raise DataError(f"no such Python file: {path}", where=where, fix="give the path of a .py file, then :function")
+    text = Path(path).read_bytes()
+    known = f"lgrpo_lite_user_{hashlib.sha256(str(Path(path).resolve()).encode() + text).hexdigest()[:16]}"
+    if known not in sys.modules:
+        spec = importlib.util.spec_from_file_location(known, path)
+        assert spec is not None and spec.loader is not None, "a .py file always has a loader"
+        module = sys.modules[known] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[known]
+            raise DataError(f"{path} does not import: {error!r}", where=where, fix="run it with python first") from error
+    function = getattr(sys.modules[known], name, None)
+    if not callable(function):
+        raise DataError(f"{path} has no function {name!r}", where=where, fix="check the name after the colon")
+    return function

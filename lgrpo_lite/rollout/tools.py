@@ -1,0 +1,63 @@
+"""What a rollout brick may ask for: sample, go on from a prefix, score, and look things up. Nothing else of the run."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+
+from lgrpo_lite.engines.base import Sampler, SamplingParams
+from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.types import Completion, Group, Prompt
+
+JUDGE_TOKENS = 256  # a judge answers with one line a criterion
+
+
+def no_clock(phase: str) -> AbstractContextManager[None]:
+    """Counts no time."""
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Valid inside `engine.serving(policy)`; made anew for every step. `count` adds up what was sampled."""
+
+    sampler: Sampler
+    sampling: SamplingParams
+    reward: RewardSum
+    encode: Callable[[str], tuple[int, ...]]  # a question -> the ids the model reads, by the recipe's template
+    decode: Callable[[Sequence[int]], str]
+    reference: Callable[[], AbstractContextManager]  # inside it the sampler is the policy without its adapter
+    clock: Callable[[str], AbstractContextManager] = no_clock
+    count: Counter = field(default_factory=Counter)
+
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, prefixes: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]:
+        """n answers of each prompt at the training temperature, each beginning with its prompt's prefix if there are any."""
+        if not prompts or n < 1:
+            return [[] for _ in prompts]
+        with self.clock("rollout"):
+            answers = self.sampler.generate(prompts, n, self.sampling, prefixes)
+        self.count["answers"] += n * len(prompts)
+        self.count["tokens"] += sum(len(c.token_ids) - c.given for row in answers for c in row)
+        return answers
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> list[Group]:
+        """The verifier of the run, with its limits; missing rewards leave their group."""
+        with self.clock("reward"):
+            return self.reward.group(prompts, completions, self.judge)
+
+    def judge(self, questions: Sequence[str]) -> list[str | None]:
+        """The policy with its adapter off, greedy: one reply a question."""
+        prompts = [Prompt(f"judge-{i}", q, self.encode(q), "") for i, q in enumerate(questions)]
+        with self.reference():
+            replies = self.sampler.generate(prompts, 1, SamplingParams(0.0, JUDGE_TOKENS))
+        return [row[0].text for row in replies]
+
+    def ask(self, prompt: Prompt, question: str) -> Prompt:
+        """The same problem under another question, as token ids once and for all."""
+        return replace(prompt, token_ids=self.encode(question))
+
+    def shortened(self, ids: Sequence[int], most: int) -> str:
+        """An answer's text; a long one loses its beginning, since its end is what counts."""
+        return self.decode(ids[-most:]).strip()

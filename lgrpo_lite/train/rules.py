@@ -1,0 +1,181 @@
+"""Parts of an algorithm that have no meaning together, each with its reason and what to do instead. No torch here."""
+
+import math
+from collections.abc import Iterator
+
+from lgrpo_lite.algorithm import Algorithm
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.objective.named import NAMED
+
+Fault = tuple[str, str, str]  # why, the key that is shown, what to do
+READ_BY = {  # part -> (the key that decides whether it is read, its value then)
+    "clip": ("surrogate", "clipped"),
+    "cispo": ("surrogate", "cispo"),
+    "residual": ("surrogate", "residual"),
+    "reduce_constant": ("reduce", "constant"),
+    "reduce_rows": ("reduce", "micro_token_mean"),
+    "advantage_std": ("advantage", "mean_std"),
+    "advantage_eps": ("advantage", "mean_std"),
+}
+
+
+def contradictions(recipe: Recipe) -> Iterator[Fault]:
+    """Every fault of a recipe whose algorithm is complete."""
+    a = recipe.algorithm
+    yield from _groups(recipe, a)
+    yield from _references(recipe, a)
+    yield from _loss(recipe, a)
+    yield from _rollout(recipe, a)
+    yield from _unread(a)
+
+
+def warnings(recipe: Recipe) -> list[str]:
+    """Combinations that run and are seldom meant."""
+    a = recipe.algorithm
+    found = []
+    if a.kl.coef > 0 and a.surrogate == "residual" and a.residual.anchor == "ref":
+        found.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
+    if a.surrogate == "residual" and a.admit != "all":
+        found.append(f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor")
+    if recipe.optim.updates_per_batch == 1 and (
+        a.ratio == "sequence" or (a.surrogate == "residual" and a.residual.anchor == "old")
+    ):
+        found.append("with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in nothing")
+    return found
+
+
+def answers_left(recipe: Recipe) -> int:
+    """Answers of a group that are compared: without drafts, after pruning."""
+    n, a = recipe.rollout.group_size, recipe.algorithm
+    if a.best_draft:
+        n -= n // 2 if a.best_draft.drafts is None else a.best_draft.drafts
+    return n
+
+
+def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
+    n, size = answers_left(recipe), "rollout.group_size"
+    if n < 1:
+        yield (
+            f"group_size {recipe.rollout.group_size} leaves no answer after the drafts",
+            size,
+            "raise it, or lower best_draft.drafts",
+        )
+    if n < 2 and a.compares_answers:
+        after = " after the drafts" if a.best_draft else ""
+        what = f"one answer{after} with {a.use!r}: the advantage compares the answers of a group, one has nothing to compare"
+        yield f"group_size {recipe.rollout.group_size} leaves {what}", size, "set rollout.group_size to 2 or more"
+    if n < 2 and a.admit != "all":
+        yield f"admit={a.admit} wants two different rewards, and one answer has one", "algorithm.admit", "set admit=all"
+    if n < 2 and a.refine_best:
+        yield "refine_best needs a best answer to refine", size, "set rollout.group_size to 2 or more"
+    if a.select and a.whole_groups and n * a.select.keep < 2:
+        yield "one answer stays of a group, and centre=group compares answers", "algorithm.select.keep", "raise it"
+    p = a.length_preference
+    if p and p.r * math.sqrt(max(0, n - 1)) >= 1:
+        what = f"r={p.r:.3g} with group_size {n}: h = 1 + r z may reach 0, since z may reach sqrt(G-1)"
+        fix = f"set r below {1 / math.sqrt(n - 1):.3g}, or a smaller group_size"
+        yield what, "algorithm.length_preference.r", fix
+    if p and p.clamp and not p.clamp[0] <= p.lambda_init <= p.clamp[1]:
+        what = f"lambda_init {p.lambda_init:g} lies outside clamp {list(p.clamp)}"
+        yield what, "algorithm.length_preference.clamp", "widen clamp, or set it to null"
+
+
+def _references(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
+    if recipe.model.lora is not None:
+        return
+    fix = "train an adapter"
+    lost = "the reference is the adapter switched off; with model.lora=null there is none"
+    if a.kl.coef > 0:
+        yield f"a KL needs a reference: {lost}", "algorithm.kl.coef", f"set algorithm.kl.coef=0, or {fix}"
+    if a.needs_reference:
+        yield f"residual.anchor=ref needs a reference: {lost}", "algorithm.residual.anchor", f"set anchor=old, or {fix}"
+    if a.value_cache:
+        yield f"value_cache samples the reference: {lost}", "algorithm.value_cache", fix
+    for i, reward in enumerate(recipe.rewards):
+        if reward.use == "rubric" and reward.judge == "policy":
+            yield (
+                f"judge=policy asks the policy without its adapter: {lost}",
+                f"rewards.{i}.judge",
+                f"set judge=endpoint, or {fix}",
+            )
+
+
+def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
+    traced = a.trace is not None and a.trace.mode == "trace"
+    if a.surrogate == "residual":
+        one = "a residual is one number an answer"
+        if a.advantage == "next_value":
+            yield f"{one}, next_value credits tokens", "algorithm.advantage", "use another advantage, or surrogate=clipped"
+        if a.reduce != "sequence_mean":
+            yield f"{one}: reduce={a.reduce} would count it once a token", "algorithm.reduce", "set reduce=sequence_mean"
+        for part in ("trace", "prefix_share", "top_entropy"):
+            if getattr(a, part):
+                yield f"{one}, {part} weighs tokens", f"algorithm.{part}", f"switch {part} off, or use surrogate=clipped"
+        if a.ratio == "sequence":
+            yield "a residual takes its own log-ratio, ratio=sequence is not read", "algorithm.ratio", "set ratio=token"
+        if a.shaped:
+            yield "shaped replaces the gain of refined answers, a residual has none", "algorithm.shaped", "set shaped=null"
+        if a.residual.pairs and a.residual.centre != "group":
+            yield (
+                "pairs are differences inside a group, so they need centre=group",
+                "algorithm.residual.pairs",
+                "set centre=group",
+            )
+        if a.residual.is_form == "released" and a.residual.is_clip is None:
+            yield "is_form is not read without is_clip", "algorithm.residual.is_form", "set is_clip, or remove is_form"
+    if a.ratio == "sequence" and a.reduce != "sequence_mean":
+        what = f"one ratio an answer with reduce={a.reduce} counts long answers by their length"
+        yield what, "algorithm.reduce", "set reduce=sequence_mean"
+    if a.ratio == "sequence" and traced:
+        yield "trace and ratio=sequence are two forms of the same ratio", "algorithm.ratio", "choose one, or trace.mode=weight"
+    if a.shaped and recipe.optim.updates_per_batch > 1 and a.surrogate == "unclipped":
+        what = "shaped with several updates a batch and no bound of the ratio runs away"
+        yield what, "optim.updates_per_batch", "set it to 1, or algorithm.surrogate=clipped"
+    if a.shaped and not a.refine_best:
+        yield "shaped speaks of answers that refine_best makes, and there are none", "algorithm.shaped", "add refine_best={}"
+    if a.advantage == "beta" and not _binary(recipe):
+        what = "advantage=beta is for one reward of weight 1 that gives 0 or 1"
+        yield what, "algorithm.advantage", "use the reward exact, numeric or format alone, or another advantage"
+    if a.select and a.advantage == "next_value":
+        yield "select ranks answers, next_value credits tokens", "algorithm.select", "set select=null"
+
+
+def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
+    for advantage, part, gives in (("next_value", "probe_values", "values"), ("value_cache", "value_cache", "V*")):
+        if a.advantage == advantage and getattr(a, part) is None:
+            yield f"advantage={advantage} needs the {gives} that {part} makes", "algorithm.advantage", f"add {part}={{}}"
+        if getattr(a, part) is not None and a.advantage != advantage:
+            what = f"{part} is paid for and read by nothing but advantage={advantage}"
+            yield what, f"algorithm.{part}", f"set advantage={advantage}, or {part}=null"
+    if a.value_cache and a.best_draft:
+        what = "V* is of the plain prompt, best_draft trains under another one"
+        yield what, "algorithm.best_draft", "set best_draft=null, or another advantage"
+    if a.guide:
+        for i, source in enumerate(recipe.data.train):
+            if source.solution is None and (source.path or source.hf):
+                what = "guide shows a piece of a worked solution, and this source names none"
+                yield what, f"data.train.{i}", "add solution: COLUMN, or set algorithm.guide=null"
+    for part, field, names in (("best_draft", "draft", ("question", "draft")), ("refine_best", "best", ("question", "best"))):
+        settings = getattr(a, part)
+        for name in names if settings else ():
+            if "{" + name + "}" not in settings.template:
+                what = f"the template does not show the {'question' if name == 'question' else field}"
+                yield what, f"algorithm.{part}.template", f"put {{{name}}} into it"
+    if recipe.rewards[0].use == "overlong":
+        what = "the first reward says what is right, and overlong is a penalty"
+        yield what, "rewards.0.use", "put the verifier first"
+
+
+def _unread(a: Algorithm) -> Iterator[Fault]:
+    """Parts that were set, away from their default and from the row's own, and that nothing reads."""
+    row = NAMED[a.use]() if a.use in NAMED else Algorithm()
+    for part, (key, value) in READ_BY.items():
+        given = getattr(a, part)
+        if getattr(a, key) != value and given not in (Algorithm.model_fields[part].default, getattr(row, part)):
+            yield f"{part} is not read by {key}={getattr(a, key)}", f"algorithm.{part}", f"remove it, or set {key}={value}"
+
+
+def _binary(recipe: Recipe) -> bool:
+    """Whether the rewards can be 0 and 1 only; a function of the user's own is trusted, and checked as it comes."""
+    first = recipe.rewards[0]
+    return len(recipe.rewards) == 1 and first.weight == 1 and (first.use in ("exact", "numeric", "format") or ".py:" in first.use)
