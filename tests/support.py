@@ -17,6 +17,7 @@ class Result:
     loss: float
     logp_grad: torch.Tensor
     lam_grad: torch.Tensor | None
+    hidden_grad: torch.Tensor | None = None  # ∂loss/∂(prompt's hidden state) per answer, unsplit only
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
         for micro in [batch] if budget is None else batch.split(budget, whole_groups=objective.parts.whole_groups):
             logp = laid_out(micro, now, dtype).requires_grad_()
             hidden = torch.tensor(case.hidden, dtype=dtype)[micro.step_group[micro.row]]
-            part, _ = objective(logp, micro, logp.detach().cos(), hidden)
+            part, _ = objective(logp, micro, logp.detach().cos(), hidden.requires_grad_())
             part.backward()
             loss += part.item()
             rows = micro.row.tolist()
@@ -90,7 +91,7 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
                 grads[home[row]] = grad
     lam = objective.preference.lam if objective.preference else None
     lam_grad = None if lam is None else (torch.zeros_like(lam) if lam.grad is None else lam.grad)
-    return Result(loss, torch.cat(grads), lam_grad)
+    return Result(loss, torch.cat(grads), lam_grad, None if batch is None else hidden.grad)
 
 
 # ------------------------------------------------------------------------------------------- real runs

@@ -113,7 +113,9 @@ def test_every_key_of_the_schema_is_read_somewhere():
     from lgrpo_lite.config import Recipe
 
     package = Path(lgrpo_lite.__file__).parent
-    code = "\n".join(p.read_text("utf-8") for p in package.rglob("*.py") if p.name not in ("algorithm.py", "config.py", "recipe.py"))
+    code = "\n".join(
+        p.read_text("utf-8") for p in package.rglob("*.py") if p.name not in ("algorithm.py", "config.py", "recipe.py")
+    )
     only_told = {"schema", "verified"}  # schema: checked by its type; verified: shown by `recipe ls`
     leaves = {key.rsplit(".", 1)[-1] for key, type_, _, _ in rows(Recipe) if not type_.startswith("section")}
     unread = {k for k in leaves - only_told if f".{k}" not in code and f".{k}_" not in code}

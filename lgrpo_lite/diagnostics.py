@@ -1,0 +1,45 @@
+"""What a set of samples says about a policy: pass@k, coverage of a base model, and what a KL-regularised optimum could be.
+
+Questions of "Can GRPO Help LLMs Transcend Their Pretraining Origin?" (arXiv:2510.15990), as numbers from counts of right answers.
+"""
+
+import math
+from collections.abc import Sequence
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """1 - C(n-c, k)/C(n, k): the unbiased chance that k of n samples hold a right one (arXiv:2107.03374). k <= n."""
+    if k > n:
+        raise ValueError(f"pass@{k} needs at least {k} samples, there are {n}")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def pass_curve(n: int, correct: Sequence[int], ks: Sequence[int]) -> list[float]:
+    """pass@k averaged over problems, for each k."""
+    return [math.fsum(pass_at_k(n, c, k) for c in correct) / len(correct) for k in ks]
+
+
+def crossover(base: Sequence[float], tuned: Sequence[float], ks: Sequence[int]) -> int | None:
+    """The first k at which the base model's curve is above the tuned one's; None if it never is."""
+    return next((k for k, b, t in zip(ks, base, tuned, strict=True) if b > t), None)
+
+
+def coverage(base: Sequence[int], tuned: Sequence[int]) -> dict[str, int]:
+    """Problems solved at least once by both, gained, lost, or by neither, from counts of right samples."""
+    pairs = [(b > 0, t > 0) for b, t in zip(base, tuned, strict=True)]
+    names = {(True, True): "both", (False, True): "gained", (True, False): "lost", (False, False): "neither"}
+    return {name: pairs.count(pair) for pair, name in names.items()}
+
+
+def tilted(p: float, beta: float) -> float:
+    """p e^(1/β)/(1 - p + p e^(1/β)): success at the optimum of a 0/1 reward with KL weight β, from success p of the reference.
+
+    logit p* = logit p + 1/β; what the reference never solves stays unsolved.
+    """
+    gain = math.exp(-1 / beta)  # the same fraction, divided through, so that a small β does not overflow
+    return p / (gain * (1 - p) + p) if p else 0.0
+
+
+def never_upper(n: int, level: float = 0.95) -> float:
+    """Upper bound of a success rate of which n samples showed nothing: 1 - (1 - level)^(1/n)."""
+    return 1.0 - (1.0 - level) ** (1.0 / n)
