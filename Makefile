@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu check fix docs bench size clean
+.PHONY: demo test test-slow test-gpu check fix docs bench bench-algorithms size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
 
 test: .venv/ready        ## all tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready   ## every named algorithm trains
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu
@@ -29,6 +32,9 @@ docs: .venv/ready        ## docs/algorithms.md and docs/cli.md from the code
 
 bench: .venv/ready       ## where a step's time goes, as ratios
 	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
+
+bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds; an hour and a half
+	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py
 
 size:                    ## lines per file
 	@find lgrpo_lite -name '*.py' | xargs wc -l | sort -n

@@ -24,8 +24,6 @@ SAME_BUDGET = {  # what an algorithm needs so that it samples no more answers th
     "dapo": ["rollout.max_redraw=0"],
     "cppo": ["algorithm.select.refill=false"],
     "a_star_po": ["rollout.group_size=1", "rollout.prompts_per_step=71", "data.train.limit=356"],
-    "igrpo": ["algorithm.best_draft.template='{draft}\n{question}'"],
-    "rgr_grpo": ["algorithm.refine_best.template='{best}\n{question}'"],
     "g2rpo_a": ["algorithm.guide={init: 24, max: 48}"],
     "vineppo": [
         "algorithm.probe_values={k: 3, max_states: 4, only: mixed, first: group_mean}",

@@ -113,16 +113,14 @@ class Select(Section):
 
 
 class BestDraft(Section):
-    """iGRPO, arXiv:2602.09000: of group_size answers some are drafts; the best one joins the prompt of the others."""
+    """iGRPO, arXiv:2602.09000: of group_size answers some are drafts; the best one joins the prompt of the others.
+
+    The prompt is made by data.draft_template.
+    """
 
     drafts: int | None = Field(default=None, ge=1, description="answers spent on drafts; null is half of group_size")
     max_tokens: int = Field(default=1024, ge=1, description="a longer draft loses its beginning")
     when: Literal["always", "wrong"] = Field(default="always", description="wrong: a right draft is not shown, to forbid copying")
-    template: str = Field(
-        default="{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\n"
-        "Write a strictly better answer: correct what is wrong, and do not repeat the attempt word for word.",
-        description="the new question; {question} and {draft} are filled in",
-    )
 
 
 class Guide(Section):
@@ -140,15 +138,13 @@ class Guide(Section):
 
 
 class RefineBest(Section):
-    """RGR-GRPO, arXiv:2511.12344: one answer of a group refines the best of the others, and is trained without the hint."""
+    """RGR-GRPO, arXiv:2511.12344: one answer of a group refines the best of the others, and is trained without the hint.
+
+    The refining prompt is made by data.refine_template.
+    """
 
     when: Literal["imperfect", "always"] = Field(default="imperfect", description="imperfect: only if a criterion failed")
     max_tokens: int = Field(default=1024, ge=1, description="a longer best answer loses its beginning")
-    template: str = Field(
-        default="{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
-        "Write a corrected, complete answer.",
-        description="the refining question; {question}, {best} and {failed} are filled in",
-    )
 
 
 class ProbeValues(Section):

@@ -63,6 +63,16 @@ class Data(Section):
     eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
     template: Literal["chat", "plain"] = Field(default="chat", description="plain: the question and a line break")
     system: str | None = Field(default=None, description="system message, put before every question")
+    draft_template: str = Field(
+        default="{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\n"
+        "Write a strictly better answer: correct what is wrong, and do not repeat the attempt word for word.",
+        description="question of algorithm.best_draft; {question} and {draft} are filled in",
+    )
+    refine_template: str = Field(
+        default="{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
+        "Write a corrected, complete answer.",
+        description="question of algorithm.refine_best; {question}, {best} and {failed} are filled in",
+    )
 
 
 class Rollout(Section):

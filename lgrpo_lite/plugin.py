@@ -10,14 +10,14 @@ from typing import Any
 from lgrpo_lite.errors import ConfigError, DataError, nearest
 
 
-def found(name: str, table: Mapping[str, Any], where: str) -> Any:
+def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
     """The table's entry, or the function of a user's file. Unknown: ConfigError that gives the nearest name."""
     if name in table:
         return table[name]
     if ".py:" in name:
         return from_file(name, where)
     fix = f"use one of {', '.join(table)}, or file.py:function"
-    raise ConfigError(f"unknown name {name!r}{nearest(name, list(table))}", where=where, fix=fix)
+    raise ConfigError(f"unknown {kind} {name!r}{nearest(name, list(table))}", where=where, fix=fix)
 
 
 def from_file(use: str, where: str) -> Callable:

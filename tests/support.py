@@ -113,3 +113,59 @@ def lgrpo(*argv: str) -> int:
     from lgrpo_lite.cli.main import main
 
     return main([str(a) for a in argv])
+
+
+# ------------------------------------------------------------------------------------------- a scripted engine
+
+
+class Scripted:
+    """A sampler whose answers are written down: `script(question, prefix, number)` gives what follows the prefix.
+
+    One token a character; an answer that fits its limit ends with token 0. `asked` keeps (question, prefix, n) of every row.
+    """
+
+    policy_version = 0
+
+    def __init__(self, script):
+        self.script, self.asked, self.calls = script, [], 0
+
+    def generate(self, prompts, n, sampling, prefixes=None):
+        self.calls += 1
+        rows = []
+        for prompt, prefix in zip(prompts, prefixes or [()] * len(prompts), strict=True):
+            question, begun = text_of(prompt.token_ids), text_of(prefix)
+            self.asked.append((question, begun, n))
+            rows.append([self._answer(question, begun, i, sampling.max_new_tokens) for i in range(n)])
+        return rows
+
+    def _answer(self, question, begun, number, limit):
+        ids = (*ids_of(begun + self.script(question, begun, number)), 0)
+        kept, given = ids[:limit], len(begun)
+        reason = "stop" if len(ids) <= limit else "length"
+        return Completion(kept, (-1.0,) * (len(kept) - given), text_of(kept), reason, 0, given=given)
+
+
+def ids_of(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
+
+
+def text_of(ids) -> str:
+    return "".join(chr(i) for i in ids if i)
+
+
+def scripted_tools(script, *rewards, limit: int = 64):
+    """Tools over a scripted sampler; the reward is the number after `####` unless others are given."""
+    from contextlib import nullcontext
+
+    from lgrpo_lite.config import Reward
+    from lgrpo_lite.engines.base import SamplingParams
+    from lgrpo_lite.rewards.base import RewardSum
+    from lgrpo_lite.rollout.tools import Tools
+
+    reward = RewardSum(rewards or [Reward(use="numeric", extract="gsm8k")], lambda key: key, max_new_tokens=limit)
+    return Tools(Scripted(script), SamplingParams(1.0, limit), reward, ids_of, text_of, nullcontext)
+
+
+def asked(question: str, reference: str = "1", **more) -> Prompt:
+    """A prompt for a scripted sampler."""
+    return Prompt(question, question, ids_of(question), reference, **more)

@@ -122,7 +122,7 @@ def test_a_start_that_failed_does_not_use_up_its_name(tmp_path, monkeypatch, cap
 def test_a_fault_of_ours_is_three_lines_and_a_traceback_in_the_log(tmp_path, monkeypatch, capfd):
     from lgrpo_lite.policy.policy import Policy
 
-    monkeypatch.setattr(Policy, "logprobs", lambda self, batch: 1 / 0)
+    monkeypatch.setattr(Policy, "logprobs", lambda self, batch, **asked: 1 / 0)
     argv = ["recipe", "tiny-math", "--runs", tmp_path, "--name", "x", *SMALL, "rollout.prompts_per_step=8", "--ui", "none"]
     assert lgrpo(*argv) == 1
     err = capfd.readouterr().err
@@ -230,7 +230,9 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
     from lgrpo_lite.policy.policy import Policy
 
     real = Policy.logprobs
-    monkeypatch.setattr(Policy, "logprobs", lambda self, batch: tuple(x * float("nan") for x in real(self, batch)))
+    monkeypatch.setattr(
+        Policy, "logprobs", lambda self, *a, **k: real(self, *a, **k)._replace(logp=real(self, *a, **k).logp * float("nan"))
+    )
     more = ["train.steps=9", "rollout.prompts_per_step=8"]
     assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "x", "--ui", "plain", *SMALL, *more) == 1
     err = capfd.readouterr().err

@@ -68,11 +68,12 @@ def test_numbers_in_scientific_notation_are_numbers():
 
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_a_name_is_a_row_and_set_keys_lie_over_it(name):
-    plain = check(parse_recipe(GOOD, "r", [f"algorithm.use={name}"])).algorithm
+    settings = [f"algorithm.use={name}", "data.train.solution=worked"]
+    plain = check(parse_recipe(GOOD, "r", settings)).algorithm
     assert plain == NAMED[name]()
-    changed = check(parse_recipe(GOOD, "r", [f"algorithm.use={name}", "algorithm.clip.high=0.5"])).algorithm
-    assert changed.clip.high == 0.5 and changed.clip.low == plain.clip.low
-    assert changed.model_copy(update={"clip": plain.clip}) == plain
+    changed = check(parse_recipe(GOOD, "r", [*settings, "algorithm.kl.estimator=k1"])).algorithm
+    assert changed.kl.estimator == "k1" and changed.kl.coef == plain.kl.coef
+    assert changed.model_copy(update={"kl": plain.kl}) == plain
 
 
 def test_a_part_of_a_row_is_switched_off_by_null():

@@ -104,7 +104,7 @@ def test_logprobs_are_those_of_the_plain_model():
     batch = Objective(TOKEN_MEAN, max_new_tokens=16, dtype=torch.float64).batch(
         [Group(g.prompt, (replace_reward(g.rollouts[0], 1.0), replace_reward(g.rollouts[1], 0.0))) for g in these]
     )
-    logp, entropy = p.logprobs(batch)
+    logp, entropy, hidden = p.logprobs(batch, prompt_hidden=True)
     expected, spread = [], []
     for group in these:
         for rollout in group.rollouts:
@@ -115,6 +115,9 @@ def test_logprobs_are_those_of_the_plain_model():
                 spread.append(-(scores[t - 1].exp() * scores[t - 1]).sum())
     torch.testing.assert_close(logp, torch.stack(expected), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(entropy, torch.stack(spread), rtol=1e-10, atol=1e-12)
+    prompts = [torch.tensor([g.prompt.token_ids]) for g in these for _ in g.rollouts]
+    means = [p.base.base_model(input_ids=ids).last_hidden_state[0].mean(0) for ids in prompts]
+    torch.testing.assert_close(hidden, torch.stack(means), rtol=1e-10, atol=1e-12)
 
 
 def test_the_reference_is_the_adapter_switched_off():

@@ -1,15 +1,22 @@
 """Identities of the objectives: limits are bit-equal, what cannot teach costs nothing, what is missing is not a zero."""
 
+import itertools
+import math
+import statistics
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import groups_of, value_and_grads
 
-from lgrpo_lite.algorithm import Algorithm, Clip, Kl, LengthPreference, Trace
+from lgrpo_lite.algorithm import Algorithm, Cispo, Clip, Kl, LengthPreference, Residual, Select, Shaped, Trace
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.objective.advantage import centred
 from lgrpo_lite.objective.named import NAMED, complete
 from lgrpo_lite.objective.objective import Objective
-from lgrpo_lite.objective.weight import grpo_lambda, prefix_share
+from lgrpo_lite.objective.select import SELECT, places
+from lgrpo_lite.objective.weight import grpo_lambda, prefix_share, top_entropy
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
 
@@ -47,14 +54,6 @@ def same(left: Algorithm, right: Algorithm, case: list[dict]) -> None:
 def test_a_trace_without_decay_is_grpo(case):
     still = Trace(lambda_=0.0, style="recent")
     same(Algorithm(kl=Kl(coef=0.04), trace=still), Algorithm(kl=Kl(coef=0.04)), case)
-
-
-@given(case=cases())
-def test_lambda_zero_is_the_token_mean_of_groups(case):
-    kind = {"reduce": "group_token_mean", "kl": Kl(coef=0.02, weighted=True)}
-    left = value_and_grads(objective(Algorithm(**kind, length_preference=LengthPreference())), groups_of(case), torch.float64)
-    right = value_and_grads(objective(Algorithm(**kind)), groups_of(case), torch.float64)
-    torch.testing.assert_close(left.logp_grad, right.logp_grad, rtol=1e-14, atol=1e-15)
 
 
 @given(case=cases(most=1))
@@ -169,3 +168,163 @@ def test_weights_of_a_group_sum_to_its_size(normalizer, lam):
     assert f[:3].sum().item() == pytest.approx(3)
     assert f[3:].tolist() == pytest.approx([1, 1])
     assert (f[1] > f[0]) == (lam > 0)
+
+
+# ------------------------------------------------------------------------------------------- limits of the related algorithms
+
+
+@given(case=cases())
+def test_lambda_zero_is_the_token_mean_bit_for_bit(case):
+    for reduce in ("token_mean", "group_token_mean"):
+        same(Algorithm(reduce=reduce, length_preference=LengthPreference()), Algorithm(reduce=reduce), case)
+
+
+@given(case=cases())
+def test_prefixes_that_nobody_shares_change_nothing(case):
+    number = iter(range(10_000))
+    apart = [c | {"token_ids": [[next(number) for _ in range(n)] for n in c["lengths"]]} for c in case]
+    same(Algorithm(prefix_share=True, kl=Kl(coef=0.04, weighted=True)), Algorithm(kl=Kl(coef=0.04, weighted=True)), apart)
+    assert (objective(Algorithm(prefix_share=True, kl=Kl(coef=0.1))).batch(groups_of(apart).groups).weight == 1).all()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
+def test_rebel_over_all_pairs_is_the_centred_square(size):
+    """mean over pairs of (Δ_i - Δ_j - η(R_i - R_j))² = 2G/(G-1) · mean of the centred square; bit for bit in powers of two."""
+    generator = torch.Generator().manual_seed(size)
+    lengths = [1 + i % 3 for i in range(size)]
+    eighths = [(torch.randint(-16, 16, (2, n), generator=generator).double() / 8) for n in lengths]
+    rewards = [float(i % 3 == 0) for i in range(size)]
+    case = {
+        "lengths": lengths,
+        "rewards": rewards,
+        "logp": [x[0].tolist() for x in eighths],
+        "old_logp": [x[1].tolist() for x in eighths],
+    }
+    parts = complete(Algorithm(use="rebel"), "here")
+    ours = value_and_grads(objective(parts), groups_of([case]), torch.float64)
+    logp = [x[0].clone().requires_grad_() for x in eighths]
+    drift = torch.stack([(now - x[1]).sum() for now, x in zip(logp, eighths, strict=True)])
+    pairs = [(drift[i] - drift[j] - (rewards[i] - rewards[j])) ** 2 for i in range(size) for j in range(i)]
+    loss = sum(pairs) / len(pairs)
+    loss.backward()
+    theirs = torch.cat([x.grad for x in logp])
+    torch.testing.assert_close(ours.logp_grad, theirs, rtol=1e-13, atol=1e-15)
+    assert ours.loss == pytest.approx(loss.item(), rel=1e-13)
+    plain = parts.model_copy(update={"residual": parts.residual.model_copy(update={"pairs": False})})
+    centred = value_and_grads(objective(plain), groups_of([case]), torch.float64)
+    factor = 2 * size / (size - 1)
+    if size in (2, 3, 5):  # 2G/(G-1) is exact: 4, 3, 2.5
+        assert torch.equal(ours.logp_grad, centred.logp_grad * factor) or size != 2
+    torch.testing.assert_close(ours.logp_grad, centred.logp_grad * factor, rtol=1e-14, atol=1e-16)
+    assert ours.loss == pytest.approx(centred.loss * factor, rel=1e-14)
+
+
+@pytest.mark.parametrize("beta", [15.0, 16.0, 1.0])
+@pytest.mark.parametrize(("lengths", "rewards"), [([1, 2, 4, 8], [1, 0, 0, 1]), ([4, 4], [0, 1]), ([8, 1, 2, 2], [1, 1, 0, 0])])
+def test_the_first_gradient_of_flowrl_is_that_of_grpo(lengths, rewards, beta):
+    """θ = old = reference: 2β times GRPO's gradient, bit for bit where lengths are powers of two."""
+    case = [{"lengths": lengths, "rewards": rewards}, {"lengths": lengths[::-1], "rewards": rewards}]
+    flow = complete(Algorithm(use="flowrl_group", advantage_eps=1e-4, residual=Residual(target=beta)), "here")
+    ours = value_and_grads(objective(flow), groups_of(case), torch.float64).logp_grad
+    grpo = value_and_grads(objective(Algorithm()), groups_of(case), torch.float64).logp_grad
+    assert torch.equal(ours, 2 * beta * grpo)
+
+
+@given(case=cases())
+def test_the_first_gradient_of_flowrl_is_that_of_grpo_for_any_lengths(case):
+    still = [{key: c[key] for key in ("lengths", "rewards")} for c in case]
+    flow = complete(Algorithm(use="flowrl_group", advantage_eps=1e-4), "here")
+    ours = value_and_grads(objective(flow), groups_of(still), torch.float64).logp_grad
+    grpo = value_and_grads(objective(Algorithm()), groups_of(still), torch.float64).logp_grad
+    torch.testing.assert_close(ours, 30 * grpo, rtol=1e-12, atol=1e-13)
+
+
+@given(case=cases())
+def test_other_limits(case):
+    same(Algorithm(select=Select(keep=1.0)), Algorithm(), case)  # nothing is pruned
+    same(Algorithm(reduce="micro_token_mean"), Algorithm(reduce="group_token_mean"), case)
+    same(Algorithm(clip=Clip(dual=1e9)), Algorithm(), case)
+    same(Algorithm(refine_best={}, shaped=Shaped()), Algorithm(refine_best={}), case)  # no answer was refined
+    still = [c | {"old_logp": c["logp"]} for c in case]
+    unbounded = Cispo(cap=1e9)
+    left, right = (
+        value_and_grads(objective(parts), groups_of(still), torch.float64).logp_grad
+        for parts in (Algorithm(surrogate="cispo", cispo=unbounded), Algorithm(surrogate="unclipped"))
+    )
+    torch.testing.assert_close(left, right, rtol=1e-14, atol=1e-16)
+    one = value_and_grads(objective(Algorithm(ratio="sequence")), groups_of(still), torch.float64).logp_grad
+    torch.testing.assert_close(one, right, rtol=1e-13, atol=1e-16)
+
+
+def test_a_dual_clip_bounds_the_loss_of_bad_answers():
+    case = [{"lengths": [1, 1], "rewards": [0, 1], "logp": [[0.0], [-1.0]], "old_logp": [[-3.0], [-1.0]]}]
+    plain, dual = (
+        value_and_grads(objective(Algorithm(advantage="mean_only", clip=Clip(dual=c))), groups_of(case), torch.float64)
+        for c in (None, 3.0)
+    )
+    assert plain.logp_grad[0] > 0 and dual.logp_grad[0] == 0
+    assert dual.loss == pytest.approx(-(3 * -0.5 + 0.5) / 2)
+
+
+def test_top_entropy_takes_a_share_of_each_answer():
+    entropy = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.3], dtype=torch.float64)
+    seq = torch.tensor([0, 0, 0, 1, 1])
+    assert top_entropy(entropy, seq, 0.5).tolist() == [0, 1, 1, 1, 0]
+    assert top_entropy(entropy, seq, 0.01).tolist() == [0, 1, 0, 1, 0]
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=7), st.floats(0.1, 1.0))
+def test_selections_keep_what_they_say(rewards, keep):
+    for rule in SELECT.values():
+        advantage = centred(rewards)
+        kept = rule(advantage, rewards, places(len(rewards), keep))
+        assert kept == sorted(set(kept)) and len(kept) == max(1, int(len(rewards) * keep + 1e-9))
+        left = [abs(a) for i, a in enumerate(advantage) if i not in kept]
+        if rule is SELECT["top_abs"] and left:
+            assert min(abs(advantage[i]) for i in kept) >= max(left)
+        if rule is SELECT["max_variance"]:
+            best = max(statistics.pvariance(c) for c in itertools.combinations(rewards, len(kept)))
+            assert statistics.pvariance([rewards[i] for i in kept]) == pytest.approx(best, abs=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize(
+    "case",
+    [
+        [{"lengths": [3, 2], "rewards": [-5.0, -1.0]}],  # negative rewards
+        [{"lengths": [3, 0], "rewards": [1.0, 0.0]}],  # an empty answer
+        [{"lengths": [0, 0], "rewards": [1.0, 0.0]}],  # nothing but empty answers
+        [{"lengths": [2], "rewards": [1.0]}, {"lengths": [2, 3], "rewards": [0.0, 1.0]}],  # a group with one member left
+        [{"lengths": [2, 2], "rewards": [1e6, -1e6]}],
+        [{"lengths": [1, 1], "rewards": [1.0, 1.0 + 1e-12]}],
+    ],
+    ids=["negative", "empty", "all-empty", "one-left", "huge", "nearly-equal"],
+)
+def test_bad_input_gives_finite_numbers(name, case):
+    parts = complete(Algorithm(use=name), "here")
+    if parts.advantage == "beta":
+        case = [c | {"rewards": [float(r > 0) for r in c["rewards"]]} for c in case]
+    out = value_and_grads(objective(parts), groups_of(case), torch.float64)
+    assert math.isfinite(out.loss) and out.logp_grad.isfinite().all()
+    assert out.lam_grad is None or out.lam_grad.isfinite()
+
+
+def test_beta_names_a_reward_it_cannot_take():
+    with pytest.raises(ConfigError, match=r"0\.5"):
+        objective(complete(Algorithm(use="bnpo"), "here")).batch(groups_of([{"lengths": [1, 1], "rewards": [0.5, 1.0]}]).groups)
+
+
+def test_beta_with_one_success_rate_is_the_plain_difference():
+    parts = complete(Algorithm(use="bnpo"), "here")
+    group = groups_of([{"lengths": [1, 1], "rewards": [0.0, 1.0]}]).groups
+    assert objective(parts).advantage(group, parts) == [[-0.5, 0.5]]
+
+
+@pytest.mark.parametrize("lam", [-5.0, 5.0, 60.0, -1e6])
+def test_lambda_at_its_bounds_gives_finite_gradients(lam):
+    parts = Algorithm(reduce="group_token_mean", length_preference=LengthPreference(lambda_init=lam, clamp=None))
+    out = value_and_grads(objective(parts), groups_of([{"lengths": [1, 5, 9], "rewards": [1, 0, 0]}]), torch.float64)
+    assert math.isfinite(out.loss) and out.lam_grad.isfinite() and out.logp_grad.isfinite().all()

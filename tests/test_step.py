@@ -11,6 +11,15 @@ from lgrpo_lite.train.build import build
 from lgrpo_lite.train.guard import NonFinite
 from lgrpo_lite.train.step import train_step
 
+SMALL_PROBES = {"vineppo": ["algorithm.probe_values={k: 2, max_states: 2}"], "cppo": ["algorithm.select.refill=false"]}
+
+
+def with_values(run):
+    """A run whose pre-pass, if it has one, was made: half of the answers were right."""
+    if run.plan.values:
+        run.plan.values.rewards = {run.plan.values.key(p): [0.0, 1.0] for p in run.prompts.prompts}
+    return run
+
 
 def weights(run) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in run.policy.trainable()])
@@ -19,7 +28,8 @@ def weights(run) -> torch.Tensor:
 @pytest.mark.parametrize("name", sorted(NAMED))
 @pytest.mark.parametrize("kind", ["model.weights=fp32", "model.weights=nf4", "optim.updates_per_batch=2"])
 def test_every_algorithm_steps(name, kind):
-    run = build(tiny_recipe(f"algorithm.use={name}", kind))
+    bound = ["algorithm.surrogate=clipped"] if name == "rgr_grpo" else []
+    run = with_values(build(tiny_recipe(f"algorithm.use={name}", kind, *SMALL_PROBES.get(name, []), *bound)))
     before = weights(run)
     record, groups = train_step(1, run)
     assert record.skipped is None and record.groups == len(groups) >= 4
@@ -27,6 +37,7 @@ def test_every_algorithm_steps(name, kind):
     assert record.policy_version == run.policy.version == run.recipe.optim.updates_per_batch
     assert record.disagreement < 1e-4
     assert (record.kl is not None) == (run.recipe.algorithm.kl.coef > 0)
+    assert record.guide_tokens is None or name == "g2rpo_a"
     assert (record.length_lambda is not None) == (name == "length_preference")
     assert all(p.grad is None for p in run.policy.trainable())
 
@@ -61,9 +72,9 @@ def test_a_loss_that_is_not_finite_moves_nothing(monkeypatch):
     run = build(tiny_recipe())
     real = run.policy.logprobs
 
-    def broken(batch):
-        logp, entropy = real(batch)
-        return logp * torch.tensor(float("nan")), entropy
+    def broken(batch, **asked):
+        scored = real(batch, **asked)
+        return scored._replace(logp=scored.logp * torch.tensor(float("nan")))
 
     monkeypatch.setattr(run.policy, "logprobs", broken)
     before = weights(run)
@@ -99,7 +110,7 @@ def test_passes_that_nobody_asked_for_are_not_made(monkeypatch):
         run = build(tiny_recipe(*overrides, "memory.micro_tokens=1000000"))
         count = []
         real = run.policy.logprobs
-        monkeypatch.setattr(run.policy, "logprobs", lambda batch: count.append(1) or real(batch))
+        monkeypatch.setattr(run.policy, "logprobs", lambda batch, **asked: count.append(1) or real(batch, **asked))
         train_step(1, run)
         return len(count)
 

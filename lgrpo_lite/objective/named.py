@@ -209,7 +209,7 @@ NAMED = {row.__name__: row for row in ROWS}
 
 def complete(algorithm: Algorithm, where: str) -> Algorithm:
     """Lay the keys a recipe sets over the row it names. Unknown name: ConfigError that gives the nearest one."""
-    made = found(algorithm.use, NAMED, where)()
+    made = found(algorithm.use, NAMED, where, "algorithm")()
     if not isinstance(made, Algorithm):
         fix = "the function takes no arguments and returns a lgrpo_lite.algorithm.Algorithm"
         raise ConfigError(f"{algorithm.use} gave no algorithm", where=where, fix=fix)

@@ -36,8 +36,8 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.parts, self.dtype = parts, dtype
-        self.advantage = found(parts.advantage, ADVANTAGE, "algorithm.advantage")
-        self.surrogate = found(parts.surrogate, SURROGATE, "algorithm.surrogate")
+        self.advantage = found(parts.advantage, ADVANTAGE, "algorithm.advantage", "advantage")
+        self.surrogate = found(parts.surrogate, SURROGATE, "algorithm.surrogate", "surrogate")
         self.constant = parts.reduce_constant or max_new_tokens
         self.preference = LengthPreference(parts.length_preference) if parts.length_preference else None
         self.log_z = LogZ(hidden, dtype) if hidden and parts.learns_log_z else None

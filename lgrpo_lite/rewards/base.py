@@ -193,7 +193,7 @@ def _call(part: Part, prompt: Prompt, completion: Completion) -> Mark:
 def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
     reward = rewards[i]
     use = where(f"rewards.{i}.use")
-    function = found(reward.use, REWARDS, use)
+    function = found(reward.use, REWARDS, use, "reward")
     names = set(inspect.signature(function).parameters)
     options = {option: getattr(reward, option) for option in OPTIONS}
     for option in (o for o, value in options.items() if value != Reward.model_fields[o].default and o not in names):

@@ -13,7 +13,7 @@ def best_index(rewards: Sequence[float]) -> int:
     return max(range(len(rewards)), key=lambda i: (rewards[i], -i))
 
 
-def best_draft(prompts: Sequence[Prompt], n: int, settings: BestDraft, tools: Tools) -> tuple[list[Prompt], int]:
+def best_draft(prompts: Sequence[Prompt], n: int, settings: BestDraft, template: str, tools: Tools) -> tuple[list[Prompt], int]:
     """iGRPO's first stage (arXiv:2602.09000): prompts with their best draft in them, and how many answers of n are left.
 
     No gradient goes through the drafts. Where every draft lacks a reward, or `when: wrong` finds the best one right, the
@@ -21,26 +21,28 @@ def best_draft(prompts: Sequence[Prompt], n: int, settings: BestDraft, tools: To
     """
     drafts = n // 2 if settings.drafts is None else settings.drafts
     groups = tools.score(prompts, tools.generate(prompts, drafts))
-    return [_with_draft(prompt, group, settings, tools) for prompt, group in zip(prompts, groups, strict=True)], n - drafts
+    return [
+        _with_draft(prompt, group, settings, template, tools) for prompt, group in zip(prompts, groups, strict=True)
+    ], n - drafts
 
 
-def _with_draft(prompt: Prompt, group: Group, settings: BestDraft, tools: Tools) -> Prompt:
+def _with_draft(prompt: Prompt, group: Group, settings: BestDraft, template: str, tools: Tools) -> Prompt:
     if not group.rollouts:
         return prompt
     best = group.rollouts[best_index(group.rewards)]
     if settings.when == "wrong" and best.score.outcome is Outcome.ok:
         return prompt
     draft = tools.shortened(best.completion.token_ids, settings.max_tokens)
-    return tools.ask(prompt, filled(settings.template, question=prompt.text, draft=draft))
+    return tools.ask(prompt, filled(template, question=prompt.text, draft=draft))
 
 
-def refine_best(groups: Sequence[Group], settings: RefineBest, tools: Tools) -> list[Group]:
+def refine_best(groups: Sequence[Group], settings: RefineBest, template: str, tools: Tools) -> list[Group]:
     """Each group with one answer more (arXiv:2511.12344): a refinement of its best one, or an ordinary answer if that is perfect.
 
     A refinement is sampled under (question, best answer, what failed) and trained under the bare question, so it carries no
     log-prob of its sampling and is marked `off`.
     """
-    hints = [_hint(group, settings, tools) for group in groups]
+    hints = [_hint(group, settings, template, tools) for group in groups]
     asked = [g.prompt if hint is None else tools.ask(g.prompt, hint) for g, hint in zip(groups, hints, strict=True)]
     answers = tools.generate(asked, 1)
     answers = [[c if hint is None else replace(c, logprobs=None) for c in row] for row, hint in zip(answers, hints, strict=True)]
@@ -55,7 +57,7 @@ def refine_best(groups: Sequence[Group], settings: RefineBest, tools: Tools) -> 
     ]
 
 
-def _hint(group: Group, settings: RefineBest, tools: Tools) -> str | None:
+def _hint(group: Group, settings: RefineBest, template: str, tools: Tools) -> str | None:
     """The refining question; None where there is nothing to refine."""
     if not group.rollouts:
         return None
@@ -64,7 +66,7 @@ def _hint(group: Group, settings: RefineBest, tools: Tools) -> str | None:
     if settings.when == "imperfect" and not failed:
         return None
     shown = tools.shortened(best.completion.token_ids, settings.max_tokens)
-    return filled(settings.template, question=group.prompt.text, best=shown, failed="\n".join(f"- {line}" for line in failed))
+    return filled(template, question=group.prompt.text, best=shown, failed="\n".join(f"- {line}" for line in failed))
 
 
 def _failed(best: Rollout) -> list[str]:

@@ -20,7 +20,7 @@ class RolloutPlan:
     """Prompts -> scored groups. Its state (guidance length, values of prompts) is saved with the run, never exported."""
 
     def __init__(self, recipe: Recipe):
-        self.parts, self.group_size = recipe.algorithm, recipe.rollout.group_size
+        self.parts, self.data, self.group_size = recipe.algorithm, recipe.data, recipe.rollout.group_size
         self.guide_length = GuideLength(self.parts.guide) if self.parts.guide else None
         self.values = ValueStore(self.parts.value_cache, _about(recipe), recipe.seed) if self.parts.value_cache else None
 
@@ -28,7 +28,7 @@ class RolloutPlan:
         """One group per prompt. Without a brick: group_size answers each, scored."""
         parts, n = self.parts, self.group_size
         if parts.best_draft:
-            prompts, n = best_draft(prompts, n, parts.best_draft, tools)
+            prompts, n = best_draft(prompts, n, parts.best_draft, self.data.draft_template, tools)
         n -= parts.refine_best is not None
         if parts.guide and self.guide_length:
             answers = guided_answers(prompts, n, self.guide_length.length, parts.guide, tools)
@@ -36,7 +36,7 @@ class RolloutPlan:
             answers = tools.generate(prompts, n)
         groups = tools.score(prompts, answers)
         if parts.refine_best:
-            groups = refine_best(groups, parts.refine_best, tools)
+            groups = refine_best(groups, parts.refine_best, self.data.refine_template, tools)
         if parts.probe_values:
             groups = probe_values(groups, parts.probe_values, tools)
         if self.values:

@@ -155,12 +155,13 @@ def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
             if source.solution is None and (source.path or source.hf):
                 what = "guide shows a piece of a worked solution, and this source names none"
                 yield what, f"data.train.{i}", "add solution: COLUMN, or set algorithm.guide=null"
-    for part, field, names in (("best_draft", "draft", ("question", "draft")), ("refine_best", "best", ("question", "best"))):
-        settings = getattr(a, part)
-        for name in names if settings else ():
-            if "{" + name + "}" not in settings.template:
-                what = f"the template does not show the {'question' if name == 'question' else field}"
-                yield what, f"algorithm.{part}.template", f"put {{{name}}} into it"
+    for part, key, names in (
+        ("best_draft", "draft_template", ("question", "draft")),
+        ("refine_best", "refine_template", ("question", "best")),
+    ):
+        for name in names if getattr(a, part) else ():
+            if "{" + name + "}" not in getattr(recipe.data, key):
+                yield f"the template of {part} does not show the {name}", f"data.{key}", f"put {{{name}}} into it"
     if recipe.rewards[0].use == "overlong":
         what = "the first reward says what is right, and overlong is a penalty"
         yield what, "rewards.0.use", "put the verifier first"

@@ -1,0 +1,147 @@
+"""Combinations without a meaning are refused before anything is loaded, each with its reason; the others run."""
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from support import tiny_recipe
+
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.recipe import parse_recipe
+from lgrpo_lite.train.check import check
+from lgrpo_lite.train.rules import warnings
+
+GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\nrewards: [{use: exact}]\n"
+RESIDUAL = ["algorithm.use=flowrl_group"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "words"),
+    [
+        ([*RESIDUAL, "algorithm.advantage=next_value", "algorithm.probe_values={}"], "advantage", "credits tokens"),
+        ([*RESIDUAL, "rollout.group_size=1"], "rollout.group_size", "nothing to compare"),
+        (["algorithm.use=rebel", "rollout.group_size=1"], "rollout.group_size", "nothing to compare"),
+        (["algorithm.use=a_star_po", "rollout.group_size=1", "algorithm.admit=varied"], "admit", "one answer has one"),
+        (["algorithm.use=a_star_po", "rollout.group_size=1", "algorithm.admit=mixed"], "admit", "one answer has one"),
+        (["algorithm.use=rgr_grpo", "optim.updates_per_batch=2"], "optim.updates_per_batch", "runs away"),
+        (["algorithm.use=grpo", "algorithm.shaped={}"], "algorithm.shaped", "there are none"),
+        (["algorithm.use=grpo", "algorithm.advantage=next_value"], "algorithm.advantage", "needs the values"),
+        (["algorithm.use=grpo", "algorithm.probe_values={}"], "algorithm.probe_values", "read by nothing"),
+        (["algorithm.use=grpo", "algorithm.advantage=value_cache"], "algorithm.advantage", "needs the V*"),
+        (["algorithm.use=grpo", "algorithm.value_cache={}"], "algorithm.value_cache", "read by nothing"),
+        (["algorithm.use=gspo", "algorithm.reduce=token_mean"], "algorithm.reduce", "by their length"),
+        (["algorithm.use=gspo", "algorithm.reduce=constant"], "algorithm.reduce", "by their length"),
+        (["algorithm.use=gspo", "algorithm.trace={}"], "algorithm.ratio", "two forms"),
+        (["algorithm.use=bnpo", "rewards.0.weight=2"], "algorithm.advantage", "0 or 1"),
+        (["algorithm.use=bnpo", "rewards=[{use: exact}, {use: numeric}]"], "algorithm.advantage", "0 or 1"),
+        (["algorithm.use=bnpo", "rewards=[{use: rubric}]"], "algorithm.advantage", "0 or 1"),
+        ([*RESIDUAL, "algorithm.reduce=token_mean"], "algorithm.reduce", "once a token"),
+        ([*RESIDUAL, "algorithm.trace={}"], "algorithm.trace", "weighs tokens"),
+        ([*RESIDUAL, "algorithm.prefix_share=true"], "algorithm.prefix_share", "weighs tokens"),
+        ([*RESIDUAL, "algorithm.top_entropy=0.2"], "algorithm.top_entropy", "weighs tokens"),
+        ([*RESIDUAL, "algorithm.ratio=sequence"], "algorithm.ratio", "not read"),
+        ([*RESIDUAL, "algorithm.refine_best={}", "algorithm.shaped={}"], "algorithm.shaped", "a residual has none"),
+        (["algorithm.use=a_star_po", "algorithm.residual.pairs=true"], "algorithm.residual.pairs", "inside a group"),
+        (["algorithm.use=rebel", "algorithm.residual.is_form=released"], "is_form", "without is_clip"),
+        ([*RESIDUAL, "algorithm.select={keep: 0.1}"], "algorithm.select.keep", "one answer stays"),
+        (["algorithm.use=vineppo", "algorithm.select={}"], "algorithm.select", "ranks answers"),
+        (["algorithm.use=a_star_po", "algorithm.best_draft={}"], "algorithm.best_draft", "plain prompt"),
+        (["algorithm.use=igrpo", "algorithm.best_draft.drafts=8"], "rollout.group_size", "no answer after the drafts"),
+        (["algorithm.use=igrpo", "algorithm.best_draft.drafts=7"], "rollout.group_size", "nothing to compare"),
+        (["algorithm.use=igrpo", "data.draft_template='{draft}'"], "data.draft_template", "does not show the question"),
+        (["algorithm.use=rgr_grpo", "data.refine_template='{question}'"], "data.refine_template", "does not show the best"),
+        (["algorithm.use=g2rpo_a"], "data.train.0", "names none"),
+        (["algorithm.use=flowrl", "model.lora=null"], "algorithm.residual.anchor", "there is none"),
+        (["algorithm.use=grpo", "model.lora=null"], "algorithm.kl.coef", "there is none"),
+        (["algorithm.use=dapo", "model.lora=null", "rewards=[{use: rubric}]"], "rewards.0.judge", "there is none"),
+        (["algorithm.use=grpo", "algorithm.cispo.cap=2"], "algorithm.cispo", "not read by surrogate=clipped"),
+        (["algorithm.use=cispo", "algorithm.clip.high=0.5"], "algorithm.clip", "not read by surrogate=cispo"),
+        (["algorithm.use=grpo", "algorithm.residual.slope=2"], "algorithm.residual", "not read by surrogate=clipped"),
+        (["algorithm.use=grpo", "algorithm.reduce_rows=2"], "algorithm.reduce_rows", "not read by reduce="),
+        (["algorithm.use=dr_grpo", "algorithm.advantage_std=population"], "algorithm.advantage_std", "not read by advantage="),
+        (["algorithm.use=grpo", "algorithm.advantage=mean_sdt"], "algorithm.advantage", "did you mean 'mean_std'"),
+        (["algorithm.use=grpo", "rewards=[{use: overlong, cache: 9}]"], "rewards.0.use", "put the verifier first"),
+        (["algorithm.use=length_preference", "rollout.group_size=82"], "algorithm.length_preference.r", "may reach 0"),
+    ],
+)
+def test_refused_with_a_reason(overrides, where, words):
+    with pytest.raises(ConfigError) as error:
+        check(parse_recipe(GOOD, "r", overrides))
+    assert error.value.exit_code == 2
+    assert words in str(error.value), str(error.value)
+    fix = str(error.value).splitlines()[-1]
+    assert len(fix) > 10
+    assert any(part in error.value.where for part in (where, "command line", "r:")), error.value.where
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["algorithm.use=flowrl", "algorithm.kl.coef=0.1"], "twice"),
+        (["algorithm.use=flowrl", "algorithm.admit=varied"], "equal rewards"),
+        (["algorithm.use=gspo"], "differs from a policy gradient in nothing"),
+        (["algorithm.use=rebel"], "differs from a policy gradient in nothing"),
+        (["algorithm.use=gspo", "optim.updates_per_batch=2"], None),
+        (["algorithm.use=length_preference"], None),
+    ],
+)
+def test_warned_about(overrides, words):
+    told = warnings(check(parse_recipe(GOOD, "r", overrides)))
+    assert (words is None and not told) or any(words in line for line in told)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_row_is_legal_and_so_is_its_resolved_form(name):
+    recipe = tiny_recipe(f"algorithm.use={name}")
+    assert check(parse_recipe(recipe.to_yaml(), "again")).to_yaml() == recipe.to_yaml()
+
+
+# ------------------------------------------------------------------------------------------- random combinations
+
+PARTS = {
+    "advantage": ["mean_std", "mean_only", "leave_one_out", "beta", "reward"],
+    "advantage_floor": ["null", "-0.1"],
+    "admit": ["all", "varied", "mixed"],
+    "select": ["null", "{keep: 0.5}", "{rule: max_variance, keep: 0.5, refill: false}", "{keep: 0.5, scope: batch}"],
+    "mask_truncated": ["true", "false"],
+    "ratio": ["token", "sequence"],
+    "surrogate": ["clipped", "unclipped", "cispo", "residual"],
+    "kl": ["{coef: 0.0}", "{coef: 0.1, estimator: k1}", "{coef: 0.1, estimator: k2, weighted: true}", "{coef: 0.1, max: 1}"],
+    "reduce": ["sequence_mean", "token_mean", "group_token_mean", "micro_token_mean", "constant"],
+    "length_preference": ["null", "{}", "{normalizer: power, length_std: sample}"],
+    "trace": ["null", "{}", "{style: recent, mode: weight, normalize: mean}", "{mode: terminal, lambda: 0.5}"],
+    "prefix_share": ["true", "false"],
+    "top_entropy": ["null", "0.5"],
+    "rollout_correction": ["null", "{cap: 1.5}"],
+    "best_draft": ["null", "{}"],
+    "guide": ["null", "{init: 8, max: 20}", "{init: 8, train_guidance: true, baseline: separate}"],
+    "refine_best": ["null", "{}"],
+    "shaped": ["null", "{}", "{form: old}"],
+}
+
+
+@given(
+    use=st.sampled_from(sorted(NAMED)),
+    chosen=st.lists(st.sampled_from([(k, v) for k, values in PARTS.items() for v in values]), min_size=2, max_size=5),
+    updates=st.integers(1, 2),
+)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+def test_random_legal_combinations_run(use, chosen, updates):
+    import torch
+
+    from lgrpo_lite.train.build import build
+    from lgrpo_lite.train.step import train_step
+
+    small = {"vineppo": ["algorithm.probe_values={k: 2, max_states: 2}"]}
+    parts = [f"algorithm.{key}={value}" for key, value in dict(chosen).items()]
+    try:
+        recipe = tiny_recipe(f"algorithm.use={use}", *small.get(use, []), *parts, f"optim.updates_per_batch={updates}")
+    except ConfigError:
+        assume(False)
+    run = build(recipe)
+    if run.plan.values:
+        run.plan.values.rewards = {run.plan.values.key(p): [0.0, 1.0] for p in run.prompts.prompts}
+    record, _ = train_step(1, run)
+    assert record.skipped is not None or (record.loss == record.loss and record.grad_norm < float("inf"))
+    assert all(p.isfinite().all() for p in run.policy.trainable())
+    assert torch.isfinite(torch.tensor([p.detach().sum() for p in run.objective.parameters()])).all()
