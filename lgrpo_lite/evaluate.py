@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lgrpo_lite.diagnostics import pass_at_k
 from lgrpo_lite.engines.base import Sampler, SamplingParams
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Completion, Outcome, Prompt
@@ -24,6 +25,7 @@ class Evaluation:
     accuracy: float  # avg@k: share of samples that are right
     stderr: float
     greedy: float | None
+    pass_at_k: float  # share of problems that one of the k samples solves
     length: float  # mean completion tokens of the samples
     truncated: float
     missing: int  # rewards that timed out or failed; they count neither way
@@ -38,6 +40,7 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False) -> E
     settings, limit = run.recipe.eval, run.recipe.model.max_new_tokens
     sampled: list[tuple[float, list[Completion]]] = []
     greedy: list[float] = []
+    solved: list[list[bool]] = []
     missing = 0
     devices = [run.policy.device] if run.policy.device.type == "cuda" else []
     with torch.random.fork_rng(devices), run.engine.serving(run.policy) as sampler:
@@ -50,6 +53,7 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False) -> E
             for completions, marks in zip(answers, _right(run, sampler, block, answers), strict=True):
                 missing += len(completions) - len(marks)
                 if marks:
+                    solved.append(marks)
                     sampled.append((statistics.fmean(marks), completions))
             if settings.greedy:
                 best = sampler.generate(block, 1, SamplingParams(0.0, limit))
@@ -66,6 +70,7 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False) -> E
         accuracy=statistics.fmean(scores),
         stderr=statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0,
         greedy=statistics.fmean(greedy) if greedy else None,
+        pass_at_k=statistics.fmean(pass_at_k(len(marks), sum(marks), len(marks)) for marks in solved),
         length=statistics.fmean(len(c.token_ids) for c in completions),
         truncated=statistics.fmean(c.finish_reason == "length" for c in completions),
         missing=missing,

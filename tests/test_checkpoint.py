@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import tiny_recipe
 
 from lgrpo_lite.errors import DataError
@@ -93,3 +94,52 @@ def test_no_checkpoint_at_all(tmp_path, run):
     shutil.rmtree(tmp_path / "step-000001" / "adapter")
     found, warnings = checkpoint.find(tmp_path)
     assert found is None and warnings
+
+
+EXPORTED = {
+    "adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja",
+}  # fmt: skip
+OWNED = {  # an algorithm that owns state, and what of it must come back
+    "length_preference": lambda run: [run.objective.length_lambda],
+    "flowrl": lambda run: [p.clone() for p in run.objective.log_z.parameters()],
+    "g2rpo_a": lambda run: run.plan.guide_length.state_dict(),
+    "a_star_po": lambda run: run.plan.values.rewards,
+}
+
+
+@pytest.mark.parametrize("name", list(OWNED))
+def test_state_that_an_algorithm_owns_comes_back_and_is_never_exported(name, tmp_path):
+    """A run stopped after two steps and resumed has the λ, log Z, guidance and values of one that was not, bit for bit."""
+    from lgrpo_lite.train.export import export_adapter
+    from lgrpo_lite.train.folder import RunFolder
+    from lgrpo_lite.train.guard import StopRequest
+    from lgrpo_lite.train.loop import train
+
+    settings = [f"algorithm.use={name}", "train.save_every=1", "data.eval.limit=2", "data.train.limit=100"]
+    settings += ["algorithm.guide={init: 24, max: 48}"] if name == "g2rpo_a" else []
+    settings += ["algorithm.value_cache={n: 2}"] if name == "a_star_po" else []
+
+    def trained(folder, steps, *, resume=False):
+        run = build(tiny_recipe(*settings, f"train.steps={steps}", "optim.scheduler=constant"))
+        where = RunFolder(tmp_path / folder)
+        where.open()
+        assert train(run, where, StopRequest(), resume=resume)
+        return run
+
+    whole = trained("whole", 3)
+    trained("parts", 2)
+    parts = trained("parts", 3, resume=True)
+    before, after = OWNED[name](whole), OWNED[name](parts)
+    if isinstance(before, list) and isinstance(before[0], torch.Tensor):
+        assert all(map(torch.equal, before, after))
+        assert before[-2].abs().max() > 0  # the last layer started at 0: the head has learned
+    else:
+        assert before == after
+    assert all(map(torch.equal, whole.policy.trainable(), parts.policy.trainable()))
+    head = whole.optimizer.head.state_dict() if whole.optimizer.head else None
+    assert head is None or head["state"][0]["step"] == parts.optimizer.head.state_dict()["state"][0]["step"]
+    exported = export_adapter(whole.policy, tmp_path / "export")
+    saved = load_file(exported / "adapter_model.safetensors")
+    assert all("lora_" in key for key in saved)
+    assert {p.name for p in exported.iterdir()} <= EXPORTED

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import lgrpo
 
 from lgrpo_lite.cli.main import VERBS
+from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -43,3 +45,27 @@ def test_the_tree_in_the_readme_is_the_tree():
 def test_files_stay_readable():
     long = {p.name: n for p in (ROOT / "lgrpo_lite").rglob("*.py") if (n := len(p.read_text("utf-8").splitlines())) > 300}
     assert not long
+
+
+def test_the_worked_example_is_short_and_runs(tmp_path, monkeypatch):
+    """The command of docs/algorithms.md, with fewer steps."""
+    text = (ROOT / "docs" / "algorithms.md").read_text("utf-8")
+    example = (ROOT / "docs" / "max_rl.py").read_text("utf-8").strip()
+    assert example in text and len(example.splitlines()) < 20
+    command = re.search(r"^lgrpo-lite (recipe tiny-math algorithm.use=\S+max_rl)$", text, re.MULTILINE).group(1).split()
+    monkeypatch.chdir(ROOT)
+    small = ["train.steps=1", "rollout.prompts_per_step=8", "data.eval.limit=4", "eval.k=1", "--ui", "none", "--runs", tmp_path]
+    assert lgrpo(*command, *small, "--name", "mine") == 0
+    assert (
+        '"loss": -' in (tmp_path / "mine" / "metrics.jsonl").read_text()
+        or '"loss": 0' in (tmp_path / "mine" / "metrics.jsonl").read_text()
+    )
+
+
+def test_every_algorithm_is_listed_and_documented(capsys):
+    assert lgrpo("recipe") == 0
+    listed, page = capsys.readouterr().out, (ROOT / "docs" / "algorithms.md").read_text("utf-8")
+    for name, row in NAMED.items():
+        assert f" {name} " in listed and f"## {name}\n" in page and f"| `{name}` |" in page
+        doc = row.__doc__ or ""
+        assert "Limit:" in doc and ("arXiv:" in doc or name == "bnpo_trl" or "TRL" in doc)

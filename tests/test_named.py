@@ -15,7 +15,7 @@ from lgrpo_lite.train.guard import StopRequest
 from lgrpo_lite.train.loop import _prepare
 from lgrpo_lite.train.step import train_step
 
-STEPS = 25  # the policy is worse than at the start for the first dozen: it unlearns guessing before it works things out
+STEPS = 40  # the policy is worse than at the start for the first dozen: it unlearns guessing before it works things out
 SMALL = [
     "rollout.prompts_per_step=16", "rollout.group_size=8", f"train.steps={STEPS}", "data.train.limit=512",
     "data.eval.limit=128", "eval.k=2", "eval.greedy=false",

@@ -1,17 +1,26 @@
 """The page itself, on the embedded model: every algorithm steps, a bad number moves nothing, a missing reward is left out."""
 
 import dataclasses
+import json
+from itertools import islice
 
 import pytest
 import torch
 from support import tiny_recipe
 
+from lgrpo_lite.arithmetic import problems
+from lgrpo_lite.engines.base import SamplingParams
+from lgrpo_lite.evaluate import evaluate
 from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.guard import NonFinite
 from lgrpo_lite.train.step import train_step
 
-SMALL_PROBES = {"vineppo": ["algorithm.probe_values={k: 2, max_states: 2}"], "cppo": ["algorithm.select.refill=false"]}
+SMALL_PROBES = {
+    "igrpo": ["algorithm.best_draft.when=wrong"],
+    "vineppo": ["algorithm.probe_values={k: 2, max_states: 2}"],
+    "cppo": ["algorithm.select.refill=false"],
+}
 
 
 def with_values(run):
@@ -147,3 +156,37 @@ def test_a_record_says_what_happened():
     assert 0 < record.trained_tokens <= record.rollout_tokens
     assert set(record.seconds) == {"rollout", "reward", "score", "update"}
     assert dataclasses.asdict(record)
+
+
+def test_the_judge_is_the_policy_without_its_adapter():
+    run = build(tiny_recipe())
+    with run.engine.serving(run.policy) as sampler:
+        untrained = run.tools(sampler).judge(["12+34=?"])
+        for name, parameter in run.policy.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+        assert run.tools(sampler).judge(["12+34=?"]) == untrained
+        with_adapter = sampler.generate(run.eval_prompts[:1], 1, SamplingParams(0.0, 16))[0][0].text
+        with run.policy.reference():
+            assert sampler.generate(run.eval_prompts[:1], 1, SamplingParams(0.0, 16))[0][0].text != with_adapter
+
+
+@pytest.mark.parametrize("name", ["rgr_grpo", "grpo"])
+def test_rubrics_train_and_evaluate(name, tmp_path):
+    """Rules alone: the sum stands at the end, and the way there is shown."""
+    rows = [
+        {"question": p.question, "answer": p.answer, "criteria": [
+            {"text": f"ends with {p.answer}", "kind": "factual", "weight": 3, "regex": f"#### {p.answer}$"},
+            {"text": "shows a step", "kind": "process", "regex": "="},
+        ]}
+        for p in islice(problems(0, "train"), 32)
+    ]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"{{path: '{tmp_path}/r.jsonl', rubric: criteria}}"
+    more = [f"algorithm.use={name}", f"data.train={source}", f"data.eval={source}", "rewards=[{use: rubric}]"]
+    run = build(tiny_recipe(*more))
+    record, groups = train_step(1, run)
+    assert record.skipped is None and {len(r.score.criteria) for g in groups for r in g.rollouts} == {2}
+    assert {round(r.reward, 2) for g in groups for r in g.rollouts} <= {0.0, 0.25, 0.75, 1.0}
+    assert any(r.off for g in groups for r in g.rollouts) == (name == "rgr_grpo")
+    assert evaluate(run, 1).accuracy > 0

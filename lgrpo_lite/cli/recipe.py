@@ -44,7 +44,9 @@ def _list(args: argparse.Namespace) -> int:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from lgrpo_lite.objective.named import NAMED
     from lgrpo_lite.recipe import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
@@ -56,12 +58,19 @@ def _list(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     if args.json:
         result = [dict(zip(columns, row, strict=True)) for row in rows]
-        print(json.dumps({"schema": 1, "ok": True, "command": "recipe ls", "result": result, "warnings": []}))
+        algorithms = {name: (row.__doc__ or "").splitlines()[0] for name, row in NAMED.items()}
+        more = {"warnings": [], "algorithms": algorithms}
+        print(json.dumps({"schema": 1, "ok": True, "command": "recipe ls", "result": result, **more}))
         return 0
     table = Table(*columns)
     for row in rows:
         table.add_row(*row)
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    rows = Table("algorithm.use=", "what it is (every row: docs/algorithms.md)")
+    for name, row in NAMED.items():
+        rows.add_row(name, Text((row.__doc__ or "").splitlines()[0]))
+    console.print(rows)
     return 0
 
 

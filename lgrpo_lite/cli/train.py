@@ -63,19 +63,22 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
 def describe(recipe) -> list[str]:
     """What a run of the recipe would be, without loading anything; local data is read and checked."""
     from lgrpo_lite.data.prompts import count
+    from lgrpo_lite.train.rules import warnings
 
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
-    extra = [name for name in ("length_preference", "trace") if getattr(a, name)]
+    bricks = ("best_draft", "guide", "refine_best", "probe_values", "value_cache", "select", "length_preference", "trace")
+    extra = [name for name in (*bricks, "prefix_share") if getattr(a, name)]
+    form = f"clip {a.clip.low}/{a.clip.high}" if a.surrogate == "clipped" else a.surrogate
     lines = [
         f"recipe     {recipe.recipe.name}: {recipe.recipe.title}",
         f"model      {recipe.model.id} in {recipe.model.weights}, {adapter}",
-        f"algorithm  {a.use}: {a.advantage}, {a.reduce}, clip {a.clip.low}/{a.clip.high}, kl {a.kl.coef}"
-        + "".join(f", {name}" for name in extra),
+        f"algorithm  {a.use}: {a.advantage}, {a.reduce}, {form}, kl {a.kl.coef}" + "".join(f", {name}" for name in extra),
         f"rollout    {r.prompts_per_step} prompts × {r.group_size} answers of up to {recipe.model.max_new_tokens} tokens, "
         f"engine {r.engine}",
         f"training   {recipe.train.steps} steps",
     ]
+    lines += [f"warning    {line}" for line in warnings(recipe)]
     for which in ("train", "eval"):
         for i, source in enumerate(getattr(recipe.data, which)):
             if source.hf and not source.path:

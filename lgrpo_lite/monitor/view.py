@@ -51,6 +51,7 @@ def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
     before, after = (f"{e['accuracy']:.3f} ± {e['stderr']:.3f}" for e in (first, last))
     rows.append((label, before, after, f"{last['accuracy'] - first['accuracy']:+.3f}"))
     for name, key, form in (
+        ("one of them right (pass@k)", "pass_at_k", ".3f"),
         ("greedy accuracy", "greedy", ".3f"),
         ("mean tokens", "length", ".1f"),
         ("truncated", "truncated", ".1%"),

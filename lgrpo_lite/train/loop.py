@@ -7,9 +7,11 @@ from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluate import Evaluation, evaluate
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
+from lgrpo_lite.rollout.values import BLOCK
 from lgrpo_lite.train.folder import RunFolder
 from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite, StopRequest
 from lgrpo_lite.train.report import write_report
+from lgrpo_lite.train.rules import warnings
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.types import StepRecord
@@ -18,6 +20,8 @@ from lgrpo_lite.types import StepRecord
 def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bool:
     """Run to the last step. True: done. False: stopped on request, saved, resumable."""
     state = _resume(run, folder) if resume else State(0, 0, 0)
+    for message in warnings(run.recipe):
+        folder.event("note", message=message)
     if run.left_out:
         folder.event("prompts_left_out", count=run.left_out, limit=run.recipe.model.max_prompt_tokens)
     steps, save_every = run.recipe.train.steps, run.recipe.train.save_every
@@ -42,11 +46,11 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     if store is None:
         return True
     recipe = run.recipe
-    draws = recipe.train.steps * recipe.rollout.prompts_per_step * (1 + recipe.rollout.max_redraw)
-    exact = recipe.algorithm.admit == "all" and recipe.algorithm.select is None and not store.settings.drop_unsolved
-    prompts = run.prompts.first(recipe.train.steps * recipe.rollout.prompts_per_step if exact else draws)
+    once = recipe.algorithm.admit == "all" and recipe.algorithm.select is None
+    draws = recipe.train.steps * recipe.rollout.prompts_per_step * (1 if once else 1 + recipe.rollout.max_redraw)
     if store.settings.drop_unsolved:
-        prompts = list(run.prompts.prompts)  # which of them stay decides the order of all draws
+        draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
+    prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)  # whole blocks: a longer run then has the same values
     progress = lambda done: folder.set_status("estimating values", state.step, progress=f"{done}/{len(prompts)}")  # noqa: E731
     with run.engine.serving(run.policy) as sampler:
         done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", progress, lambda: stop.asked)
