@@ -81,6 +81,8 @@ def test_refused_with_a_reason(overrides, where, words):
         (["algorithm.use=flowrl", "algorithm.admit=varied"], "equal rewards"),
         (["algorithm.use=gspo"], "differs from a policy gradient in nothing"),
         (["algorithm.use=rebel"], "differs from a policy gradient in nothing"),
+        (["algorithm.use=vineppo"], "from every step"),
+        (["algorithm.use=vineppo", "algorithm.probe_values={k: 3, only: mixed, first: group_mean}"], None),
         (["algorithm.use=gspo", "optim.updates_per_batch=2"], None),
         (["algorithm.use=length_preference"], None),
     ],

@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgrpo_lite.objective import trace
+from lgrpo_lite.objective.weight import prefix_share
 from lgrpo_lite.ops.scan import CHUNK, decayed_scan
 
 DECAYS = st.sampled_from([0.0, 0.3, 0.9, 0.99, 1.0])
@@ -55,3 +57,43 @@ def test_no_credit_crosses_sequences(style):
     x = torch.zeros(5, dtype=torch.float64)
     x[2] = 1.0
     assert trace.accumulate(x, seq, decay=0.9, style=style)[3:].tolist() == [0.0, 0.0]
+
+
+class Elements(TorchDispatchMode):
+    """Counts the elements that operations produce: the work of elementwise code, whatever the machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.made += sum(x.numel() for x in (out if isinstance(out, tuple | list) else [out]) if isinstance(x, torch.Tensor))
+        return out
+
+
+@pytest.mark.parametrize("style", ["recent", "both"])
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_work_of_a_trace_is_linear_in_the_tokens(style, floor):
+    def work(length):
+        x, seq = torch.zeros(length, requires_grad=True), torch.zeros(length, dtype=torch.long)
+        with Elements() as counted:
+            trace.accumulate(x, seq, decay=0.99, style=style, floor=floor).sum().backward()
+            trace.column_sums(seq, decay=0.99, style=style, floor=floor)
+        return counted.made
+
+    assert work(8192) / work(4096) < 2.1
+    assert work(8192) < 8192 * 500
+
+
+def test_prefix_share_reads_every_token_once():
+    class Read(list):
+        reads = 0
+
+        def __iter__(self):
+            for token in super().__iter__():
+                Read.reads += 1
+                yield token
+
+    prefix_share([Read(range(1000)) for _ in range(8)])
+    assert Read.reads == 8000

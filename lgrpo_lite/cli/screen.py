@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from lgrpo_lite.monitor.tail import RunView, Tail
-from lgrpo_lite.monitor.text import step_line
+from lgrpo_lite.monitor.text import duration, step_line
 from lgrpo_lite.monitor.view import live
 
 REFRESH_SECONDS = 0.25
@@ -92,6 +92,9 @@ def _event(event: dict) -> str | None:
         return f"warning: step {event.get('step')} refused: {event.get('reason')}; the policy is unchanged"
     if kind == "resumed":
         return f"resumed after step {event.get('step')}"
+    if kind == "progress":
+        return f"{event.get('what')}: {event.get('done')}/{event.get('of')}, {duration(event.get('left'))} left"
     if kind == "prompts_left_out":
-        return f"note: {event.get('count')} prompts are longer than {event.get('limit')} tokens and left out"
+        why = event.get("reason") or f"longer than {event.get('limit')} tokens"
+        return f"note: {event.get('count')} prompts left out: {why}"
     return None

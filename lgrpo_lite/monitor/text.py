@@ -27,6 +27,8 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
             fields.append(f"{name} {value:{form}}")
     if record.seconds.get("rollout"):
         fields.append(f"roll {record.rollout_tokens / record.seconds['rollout']:,.0f} tok/s")
+    if record.guide_tokens is not None:
+        fields.append(f"guide {record.guide_tokens}")
     if record.missing:
         fields.append(f"missing {record.missing}")
     if record.skipped:

@@ -131,7 +131,7 @@ class RunFolder:
                 "prompt_id": r.prompt.id, "prompt": r.prompt.text, "reference": r.prompt.reference,
                 "completion": r.completion.text, "reward": r.reward, "parts": r.score.parts, "outcome": r.score.outcome,
                 "tokens": len(r.completion.token_ids), "finish_reason": r.completion.finish_reason,
-                "policy_version": r.completion.policy_version,
+                "policy_version": r.completion.policy_version, "given": r.completion.given, "off": r.off,
             }
             for r in picked
         ]  # fmt: skip

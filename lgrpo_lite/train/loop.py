@@ -1,10 +1,12 @@
 """The steps of a run: evaluation before, steps, evaluations and checkpoints on the way, a stop that loses nothing."""
 
 import dataclasses
+import time
 from typing import Any
 
 from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluate import Evaluation, evaluate
+from lgrpo_lite.monitor.text import duration
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.rollout.values import BLOCK
@@ -51,7 +53,16 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     if store.settings.drop_unsolved:
         draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
     prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)  # whole blocks: a longer run then has the same values
-    progress = lambda done: folder.set_status("estimating values", state.step, progress=f"{done}/{len(prompts)}")  # noqa: E731
+    began: list[tuple[float, int]] = []
+
+    def progress(done: int) -> None:
+        """Where the pre-pass is, for the view and the plain lines; time left by what this process has done so far."""
+        began.append((time.monotonic(), done))
+        spent, made = began[-1][0] - began[0][0], done - began[0][1]
+        left = spent / made * (len(prompts) - done) if made else None
+        folder.set_status("estimating values", state.step, progress=f"{done}/{len(prompts)}, {duration(left)} left")
+        folder.event("progress", what="values of prompts under the reference", done=done, of=len(prompts), left=left)
+
     with run.engine.serving(run.policy) as sampler:
         done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", progress, lambda: stop.asked)
     if not done:

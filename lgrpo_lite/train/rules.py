@@ -37,9 +37,12 @@ def warnings(recipe: Recipe) -> list[str]:
         found.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
     if a.surrogate == "residual" and a.admit != "all":
         found.append(f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor")
-    if recipe.optim.updates_per_batch == 1 and (
-        a.ratio == "sequence" or (a.surrogate == "residual" and a.residual.anchor == "old")
-    ):
+    probe = a.probe_values
+    if probe and (probe.only == "all" or probe.first == "probe" or probe.k > 4):
+        cheap = "algorithm.probe_values={k: 3, max_states: 8, only: mixed, first: group_mean} costs a small part of it"
+        found.append(f"probe_values asks for {probe.k} continuations from every step of every answer; {cheap}")
+    old = a.ratio == "sequence" or (a.surrogate == "residual" and a.residual.anchor == "old")
+    if old and recipe.optim.updates_per_batch == 1:
         found.append("with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in nothing")
     return found
 
