@@ -27,7 +27,7 @@ SAME_BUDGET = {  # what an algorithm needs so that it samples no more answers th
     "g2rpo_a": ["algorithm.guide={init: 24, max: 48}"],
     "vineppo": [
         "algorithm.probe_values={k: 3, max_states: 4, only: mixed, first: group_mean}",
-        "rollout.prompts_per_step=4",
+        "rollout.prompts_per_step=8",
         "train.steps=36",
     ],
 }

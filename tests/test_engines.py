@@ -112,3 +112,38 @@ def test_pad_may_equal_eos(tmp_path):
 def test_an_engine_of_a_later_version_says_so():
     with pytest.raises(EnvironmentFault, match="not in this version"):
         open_engine(tiny_recipe("rollout.engine=vllm"))
+
+
+def test_it_goes_on_from_a_prefix(run):
+    """Greedy: from any piece of an answer on, the answer is the same; prefixes of different lengths share a batch."""
+    greedy = SamplingParams(0.0, 16)
+    with run.engine.serving(run.policy) as sampler:
+        whole = [row[0] for row in sampler.generate(run.eval_prompts, 1, greedy)]
+        shown = [tuple(c.token_ids[: i % 5]) for i, c in enumerate(whole)]
+        again = [row[0] for row in sampler.generate(run.eval_prompts, 1, greedy, shown)]
+    for c, prefix, full in zip(again, shown, whole, strict=True):
+        assert c.token_ids == full.token_ids and c.text == full.text and c.finish_reason == full.finish_reason
+        assert c.given == len(prefix) and len(c.logprobs) == len(c.token_ids) - c.given
+        torch.testing.assert_close(c.logprobs, full.logprobs[c.given :], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "given", "sampled"), [(6, 6, 0), (6, 9, 0), (6, 5, 1), (6, 0, 6)])
+def test_a_prefix_counts_towards_the_limit(run, limit, given, sampled):
+    prefix = run.policy.tokenizer("999999999", add_special_tokens=False)["input_ids"][:given]
+    with run.engine.serving(run.policy) as sampler:
+        row = sampler.generate(run.eval_prompts[:2], 2, SamplingParams(1.0, limit), [prefix, ()])
+    first, other = row
+    for c in first:
+        assert c.given == min(given, limit) and len(c.token_ids) - c.given <= sampled
+        assert c.text.startswith("9" * c.given)
+    assert all(c.given == 0 and c.token_ids for c in other)
+
+
+def test_log_probs_of_guided_answers_are_those_of_the_trainer(run):
+    """The guidance is context, the rest is compared token by token."""
+    prefix = [tuple(run.policy.tokenizer("12+3", add_special_tokens=False)["input_ids"])] * len(run.eval_prompts)
+    with run.engine.serving(run.policy) as sampler:
+        groups = scored(run, sampler.generate(run.eval_prompts, 2, run.sampling, prefix))
+    batch = run.objective.batch(groups)
+    assert batch.num_tokens == sum(len(r.completion.token_ids) - 4 for g in groups for r in g.rollouts)
+    assert (run.policy.logprobs(batch).logp - batch.sampler_logp).abs().max() < 2e-4

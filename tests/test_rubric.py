@@ -404,22 +404,3 @@ def test_faults_of_the_recipe(reward, where, words):
     with pytest.raises(ConfigError, match=words) as error:
         rubric_sum(reward)
     assert error.value.where == where
-
-
-@pytest.mark.parametrize(
-    ("rewards", "needs_judge", "binary"),
-    [
-        ([Reward(use="numeric")], False, True),
-        ([Reward(use="exact")], False, True),
-        ([Reward(use="format", pattern="x")], False, True),
-        ([Reward(use="numeric", weight=2.0)], False, False),
-        ([Reward(use="numeric"), Reward(use="format", pattern="x")], False, False),
-        ([Reward(use="overlong", limit=10, cache=5)], False, False),
-        ([Reward(use="rubric")], True, False),
-        ([Reward(use="numeric"), Reward(use="rubric")], True, False),
-        ([Reward(use="rubric", judge="endpoint", endpoint=HTTP)], False, False),
-    ],
-)
-def test_what_a_sum_says_of_itself(rewards, needs_judge, binary):
-    total = rubric_sum(*rewards)
-    assert (total.needs_judge, total.binary) == (needs_judge, binary)

@@ -54,6 +54,12 @@ class Objective(nn.Module):
         return None if lam is None or lam.grad is None else lam.grad.item()
 
     @property
+    def log_z_grad(self) -> float | None:
+        """Norm of the log Z head's gradient gathered since the gradients were last cleared."""
+        grads = [] if self.log_z is None else [p.grad.norm() for p in self.log_z.parameters() if p.grad is not None]
+        return torch.stack(grads).norm().item() if grads else None
+
+    @property
     def silence(self) -> str:
         """Why a step has nothing to train."""
         return "no group had two different rewards" if self.parts.compares_answers else "no answer has an advantage"

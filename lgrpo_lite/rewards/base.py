@@ -56,16 +56,6 @@ class RewardSum:
         self.parts = [_part(i, rewards, where, max_new_tokens) for i in range(len(rewards))]
         self._judges: dict[Endpoint, Judge] = {}
 
-    @property
-    def needs_judge(self) -> bool:
-        """Whether a rubric is to be judged by the policy, so that `scores` wants a judge."""
-        return any(r.use == "rubric" and r.judge == "policy" for r in self.rewards)
-
-    @property
-    def binary(self) -> bool:
-        """Whether all values are 0 or 1."""
-        return len(self.rewards) == 1 and self.rewards[0].weight == 1 and self.rewards[0].use in ("exact", "numeric", "format")
-
     def check(self, prompts: Iterable[Prompt]) -> None:
         """A prompt without a rubric, where a reward reads one: DataError."""
         if any(r.use == "rubric" for r in self.rewards):

@@ -56,7 +56,8 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
                 loss += part.item()
                 sums.update(terms | {"entropy": scored.entropy.sum().item()})
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
-            check_finite(step, loss=loss, grad_norm=grad_norm, length_lambda_grad=objective.lambda_grad)
+            own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
+            check_finite(step, loss=loss, grad_norm=grad_norm, **own)
             record = summarise(step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums)
             run.optimizer.step()  # AdamW on the policy, SGD on λ, AdamW on a log Z head
             run.optimizer.zero_grad()
