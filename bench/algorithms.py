@@ -31,13 +31,18 @@ SAME_BUDGET = {  # what an algorithm needs so that it samples no more answers th
         "train.steps=36",
     ],
 }
+VARIANTS = {  # rows that differ in one part, to see what that part does
+    "grpo, kl 0": ["algorithm.use=grpo", "algorithm.kl.coef=0"],
+    "prefix_share, kl 0": ["algorithm.use=prefix_share", "algorithm.kl.coef=0"],
+    "igrpo, when wrong": ["algorithm.use=igrpo", "algorithm.best_draft.when=wrong"],
+}
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % of Student's t, by the number of seeds
 
 
 def run(name: str, seed: int, runs: Path) -> dict:
     """Train once, or read what is there."""
-    folder = runs / f"{name}-{seed}"
-    settings = [*COMMON, f"algorithm.use={name}", f"seed={seed}", *SAME_BUDGET.get(name, [])]
+    folder = runs / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    settings = [*COMMON, *VARIANTS.get(name, [f"algorithm.use={name}"]), f"seed={seed}", *SAME_BUDGET.get(name, [])]
     command = [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *settings]
     began = time.perf_counter()
     subprocess.run([*command, "--runs", str(runs), "--name", folder.name, "--resume", "auto", "--json"], check=True, stdout=-3)
@@ -65,7 +70,7 @@ def table(rows: list[dict]) -> str:
         "| algorithm | after | greedy | answers | trained tokens | rollout s | update s |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    grouped = {name: [r for r in rows if r["algorithm"] == name] for name in NAMED}
+    grouped = {name: [r for r in rows if r["algorithm"] == name] for name in (*NAMED, *VARIANTS)}
     for name, found in sorted(grouped.items(), key=lambda item: -statistics.fmean([r["after"] for r in item[1]] or [0])):
         if found:
             mean = {k: statistics.fmean(r[k] for r in found) for k in ("greedy", "answers", "trained_tokens")}
@@ -79,7 +84,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(NAMED))
+    parser.add_argument("names", nargs="*", default=[*NAMED, *VARIANTS])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs/algorithms"))
     parser.add_argument("--out", type=Path, default=Path("bench/baselines/algorithms-cpu.json"))

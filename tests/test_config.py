@@ -71,9 +71,9 @@ def test_a_name_is_a_row_and_set_keys_lie_over_it(name):
     settings = [f"algorithm.use={name}", "data.train.solution=worked"]
     plain = check(parse_recipe(GOOD, "r", settings)).algorithm
     assert plain == NAMED[name]()
-    changed = check(parse_recipe(GOOD, "r", [*settings, "algorithm.kl.estimator=k1"])).algorithm
-    assert changed.kl.estimator == "k1" and changed.kl.coef == plain.kl.coef
-    assert changed.model_copy(update={"kl": plain.kl}) == plain
+    changed = check(parse_recipe(GOOD, "r", [*settings, "algorithm.rollout_correction.cap=3"])).algorithm
+    assert changed.rollout_correction.cap == 3 and plain.rollout_correction.cap == 2
+    assert changed.model_copy(update={"rollout_correction": plain.rollout_correction}) == plain
 
 
 def test_a_part_of_a_row_is_switched_off_by_null():

@@ -6,6 +6,8 @@ import math
 import pytest
 from support import tiny_recipe
 
+from lgrpo_lite.algorithm import Algorithm, Section
+from lgrpo_lite.config import section_inside
 from lgrpo_lite.evaluate import evaluate
 from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.policy.checkpoint import State
@@ -73,3 +75,48 @@ def test_only_the_passes_that_are_needed(name, updates, tmp_path, monkeypatch):
     if record.skipped is None:
         assert len(passes) == updates + (updates > 1) + (name in WITH_REFERENCE)
     assert run.recipe.algorithm.needs_reference == (name in WITH_REFERENCE)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Which settings of an algorithm are looked at while it runs: (section, key) of every access."""
+    seen = set()
+    plain = Section.__getattribute__
+
+    def recorded(self, name):
+        if not name.startswith(("_", "model_")):
+            seen.add((type(self), name))
+        return plain(self, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", recorded)
+    return seen
+
+
+def sections(section):
+    yield section
+    for field in section.model_fields.values():
+        if inner := section_inside(field.annotation):
+            yield from sections(inner)
+
+
+def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
+    """Not in `check`, which compares settings: an option that neither building nor stepping looks at does nothing."""
+    small = ["rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=16", "rollout.max_redraw=0"]
+    more = {
+        "dapo": ["algorithm.top_entropy=0.5", "algorithm.mask_truncated=true", "algorithm.clip.dual=3"],
+        "trace": ["algorithm.trace.mode=weight", "algorithm.trace.normalize=mean"],
+        "bnpo_trl": ["algorithm.reduce_rows=2"],
+        "vineppo": ["algorithm.probe_values={k: 2, max_states: 2}"],
+    }
+    ran = set()
+    for name in NAMED:
+        recipe = tiny_recipe(f"algorithm.use={name}", *NEEDS.get(name, []), *small, *more.get(name, []))
+        read.clear()
+        run, folder = build(recipe), RunFolder(tmp_path / name)
+        folder.open()
+        assert _prepare(run, folder, StopRequest(), State(0, 0, 0))
+        for step in range(1, 4 if name == "g2rpo_a" else 2):
+            train_step(step, run)
+        ran |= read
+    wanted = {(s, key) for s in sections(Algorithm) for key in s.model_fields}
+    assert {(s.__name__, key) for s, key in wanted - ran} == {("Algorithm", "use")}  # read when the row is looked up

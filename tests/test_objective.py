@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -315,6 +316,23 @@ def test_bad_input_gives_finite_numbers(name, case):
 def test_beta_names_a_reward_it_cannot_take():
     with pytest.raises(ConfigError, match=r"0\.5"):
         objective(complete(Algorithm(use="bnpo"), "here")).batch(groups_of([{"lengths": [1, 1], "rewards": [0.5, 1.0]}]).groups)
+
+
+def test_beta_with_rates_that_nearly_coincide():
+    parts = complete(Algorithm(use="bnpo"), "here")
+    groups = groups_of([{"lengths": [1] * 64, "rewards": [float(i < right) for i in range(64)]} for right in (32, 33)]).groups
+    assert all(math.isfinite(a) for row in objective(parts).advantage(groups, parts) for a in row)
+
+
+def test_pairs_are_those_of_trained_answers():
+    case = groups_of([{"lengths": [2, 2, 2, 2], "rewards": [1, 0, 1, 0]}])
+    group = case.groups[0]
+    cut = [replace(r, completion=replace(r.completion, finish_reason="length")) for r in group.rollouts[2:]]
+    parts = complete(Algorithm(use="rebel", mask_truncated=True), "here")
+    batch = objective(parts).batch([replace(group, rollouts=(*group.rollouts[:2], *cut))])
+    logp = torch.zeros(batch.num_tokens, dtype=torch.float64)
+    loss, _ = objective(parts)(logp, replace(batch, old_logp=logp))
+    assert loss == pytest.approx(4 * 0.25 * 2 / 4)  # (1/2)² twice, times 2G/(G-1) of two answers, over the four of the group
 
 
 def test_beta_with_one_success_rate_is_the_plain_difference():

@@ -15,6 +15,7 @@ from lgrpo_lite.rollout.drafts import best_draft, filled, refine_best
 from lgrpo_lite.rollout.guide import GuideLength, guided_answers
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.rollout.values import ValueStore, probe_values, step_spans, v_star
+from lgrpo_lite.train.rules import answers_left
 from lgrpo_lite.types import Criterion
 
 PLAIN, HINT = "{draft}|{question}", "{question}/{best}/{failed}"
@@ -265,6 +266,57 @@ def test_prompts_the_reference_never_solves_can_be_left_out():
         store = ValueStore(ValueCache(n=2, drop_unsolved=drop), {}, 0)
         store.rewards = {store.key(prompts[0]): [0.0, 1.0], store.key(prompts[1]): [0.0, 0.0]}
         assert [store.teaches(p) for p in prompts] == kept
+
+
+def test_a_prompt_the_pre_pass_did_not_see_is_asked_for_as_it_comes():
+    recipe = tiny_recipe("algorithm.use=a_star_po", "algorithm.value_cache.n=4", "rollout.group_size=2")
+    plan = RolloutPlan(recipe)
+    tools = scripted_tools(lambda q, begun, i: "#### 1" if i == 0 else "#### 2")
+    groups = plan([asked("new"), asked("other")], tools)
+    assert [g.value for g in groups] == [v_star([1, 0, 0, 0], 0.5)] * 2 and tools.sampler.calls == 2
+    assert plan([asked("new")], tools)[0].value == groups[0].value and tools.sampler.calls == 3
+    fresh = RolloutPlan(recipe)
+    fresh.load_state_dict(plan.state_dict())
+    assert fresh.values.rewards == plan.values.rewards
+
+
+def test_a_prompt_without_any_reward_is_passed_over(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def score(completion, prompt):\n    if prompt == 'bad': raise TimeoutError\n    return 1.0\n"
+    )
+    recipe = tiny_recipe("algorithm.use=a_star_po", "rollout.group_size=1")
+    tools = scripted_tools(right_on(0), Reward(use=f"{tmp_path}/mine.py:score"))
+    assert [g.prompt.id for g in RolloutPlan(recipe)([asked("bad"), asked("good")], tools)] == ["good"]
+
+
+def test_probes_leave_groups_they_did_not_see_at_zero():
+    """whiten=standard subtracts a mean: not from answers that were not probed, nor for guidance that carries no loss."""
+    tools = scripted_tools(lambda q, begun, i: ("good\n#### 1", "bad\n#### 2")[i % 2] if q == "mixed" and not begun else "#### 1")
+    prompts = [asked("mixed"), asked("same")]
+    groups = tools.score(prompts, tools.generate(prompts, 2))
+    settings = ProbeValues(k=2, only="mixed")
+    parts = Algorithm(advantage="next_value", probe_values=settings)
+    credit = Objective(parts, max_new_tokens=64).credit(probe_values(groups, settings, tools))[0]
+    assert any(a for row in credit[0] for a in row) and not any(a for row in credit[1] for a in row)
+
+
+@pytest.mark.parametrize(
+    ("use", "extra", "groups", "wanted"),
+    [
+        ("igrpo", ["algorithm.select={keep: 0.5}"], 0, 4),
+        ("igrpo", ["algorithm.select={keep: 0.5}"], 8, 0),  # 8 groups of 4 keep 2 each: 4 prompts of 4 answers
+        ("a_star_po", ["rollout.group_size=1", "algorithm.select={keep: 1.0}"], 4, 0),
+        ("cppo", ["rollout.group_size=8", "algorithm.select={keep: 0.25}"], 4, 12),
+        ("cppo", ["rollout.group_size=8", "algorithm.select={keep: 0.25, refill: false}"], 4, 0),
+        ("dapo", [], 3, 1),
+    ],
+)
+def test_how_many_prompts_are_still_wanted(use, extra, groups, wanted):
+    recipe = tiny_recipe(f"algorithm.use={use}", "rollout.group_size=8", *extra)
+    objective, n = Objective(recipe.algorithm, max_new_tokens=64, hidden=4), answers_left(recipe)
+    tools = scripted_tools(right_on(0))
+    have = tools.score([asked("a")] * groups, tools.generate([asked("a")] * groups, n))
+    assert objective.wanted(have, 4, n) == wanted
 
 
 @given(st.lists(st.floats(-1000, 1000), min_size=1, max_size=8), st.floats(0.01, 10))

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support import tiny_recipe
 
-from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.errors import ConfigError, LgrpoError
 from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.recipe import parse_recipe
 from lgrpo_lite.train.check import check
@@ -13,6 +13,7 @@ from lgrpo_lite.train.rules import warnings
 
 GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\nrewards: [{use: exact}]\n"
 RESIDUAL = ["algorithm.use=flowrl_group"]
+GUIDED = ["algorithm.use=g2rpo_a", "data.train.solution=worked"]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,20 @@ RESIDUAL = ["algorithm.use=flowrl_group"]
         (["algorithm.use=grpo", "algorithm.value_cache={}"], "algorithm.value_cache", "read by nothing"),
         (["algorithm.use=gspo", "algorithm.reduce=token_mean"], "algorithm.reduce", "by their length"),
         (["algorithm.use=gspo", "algorithm.reduce=constant"], "algorithm.reduce", "by their length"),
-        (["algorithm.use=gspo", "algorithm.trace={}"], "algorithm.ratio", "two forms"),
+        (["algorithm.use=gspo", "algorithm.trace={}"], "algorithm.trace", "tells tokens apart"),
+        (["algorithm.use=gspo", "algorithm.trace={mode: weight}"], "algorithm.trace", "tells tokens apart"),
+        (["algorithm.use=gspo", "algorithm.top_entropy=0.2"], "algorithm.top_entropy", "tells tokens apart"),
+        (["algorithm.use=gspo", "algorithm.prefix_share=true"], "algorithm.prefix_share", "tells tokens apart"),
+        (["algorithm.use=vineppo", "algorithm.ratio=sequence", "algorithm.reduce=sequence_mean"], "advantage", "credits tokens"),
+        (["algorithm.use=cispo", "algorithm.trace={}"], "algorithm.trace", "carries no gradient"),
+        (["algorithm.use=cispo", "algorithm.cispo={floor: 10, cap: 5}"], "algorithm.cispo.floor", "above cap"),
+        (["algorithm.use=rgr_grpo", "algorithm.trace={mode: weight}"], "algorithm.trace", "would have no trace"),
+        (["algorithm.use=vineppo", "rollout.group_size=1", "algorithm.probe_values.only=mixed"], "probe_values", "probed"),
+        (["algorithm.use=igrpo", "rollout.group_size=1"], "rollout.group_size", "no answer for a draft"),
+        (["algorithm.use=grpo", "algorithm.trace={mode: terminal, style: recent}"], "algorithm.trace.style", "not read by"),
+        (["algorithm.use=dapo", "algorithm.kl.max=1"], "algorithm.kl.max", "not read by kl.coef=0"),
+        (["algorithm.use=flowrl_group", "algorithm.residual.log_z_lr=1"], "algorithm.residual.log_z_lr", "not read by"),
+        (["algorithm.use=grpo", "algorithm.advantage=none.py:f"], "algorithm.advantage", "no such Python file"),
         (["algorithm.use=bnpo", "rewards.0.weight=2"], "algorithm.advantage", "0 or 1"),
         (["algorithm.use=bnpo", "rewards=[{use: exact}, {use: numeric}]"], "algorithm.advantage", "0 or 1"),
         (["algorithm.use=bnpo", "rewards=[{use: rubric}]"], "algorithm.advantage", "0 or 1"),
@@ -43,6 +57,7 @@ RESIDUAL = ["algorithm.use=flowrl_group"]
         ([*RESIDUAL, "algorithm.refine_best={}", "algorithm.shaped={}"], "algorithm.shaped", "a residual has none"),
         (["algorithm.use=a_star_po", "algorithm.residual.pairs=true"], "algorithm.residual.pairs", "inside a group"),
         (["algorithm.use=rebel", "algorithm.residual.is_form=released"], "is_form", "without is_clip"),
+        ([*GUIDED, "rollout.group_size=4", "algorithm.guide.baseline=separate"], "guide.baseline", "nothing to compare"),
         ([*RESIDUAL, "algorithm.select={keep: 0.1}"], "algorithm.select.keep", "one answer stays"),
         (["algorithm.use=vineppo", "algorithm.select={}"], "algorithm.select", "ranks answers"),
         (["algorithm.use=a_star_po", "algorithm.best_draft={}"], "algorithm.best_draft", "plain prompt"),
@@ -53,7 +68,6 @@ RESIDUAL = ["algorithm.use=flowrl_group"]
         (["algorithm.use=g2rpo_a"], "data.train.0", "names none"),
         (["algorithm.use=flowrl", "model.lora=null"], "algorithm.residual.anchor", "there is none"),
         (["algorithm.use=grpo", "model.lora=null"], "algorithm.kl.coef", "there is none"),
-        (["algorithm.use=dapo", "model.lora=null", "rewards=[{use: rubric}]"], "rewards.0.judge", "there is none"),
         (["algorithm.use=grpo", "algorithm.cispo.cap=2"], "algorithm.cispo", "not read by surrogate=clipped"),
         (["algorithm.use=cispo", "algorithm.clip.high=0.5"], "algorithm.clip", "not read by surrogate=cispo"),
         (["algorithm.use=grpo", "algorithm.residual.slope=2"], "algorithm.residual", "not read by surrogate=clipped"),
@@ -65,9 +79,9 @@ RESIDUAL = ["algorithm.use=flowrl_group"]
     ],
 )
 def test_refused_with_a_reason(overrides, where, words):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(LgrpoError) as error:
         check(parse_recipe(GOOD, "r", overrides))
-    assert error.value.exit_code == 2
+    assert error.value.exit_code == (2 if isinstance(error.value, ConfigError) else 5)
     assert words in str(error.value), str(error.value)
     fix = str(error.value).splitlines()[-1]
     assert len(fix) > 10
@@ -147,3 +161,22 @@ def test_random_legal_combinations_run(use, chosen, updates):
     assert record.skipped is not None or (record.loss == record.loss and record.grad_norm < float("inf"))
     assert all(p.isfinite().all() for p in run.policy.trainable())
     assert torch.isfinite(torch.tensor([p.detach().sum() for p in run.objective.parameters()])).all()
+
+
+def test_a_function_of_the_users_own_may_read_any_part(tmp_path):
+    """What a plug-in looks at is its own affair."""
+    (tmp_path / "mine.py").write_text(
+        "from lgrpo_lite.algorithm import Algorithm, Clip\n"
+        "def advantage(groups, parts): return [[r * parts.advantage_eps for r in g.rewards] for g in groups]\n"
+        "def gain(t): return t.x * t.parts.clip.high, {}\n"
+        "def row(): return Algorithm(surrogate=f'{__file__}:gain', clip=Clip(high=0.28), reduce='constant', reduce_constant=7)\n"
+    )
+    mine = f"{tmp_path}/mine.py"
+    for overrides in (
+        [f"algorithm.surrogate={mine}:gain", "algorithm.clip.high=0.3"],
+        [f"algorithm.advantage={mine}:advantage", "algorithm.advantage_eps=0.1", "algorithm.value_cache={}"],
+        [f"algorithm.use={mine}:row", "algorithm.reduce=token_mean"],
+    ):
+        check(parse_recipe(GOOD, "r", ["algorithm.length_preference=null", *overrides]))
+    with pytest.raises(LgrpoError, match="no function 'nope'"):
+        check(parse_recipe(GOOD, "r", [f"algorithm.surrogate={mine}:nope"]))

@@ -63,12 +63,18 @@ def value_cache(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]
 def next_value(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     """A of step i = r_i + V(s_{i+1}) - V(s_i), r on the last step, V past the end 0; all tokens of a step share it (VinePPO).
 
-    arXiv:2410.01679. The steps telescope: Σ_i A_i = R - V(prompt). Then `probe_values.whiten` over the tokens of the step.
+    arXiv:2410.01679. The steps telescope: Σ_i A_i = R - V(prompt). Then `probe_values.whiten` over the sampled tokens of
+    probed answers; answers that were not probed keep A = 0.
     """
-    tokens = [[step_credit(r) for r in g.rollouts] for g in groups]
     kind = parts.probe_values.whiten if parts.probe_values else "none"
-    flat = iter(whitened([a for g in tokens for row in g for a in row], kind))
-    return [[[next(flat) for _ in row] for row in g] for g in tokens]
+    context = not (parts.guide and parts.guide.train_guidance)  # guidance without a loss is left out of the statistics
+    rollouts = [r for g in groups for r in g.rollouts]
+    credit = {id(r): step_credit(r) for r in rollouts}
+    probed = [(credit[id(r)], r.completion.given if context else 0) for r in rollouts if r.values is not None]
+    flat = iter(whitened([a for row, first in probed for a in row[first:]], kind))
+    for row, first in probed:
+        row[first:] = [next(flat) for _ in row[first:]]
+    return [[credit[id(r)] for r in g.rollouts] for g in groups]
 
 
 ADVANTAGE: dict[str, Advantage] = {
@@ -125,9 +131,14 @@ def beta_moments(rates: Sequence[float]) -> tuple[float, float]:
 
 
 def beta_density(p: float, alpha: float, beta: float) -> float:
-    """p^(α-1) (1-p)^(β-1) / B(α, β) for α, β >= 1; at p of 0 or 1 the advantage is 0 whatever this gives."""
-    norm = math.exp(math.lgamma(alpha + beta) - math.lgamma(alpha) - math.lgamma(beta))
-    return norm * p ** (alpha - 1) * (1 - p) ** (beta - 1)
+    """p^(α-1) (1-p)^(β-1) / B(α, β) for α, β >= 1; at p of 0 or 1 the advantage is 0 whatever this gives.
+
+    In logarithms: rates that nearly coincide make α and β thousands.
+    """
+    if p <= 0 or p >= 1:
+        return 1.0
+    norm = math.lgamma(alpha + beta) - math.lgamma(alpha) - math.lgamma(beta)
+    return math.exp(norm + (alpha - 1) * math.log(p) + (beta - 1) * math.log1p(-p))
 
 
 def step_values(values: Sequence[float], steps: int, reward: float) -> list[float]:
@@ -150,9 +161,12 @@ def step_credit(rollout: Rollout) -> list[float]:
 
 
 def whitened(advantages: Sequence[float], kind: str) -> list[float]:
-    """standard: (A - mean)/sqrt(var + 1e-8), sample variance; scale: keeps the mean, so that 0 stays 0."""
+    """standard: (A - mean)/sqrt(var + 1e-8), sample variance; scale: A/sqrt(mean A² + 1e-8), so that 0 stays 0; none: A."""
     if kind == "none" or len(advantages) < 2:
         return list(advantages)
+    if kind == "scale":
+        rms = math.sqrt(statistics.fmean(a * a for a in advantages) + 1e-8)
+        return [a / rms for a in advantages]
     mean = statistics.fmean(advantages)
     scale = math.sqrt(statistics.variance(advantages, mean) + 1e-8)
-    return [(a - (mean if kind == "standard" else 0.0)) / scale for a in advantages]
+    return [(a - mean) / scale for a in advantages]

@@ -23,5 +23,5 @@ class LogZ(nn.Module):
         self.dtype = dtype
 
     def forward(self, prompt_hidden: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
-        """log Z per answer; answers of one prompt get the same number."""
+        """log Z per answer; answers of one prompt get the same number (guidance counts as prompt)."""
         return self.layers(prompt_hidden.to(self.dtype))[:, 0]

@@ -59,9 +59,10 @@ class Objective(nn.Module):
         grads = [] if self.log_z is None else [p.grad.norm() for p in self.log_z.parameters() if p.grad is not None]
         return torch.stack(grads).norm().item() if grads else None
 
-    @property
-    def silence(self) -> str:
+    def silence(self, sampled: Sequence[Group]) -> str:
         """Why a step has nothing to train."""
+        if not any(g.rollouts for g in sampled):
+            return "every reward is missing"
         return "no group had two different rewards" if self.parts.compares_answers else "no answer has an advantage"
 
     # ------------------------------------------------------------------------------------------- which answers
@@ -71,13 +72,17 @@ class Objective(nn.Module):
         enough = len(group.rollouts) > (1 if self.parts.compares_answers else 0)
         return enough and {"all": True, "varied": group.varied, "mixed": group.mixed}[self.parts.admit]
 
-    def wanted(self, groups: Sequence[Group], prompts_per_step: int, group_size: int) -> int:
-        """Further prompts to draw: for groups not admitted, and with `select.refill` for the places that pruning freed."""
+    def wanted(self, groups: Sequence[Group], prompts_per_step: int, answers: int) -> int:
+        """Further prompts to draw: for groups not admitted, and with `select.refill` for the places that pruning freed.
+
+        `answers` is the size of a group as it is trained, without drafts.
+        """
         select = self.parts.select
-        if select is None or not select.refill:
+        if select is None or not select.refill or not groups:
             return max(0, prompts_per_step - len(groups))
-        kept = sum(places(len(g.rollouts), select.keep) for g in groups if g.varied)
-        return -(-max(0, prompts_per_step * group_size - kept) // places(group_size, select.keep)) if groups else prompts_per_step
+        teach = [g for g in groups if g.varied or not self.parts.compares_answers]
+        kept = sum(places(len(g.rollouts), select.keep) for g in teach)
+        return -(-max(0, prompts_per_step * answers - kept) // places(answers, select.keep))
 
     # ------------------------------------------------------------------------------------------- credit
 
@@ -95,7 +100,7 @@ class Objective(nn.Module):
         group = torch.tensor([number for number, rows in enumerate(chosen) for _ in rows])
         shown = [0 if parts.guide and parts.guide.train_guidance else r.completion.given for r in rollouts]
         length = torch.tensor([len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)])
-        always = parts.kl.coef > 0 or parts.surrogate == "residual"
+        always = parts.kl.coef > 0 or parts.surrogate == "residual" or ".py:" in parts.surrogate
         keep = [
             i
             for i, r in enumerate(rollouts)

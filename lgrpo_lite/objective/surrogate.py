@@ -107,7 +107,7 @@ def residual(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
         weight = ratio.clamp(1 - r.is_clip, 1 + r.is_clip)
         loss = loss * (weight if r.is_form == "clipped" else weight * ratio)
     if r.pairs:
-        size = torch.bincount(b.step_group)[b.step_group[b.row]].to(loss.dtype)
+        size = _group_size(b).to(loss.dtype)
         loss = loss * (2 * size / (size - 1).clamp(min=1))
     return -loss[b.seq], {"residual": missed.abs()[b.seq]}
 
@@ -117,6 +117,12 @@ SURROGATE: dict[str, Surrogate] = {f.__name__: f for f in (clipped, unclipped, c
 
 def _per_answer(values: Tensor, b: TrainBatch) -> Tensor:
     return torch.zeros(b.num_sequences, dtype=values.dtype, device=values.device).index_add(0, b.seq, values)
+
+
+def _group_size(b: TrainBatch) -> Tensor:
+    """Trained answers of each answer's group; micro-batches keep such groups whole."""
+    _, group, count = torch.unique(b.step_group[b.row], return_inverse=True, return_counts=True)
+    return count[group]
 
 
 def _group_mean(values: Tensor, b: TrainBatch) -> Tensor:

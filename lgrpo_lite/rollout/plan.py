@@ -25,8 +25,10 @@ class RolloutPlan:
         self.values = ValueStore(self.parts.value_cache, _about(recipe), recipe.seed) if self.parts.value_cache else None
 
     def __call__(self, prompts: Sequence[Prompt], tools: Tools) -> list[Group]:
-        """One group per prompt. Without a brick: group_size answers each, scored."""
+        """One group per prompt (but for those without V*). Without a brick: group_size answers each, scored."""
         parts, n = self.parts, self.group_size
+        if self.values:
+            prompts = self.values.usable(prompts, tools)
         if parts.best_draft:
             prompts, n = best_draft(prompts, n, parts.best_draft, self.data.draft_template, tools)
         n -= parts.refine_best is not None

@@ -117,7 +117,7 @@ class ValueStore:
         self.rewards: dict[str, list[float]] = {}
 
     def key(self, prompt: Prompt) -> str:
-        text = json.dumps([self.about, prompt.token_ids, prompt.reference])
+        text = json.dumps([self.about, prompt.token_ids, prompt.reference, repr(prompt.rubric)])
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def knows(self, prompt: Prompt) -> bool:
@@ -146,20 +146,29 @@ class ValueStore:
                 file.write("\n")  # a line that a kill cut short; it is asked for again
             for number, begin in enumerate(range(0, len(prompts), BLOCK)):
                 block = prompts[begin : begin + BLOCK]
-                if all(self.key(p) in self.rewards for p in block):
+                if all(self.knows(p) for p in block):
                     continue
                 if stop():
                     return False
                 progress(begin)
-                devices = list(range(torch.cuda.device_count()))
-                with torch.random.fork_rng(devices), tools.reference():
-                    torch.manual_seed((self.seed + 1) * 1_000_003 + number)
-                    groups = tools.score(block, tools.generate(block, self.settings.n))
-                for prompt, group in zip(block, groups, strict=True):
-                    self.rewards[self.key(prompt)] = group.rewards
-                    file.write(json.dumps({"key": self.key(prompt), "id": prompt.id, "rewards": group.rewards}) + "\n")
+                for prompt, rewards in self._ask(block, tools, number):
+                    file.write(json.dumps({"key": self.key(prompt), "id": prompt.id, "rewards": rewards}) + "\n")
                 file.flush()
         return True
+
+    def usable(self, prompts: Sequence[Prompt], tools: Tools) -> list[Prompt]:
+        """The prompts that teach; those the pre-pass did not see (a redraw came upon them) are asked for now."""
+        if new := [p for p in prompts if not self.knows(p)]:
+            self._ask(new, tools, int(self.key(new[0])[:8], 16))
+        return [p for p in prompts if self.teaches(p)]
+
+    def _ask(self, block: Sequence[Prompt], tools: Tools, number: int) -> list[tuple[Prompt, list[float]]]:
+        """Rewards of n answers each under the reference, drawn from the seed of that number. What is known stays as it is."""
+        devices = list(range(torch.cuda.device_count()))
+        with torch.random.fork_rng(devices), tools.reference():
+            torch.manual_seed((self.seed + 1) * 1_000_003 + number)
+            groups = tools.score(block, tools.generate(block, self.settings.n))
+        return [(p, self.rewards.setdefault(self.key(p), g.rewards)) for p, g in zip(block, groups, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rewards": dict(self.rewards)}

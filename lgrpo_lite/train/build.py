@@ -6,6 +6,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.prompts import load
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.engines.base import open_engine
+from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.rewards.base import RewardSum
@@ -30,6 +31,11 @@ def build(recipe: Recipe) -> Run:
     prompts, left_out = _prompts(recipe, "train", policy)
     held_out = _prompts(recipe, "eval", policy)[0] if recipe.data.eval else []
     reward.check([*prompts, *held_out])
+    judged = any(r.use == "rubric" and r.judge == "policy" for r in recipe.rewards)
+    if judged and not policy.has_adapter and any(c.rule is None for p in (*prompts, *held_out) for c in p.rubric):
+        what = "criteria without a rule are for the policy without its adapter to judge, and with model.lora=null there is none"
+        fix = "give every criterion a rule, set judge=endpoint, or train an adapter"
+        raise ConfigError(what, where=recipe.where("rewards"), fix=fix)
     torch.manual_seed(recipe.seed)  # the first rollout draws the same numbers however the parts above were built
     return Run(
         recipe=recipe,

@@ -3,10 +3,12 @@
 import ctypes
 from importlib.util import find_spec
 
+from lgrpo_lite.algorithm import ADVANTAGES, SURROGATES
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import engine_row, missing_packages
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.objective.named import complete
+from lgrpo_lite.plugin import from_file
 from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rewards.judge import missing_variables
 from lgrpo_lite.train.rules import contradictions
@@ -21,6 +23,10 @@ def check(recipe: Recipe) -> Recipe:
     def refuse(what: str, key: str, fix: str) -> None:
         raise ConfigError(what, where=recipe.where(key), fix=fix)
 
+    for key, table in (("advantage", ADVANTAGES), ("surrogate", SURROGATES)):
+        name = getattr(recipe.algorithm, key)
+        if name not in table:
+            from_file(name, recipe.where(f"algorithm.{key}"))
     for fault in contradictions(recipe):
         refuse(*fault)
     if recipe.model.weights == "nf4" and recipe.model.lora is None:

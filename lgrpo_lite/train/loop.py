@@ -48,8 +48,7 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     if store is None:
         return True
     recipe = run.recipe
-    once = recipe.algorithm.admit == "all" and recipe.algorithm.select is None
-    draws = recipe.train.steps * recipe.rollout.prompts_per_step * (1 if once else 1 + recipe.rollout.max_redraw)
+    draws = recipe.train.steps * recipe.rollout.prompts_per_step  # redraws are asked for as they come
     if store.settings.drop_unsolved:
         draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
     prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)  # whole blocks: a longer run then has the same values
@@ -67,12 +66,15 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
         done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", progress, lambda: stop.asked)
     if not done:
         return False
-    left_out = run.prompts.keep(lambda p: not store.knows(p) or store.teaches(p))
+    left_out = run.prompts.skip(lambda p: store.knows(p) and not store.teaches(p))
     if left_out:
-        folder.event("prompts_left_out", count=left_out, reason="no answer of the reference had a usable reward")
-    if not run.prompts.prompts:
-        fix = "set algorithm.value_cache.drop_unsolved=false, or use easier prompts"
-        raise DataError("the reference solves no prompt", where=recipe.where("algorithm.value_cache"), fix=fix)
+        reason = "the reference solves them never" if store.settings.drop_unsolved else "no answer of the reference has a reward"
+        folder.event("prompts_left_out", count=left_out, reason=reason)
+    if left_out == len(run.prompts.prompts):
+        unscored = not any(store.rewards.values())
+        what = "every reward of the pre-pass is missing" if unscored else "the reference solves no prompt"
+        fix = "look into logs/ for the reward's fault" if unscored else "set algorithm.value_cache.drop_unsolved=false"
+        raise DataError(what, where=recipe.where("algorithm.value_cache"), fix=fix)
     return True
 
 
@@ -92,7 +94,7 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
     if refused == MAX_REFUSED:
         _save(run, folder, state)
         raise LgrpoError(
-            f"{refused} steps in a row without a finite loss ({record.skipped}); the policy is as before the first of them",
+            f"{refused} steps in a row without a finite loss ({record.skipped}); no update was made from such a number",
             where=f"step {step} of {folder.path}",
             fix="look at the completions of that step; start again under another --name with a smaller optim.lr",
         )

@@ -2,20 +2,31 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from lgrpo_lite.algorithm import Algorithm
-from lgrpo_lite.config import Recipe
+from lgrpo_lite.config import Recipe, section_inside
 from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.plugin import found
+from lgrpo_lite.rollout.guide import guided_count
 
 Fault = tuple[str, str, str]  # why, the key that is shown, what to do
-READ_BY = {  # part -> (the key that decides whether it is read, its value then)
-    "clip": ("surrogate", "clipped"),
-    "cispo": ("surrogate", "cispo"),
-    "residual": ("surrogate", "residual"),
-    "reduce_constant": ("reduce", "constant"),
-    "reduce_rows": ("reduce", "micro_token_mean"),
-    "advantage_std": ("advantage", "mean_std"),
-    "advantage_eps": ("advantage", "mean_std"),
+READ_BY = {  # part, or key of a part -> (the key that decides whether it is read, the values with which it is; None: any but 0)
+    "clip": ("surrogate", ("clipped",)),
+    "cispo": ("surrogate", ("cispo",)),
+    "residual": ("surrogate", ("residual",)),
+    "residual.is_form": ("residual.is_clip", None),
+    "residual.log_z_lr": ("residual.centre", ("learned",)),
+    "reduce_constant": ("reduce", ("constant",)),
+    "reduce_rows": ("reduce", ("micro_token_mean",)),
+    "advantage_std": ("advantage", ("mean_std",)),
+    "advantage_eps": ("advantage", ("mean_std",)),
+    "kl.estimator": ("kl.coef", None),
+    "kl.weighted": ("kl.coef", None),
+    "kl.max": ("kl.coef", None),
+    "trace.style": ("trace.mode", ("trace", "weight")),
+    "trace.floor": ("trace.mode", ("trace", "weight")),
+    "trace.normalize": ("trace.mode", ("trace", "weight")),
 }
 
 
@@ -26,29 +37,29 @@ def contradictions(recipe: Recipe) -> Iterator[Fault]:
     yield from _references(recipe, a)
     yield from _loss(recipe, a)
     yield from _rollout(recipe, a)
-    yield from _unread(a)
+    yield from _unread(recipe, a)
 
 
 def warnings(recipe: Recipe) -> list[str]:
     """Combinations that run and are seldom meant."""
     a = recipe.algorithm
-    found = []
+    told = []
     if a.kl.coef > 0 and a.surrogate == "residual" and a.residual.anchor == "ref":
-        found.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
+        told.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
     if a.surrogate == "residual" and a.admit != "all":
-        found.append(f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor")
+        told.append(f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor")
     probe = a.probe_values
     if probe and (probe.only == "all" or probe.first == "probe" or probe.k > 4):
         cheap = "algorithm.probe_values={k: 3, max_states: 8, only: mixed, first: group_mean} costs a small part of it"
-        found.append(f"probe_values asks for {probe.k} continuations from every step of every answer; {cheap}")
+        told.append(f"probe_values asks for {probe.k} continuations from every step of every answer; {cheap}")
     old = a.ratio == "sequence" or (a.surrogate == "residual" and a.residual.anchor == "old")
     if old and recipe.optim.updates_per_batch == 1:
-        found.append("with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in nothing")
-    return found
+        told.append("with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in nothing")
+    return told
 
 
 def answers_left(recipe: Recipe) -> int:
-    """Answers of a group that are compared: without drafts, after pruning."""
+    """Answers of a group that are scored to be trained: those that are no drafts."""
     n, a = recipe.rollout.group_size, recipe.algorithm
     if a.best_draft:
         n -= n // 2 if a.best_draft.drafts is None else a.best_draft.drafts
@@ -57,6 +68,8 @@ def answers_left(recipe: Recipe) -> int:
 
 def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     n, size = answers_left(recipe), "rollout.group_size"
+    if a.best_draft and n == recipe.rollout.group_size:
+        yield f"group_size {n} leaves no answer for a draft", size, "set rollout.group_size to 2 or more"
     if n < 1:
         yield (
             f"group_size {recipe.rollout.group_size} leaves no answer after the drafts",
@@ -71,6 +84,14 @@ def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         yield f"admit={a.admit} wants two different rewards, and one answer has one", "algorithm.admit", "set admit=all"
     if n < 2 and a.refine_best:
         yield "refine_best needs a best answer to refine", size, "set rollout.group_size to 2 or more"
+    if n < 2 and a.probe_values and (a.probe_values.only == "mixed" or a.probe_values.first == "group_mean"):
+        what = "one answer is a group without two rewards and its own mean, so nothing would be probed"
+        yield what, "algorithm.probe_values", "set only=all and first=probe, or a larger rollout.group_size"
+    if a.guide and a.guide.baseline == "separate" and a.compares_answers:
+        guided = guided_count(n - (a.refine_best is not None), a.guide.share)
+        if 1 in (guided, n - guided):
+            what = f"of {n} answers {guided} are guided: with baseline=separate one answer alone has nothing to compare"
+            yield what, "algorithm.guide.baseline", "set baseline=shared, or another share or group_size"
     if a.select and a.whole_groups and n * a.select.keep < 2:
         yield "one answer stays of a group, and centre=group compares answers", "algorithm.select.keep", "raise it"
     p = a.length_preference
@@ -94,13 +115,6 @@ def _references(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         yield f"residual.anchor=ref needs a reference: {lost}", "algorithm.residual.anchor", f"set anchor=old, or {fix}"
     if a.value_cache:
         yield f"value_cache samples the reference: {lost}", "algorithm.value_cache", fix
-    for i, reward in enumerate(recipe.rewards):
-        if reward.use == "rubric" and reward.judge == "policy":
-            yield (
-                f"judge=policy asks the policy without its adapter: {lost}",
-                f"rewards.{i}.judge",
-                f"set judge=endpoint, or {fix}",
-            )
 
 
 def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
@@ -129,8 +143,20 @@ def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     if a.ratio == "sequence" and a.reduce != "sequence_mean":
         what = f"one ratio an answer with reduce={a.reduce} counts long answers by their length"
         yield what, "algorithm.reduce", "set reduce=sequence_mean"
-    if a.ratio == "sequence" and traced:
-        yield "trace and ratio=sequence are two forms of the same ratio", "algorithm.ratio", "choose one, or trace.mode=weight"
+    if a.ratio == "sequence":
+        whole = "one ratio an answer gives all its tokens one gradient"
+        for part in ("trace", "prefix_share", "top_entropy"):
+            if getattr(a, part):
+                yield f"{whole}, {part} tells tokens apart", f"algorithm.{part}", f"switch {part} off, or set ratio=token"
+        if a.advantage == "next_value":
+            yield f"{whole}, next_value credits tokens", "algorithm.advantage", "set ratio=token, or another advantage"
+    if a.surrogate == "cispo" and traced:
+        what = "the trace acts on the ratio, and the ratio of cispo carries no gradient"
+        yield what, "algorithm.trace", "set trace.mode=weight, or surrogate=clipped"
+    if a.surrogate == "cispo" and a.cispo.floor is not None and a.cispo.floor > a.cispo.cap:
+        yield f"floor {a.cispo.floor:g} is above cap {a.cispo.cap:g}", "algorithm.cispo.floor", "lower it"
+    if a.shaped and a.trace:
+        yield "shaped takes the place of the ratio, so refined answers would have no trace", "algorithm.trace", "set trace=null"
     if a.shaped and recipe.optim.updates_per_batch > 1 and a.surrogate == "unclipped":
         what = "shaped with several updates a batch and no bound of the ratio runs away"
         yield what, "optim.updates_per_batch", "set it to 1, or algorithm.surrogate=clipped"
@@ -147,7 +173,7 @@ def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     for advantage, part, gives in (("next_value", "probe_values", "values"), ("value_cache", "value_cache", "V*")):
         if a.advantage == advantage and getattr(a, part) is None:
             yield f"advantage={advantage} needs the {gives} that {part} makes", "algorithm.advantage", f"add {part}={{}}"
-        if getattr(a, part) is not None and a.advantage != advantage:
+        if getattr(a, part) is not None and a.advantage != advantage and ".py:" not in a.advantage:
             what = f"{part} is paid for and read by nothing but advantage={advantage}"
             yield what, f"algorithm.{part}", f"set advantage={advantage}, or {part}=null"
     if a.value_cache and a.best_draft:
@@ -170,13 +196,33 @@ def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         yield what, "rewards.0.use", "put the verifier first"
 
 
-def _unread(a: Algorithm) -> Iterator[Fault]:
+def _unread(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     """Parts that were set, away from their default and from the row's own, and that nothing reads."""
-    row = NAMED[a.use]() if a.use in NAMED else Algorithm()
-    for part, (key, value) in READ_BY.items():
-        given = getattr(a, part)
-        if getattr(a, key) != value and given not in (Algorithm.model_fields[part].default, getattr(row, part)):
-            yield f"{part} is not read by {key}={getattr(a, key)}", f"algorithm.{part}", f"remove it, or set {key}={value}"
+    row = found(a.use, NAMED, recipe.where("algorithm.use"), "algorithm")()
+    for part, (key, values) in READ_BY.items():
+        if "." in part and _at(a, part.rpartition(".")[0]) is None:
+            continue  # the section is off
+        decides = _at(a, key)
+        read = bool(decides) if values is None else decides in values or ".py:" in str(decides)
+        if not read and _at(a, part) not in (_default(part), _at(row, part)):
+            wanted = "a value above 0" if values is None else " or ".join(values)
+            yield f"{part} is not read by {key}={decides}", f"algorithm.{part}", f"remove it, or set {key}={wanted}"
+
+
+def _at(a: Algorithm, key: str) -> Any:
+    """A dotted key of an algorithm; None below a section that is off."""
+    node: Any = a
+    for name in key.split("."):
+        node = None if node is None else getattr(node, name)
+    return node
+
+
+def _default(key: str) -> Any:
+    section: Any = Algorithm
+    *above, last = key.split(".")
+    for name in above:
+        section = section_inside(section.model_fields[name].annotation)
+    return section.model_fields[last].get_default(call_default_factory=True)
 
 
 def _binary(recipe: Recipe) -> bool:

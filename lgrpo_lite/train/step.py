@@ -10,16 +10,17 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from lgrpo_lite.train.guard import check_finite
+from lgrpo_lite.train.rules import answers_left
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.summary import Clock, summarise
 from lgrpo_lite.types import Group, StepRecord
 
 
 def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
-    """Sample, score, update once. A loss that is not finite raises NonFinite before any parameter has moved."""
+    """Sample, score, update. A loss that is not finite raises NonFinite before its update moves any parameter."""
     recipe, policy, objective, clock = run.recipe, run.policy, run.objective, Clock()
     lr = run.optimizer.set_lr(step)
-    shape = recipe.rollout.prompts_per_step, recipe.rollout.group_size
+    shape = recipe.rollout.prompts_per_step, answers_left(recipe)
 
     # Rollout. The engine owns the device inside this block: weights are synced on entry, memory is handed back on exit.
     groups: list[Group] = []
@@ -37,7 +38,7 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     # Credit and normalisation are settled here, once, for the whole step.
     batch = objective.batch(groups) if groups else None
     if batch is None:
-        return summarise(step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence), sampled
+        return summarise(step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence(sampled)), sampled
     with clock("score"), torch.no_grad():
         if recipe.optim.updates_per_batch > 1:
             batch = replace(batch, old_logp=run.logprobs(batch)[0])

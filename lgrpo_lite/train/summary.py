@@ -112,7 +112,7 @@ def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, float]:
 
 
 def _lengths(rollouts: Sequence[Rollout]) -> list[int]:
-    return [len(r.completion.token_ids) for r in rollouts]
+    return [len(r.completion.token_ids) - r.completion.given for r in rollouts]
 
 
 def _mean(values: Sequence[float]) -> float | None:
