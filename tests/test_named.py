@@ -106,6 +106,7 @@ def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
         "dapo": ["algorithm.top_entropy=0.5", "algorithm.mask_truncated=true", "algorithm.clip.dual=3"],
         "trace": ["algorithm.trace.mode=weight", "algorithm.trace.normalize=mean"],
         "bnpo_trl": ["algorithm.reduce_rows=2"],
+        "rgr_grpo": ["algorithm.refine_best.when=always"],
         "vineppo": ["algorithm.probe_values={k: 2, max_states: 2}"],
     }
     ran = set()
