@@ -91,6 +91,9 @@ def _explain(error: ValidationError, marks: Marks) -> ConfigError:
         return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
     if first["type"] == "missing":
         return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
+    if first["type"] == "model_type":
+        fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {', '.join(_keys_at(Recipe, first['loc']))}"
+        return ConfigError(f"{dotted} is a section, not {first['input']!r}", where=where, fix=fix)
     given = repr(first["input"])
     given = given if len(given) < 60 else given[:57] + "…"
     return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix="see `lgrpo-lite config`")

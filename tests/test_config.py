@@ -31,6 +31,8 @@ GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
         (GOOD, ["train.steps=[1"], "command line", "not YAML"),
         (GOOD, ["seed.x=1"], "command line, seed.x=1", "seed"),
         (GOOD, ["rewards.3.weight=1"], "command line", "rewards"),
+        (GOOD, ["algorithm.select=top_abs"], "command line, algorithm.select=top_abs", "is a section, not 'top_abs'"),
+        (GOOD, ["algorithm.clip=null"], "command line, algorithm.clip=null", "keys: low, high, dual"),
         (GOOD, ["algorithm.use=grpo2"], "command line, algorithm.use=grpo2", "did you mean 'grpo'"),
         (GOOD, ["optim.lr=.inf"], "command line, optim.lr=.inf", "finite"),
         (GOOD, ["rollout.temperature=.nan"], "command line", "finite"),

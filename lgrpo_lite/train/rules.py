@@ -79,7 +79,8 @@ def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     if n < 2 and a.compares_answers:
         after = " after the drafts" if a.best_draft else ""
         what = f"one answer{after} with {a.use!r}: the advantage compares the answers of a group, one has nothing to compare"
-        yield f"group_size {recipe.rollout.group_size} leaves {what}", size, "set rollout.group_size to 2 or more"
+        fix = "raise it, or lower algorithm.best_draft.drafts" if a.best_draft else "set rollout.group_size to 2 or more"
+        yield f"group_size {recipe.rollout.group_size} leaves {what}", size, fix
     if n < 2 and a.admit != "all":
         yield f"admit={a.admit} wants two different rewards, and one answer has one", "algorithm.admit", "set admit=all"
     if n < 2 and a.refine_best:
