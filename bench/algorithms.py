@@ -4,7 +4,8 @@
     python bench/algorithms.py --table --out FILE                                       the table of stored results
 
 Each run is a process of its own, and its folder is kept, so that a broken-off benchmark goes on where it was. The interval is
-that of Student's t over the seeds. Times are of this machine and compare only inside one benchmark.
+that of Student's t over the seeds. The time of a step is the ratio that bench/step.py measured, all algorithms in turn in one
+process: the seconds of these runs are kept, but other work on the machine is in them.
 """
 
 import argparse
@@ -65,19 +66,27 @@ def interval(values: list[float]) -> str:
     return f"{mean:.3f} ± {half:.3f}"
 
 
+def step_times() -> dict[str, float]:
+    """Sampling, scoring and updating of one step, in steps of `dapo`."""
+    stored = json.loads((Path(__file__).parent / "baselines" / "step-cpu.json").read_text())["rows"]
+    whole = {name: sum(phases.values()) for name, phases in stored.items()}
+    return {name: seconds / whole["dapo"] for name, seconds in whole.items()}
+
+
 def table(rows: list[dict]) -> str:
     lines = [
-        "| algorithm | after | greedy | answers | trained tokens | rollout s | update s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| algorithm | accuracy after | greedy | answers | trained tokens | time of a step |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     grouped = {name: [r for r in rows if r["algorithm"] == name] for name in (*NAMED, *VARIANTS)}
+    time_of = step_times()
     for name, found in sorted(grouped.items(), key=lambda item: -statistics.fmean([r["after"] for r in item[1]] or [0])):
         if found:
             mean = {k: statistics.fmean(r[k] for r in found) for k in ("greedy", "answers", "trained_tokens")}
-            phase = {k: statistics.fmean(r["seconds"][k] for r in found) for k in ("rollout", "score", "update")}
+            ratio = f"{time_of[name]:.2f}" if name in time_of else "–"
             lines.append(
                 f"| `{name}` | {interval([r['after'] for r in found])} | {mean['greedy']:.3f} | {mean['answers']:,.0f} | "
-                f"{mean['trained_tokens']:,.0f} | {phase['rollout']:.0f} | {phase['score'] + phase['update']:.0f} |"
+                f"{mean['trained_tokens']:,.0f} | {ratio} |"
             )
     return "\n".join(lines)
 
