@@ -56,7 +56,7 @@ GUIDED = ["algorithm.use=g2rpo_a", "data.train.solution=worked"]
         ([*RESIDUAL, "algorithm.ratio=sequence"], "algorithm.ratio", "not read"),
         ([*RESIDUAL, "algorithm.refine_best={}", "algorithm.shaped={}"], "algorithm.shaped", "a residual has none"),
         (["algorithm.use=a_star_po", "algorithm.residual.pairs=true"], "algorithm.residual.pairs", "inside a group"),
-        (["algorithm.use=rebel", "algorithm.residual.is_form=released"], "is_form", "without is_clip"),
+        (["algorithm.use=rebel", "algorithm.residual.is_form=released"], "is_form", "not read by residual.is_clip=None"),
         ([*GUIDED, "rollout.group_size=4", "algorithm.guide.baseline=separate"], "guide.baseline", "nothing to compare"),
         ([*RESIDUAL, "algorithm.select={keep: 0.1}"], "algorithm.select.keep", "one answer stays"),
         (["algorithm.use=vineppo", "algorithm.select={}"], "algorithm.select", "ranks answers"),

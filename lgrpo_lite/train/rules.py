@@ -139,8 +139,6 @@ def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
                 "algorithm.residual.pairs",
                 "set centre=group",
             )
-        if a.residual.is_form == "released" and a.residual.is_clip is None:
-            yield "is_form is not read without is_clip", "algorithm.residual.is_form", "set is_clip, or remove is_form"
     if a.ratio == "sequence" and a.reduce != "sequence_mean":
         what = f"one ratio an answer with reduce={a.reduce} counts long answers by their length"
         yield what, "algorithm.reduce", "set reduce=sequence_mean"
