@@ -8,10 +8,10 @@ demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
 
 test: .venv/ready        ## all tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: .venv/ready   ## every named algorithm trains
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu
