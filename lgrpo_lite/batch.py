@@ -23,7 +23,7 @@ class TrainBatch:
     input_ids: Int[Tensor, " N"]  # prompt and completion of each sequence
     start: Int[Tensor, " S"]  # where a sequence begins in input_ids
     length: Int[Tensor, " S"]  # its tokens, prompt included
-    row: Int[Tensor, " S"]  # which rollout of the step it is
+    row: Int[Tensor, " S"]  # which rollout of the step it is, of those that were not pruned
     at: Int[Tensor, " T"]  # position in input_ids whose output predicts this token
     token_ids: Int[Tensor, " T"]  # the predicted completion tokens
     seq: Int[Tensor, " T"]  # which sequence of this batch a token belongs to
@@ -32,7 +32,7 @@ class TrainBatch:
     coef: Float[Tensor, " T"]  # the normaliser: the loss is a plain sum of coef · weight · gain
     sampler_logp: Float[Tensor, " T"]  # log-prob under the policy that sampled, by the engine; NaN: not of this prompt
     off: Bool[Tensor, " S"]  # answers sampled under another prompt than they are trained under
-    step_length: Int[Tensor, " R"]  # completion tokens of every rollout of the step
+    step_length: Int[Tensor, " R"]  # completion tokens of each such rollout, without guidance that is context
     step_group: Int[Tensor, " R"]  # its group
     old_logp: Float[Tensor, " T"] | None = None  # at the start of the batch; None: this very update is the first
     ref_logp: Float[Tensor, " T"] | None = None  # under the reference; None: no KL asked for
