@@ -200,6 +200,7 @@ class Algorithm(Section):
     shaped: Shaped | None = None
     residual: Residual = Residual()
     kl: Kl = Kl()
+    entropy_coef: float = Field(default=0.0, ge=0, description="bonus on the entropy of every token's distribution; costs a pass")
     reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "micro_token_mean", "constant"] = Field(
         default="sequence_mean", description="how token terms add up to the loss"
     )

@@ -36,6 +36,7 @@ class TrainBatch:
     step_group: Int[Tensor, " R"]  # its group
     old_logp: Float[Tensor, " T"] | None = None  # at the start of the batch; None: this very update is the first
     ref_logp: Float[Tensor, " T"] | None = None  # under the reference; None: no KL asked for
+    layout: str = "rows"  # how the policy lays these sequences out for its forward pass: a key of lgrpo_lite.layout.LAYOUT
 
     @property
     def num_sequences(self) -> int:
@@ -69,28 +70,11 @@ class TrainBatch:
             **per_token,
         )
 
-    def micro_rows(self, budget: int, *, whole_groups: bool = False) -> list[Int[Tensor, " _"]]:
-        """Sequences grouped by similar length, at most `budget` padded tokens a group (at least one sequence).
-
-        whole_groups keeps the answers of a rollout group together, even where that is more than the budget.
-        """
-        units: dict[int, list[int]] = {}
-        for s, row in enumerate(self.row.tolist()):
-            units.setdefault(int(self.step_group[row]) if whole_groups else row, []).append(s)
-        longest = {unit: max(int(self.length[s]) for s in rows) for unit, rows in units.items()}
-        parts: list[list[int]] = []
-        width = 0
-        for unit in sorted(units, key=lambda unit: -longest[unit]):
-            if parts and (len(parts[-1]) + len(units[unit])) * width <= budget:
-                parts[-1] += units[unit]
-            else:
-                parts.append(list(units[unit]))
-                width = longest[unit]
-        return [torch.tensor(part) for part in parts]
-
-    def split(self, budget: int, *, whole_groups: bool = False) -> list["TrainBatch"]:
-        """Micro-batches of whole sequences, at most `budget` padded tokens each."""
-        return [self.select(rows) for rows in self.micro_rows(budget, whole_groups=whole_groups)]
+    @property
+    def context(self) -> Int[Tensor, " S"]:
+        """Tokens before the first one that is trained: prompt, and guidance that is context."""
+        count = torch.bincount(self.seq, minlength=self.num_sequences)
+        return self.at[count.cumsum(0) - count] - self.start + 1
 
 
 def flatten(

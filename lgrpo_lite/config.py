@@ -115,6 +115,10 @@ class Reward(Section):
 
 
 class Optim(Section):
+    use: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        default="adamw",
+        description="of the policy; 8bit: quantised moments, paged: moments may move to CPU memory (bitsandbytes)",
+    )
     lr: float = Field(default=1e-5, gt=0, description="of the policy's AdamW")
     scheduler: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warm-up")
     warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
@@ -125,9 +129,20 @@ class Optim(Section):
 
 
 class Memory(Section):
-    micro_tokens: int = Field(default=16384, ge=1, description="padded tokens of one forward-backward pass")
-    logprob_chunk: int = Field(default=4096, ge=1, description="positions whose logits are held at once")
-    checkpointing: bool = Field(default=False, description="recompute each layer in the backward pass")
+    micro_tokens: int = Field(default=16384, ge=1, description="tokens of one forward-backward pass, padding included")
+    layout: Literal["auto", "rows", "packed", "shared"] = Field(
+        default="auto",
+        description="rows (padded), packed (end to end), shared (packed, equal prompts once); auto: whichever costs least",
+    )
+    logprob_chunk: int | None = Field(
+        default=None,
+        ge=1,
+        description="positions whose logits are held at once, for 8192 tokens of vocabulary; null: by free memory",
+    )
+    checkpointing: bool | Literal["auto"] = Field(
+        default="auto", description="recompute layers in the backward pass: all, none, or as many as the free memory asks for"
+    )
+    offload_activations: bool = Field(default=False, description="keep what the backward pass needs in CPU memory; slower")
 
 
 class Keep(Section):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
@@ -80,7 +81,8 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
             old_logp=laid_out(batch, old, dtype),
             ref_logp=laid_out(batch, ref, dtype) if objective.parts.needs_reference else None,
         )
-        for micro in [batch] if budget is None else batch.split(budget, whole_groups=objective.parts.whole_groups):
+        whole = objective.parts.whole_groups
+        for micro in [batch] if budget is None else [m for _, m in split(batch, budget, whole_groups=whole)]:
             logp = laid_out(micro, now, dtype).requires_grad_()
             hidden = torch.tensor(case.hidden, dtype=dtype)[micro.step_group[micro.row]]
             part, _ = objective(logp, micro, logp.detach().cos(), hidden.requires_grad_())

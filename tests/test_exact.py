@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lgrpo_lite.algorithm import Algorithm, LengthPreference, Trace
+from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
@@ -63,14 +64,14 @@ class Gradients:
     lam: torch.Tensor
 
 
-def gradients(parts: Algorithm, these: list[Group], budget: int) -> Gradients | None:
+def gradients(parts: Algorithm, these: list[Group], budget: int, layouts=("rows",)) -> Gradients | None:
     p, objective = policy(), Objective(parts, max_new_tokens=16, dtype=torch.float64)
     p.model.zero_grad(set_to_none=True)
     batch = objective.batch(these)
     if batch is None:
         return None
     loss = 0.0
-    for micro in batch.split(budget):
+    for _, micro in split(batch, budget, layouts):
         part, _ = objective(p.logprobs(micro)[0], micro)
         part.backward()
         loss += part.item()

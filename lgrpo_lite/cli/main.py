@@ -86,7 +86,8 @@ def _out_of_memory(error: Exception) -> OutOfMemory | None:
     return OutOfMemory(
         f"the GPU is out of memory: {str(error).split('. ')[0]}",
         where="memory, rollout",
-        fix="halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true; --resume auto goes on",
+        fix="halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true or"
+        " memory.offload_activations=true; --resume auto goes on",
     )
 
 

@@ -1,6 +1,6 @@
 """The objective: groups of scored rollouts -> TrainBatch -> loss. Read `forward` first; it is every algorithm of NAMED.
 
-    loss = - Σ coef · weight · f · gain  +  β Σ coef · KL
+    loss = - Σ coef · weight · f · gain  +  β Σ coef · KL  -  entropy_coef Σ coef · H
 
 `coef` is the normaliser of the whole step, so the sum over micro-batches is the loss of the step under any split.
 """
@@ -90,8 +90,8 @@ class Objective(nn.Module):
         """Credit, pruning and normalisation of a step, settled once. None when no token would get a gradient.
 
         Pruned answers (`select`) are gone: lengths, groups and normalisers are those of the answers that stay. One that
-        stays but can teach nothing (A = 0 and nothing pulls to the reference, or truncated under mask_truncated) counts in
-        the normaliser and in its group's lengths, but never sees a forward pass: the gradient is the same without it.
+        stays but can teach nothing (A = 0, no pull to the reference, no entropy bonus; or truncated under mask_truncated)
+        counts in the normaliser and in its group's lengths, but never sees a forward pass: the gradient is the same without.
         """
         parts = self.parts
         credit, chosen = self.credit(groups)
@@ -100,7 +100,7 @@ class Objective(nn.Module):
         group = torch.tensor([number for number, rows in enumerate(chosen) for _ in rows])
         shown = [0 if parts.guide and parts.guide.train_guidance else r.completion.given for r in rollouts]
         length = torch.tensor([len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)])
-        always = parts.kl.coef > 0 or parts.surrogate == "residual" or ".py:" in parts.surrogate
+        always = parts.kl.coef > 0 or parts.entropy_coef > 0 or parts.surrogate == "residual" or ".py:" in parts.surrogate
         keep = [
             i
             for i, r in enumerate(rollouts)
@@ -137,7 +137,8 @@ class Objective(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step.
 
-        `entropy` is read by top_entropy, `prompt_hidden` (mean hidden state of each answer's prompt) by the log Z head.
+        `entropy` is read by top_entropy and entropy_coef; `prompt_hidden`, the mean hidden state of each answer's prompt, by
+        the log Z head.
         """
         parts = self.parts
         old = logp.detach() if b.old_logp is None else b.old_logp
@@ -163,6 +164,9 @@ class Objective(nn.Module):
             bounded = divergence if parts.kl.max is None else divergence.clamp(max=parts.kl.max)
             loss = loss + parts.kl.coef * (b.coef * bounded * (weight if parts.kl.weighted else 1.0)).sum()
             seen = seen | {"kl": divergence}
+        if parts.entropy_coef:
+            assert entropy is not None, "the policy gives entropies with its log-probs"
+            loss = loss - parts.entropy_coef * (b.coef * entropy).sum()
         seen = seen | {"disagreement": apart_by.abs(), "sampled": sampled}
         return loss, {name: float(values.detach().sum()) for name, values in seen.items()}
 

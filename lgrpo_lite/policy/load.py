@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from lgrpo_lite.config import Model
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.ops.logprob import Head
 
 BUILTIN = "builtin:"
 
@@ -43,7 +45,7 @@ def load_tokenizer(model: Model, where: str = "model.id"):
     return tokenizer
 
 
-def load_base(model: Model, device: torch.device, where: str = "model.id", *, checkpointing: bool = False):
+def load_base(model: Model, device: torch.device, where: str = "model.id"):
     """The base model on `device`, frozen unless all its parameters are trained.
 
     nf4: bitsandbytes 4-bit with double quantisation. bf16 without an adapter is held in float32 and computes in bf16,
@@ -67,9 +69,25 @@ def load_base(model: Model, device: torch.device, where: str = "model.id", *, ch
     # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias the rollouts unseen.
     own = base.generation_config
     base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
-    if checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
     return base
+
+
+def head_of(base) -> Head:
+    """The output layer of a causal language model, with what its config does to the logits and an adapter's part in it.
+
+    `policy.prove` checks it against the model's own logits.
+    """
+    layer, config = base.get_output_embeddings(), base.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(getattr(config, "lm_head_multiplier", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    plain = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+    head = Head.of(plain)
+    weight = head.weight
+    if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters:
+        for name in layer.active_adapters:
+            weight = weight + layer.get_delta_weight(name).to(weight.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+    return Head(weight, head.bias, scale, softcap)
 
 
 def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.targets") -> PeftModel:

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Recipe
+from lgrpo_lite.layout import LAYOUT, Laid
 from lgrpo_lite.ops.logprob import logprobs
-from lgrpo_lite.policy.load import attach_adapter, compute_dtype, device_of, load_base, load_tokenizer
+from lgrpo_lite.policy import attention
+from lgrpo_lite.policy.load import attach_adapter, compute_dtype, device_of, head_of, load_base, load_tokenizer
+from lgrpo_lite.policy.memory import free_bytes, tile_bytes
 
 
 class Scored(NamedTuple):
@@ -32,11 +35,16 @@ class Scored(NamedTuple):
 
 
 class Policy:
-    """`model` is the PeftModel, or the bare model when all parameters are trained; `version` counts optimiser updates."""
+    """`model` is the PeftModel, or the bare model when all parameters are trained; `version` counts optimiser updates.
 
-    def __init__(self, model, tokenizer, *, temperature: float, chunk: int, dtype: torch.dtype):
+    `layouts` are those a batch may come in: `rows` works for any model, `prove` finds out about the others.
+    """
+
+    def __init__(self, model, tokenizer, *, temperature: float, dtype: torch.dtype, chunk: int | None = None):
         self.model, self.tokenizer, self.temperature, self.chunk, self.dtype = model, tokenizer, temperature, chunk, dtype
         self.version = 0
+        self.layouts: tuple[str, ...] = ("rows",)
+        self.offload = self.varlen = self.entropy_grad = False
 
     @classmethod
     def load(cls, recipe: Recipe) -> "Policy":
@@ -44,11 +52,15 @@ class Policy:
         model, device = recipe.model, device_of()
         where = recipe.where("model.id")
         tokenizer = load_tokenizer(model, where)
-        net = load_base(model, device, where, checkpointing=recipe.memory.checkpointing)
+        net = load_base(model, device, where)
         if model.lora:
             net = attach_adapter(net, model, seed=recipe.seed, where=recipe.where("model.lora.targets"))
+        net.train()
         dtype = compute_dtype(model.weights, device)
-        return cls(net, tokenizer, temperature=recipe.rollout.temperature, chunk=recipe.memory.logprob_chunk, dtype=dtype)
+        policy = cls(net, tokenizer, temperature=recipe.rollout.temperature, dtype=dtype, chunk=recipe.memory.logprob_chunk)
+        policy.offload = recipe.memory.offload_activations
+        policy.entropy_grad = recipe.algorithm.entropy_coef > 0
+        return policy
 
     @property
     def has_adapter(self) -> bool:
@@ -86,26 +98,39 @@ class Policy:
         """log π(token | before) and entropy of each completion token at the sampling temperature, on the batch's device.
 
         prompt_hidden asks for the mean of the last hidden states over each sequence's prompt too, with gradient.
-        Rows are padded on the right, behind every real token, so causal attention never sees the padding; only the
-        positions that predict a completion token reach the head.
+        The batch's layout decides what the model is given; only positions that predict a completion token reach the head.
         """
-        width = int(batch.length.max())
-        column, row = ranges(torch.zeros_like(batch.length), batch.length)
-        ids = torch.zeros(batch.num_sequences, width, dtype=torch.long)
-        ids[row, column] = batch.input_ids
-        with self.compute():
-            hidden = self.base.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
-            wanted = (row[batch.at] * width + column[batch.at]).to(self.device)
+        laid = LAYOUT[batch.layout](batch)
+        with self.compute(), self._saving():
+            hidden = self._hidden(laid).flatten(0, 1)
             logp, entropy = logprobs(
-                hidden.flatten(0, 1)[wanted],
-                self.base.get_output_embeddings(),
-                batch.token_ids.to(self.device),
-                temperature=self.temperature,
-                chunk=self.chunk,
+                hidden[laid.place[batch.at].to(self.device)],
+                head_of(self.base),
+                batch.token_ids,
+                self.temperature,
+                rows=self.chunk,
+                size=tile_bytes(free_bytes(self.device)),
+                entropy_grad=self.entropy_grad,
             )
         device = batch.advantage.device
-        mean = _prompt_mean(hidden, batch) if prompt_hidden else None
+        mean = _prompt_mean(hidden, laid, batch) if prompt_hidden else None
         return Scored(logp.to(device), entropy.to(device), mean)
+
+    def _hidden(self, laid: Laid) -> Tensor:
+        """Last hidden states [B W D]."""
+        asked = {"input_ids": laid.input_ids.to(self.device), "use_cache": False}
+        if laid.segments is not None:
+            asked["position_ids"] = laid.position_ids.to(self.device) if laid.position_ids is not None else None
+            asked["plan"] = attention.plan(laid.segments).to(self.device, varlen=self.varlen)
+            # Models hand a mask of 4 dimensions on as it is, and would else build one of all tokens by all tokens.
+            asked["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
+        return self.base.base_model(**asked).last_hidden_state
+
+    def _saving(self) -> AbstractContextManager:
+        """Where autograd keeps what the backward pass needs."""
+        if not self.offload:
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=self.device.type == "cuda")
 
     # ------------------------------------------------------------------------------------------- saving
 
@@ -134,13 +159,13 @@ class Policy:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
 
-def _prompt_mean(hidden: Tensor, batch: TrainBatch) -> Tensor:
-    """Mean of hidden [S, width, D] over each row's positions before its first completion token."""
-    first = torch.bincount(batch.seq, minlength=batch.num_sequences).cumsum(0).roll(1)
-    first[0] = 0
-    count = (batch.at[first] - batch.start + 1).to(hidden.device)
-    inside = torch.arange(hidden.shape[1], device=hidden.device) < count[:, None]
-    return (hidden * inside[:, :, None]).sum(1) / count[:, None]
+def _prompt_mean(hidden: Tensor, laid: Laid, batch: TrainBatch) -> Tensor:
+    """Mean of hidden [tokens D] over each sequence's positions before its first completion token."""
+    count = batch.context
+    at, owner = ranges(batch.start, count)
+    total = hidden.new_zeros(len(count), hidden.shape[1])
+    total = total.index_add(0, owner.to(hidden.device), hidden[laid.place[at].to(hidden.device)])
+    return total / count.to(hidden.device)[:, None]
 
 
 def _sort_lists(path: Path) -> None:

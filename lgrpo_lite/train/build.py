@@ -9,6 +9,7 @@ from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.policy.prove import prove
 from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.train.optim import Optimizers
@@ -23,6 +24,7 @@ def build(recipe: Recipe) -> Run:
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
     policy = Policy.load(recipe)
+    notes = prove(policy, recipe)
     width = policy.base.get_output_embeddings().weight.shape[1]
     objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
     if objective.log_z is not None:
@@ -48,6 +50,7 @@ def build(recipe: Recipe) -> Run:
         prompts=PromptStream(prompts, recipe.seed),
         eval_prompts=held_out,
         left_out=left_out,
+        notes=notes,
     )
 
 

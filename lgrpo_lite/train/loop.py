@@ -22,7 +22,7 @@ from lgrpo_lite.types import StepRecord
 def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bool:
     """Run to the last step. True: done. False: stopped on request, saved, resumable."""
     state = _resume(run, folder) if resume else State(0, 0, 0)
-    for message in warnings(run.recipe):
+    for message in (*warnings(run.recipe), *run.notes):
         folder.event("note", message=message)
     if run.left_out:
         folder.event("prompts_left_out", count=run.left_out, limit=run.recipe.model.max_prompt_tokens)

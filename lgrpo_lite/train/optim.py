@@ -1,6 +1,7 @@
 """One optimiser for each kind of parameter: AdamW for the policy, plain SGD for λ, AdamW of its own for a log Z head."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class Optimizers:
     def __init__(self, recipe: Recipe, policy: Policy, objective: Objective):
         o = recipe.optim
         self.recipe, self.objective = recipe, objective
-        self.policy = torch.optim.AdamW(policy.trainable(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+        self.policy = _adamw(o.use)(policy.trainable(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
         lam = objective.preference
         self.own = torch.optim.SGD([lam.lam], lr=lam.settings.lr) if lam and lam.lam.requires_grad else None
         head = objective.log_z
@@ -58,6 +59,15 @@ class Optimizers:
             self.own.load_state_dict(state["own"])
         if self.head:
             self.head.load_state_dict(state["head"])
+
+
+def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """torch's AdamW, or one of bitsandbytes': tensors under 4096 elements keep 32-bit moments, and a CPU does not page."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    import bitsandbytes.optim as bnb
+
+    return {"adamw_8bit": bnb.AdamW8bit, "paged_adamw": bnb.PagedAdamW, "paged_adamw_8bit": bnb.PagedAdamW8bit}[name]
 
 
 def schedule(step: int, recipe: Recipe) -> float:

@@ -12,6 +12,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.prompts import tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
+from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.rewards.base import RewardSum
@@ -35,6 +36,7 @@ class Run:
     prompts: PromptStream
     eval_prompts: list[Prompt]
     left_out: int = 0  # prompts longer than model.max_prompt_tokens
+    notes: tuple[str, ...] = ()  # what was settled automatically, and why
 
     @property
     def sampling(self) -> SamplingParams:
@@ -54,11 +56,16 @@ class Run:
             clock=clock,
         )
 
+    def split(self, batch: TrainBatch) -> list[tuple[Tensor, TrainBatch]]:
+        """Micro-batches of a step's batch and which of its sequences they are, laid out in the cheapest way there is."""
+        whole = self.objective.parts.whole_groups
+        return split(batch, self.recipe.memory.micro_tokens, self.policy.layouts, whole_groups=whole)
+
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""
         logp, entropy = torch.empty_like(batch.advantage), torch.empty_like(batch.advantage)
         count = torch.bincount(batch.seq, minlength=batch.num_sequences)
-        for rows in batch.micro_rows(self.recipe.memory.micro_tokens):
+        for rows, micro in self.split(batch):
             at, _ = ranges((count.cumsum(0) - count)[rows], count[rows])
-            logp[at], entropy[at], _ = self.policy.logprobs(batch.select(rows))
+            logp[at], entropy[at], _ = self.policy.logprobs(micro)
         return logp, entropy

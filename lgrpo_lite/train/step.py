@@ -50,7 +50,7 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     with clock("update"):
         for _ in range(recipe.optim.updates_per_batch):
             loss, sums = 0.0, Counter()
-            for micro in batch.split(recipe.memory.micro_tokens, whole_groups=objective.parts.whole_groups):
+            for _, micro in run.split(batch):
                 scored = policy.logprobs(micro, prompt_hidden=objective.log_z is not None)
                 part, terms = objective(scored.logp, micro, scored.entropy, scored.prompt_hidden)
                 part.backward()

@@ -1,0 +1,176 @@
+"""Attention over sequences that lie end to end: never across a border, and no work for foreign tokens.
+
+The linear layers of a model see one row of tokens without padding. Only here do sequences become rows again, in buckets of
+similar length, so that plain scaled_dot_product_attention (causal, no mask) does the work on any device; with CUDA and 16
+bits torch's variable-length FlashAttention does it without rows at all. Registered with transformers under NAME; the plan
+arrives as a keyword that models hand down to their attention layers. Without a plan it is transformers' own `sdpa`.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lgrpo_lite.batch import ranges
+from lgrpo_lite.layout import Segment
+
+NAME = "lgrpo"
+SLACK, SMALL = 1.25, 512  # a bucket may be padded by this factor, or up to so many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Segments as padded rows. Padding points at token 0 and is dropped, or masked where it would be a key."""
+
+    rows: int
+    query: Int[Tensor, " RQ"]
+    key: Int[Tensor, " RK"]
+    mask: Bool[Tensor, "#R 1 Q K"] | None  # None: causal, keys are the queries' own
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the tokens of one forward pass attend to each other."""
+
+    buckets: tuple[Bucket, ...]
+    order: Int[Tensor, " N"]  # where a token's output stands in the buckets' rows, end to end
+    key: Int[Tensor, " K"]  # keys of all segments, end to end; equal to all tokens where nothing is shared
+    ends_q: Int[Tensor, " S1"]  # int32 borders of segments in the tokens
+    ends_k: Int[Tensor, " S1"]  # and in `key`
+    longest: tuple[int, int]
+    shares: bool
+    varlen: bool = False
+
+    def to(self, device: torch.device, *, varlen: bool) -> "Plan":
+        buckets = tuple(
+            replace(b, query=b.query.to(device), key=b.key.to(device), mask=None if b.mask is None else b.mask.to(device))
+            for b in self.buckets
+        )
+        moved = {name: getattr(self, name).to(device) for name in ("order", "key", "ends_q", "ends_k")}
+        return replace(self, buckets=() if varlen else buckets, varlen=varlen, **moved)
+
+
+def plan(segments: Sequence[Segment]) -> Plan:
+    """Segments that cover tokens 0..N-1 in order, each once."""
+    filled = [s for s in segments if s.length]
+    buckets, places = [], []
+    for context in (False, True):
+        for group in _bucketed([s for s in filled if (s.context > 0) == context]):
+            buckets.append(_bucket(group))
+            width = max(s.length for s in group)
+            places.append((group, width))
+    order = torch.empty(sum(s.length for s in filled), dtype=torch.long)
+    begin = 0
+    for group, width in places:
+        for row, s in enumerate(group):
+            order[s.start : s.start + s.length] = torch.arange(s.length) + begin + row * width
+        begin += len(group) * width
+    length = torch.tensor([s.length for s in filled])
+    total = torch.tensor([s.context + s.length for s in filled])
+    key, _ = ranges(torch.tensor([at for s in filled for at in (s.context_start, s.start)]),
+                    torch.tensor([n for s in filled for n in (s.context, s.length)]))  # fmt: skip
+    return Plan(
+        tuple(buckets), order, key, _ends(length), _ends(total), (int(length.max()), int(total.max())),
+        shares=any(s.context for s in filled),
+    )  # fmt: skip
+
+
+def _bucketed(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Neighbours in length share a bucket as long as padding stays small."""
+    groups: list[list[Segment]] = []
+    for s in sorted(segments, key=lambda s: (-s.context, -s.length)):
+        if groups:
+            with_it = [*groups[-1], s]
+            area = len(with_it) * max(t.length for t in with_it)
+            if area <= max(SLACK * sum(t.length for t in with_it), SMALL) and s.context >= 0.8 * with_it[0].context:
+                groups[-1].append(s)
+                continue
+        groups.append([s])
+    return groups
+
+
+def _bucket(group: Sequence[Segment]) -> Bucket:
+    wide, ahead = max(s.length for s in group), max(s.context for s in group)
+    own, before = torch.arange(wide), torch.arange(ahead)
+    start, length, context_start, context = (torch.tensor(x)[:, None] for x in zip(*group, strict=True))
+    query = torch.where(own < length, start + own, 0)
+    if not ahead:
+        return Bucket(len(group), query.flatten(), query.flatten(), None)
+    key = torch.cat([torch.where(before < context, context_start + before, 0), query], 1)
+    causal = torch.cat([torch.ones(wide, ahead, dtype=torch.bool), own <= own[:, None]], 1)
+    real = torch.cat([before < context, torch.ones(len(group), wide, dtype=torch.bool)], 1)
+    mask = causal[None] if bool(real.all()) else causal & real[:, None]
+    return Bucket(len(group), query.flatten(), key.flatten(), mask[:, None])
+
+
+def _ends(length: Tensor) -> Tensor:
+    return torch.nn.functional.pad(length.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *, plan: Plan | None = None, **options):
+    """The contract of transformers' AttentionInterface: query [B H N d], key and value [B H' N d] -> [B N H d]."""
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    window = options.get("sliding_window")
+    if options.get("softcap") or options.get("s_aux") is not None or (window and window < plan.longest[1]):
+        raise NotImplementedError("sliding windows, soft-caps and sinks of attention are for the layout `rows`")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N H d]
+    if plan.shares and plan.varlen:
+        k, v = k[plan.key], v[plan.key]
+    if plan.varlen:
+        return _varlen(q, k, v, plan, options.get("scaling"))[None], None
+    gqa = q.shape[1] != k.shape[1]
+    outs = []
+    for b in plan.buckets:
+        rows_q, rows_k, rows_v = (
+            x[at].view(b.rows, -1, *x.shape[1:]).transpose(1, 2) for x, at in ((q, b.query), (k, b.key), (v, b.key))
+        )
+        out = scaled_dot_product_attention(
+            rows_q, rows_k, rows_v, attn_mask=b.mask, is_causal=b.mask is None, scale=options.get("scaling"), enable_gqa=gqa
+        )
+        outs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outs)[plan.order][None], None
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float | None) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    repeat = q.shape[1] // k.shape[1]
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    window = {"window_size": (-1, 0)}  # causal; a shorter query side is aligned with the end of its keys
+    return varlen_attn(q, k, v, plan.ends_q, plan.ends_k, *plan.longest, scale=scale, **window)  # pyright: ignore
+
+
+@cache
+def has_varlen() -> bool:
+    """Whether this torch has variable-length attention with windows."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "window_size" in inspect.signature(varlen_attn).parameters
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def install(base, longest: int) -> str | None:
+    """Make `base` attend through `attend`. Otherwise why not: its attention is its own, or sees less than `longest` tokens."""
+    config = base.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if getattr(config, "use_sliding_window", True) and any(w and w < longest for w in windows):
+        return f"it attends to {min(w for w in windows if w)} tokens back, and sequences may have {longest}"
+    if not base._can_set_attn_implementation():
+        return "its attention is not that of transformers' AttentionInterface"
+    base.set_attn_implementation(NAME)
+    return None

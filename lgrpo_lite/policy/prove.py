@@ -1,0 +1,126 @@
+"""What this model can be trusted with, found out on a probe before the first step: its head, its layouts, its memory."""
+
+from dataclasses import replace
+
+import torch
+
+from lgrpo_lite.batch import TrainBatch, flatten
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.policy import attention
+from lgrpo_lite.policy.memory import Recompute, Saved, fitting, free_bytes, layers_of, recompute
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
+
+NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # mean |Δ log-prob| that is only rounding; a foreign token is worth more
+
+
+def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
+    """Settles `policy.layouts` and how many layers are recomputed; returns what a user should know about it.
+
+    ConfigError if the head's formula does not give the model's own logits, or if a layout that was asked for is wrong here.
+    """
+    memory = recipe.memory
+    check_head(policy, recipe.where("model.id"))
+    allowed, refused = ("rows",), {}
+    if memory.layout != "rows":
+        allowed, refused = usable_layouts(policy, recipe.model.max_prompt_tokens + recipe.model.max_new_tokens)
+    if memory.layout != "auto":
+        if memory.layout not in allowed:
+            what = f"this model cannot be laid out as {memory.layout!r}: {refused[memory.layout]}"
+            raise ConfigError(what, where=recipe.where("memory.layout"), fix="use memory.layout=rows or auto")
+        allowed = (memory.layout,)
+    policy.layouts = allowed
+    notes = [f"layout {name} is not used: {reason}" for name, reason in refused.items() if memory.layout == "auto"]
+    if isinstance(memory.checkpointing, bool):
+        recompute(policy.base, len(layers_of(policy.base)) if memory.checkpointing else 0)
+    else:
+        chosen = by_memory(policy, memory.micro_tokens)
+        recompute(policy.base, chosen.layers)
+        notes += [str(chosen)] if chosen.layers else []
+    return tuple(notes)
+
+
+def probe(vocabulary: int, answers: tuple[tuple[int, int], ...] = ((6, 9), (6, 5), (11, 1), (3, 14))) -> TrainBatch:
+    """Sequences of made-up tokens; equal prompt lengths are equal prompts."""
+    ids = torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(0)).tolist()
+    rollouts = []
+    for number, (ahead, count) in enumerate(answers):
+        own = tuple(ids[64 * number + k % 64] for k in range(count))
+        prompt = Prompt(str(ahead), "", tuple(ids[(ahead + k) % 4096] for k in range(ahead)), "")
+        rollouts.append(Rollout(prompt, Completion(own, None, "", "stop", 0), Score(0.0, Outcome.wrong)))
+    length = torch.tensor([count for _, count in answers])
+    group = torch.tensor([ahead for ahead, _ in answers]).unique(return_inverse=True)[1]
+    keep, none = list(range(len(answers))), [0] * len(answers)
+    return flatten(rollouts, keep, none, [0.0] * len(answers), torch.ones(len(answers)), length, group, torch.float32)
+
+
+@torch.no_grad()
+def check_head(policy: Policy, where: str) -> None:
+    """`head_of` must be what the model does between its last hidden state and its logits."""
+    batch = probe(policy.base.get_output_embeddings().weight.shape[0], ((6, 9),))
+    training = policy.model.training
+    policy.model.eval()
+    try:
+        with policy.compute():
+            logits = policy.base(input_ids=batch.input_ids[None].to(policy.device), use_cache=False).logits[0]
+        own = (logits.float() / policy.temperature).log_softmax(-1)[batch.at.to(policy.device)]
+        own = own.gather(1, batch.token_ids.to(policy.device)[:, None])[:, 0]
+        apart = (own.cpu() - policy.logprobs(batch).logp.cpu()).abs().mean().item()
+    finally:
+        policy.model.train(training)
+    if not apart <= NEAR.get(policy.dtype, 1e-3):
+        raise ConfigError(
+            f"the head of {type(policy.base).__name__} does more than is known here: its log-probs differ by {apart:.3g} from"
+            " weight · hidden, scaled and capped as the config says",
+            where=where,
+            fix="use another model, or report this one",
+        )
+
+
+def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Layouts that give the log-probs of `rows` on a probe, and why the others do not. `longest`: tokens of a sequence."""
+    reason = attention.install(policy.base, longest)
+    if reason:
+        return ("rows",), {"packed": reason, "shared": reason}
+    usable, refused = ["rows"], {}
+    policy.varlen = policy.device.type == "cuda" and policy.dtype != torch.float32 and attention.has_varlen()
+    if policy.varlen and _differs(policy, "shared"):
+        policy.varlen = False
+    for layout in ("packed", "shared"):
+        if wrong := _differs(policy, layout):
+            refused[layout] = wrong
+        else:
+            usable.append(layout)
+    return tuple(usable), refused
+
+
+@torch.no_grad()
+def _differs(policy: Policy, layout: str) -> str | None:
+    batch = probe(policy.base.get_output_embeddings().weight.shape[0])
+    training = policy.model.training
+    policy.model.eval()
+    try:
+        rows = policy.logprobs(batch).logp
+        apart = (policy.logprobs(replace(batch, layout=layout)).logp - rows).abs().mean().item()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    finally:
+        policy.model.train(training)
+    return None if apart <= NEAR.get(policy.dtype, 1e-3) else f"its log-probs differ from those of `rows` by {apart:.3g}"
+
+
+def by_memory(policy: Policy, micro_tokens: int) -> Recompute:
+    """Layers to recompute so that a pass of `micro_tokens` fits into the free memory, from a pass of a few hundred tokens."""
+    recompute(policy.base, 0)
+    batch = probe(policy.base.get_output_embeddings().weight.shape[0], ((64, 64), (64, 65), (64, 66), (64, 67)))
+    with Saved(policy.model) as saved:
+        scored = policy.logprobs(batch)
+    tokens = batch.num_sequences * (int(batch.length.max()) - 1)
+    del scored
+    width = policy.base.get_output_embeddings().weight.shape[1]
+    kept = micro_tokens * width * torch.finfo(policy.dtype).bits // 8
+    needed, layers, free = saved.bytes * micro_tokens // tokens, len(layers_of(policy.base)), free_bytes(policy.device)
+    if policy.offload:
+        return Recompute(0, layers, needed, free)
+    return Recompute(fitting(needed, kept, layers, free), layers, needed, free)
