@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu check fix docs bench bench-algorithms size clean
+.PHONY: demo test test-slow test-gpu check fix docs bench bench-gpu bench-algorithms size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -27,11 +27,19 @@ fix: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/ready        ## docs/algorithms.md and docs/cli.md from the code
+docs: .venv/ready        ## docs/algorithms.md, cli.md and performance.md from the code and stored benches
 	$(BIN)/python docs/generate.py
 
-bench: .venv/ready       ## where a step's time goes, as ratios
+bench: .venv/ready       ## the head, the update and the step beside other trainers; what each algorithm costs. An hour on two cores
+	$(BIN)/pip install -q -c constraints-cpu.txt -e ".[bench]"
+	$(BIN)/python bench/loss.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/named.py
+
+bench-gpu:               ## the same on a GPU and what fits into 24 GiB; no network, the Python that has torch
+	PYTHONPATH=. $(PYTHON) bench/loss.py
+	PYTHONPATH=. $(PYTHON) bench/step.py
+	PYTHONPATH=. $(PYTHON) bench/fit.py
 
 bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds; an hour and a half
 	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py

@@ -4,7 +4,7 @@
     python bench/algorithms.py --table --out FILE                                       the table of stored results
 
 Each run is a process of its own, and its folder is kept, so that a broken-off benchmark goes on where it was. The interval is
-that of Student's t over the seeds. The time of a step is the ratio that bench/step.py measured, all algorithms in turn in one
+that of Student's t over the seeds. The time of a step is the ratio that bench/named.py measured, all algorithms in turn in one
 process: the seconds of these runs are kept, but other work on the machine is in them.
 """
 
@@ -68,7 +68,7 @@ def interval(values: list[float]) -> str:
 
 def step_times() -> dict[str, float]:
     """Sampling, scoring and updating of one step, in steps of `dapo`."""
-    stored = json.loads((Path(__file__).parent / "baselines" / "step-cpu.json").read_text())["rows"]
+    stored = json.loads((Path(__file__).parent / "baselines" / "named-cpu.json").read_text())["rows"]
     whole = {name: sum(phases.values()) for name, phases in stored.items()}
     return {name: seconds / whole["dapo"] for name, seconds in whole.items()}
 

@@ -1,10 +1,11 @@
-"""Writes docs/algorithms.md and docs/cli.md from the code; `--check` fails when they are not up to date.
+"""Writes docs/algorithms.md and cli.md from the code, performance.md from stored benches; `--check` fails when they are stale.
 
 Every Python words its argparse help a little differently, so the help texts are those of 3.11 and checked there only.
 """
 
 import inspect
 import io
+import json
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -36,6 +37,72 @@ def algorithms() -> str:
     for mark, filling in made.items():
         text = text.replace(f"<!-- {mark} -->", filling)
     return text
+
+
+def performance() -> str:
+    """performance.in.md with its tables from bench/baselines."""
+    text = (HERE / "performance.in.md").read_text("utf-8")
+    loss, step = (
+        json.loads((HERE.parent / "bench" / "baselines" / f"{name}-cpu.json").read_text("utf-8")) for name in ("loss", "step")
+    )
+    made = {
+        "generated": GENERATED.replace("the code", "performance.in.md, or run a bench"),
+        "loss": _loss(loss),
+        "sure": _sure(loss["rows"]),
+        "step": _machine(step) + _beside(step["rows"]["beside TRL"]),
+        "layouts": _layouts(step["rows"]["layouts"]),
+        "memory": "| layout | 512 against 128 |\n|---|---:|\n"
+        + "\n".join(f"| {layout} | {row['growth']:.2f} x |" for layout, row in step["rows"]["memory"].items()),
+    }
+    for mark, filling in made.items():
+        text = text.replace(f"<!-- {mark} -->", filling)
+    return text
+
+
+def _machine(result: dict) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite")
+    machine = f"{result['date']}, {result['machine']} ({', '.join(result['cpu'])})"
+    return f"{machine}; {versions}; {result['settings']['rounds']} rounds.\n\n"
+
+
+def _loss(result: dict) -> str:
+    shape = result["settings"]
+    text = f"{shape['tokens']:,} tokens, width {shape['width']:,}, vocabulary {shape['vocabulary']:,}. " + _machine(result)
+    for dtype, table in result["rows"].items():
+        text += f"| {dtype} | time, ours = 1 | range | peak memory, MiB |\n|---|---:|---:|---:|\n"
+        for name, row in table.items():
+            if "median" in row:
+                peak = f"{row['peak_bytes'] / 2**20:,.0f}" if "peak_bytes" in row else ""
+                text += f"| {name} | {row['median']:.2f} | {row['min']:.2f} to {row['max']:.2f} | {peak} |\n"
+        text += "\n"
+    return text.rstrip()
+
+
+def _sure(rows: dict) -> str:
+    names = dict.fromkeys(name for table in rows.values() for name, row in table.items() if "worst_gradient_error" in row)
+    text = f"| | {' | '.join(rows)} |\n|---{'|---:' * len(rows)}|\n"
+    for name in names:
+        text += f"| {name} | " + " | ".join(f"{table[name]['worst_gradient_error']:.1e}" for table in rows.values()) + " |\n"
+    return text.rstrip()
+
+
+def _beside(rows: dict) -> str:
+    text = "| | update, TRL to ours | range | whole step | peak MiB, ours | TRL |\n|---|---:|---:|---:|---:|---:|\n"
+    for name, row in rows.items():
+        trl, whole, peak = row["TRL"], row["TRL to ours, whole step"], row["ours"]["peak_mib"]
+        text += f"| {name} | {trl['median']:.2f} | {trl['min']:.2f} to {trl['max']:.2f} | {whole['median']:.2f} | {peak:,.0f} |"
+        text += f" {trl['peak_mib']:,.0f} |\n"
+    return text.rstrip()
+
+
+def _layouts(rows: dict) -> str:
+    text = "| prompt : completion | packed | shared | tokens: rows | packed | shared | `auto` |\n"
+    text += "|---|---:|---:|---:|---:|---:|---|\n"
+    for name, row in rows.items():
+        speed = [f"{1 / row[layout]['median']:.2f} x" for layout in ("packed", "shared")]
+        count = [f"{row[layout]['tokens']:,}" for layout in ("rows", "packed", "shared")]
+        text += f"| {name} | {' | '.join([*speed, *count])} | {row['auto']} |\n"
+    return text.rstrip()
 
 
 def cli() -> str:
@@ -111,7 +178,7 @@ COLUMNS = {
 
 def main() -> int:
     stale = []
-    for name, text in (("algorithms.md", algorithms()), ("cli.md", cli())):
+    for name, text in (("algorithms.md", algorithms()), ("cli.md", cli()), ("performance.md", performance())):
         path = HERE / name
         if "--check" not in sys.argv:
             path.write_text(text, "utf-8")

@@ -12,6 +12,7 @@ from lgrpo_lite.arithmetic import problems
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.evaluate import evaluate
 from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.policy.memory import layers_of
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.guard import NonFinite
 from lgrpo_lite.train.step import train_step
@@ -141,9 +142,37 @@ def test_micro_batches_do_not_change_the_step():
     torch.testing.assert_close(theta_a, theta_b, rtol=1e-3, atol=2e-4)  # Adam's first step is lr · sign of each gradient
 
 
-def test_checkpointing_gives_the_same_gradient():
-    norms = [train_step(1, build(tiny_recipe(f"memory.checkpointing={on}")))[0].grad_norm for on in ("true", "false")]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+def test_only_answers_that_teach_are_computed(tmp_path):
+    """Tokens through the first layer: no padding, a prompt once, no group with one reward, no last token, one pass."""
+    (tmp_path / "mine.py").write_text(
+        "def odd(completion, prompt): return float(len(completion) % 2) if '1' in prompt else 0.0\n"
+    )
+    reward = f"rewards=[{{use: '{tmp_path}/mine.py:odd'}}]"
+    for layout in ("rows", "packed", "shared"):
+        run = build(
+            tiny_recipe(
+                "algorithm.use=dapo", "algorithm.admit=all", reward, f"memory.layout={layout}", "rollout.prompts_per_step=8"
+            )
+        )
+        seen = []
+        layer = layers_of(run.policy.base)[0]
+        layer.register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args[0].shape[:2]) if torch.is_grad_enabled() else None
+        )
+        _, groups = train_step(1, run)
+        teaching = [g for g in groups if g.varied]
+        assert 0 < len(teaching) < len(groups)
+        prompts = [len(g.prompt.token_ids) for g in teaching]
+        answers = [[len(r.completion.token_ids) - 1 for r in g.rollouts] for g in teaching]
+        tokens = sum(rows * width for rows, width in seen)
+        exact = {
+            "packed": sum(p * len(a) + sum(a) for p, a in zip(prompts, answers, strict=True)),
+            "shared": sum(p + sum(a) for p, a in zip(prompts, answers, strict=True)),
+        }
+        assert len(seen) == 1
+        assert tokens == exact.get(
+            layout, sum(map(len, answers)) * max(p + max(a) for p, a in zip(prompts, answers, strict=True))
+        )
 
 
 def test_a_record_says_what_happened():

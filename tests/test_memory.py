@@ -1,0 +1,140 @@
+"""Recomputing by need: nothing changes but what is kept; the options of memory and optimiser do what they say."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import tiny_recipe
+
+from lgrpo_lite.layout import split
+from lgrpo_lite.policy.memory import MARGIN, Saved, fitting, free_bytes, layers_of, recompute, tile_bytes
+from lgrpo_lite.policy.prove import by_memory, probe
+from lgrpo_lite.train.build import build
+from lgrpo_lite.train.step import train_step
+
+BATCH = ((20, 20), (20, 25), (9, 30))
+
+
+def gradient(policy, layout="rows"):
+    """∂ of a sum of log-probs, and the bytes kept for it."""
+    policy.model.zero_grad(set_to_none=True)
+    (_, micro), *_ = split(probe(256, BATCH), 10**9, (layout,))
+    with Saved(policy.model) as saved:
+        logp = policy.logprobs(micro).logp
+    (logp * torch.arange(len(logp)).cos()).sum().backward()
+    return torch.cat([p.grad.flatten() for p in policy.trainable()]), saved.bytes
+
+
+@pytest.mark.parametrize("weights", ["fp32", "nf4"])
+@pytest.mark.parametrize("layout", ["rows", "packed", "shared"])
+def test_recomputing_keeps_less_and_changes_nothing(weights, layout):
+    policy = build(tiny_recipe(f"model.weights={weights}")).policy
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    results = []
+    layers = len(layers_of(policy.base))
+    for count in range(layers + 1):
+        recompute(policy.base, count)
+        assert [layer.gradient_checkpointing for layer in layers_of(policy.base)] == [i < count for i in range(layers)]
+        results.append(gradient(policy, layout))
+    for grad, _ in results[1:]:
+        assert torch.equal(grad, results[0][0])
+    kept = [size for _, size in results]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+def test_activations_in_cpu_memory_change_nothing(checkpointing):
+    record = [
+        train_step(1, build(tiny_recipe(f"memory.checkpointing={checkpointing}", f"memory.offload_activations={on}")))[0]
+        for on in ("true", "false")
+    ]
+    assert record[0].loss == record[1].loss
+    assert record[0].grad_norm == record[1].grad_norm
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("needed", "kept", "free", "layers"),
+    [(0, 0, GIB, 0), (8 * GIB, 0, 10 * GIB, 0), (8 * GIB, 0, 9 * GIB, 2), (8 * GIB, 0, GIB, 8), (8 * GIB, GIB // 8, 5 * GIB, 6)],
+)
+def test_fewest_layers_that_fit(needed, kept, free, layers):
+    assert fitting(needed, kept, 8, free) == layers
+
+
+@given(needed=st.integers(0, 1 << 40), kept=st.integers(0, 1 << 30), layers=st.integers(1, 80), free=st.integers(0, 1 << 40))
+def test_one_layer_less_would_not_fit(needed, kept, layers, free):
+    count = fitting(needed, kept, layers, free)
+
+    def peak(k):
+        return (layers - k) * needed / layers + k * kept + (needed / layers if k else 0)
+
+    assert 0 <= count <= layers
+    assert count == layers or peak(count) <= MARGIN * free
+    assert all(peak(k) > MARGIN * free for k in range(count))
+
+
+def test_the_estimate_is_what_a_pass_keeps():
+    policy = build(tiny_recipe()).policy
+    recompute(policy.base, 0)
+    (_, micro), *_ = split(probe(256, ((40, 60),) * 4), 10**9)
+    with Saved(policy.model) as saved:
+        policy.logprobs(micro)
+    tokens = 4 * 99
+    assert by_memory(policy, tokens).needed == pytest.approx(saved.bytes, rel=0.1)
+
+
+def test_a_full_machine_recomputes(monkeypatch):
+    import lgrpo_lite.policy.prove as prove
+
+    monkeypatch.setattr(prove, "free_bytes", lambda device: 1 << 20)
+    run = build(tiny_recipe())
+    assert all(layer.gradient_checkpointing for layer in layers_of(run.policy.base))
+    assert any(note.startswith("recomputing") for note in run.notes)
+    monkeypatch.undo()
+    assert not any(layer.gradient_checkpointing for layer in layers_of(build(tiny_recipe()).policy.base))
+
+
+def test_free_memory_is_a_number_of_this_machine():
+    assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
+    assert [tile_bytes(n) >> 20 for n in (0, 1 << 28, 1 << 30, 1 << 34, 1 << 40)] == [4, 4, 16, 32, 32]
+
+
+@pytest.mark.parametrize("use", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+def test_other_optimisers_learn_and_are_saved_whole(use):
+    """Against torch's AdamW on the same gradients, and after loading what was saved."""
+
+    def started(use):
+        run = build(tiny_recipe(f"optim.use={use}", "model.lora.rank=64"))  # 8 bits are for tensors of 4096 elements and more
+        run.optimizer.set_lr(50)
+        return run
+
+    def theta(run):
+        return torch.cat([p.detach().flatten() for p in run.policy.trainable()])
+
+    def steps(run, numbers):
+        for number in numbers:
+            g = torch.Generator().manual_seed(number)
+            for p in run.policy.trainable():
+                p.grad = torch.randn(p.shape, generator=g)
+            run.optimizer.step()
+        return theta(run)
+
+    run, plain = started(use), started("adamw")
+    before = theta(run)
+    moved, expected = steps(run, [1, 2]) - before, steps(plain, [1, 2]) - before
+    assert (moved - expected).norm() < 0.1 * expected.norm()
+    moments = {t.dtype for state in run.optimizer.policy.state.values() for t in state.values() if isinstance(t, torch.Tensor)}
+    assert (torch.uint8 in moments) == ("8bit" in use)
+    resumed = started(use)
+    with torch.no_grad():
+        for p, saved in zip(resumed.policy.trainable(), run.policy.trainable(), strict=True):
+            p.copy_(saved)
+    resumed.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+    assert torch.equal(steps(resumed, [3]), steps(run, [3]))
