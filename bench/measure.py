@@ -71,7 +71,7 @@ def peak_bytes(call: Callable[[], Any]) -> int:
 
 
 def keep(name: str, settings: dict[str, Any], rows: dict[str, Any]) -> Path:
-    """Store a result beside the benches, with date, machine and versions: NAME-cpu.json or NAME-gpu.json."""
+    """Store rows beside the benches, with date, machine and versions: NAME-cpu.json or NAME-gpu.json."""
     where = device().type
     machine = torch.cuda.get_device_name() if where == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
     flags = [f for f in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(f)]
@@ -83,7 +83,8 @@ def keep(name: str, settings: dict[str, Any], rows: dict[str, Any]) -> Path:
             continue
     result = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "cpu": flags, "versions": versions, "settings": settings}
     out = Path(__file__).parent / "baselines" / f"{name}-{'gpu' if where == 'cuda' else 'cpu'}.json"
-    out.parent.mkdir(exist_ok=True)
+    if out.exists():  # rows of other types or cases that this run left out stay
+        rows = json.loads(out.read_text("utf-8"))["rows"] | rows
     out.write_text(json.dumps(_rounded(result | {"rows": rows}), indent=1) + "\n", "utf-8")
     return out
 

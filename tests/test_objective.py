@@ -346,3 +346,17 @@ def test_lambda_at_its_bounds_gives_finite_gradients(lam):
     parts = Algorithm(reduce="group_token_mean", length_preference=LengthPreference(lambda_init=lam, clamp=None))
     out = value_and_grads(objective(parts), groups_of([{"lengths": [1, 5, 9], "rewards": [1, 0, 0]}]), torch.float64)
     assert math.isfinite(out.loss) and out.lam_grad.isfinite() and out.logp_grad.isfinite().all()
+
+
+def test_an_entropy_bonus_is_the_mean_entropy_by_the_same_normaliser():
+    case = groups_of([{"lengths": [3, 5], "rewards": [1, 0]}, {"lengths": [2, 2], "rewards": [1, 1]}])
+    parts = Algorithm(reduce="token_mean", rollout_correction=None)
+    plain, bonus = (Objective(parts.model_copy(update={"entropy_coef": c}), max_new_tokens=8) for c in (0.0, 0.5))
+    assert plain.batch(case.groups).num_tokens == 8  # a group with one reward teaches nothing
+    batch = bonus.batch(case.groups)
+    assert batch.num_tokens == 12  # but it has an entropy
+    logp, entropy = torch.zeros(12), torch.arange(12.0).requires_grad_()
+    loss = bonus(logp, batch, entropy)[0]
+    torch.testing.assert_close(loss, plain(logp, batch, entropy)[0] - 0.5 * entropy.mean())
+    loss.backward()
+    torch.testing.assert_close(entropy.grad, torch.full((12,), -0.5 / 12))
