@@ -74,7 +74,8 @@ def keep(name: str, settings: dict[str, Any], rows: dict[str, Any]) -> Path:
     """Store rows beside the benches, with date, machine and versions: NAME-cpu.json or NAME-gpu.json."""
     where = device().type
     machine = torch.cuda.get_device_name() if where == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    flags = [f for f in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(f)]
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    flags = [f for f in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if capabilities.get(f)]
     versions = {}
     for package in PACKAGES:
         try:

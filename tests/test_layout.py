@@ -170,11 +170,13 @@ def test_auto_takes_the_fewest_tokens():
         (CohereConfig, CohereForCausalLM, {"logit_scale": 0.25}, ("rows", "packed", "shared")),
         (MistralConfig, MistralForCausalLM, {"sliding_window": 512}, ("rows", "packed", "shared")),
         (MistralConfig, MistralForCausalLM, {"sliding_window": 100}, ("rows",)),
+        (LlamaConfig, LlamaForCausalLM, {"attention_dropout": 0.1}, ("rows",)),
         (Gemma2Config, Gemma2ForCausalLM, {"final_logit_softcapping": 4.0, "sliding_window": 512}, ("rows",)),
     ],
 )
 def test_what_other_models_allow(config, model, more, layouts):
     p = made(config, model, **more)
+    p.model.eval()
     check_head(p, "model.id")
     usable, refused = usable_layouts(p, 256)
     assert usable == layouts

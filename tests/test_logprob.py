@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgrpo_lite.errors import ConfigError
@@ -169,6 +170,24 @@ def test_what_waits_for_the_backward_pass_is_as_large_as_hidden():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         logprobs(hidden.requires_grad_(), head, ids)
     assert sum(kept) == 100 * 16 + 100
+
+
+def test_peak_memory_grows_by_the_size_of_hidden():
+    def peak(n, d=128, v=2 * COLUMNS):
+        hidden, head, ids, (g, _) = made(n, d, v, torch.float32)
+        hidden.requires_grad_()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            (logprobs(hidden, head, ids, rows=64)[0] * g.float()).sum().backward()
+        alive = most = 0
+        events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            alive += event.nbytes()
+            most = max(most, alive)
+        return most
+
+    small, large = peak(1024), peak(4096)
+    assert small < 2 * 64 * COLUMNS * 4 + 3 * 1024 * 128 * 4  # a tile, and a few times hidden
+    assert large - small < 3 * 3072 * 128 * 4  # and not 3072 rows of logits
 
 
 def test_one_bad_row_stays_one_row():

@@ -32,7 +32,7 @@ class Form(NamedTuple):
 @cache
 def _bf16_cpu() -> bool:
     """Whether this CPU multiplies bfloat16, and not only widens it."""
-    able = torch.cpu.get_capabilities()
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 does not tell: tiles are widened
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 

@@ -127,15 +127,19 @@ def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *,
         k, v = k[plan.key], v[plan.key]
     if plan.varlen:
         return _varlen(q, k, v, plan, options.get("scaling"))[None], None
-    gqa = q.shape[1] != k.shape[1]
+    groups = q.shape[1] // k.shape[1]
     outs = []
     for b in plan.buckets:
         rows_q, rows_k, rows_v = (
             x[at].view(b.rows, -1, *x.shape[1:]).transpose(1, 2) for x, at in ((q, b.query), (k, b.key), (v, b.key))
         )
+        native = b.mask is None or not q.is_cuda  # with a mask, CUDA's fast kernels know no grouped heads
+        if groups > 1 and not native:
+            rows_k, rows_v = rows_k.repeat_interleave(groups, 1), rows_v.repeat_interleave(groups, 1)
         out = scaled_dot_product_attention(
-            rows_q, rows_k, rows_v, attn_mask=b.mask, is_causal=b.mask is None, scale=options.get("scaling"), enable_gqa=gqa
-        )
+            rows_q, rows_k, rows_v, attn_mask=b.mask, is_causal=b.mask is None, scale=options.get("scaling"),
+            enable_gqa=groups > 1 and native,
+        )  # fmt: skip
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs)[plan.order][None], None
 
@@ -157,7 +161,7 @@ def has_varlen() -> bool:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return "window_size" in inspect.signature(varlen_attn).parameters
+    return {"window_size", "scale"} <= set(inspect.signature(varlen_attn).parameters)
 
 
 AttentionInterface.register(NAME, attend)
@@ -165,11 +169,13 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def install(base, longest: int) -> str | None:
-    """Make `base` attend through `attend`. Otherwise why not: its attention is its own, or sees less than `longest` tokens."""
+    """Make `base` attend through `attend`. Otherwise why not: attention of its own, or dropout, or a window under `longest`."""
     config = base.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     if getattr(config, "use_sliding_window", True) and any(w and w < longest for w in windows):
         return f"it attends to {min(w for w in windows if w)} tokens back, and sequences may have {longest}"
+    if getattr(config, "attention_dropout", 0.0):
+        return f"its attention has a dropout of {config.attention_dropout}"
     if not base._can_set_attn_implementation():
         return "its attention is not that of transformers' AttentionInterface"
     base.set_attn_implementation(NAME)

@@ -30,7 +30,7 @@ class Scored(NamedTuple):
     """What one forward pass says about a batch's completion tokens."""
 
     logp: Float[Tensor, " T"]
-    entropy: Float[Tensor, " T"]  # nats, no gradient
+    entropy: Float[Tensor, " T"]  # nats; with gradient only for an entropy bonus
     prompt_hidden: Float[Tensor, "S D"] | None = None  # on the policy's device
 
 
