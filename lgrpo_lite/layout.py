@@ -86,7 +86,7 @@ def shared(batch: TrainBatch) -> Laid:
 LAYOUT: dict[str, Callable[[TrainBatch], Laid]] = {"rows": rows, "packed": packed, "shared": shared}
 
 # What a token costs in a layout, in tokens of rows: gathering sequences for attention, and keys of a shared prompt, are not
-# free. Measured by bench/update.py, CPU; the choice depends on these and on the batch alone, so a resumed run makes it again.
+# free. Measured by bench/step.py on a CPU; the choice depends on these and on the batch alone, so a resumed run makes it again.
 COST = {"rows": 1.0, "packed": 1.05, "shared": 1.12}
 
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from support import lgrpo
 
@@ -230,9 +231,12 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
     from lgrpo_lite.policy.policy import Policy
 
     real = Policy.logprobs
-    monkeypatch.setattr(
-        Policy, "logprobs", lambda self, *a, **k: real(self, *a, **k)._replace(logp=real(self, *a, **k).logp * float("nan"))
-    )
+
+    def spoilt(self, *args, **asked):
+        scored = real(self, *args, **asked)
+        return scored._replace(logp=scored.logp * float("nan")) if torch.is_grad_enabled() else scored
+
+    monkeypatch.setattr(Policy, "logprobs", spoilt)
     more = ["train.steps=9", "rollout.prompts_per_step=8"]
     assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "x", "--ui", "plain", *SMALL, *more) == 1
     err = capfd.readouterr().err

@@ -217,6 +217,13 @@ def test_a_head_that_does_something_else_is_noticed():
         check_head(p, "model.id")
 
 
+def test_a_broken_model_is_noticed():
+    p = made(LlamaConfig, LlamaForCausalLM)
+    p.base.model.norm.weight[3] = float("nan")
+    with pytest.raises(ConfigError, match="not finite"):
+        check_head(p, "model.id")
+
+
 def test_attention_that_leaks_is_noticed(monkeypatch):
     p = made(Qwen2Config, Qwen2ForCausalLM)
     monkeypatch.setattr(attention, "plan", lambda segments, real=attention.plan: real([_merged(segments)]))

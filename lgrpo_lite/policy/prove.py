@@ -69,6 +69,8 @@ def check_head(policy: Policy, where: str) -> None:
         apart = (own.cpu() - policy.logprobs(batch).logp.cpu()).abs().mean().item()
     finally:
         policy.model.train(training)
+    if not own.isfinite().all():
+        raise ConfigError("the model's log-probs are not finite", where=where, fix="check its weights, or use other precision")
     if not apart <= NEAR.get(policy.dtype, 1e-3):
         raise ConfigError(
             f"the head of {type(policy.base).__name__} does more than is known here: its log-probs differ by {apart:.3g} from"
