@@ -1,5 +1,7 @@
 """What this model can be trusted with, found out on a probe before the first step: its head, its layouts, its memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -59,16 +61,12 @@ def probe(vocabulary: int, answers: tuple[tuple[int, int], ...] = ((6, 9), (6, 5
 def check_head(policy: Policy, where: str) -> None:
     """`head_of` must be what the model does between its last hidden state and its logits."""
     batch = probe(policy.base.get_output_embeddings().weight.shape[0], ((6, 9),))
-    training = policy.model.training
-    policy.model.eval()
-    try:
+    with _evaluating(policy):
         with policy.compute():
             logits = policy.base(input_ids=batch.input_ids[None].to(policy.device), use_cache=False).logits[0]
         own = (logits.float() / policy.temperature).log_softmax(-1)[batch.at.to(policy.device)]
         own = own.gather(1, batch.token_ids.to(policy.device)[:, None])[:, 0]
         apart = (own.cpu() - policy.logprobs(batch).logp.cpu()).abs().mean().item()
-    finally:
-        policy.model.train(training)
     if not own.isfinite().all():
         raise ConfigError("the model's log-probs are not finite", where=where, fix="check its weights, or use other precision")
     if not apart <= NEAR.get(policy.dtype, 1e-3):
@@ -97,18 +95,26 @@ def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[
     return tuple(usable), refused
 
 
-@torch.no_grad()
-def _differs(policy: Policy, layout: str) -> str | None:
-    batch = probe(policy.base.get_output_embeddings().weight.shape[0])
+@contextmanager
+def _evaluating(policy: Policy) -> Iterator[None]:
+    """No dropout."""
     training = policy.model.training
     policy.model.eval()
     try:
-        rows = policy.logprobs(batch).logp
-        apart = (policy.logprobs(replace(batch, layout=layout)).logp - rows).abs().mean().item()
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        return str(error).strip().splitlines()[0]
+        yield
     finally:
         policy.model.train(training)
+
+
+@torch.no_grad()
+def _differs(policy: Policy, layout: str) -> str | None:
+    batch = probe(policy.base.get_output_embeddings().weight.shape[0])
+    try:
+        with _evaluating(policy):
+            rows = policy.logprobs(batch).logp
+            apart = (policy.logprobs(replace(batch, layout=layout)).logp - rows).abs().mean().item()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
     return None if apart <= NEAR.get(policy.dtype, 1e-3) else f"its log-probs differ from those of `rows` by {apart:.3g}"
 
 
