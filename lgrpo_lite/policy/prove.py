@@ -33,7 +33,7 @@ def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
             raise ConfigError(what, where=recipe.where("memory.layout"), fix="use memory.layout=rows or auto")
         allowed = (memory.layout,)
     policy.layouts = allowed
-    notes = [f"layout {name} is not used: {reason}" for name, reason in refused.items() if memory.layout == "auto"]
+    notes = [f"memory.layout: {name} is not used: {reason}" for name, reason in refused.items() if memory.layout == "auto"]
     if isinstance(memory.checkpointing, bool):
         recompute(policy.base, len(layers_of(policy.base)) if memory.checkpointing else 0)
     else:
@@ -79,14 +79,17 @@ def check_head(policy: Policy, where: str) -> None:
 
 
 def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Layouts that give the log-probs of `rows` on a probe, and why the others do not. `longest`: tokens of a sequence."""
+    """Layouts that give the log-probs of `rows` on a probe, and why the others do not. `longest`: tokens of a sequence.
+
+    Settles `policy.varlen` too: where FlashAttention is wrong or fails, the reason is told and buckets do its work.
+    """
     reason = attention.install(policy.base, longest)
     if reason:
         return ("rows",), {"packed": reason, "shared": reason}
     usable, refused = ["rows"], {}
     policy.varlen = policy.device.type == "cuda" and policy.dtype != torch.float32 and attention.has_varlen()
-    if policy.varlen and _differs(policy, "shared"):
-        policy.varlen = False
+    if policy.varlen and (wrong := _differs(policy, "shared")):
+        policy.varlen, refused["variable-length attention"] = False, wrong
     for layout in ("packed", "shared"):
         if wrong := _differs(policy, layout):
             refused[layout] = wrong
