@@ -10,6 +10,13 @@ from lgrpo_lite.config import Recipe, section_inside
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.yaml_marks import Marks, load_marked, parse_scalar
 
+NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
+    "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
+    "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
+    "model.lora.modules_to_save": "vLLM serves no adapter that replaces whole modules, so none is trained here",
+    "model.lora.bias": "vLLM serves no adapter with biases, so none is trained here",
+}
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes inside the package, sorted."""
@@ -86,6 +93,8 @@ def _explain(error: ValidationError, marks: Marks) -> ConfigError:
     loc = tuple(str(part) for part in first["loc"])
     dotted, where = ".".join(loc), marks.where(loc)
     if first["type"] == "extra_forbidden":
+        if reason := NOT_HERE.get(dotted):
+            return ConfigError(f"{dotted}: {reason}", where=where, fix="remove it; model.lora.rank is what gives an adapter more")
         known = _keys_at(Recipe, first["loc"][:-1])
         fix = f"remove it, or use one of: {', '.join(known)}"
         return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)

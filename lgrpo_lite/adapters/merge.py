@@ -38,7 +38,7 @@ def merged_tensors(
                 continue
             seen.add(id(parameter))
             name = plain_name(f"{path}.{leaf}" if path else leaf)
-            weight = original[name] if original is not None else dense(parameter)
+            weight = original[name] if original is not None else dense(parameter, holder)
             if adapted and leaf == "weight":
                 weight = weight.float() + sum(_delta(module, a).to(weight.device) for a in module.active_adapters)
             yield name, weight.to(dtype).cpu().contiguous()
@@ -48,14 +48,21 @@ def _delta(module: Any, adapter: str) -> Tensor:
     return module.get_delta_weight(adapter).float()  # every peft layer with a weight has it, their common base has not
 
 
-def dense(parameter: Tensor) -> Tensor:
-    """A weight as an ordinary tensor: bitsandbytes 4-bit is dequantized to the values the policy computes with."""
+def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
+    """A weight as an ordinary tensor: bitsandbytes 4-bit and 8-bit are dequantized to the values the policy computes with."""
+    if parameter.dtype == torch.int8:
+        return parameter.data.float() * (row_scale(parameter, holder).to(parameter.device).float()[:, None] / 127)
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return parameter.detach()
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(parameter.data, state)
+
+
+def row_scale(parameter: Any, holder: Any) -> Tensor:
+    """The largest number of each row of an 8-bit weight; bitsandbytes moves it to the layer's state at the first pass."""
+    return parameter.SCB if parameter.SCB is not None else holder.state.SCB
 
 
 def plain_name(name: str) -> str:

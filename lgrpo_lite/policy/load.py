@@ -1,14 +1,16 @@
 """Base model and adapter, from the recipe's `model` section: transformers, peft, and bitsandbytes for NF4."""
 
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from lgrpo_lite.config import Model
+from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.ops.logprob import Head
 
@@ -31,10 +33,15 @@ def device_of() -> torch.device:
 
 
 def compute_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """What matmuls run in. NF4 computes in float32 on a CPU, where bfloat16 is slower and less exact."""
-    if weights == "nf4":
+    """What matmuls run in. Quantised weights compute in float32 on a CPU, where bfloat16 is slower and less exact."""
+    if weights in ("nf4", "int8"):
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[weights]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[weights]
+
+
+def config_of(model: Model, where: str = "model.id"):
+    """The model's own configuration, as transformers reads it."""
+    return _fetch(AutoConfig.from_pretrained, model, where)
 
 
 def load_tokenizer(model: Model, where: str = "model.id"):
@@ -48,24 +55,79 @@ def load_tokenizer(model: Model, where: str = "model.id"):
 def load_base(model: Model, device: torch.device, where: str = "model.id"):
     """The base model on `device`, frozen unless all its parameters are trained.
 
-    nf4: bitsandbytes 4-bit with double quantisation. bf16 without an adapter is held in float32 and computes in bf16,
-    since steps of 1e-6 vanish in a bf16 parameter.
+    nf4: bitsandbytes 4-bit with double quantisation; int8: its LLM.int8. A model that was saved quantised is loaded as it was
+    saved. 16 bits without an adapter are held in float32 and compute in 16, since steps of 1e-6 vanish in a 16-bit parameter.
     """
     dtype = compute_dtype(model.weights, device)
-    if model.weights == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-        options = {"quantization_config": quantization, "device_map": {"": device}, "dtype": dtype}
+    quantised = model.weights in ("nf4", "int8")
+    if quantised:
+        options = {"device_map": {"": device}, "dtype": dtype}
+        if saved_as(model, where) is None:
+            options["quantization_config"] = _quantization(model.weights, dtype)
     else:
         options = {"dtype": dtype if model.lora else torch.float32}
+    _check_saved(model, where)
     base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, attn_implementation="sdpa", **options)
-    if model.weights != "nf4":
+    if not quantised:
         base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    base.requires_grad_(model.lora is None)
+    return settle(base, dtype)
+
+
+def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
+    """The base model without weights, on the meta device, for an engine that puts its own in and then calls `settle`."""
+    _check_saved(model, where)
+    config = config_of(model, where)
+    with init_empty_weights(include_buffers=False):
+        base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+    with suppress(OSError):  # a base without one: what its config says stays
+        base.generation_config = GenerationConfig.from_pretrained(locate(model.id, where), revision=model.revision or "main")
+    return base
+
+
+def adapted(base, recipe: Recipe):
+    """The network a policy trains: the base with the recipe's adapter, or the base itself; in training mode."""
+    model = recipe.model
+    net = attach_adapter(base, model, seed=recipe.seed, where=recipe.where("model.lora.targets")) if model.lora else base
+    return net.train()
+
+
+def saved_as(model: Model, where: str = "model.id") -> str | None:
+    """How the model was quantised when it was saved: nf4, int8, or another method's name. None: it was not."""
+    found = getattr(config_of(model, where), "quantization_config", None)
+    if found is None:
+        return None
+    settings = found if isinstance(found, dict) else found.to_dict()
+    if settings.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        return str(settings["quant_method"])
+    if settings.get("load_in_8bit"):
+        return "int8"
+    return str(settings.get("bnb_4bit_quant_type", "fp4"))
+
+
+def _check_saved(model: Model, where: str) -> None:
+    saved = saved_as(model, where)
+    if saved is not None and saved != model.weights:
+        known = saved in ("nf4", "int8")
+        fix = f"set model.weights={saved}" if known else "use the model it was made from"
+        raise ConfigError(f"{model.id} was saved as {saved}, the recipe wants {model.weights}", where=where, fix=fix)
+
+
+def _quantization(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if weights == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def settle(base, dtype: torch.dtype):
+    """What this project wants of any base model."""
     for module in base.modules():  # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
         if hasattr(module, "support_avx512bf16_for_cpu"):  # rollouts would disagree with the update, and with the merged model
-            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
-    base.requires_grad_(model.lora is None)
+            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "compute_dtype"):  # a model that was saved in 4 bits names its own
+            module.compute_dtype = dtype
     # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias the rollouts unseen.
     own = base.generation_config
     base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)

@@ -22,7 +22,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.layout import LAYOUT, Laid
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.policy import attention
-from lgrpo_lite.policy.load import attach_adapter, compute_dtype, device_of, head_of, load_base, load_tokenizer
+from lgrpo_lite.policy.load import adapted, compute_dtype, device_of, head_of, load_base, load_tokenizer
 from lgrpo_lite.policy.memory import free_bytes, tile_bytes
 
 
@@ -45,18 +45,19 @@ class Policy:
         self.version = 0
         self.layouts: tuple[str, ...] = ("rows",)
         self.offload = self.varlen = self.entropy_grad = False
+        self.loss_scale = 2.0**12 if dtype == torch.float16 else 1.0  # float16 loses gradients below 6e-8; halved when too much
 
     @classmethod
-    def load(cls, recipe: Recipe) -> "Policy":
-        """Tokenizer, base, fresh adapter. Loading faults are ConfigError or EnvironmentFault."""
+    def load(cls, recipe: Recipe, net=None) -> "Policy":
+        """Tokenizer, base, fresh adapter. Loading faults are ConfigError or EnvironmentFault.
+
+        `net` is a network with its adapter that is there already, on the base weights of an engine; it computes in its own type.
+        """
         model, device = recipe.model, device_of()
         where = recipe.where("model.id")
         tokenizer = load_tokenizer(model, where)
-        net = load_base(model, device, where)
-        if model.lora:
-            net = attach_adapter(net, model, seed=recipe.seed, where=recipe.where("model.lora.targets"))
-        net.train()
-        dtype = compute_dtype(model.weights, device)
+        dtype = compute_dtype(model.weights, device) if net is None else net.get_input_embeddings().weight.dtype
+        net = adapted(load_base(model, device, where), recipe) if net is None else net
         policy = cls(net, tokenizer, temperature=recipe.rollout.temperature, dtype=dtype, chunk=recipe.memory.logprob_chunk)
         policy.offload = recipe.memory.offload_activations
         policy.entropy_grad = recipe.algorithm.entropy_coef > 0

@@ -14,7 +14,8 @@ from lgrpo_lite.policy.memory import Recompute, Saved, fitting, free_bytes, laye
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
-NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # mean |Δ log-prob| that is only rounding; a foreign token is worth more
+# Mean |Δ log-prob| that is only rounding; a foreign token is worth more.
+NEAR = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
 def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:

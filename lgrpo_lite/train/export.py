@@ -38,17 +38,17 @@ def export_merged(
 ) -> tuple[Path, Comparison]:
     """Merge, verify, then put in place; a failed check raises VerificationError (exit 6) and leaves nothing at `out`.
 
-    base auto: the weights the policy was trained on (a 4-bit base dequantized). original: the checkpoint's own 16- or 32-bit
-    weights; for a 4-bit policy these differ by the quantisation error, so the difference is reported and not judged.
+    base auto: the weights the policy was trained on (a quantised base dequantized). original: the checkpoint's own 16- or 32-bit
+    weights; for a quantised policy these differ by the quantisation error, so the difference is reported and not judged.
     """
     partial = _partial(out)
     partial.mkdir()
-    other = base == "original" and recipe.model.weights == "nf4"
+    other = base == "original" and recipe.model.weights in ("nf4", "int8")
     try:
         original = _original(recipe, policy.dtype) if other else None
         merge.write_shards(merge.merged_tensors(policy.model, policy.dtype, original), partial)
         _write_config(policy, recipe, partial)
-        result = _verify(policy, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other)
+        result = _verify(policy, recipe, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other)
         report = dataclasses.asdict(result) | {"base": "original" if other else "as trained", "dtype": str(policy.dtype)}
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
@@ -64,7 +64,9 @@ def export_merged(
     return _place(partial, out), result
 
 
-def _verify(policy: Policy, folder: Path, prompts: Sequence[Prompt], tolerance: float | None, *, judged: bool) -> Comparison:
+def _verify(
+    policy: Policy, recipe: Recipe, folder: Path, prompts: Sequence[Prompt], tolerance: float | None, *, judged: bool
+) -> Comparison:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype, attn_implementation="sdpa").eval()
     torch.nn.Module.to(model, policy.device)  # transformers wraps .to() without types
     merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
@@ -74,7 +76,7 @@ def _verify(policy: Policy, folder: Path, prompts: Sequence[Prompt], tolerance: 
     answers = [
         [one[0].token_ids for one in TransformersSampler(p, len(prompts)).generate(prompts, 1, greedy)] for p in (policy, merged)
     ]
-    usual, least = verify.TOLERANCE[policy.dtype]
+    usual, least = verify.ROUNDED if recipe.model.weights == "int8" else verify.TOLERANCE[policy.dtype]
     with policy.compute():
         result = verify.compare(
             lambda ids: policy.model(input_ids=ids.to(policy.device)).logits,
@@ -89,7 +91,7 @@ def _verify(policy: Policy, folder: Path, prompts: Sequence[Prompt], tolerance: 
 
 
 def _original(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    kind = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    kind = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     model = load_base(recipe.model.model_copy(update={"weights": kind}), torch.device("cpu"))
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

@@ -1,0 +1,48 @@
+"""A checksum of frozen weights: two numbers that any change of a bit moves, read in place."""
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1 << 22  # elements that are widened to 64 bits at once
+
+
+@torch.no_grad()
+def fingerprint(module: nn.Module) -> str:
+    """Of all parameters that are not trained, with the quantisation states of 4-bit ones; 32 hexadecimal digits.
+
+    Per tensor Σ x_i and Σ (i + 1) x_i over its bytes as integers, modulo 2^64, chained in the order of the names. A change of
+    one element always shows.
+    """
+    total = [0, 0]
+    for _, tensor in sorted(_frozen(module), key=lambda pair: pair[0]):
+        for k, part in enumerate(_sums(tensor)):
+            total[k] = (total[k] * 1_000_003 + part) % 2**64
+    return "".join(f"{t:016x}" for t in total)
+
+
+def _frozen(module: nn.Module):
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad or "lora_" in name:
+            continue
+        yield name, parameter
+        states = getattr(parameter, "quant_state", None) or getattr(parameter, "bnb_quant_state", None)
+        for number, state in sorted(states.items()) if isinstance(states, dict) else [(0, states)] if states else []:
+            nested = getattr(state, "state2", None)
+            held = {"absmax": state.absmax, "offset": state.offset, "absmax2": nested.absmax if nested else None}
+            yield from ((f"{name}.{number}.{key}", value) for key, value in held.items() if value is not None)
+    for name, layer in module.named_modules():  # LLM.int8 keeps the scale of a row here from the first pass on
+        if (scale := getattr(getattr(layer, "state", None), "SCB", None)) is not None:
+            yield f"{name}.scale", scale
+
+
+def _sums(tensor: Tensor) -> tuple[int, int]:
+    flat = tensor.detach().reshape(-1)
+    width = flat.element_size()
+    whole = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
+    plain = weighted = 0
+    for begin in range(0, len(whole), CHUNK):
+        part = whole[begin : begin + CHUNK].to(torch.int64)
+        place = torch.arange(begin + 1, begin + 1 + len(part), device=part.device)
+        plain += int(part.sum())
+        weighted += int((part * place).sum())
+    return plain % 2**64, weighted % 2**64
