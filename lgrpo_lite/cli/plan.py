@@ -1,0 +1,113 @@
+"""`lgrpo-lite plan`: what a recipe takes on a GPU, from the model's config alone; no GPU, no weights, no torch."""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from lgrpo_lite.errors import ConfigError
+
+UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is sold as 24 GB has 24 GiB
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB] [--fit] [--probe] [--json]"
+    parser.add_argument("words", nargs="+", metavar="RECIPE|FILE", help="a recipe, then settings to change as key=value")
+    size = "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); GB is GiB, as on the box"
+    parser.add_argument("--gpu", metavar="SIZE", help=size)
+    parser.add_argument("--fit", action="store_true", help="propose settings that make it fit, with reasons, and plan with them")
+    parser.add_argument("--probe", action="store_true", help="load the model here and measure beside the prediction")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lgrpo_lite.recipe import load_recipe
+    from lgrpo_lite.train.check import check
+    from lgrpo_lite.train.fit import fit
+    from lgrpo_lite.train.plan import plan
+
+    recipe, capacity = check(load_recipe(args.words[0], args.words[1:])), _capacity(args.gpu)
+    settings, closest = fit(recipe, capacity) if args.fit else ([], plan(recipe, capacity))
+    if settings and closest.fits:
+        recipe = check(load_recipe(args.words[0], [*args.words[1:], *map(str, settings)]))
+    settings = settings if closest.fits else []
+    found = plan(recipe, capacity)
+    weighed = _weigh(recipe) if args.probe else []
+    if args.json:
+        result = {**_plain(found), "settings": [{"set": str(s), "reason": s.reason} for s in settings]}
+        result["probe"] = [{**row._asdict(), "ratio": row.ratio} for row in weighed]
+        about = {"schema": 1, "ok": found.fits, "command": "plan"}
+        print(json.dumps({**about, "result": result, "warnings": [*found.warnings]}))
+    else:
+        _print(found, settings, weighed)
+    if args.fit:
+        closest.demand("use a smaller model or a larger GPU: no setting makes this one fit")
+    found.demand()
+    return 0
+
+
+def _weigh(recipe) -> list:
+    from lgrpo_lite.cli.train import log_to
+    from lgrpo_lite.train.check import demand
+    from lgrpo_lite.train.weigh import weigh
+
+    demand(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        log_to(Path(folder) / "main.log")
+        return weigh(recipe)
+
+
+def _capacity(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GIB|MB|MIB)?", text.strip().upper())
+    if not match or not float(match[1]):
+        raise ConfigError(f"not a size of memory: {text!r}", where="command line, --gpu", fix="write --gpu 24GB")
+    return int(float(match[1]) * UNITS[match[2] or "GB"])
+
+
+def _plain(found) -> dict:
+    from lgrpo_lite.train.plan import PHASES
+
+    parts = [{"name": p.name, "bytes": p.bytes, "phases": p.phases, "note": p.note} for p in found.parts]
+    return {
+        "fits": found.fits, "capacity_bytes": found.capacity, "spare_bytes": found.spare, "engine": found.engine,
+        "peak_bytes": {phase: found.peak(phase) for phase in PHASES}, "parts": parts, "at_once": found.at_once,
+        "recomputed_layers": found.recomputed, "layers": found.layers, "offloaded_bytes": found.offloaded,
+    }  # fmt: skip
+
+
+def _print(found, settings, weighed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lgrpo_lite.train.plan import PHASES
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    for setting in settings:
+        print(f"{setting}  {setting.reason}")
+
+    def cells(sizes) -> list[str]:
+        return [f"{size / 2**30:.2f}" if size else "" for size in sizes]
+
+    table = Table("GiB")
+    for phase in PHASES:
+        table.add_column(phase, justify="right")
+    table.add_column("")
+    for part in found.parts:
+        table.add_row(part.name, *cells(part.at(phase) for phase in PHASES), part.note)
+    table.add_section()
+    table.add_row("peak", *cells(found.peak(phase) for phase in PHASES), f"engine {found.engine}")
+    console.print(table)
+    if weighed:
+        beside = Table("MiB")
+        for name in ("predicted", "measured", "ratio"):
+            beside.add_column(name, justify="right")
+        for row in weighed:
+            beside.add_row(row.name, f"{row.predicted / 2**20:,.2f}", f"{row.measured / 2**20:,.2f}", f"{row.ratio:.3f}")
+        console.print(beside)
+    for warning in found.warnings:
+        print(f"note: {warning}")
+    print(found.verdict())

@@ -1,0 +1,178 @@
+"""A model as numbers, from its config.json: a folder's, one in the Hub's cache, or one of models/shapes. No torch here."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lgrpo_lite.config import Model
+from lgrpo_lite.errors import ConfigError, nearest
+
+
+class Linear(NamedTuple):
+    """A linear layer of a block; layers of one `source` read the same tensor."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: bool
+    source: str
+
+    @property
+    def numbers(self) -> int:
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What a model type adds to Llama's block; a text names the key of its config that decides."""
+
+    qkv_bias: bool | str = "attention_bias"
+    o_bias: bool | str = "attention_bias"
+    mlp_bias: bool | str = False
+    head_norms: bool = False
+    fused: bool = False
+
+
+FAMILIES = {
+    "llama": Family(mlp_bias="mlp_bias"),
+    "granite": Family(mlp_bias="mlp_bias"),
+    "smollm3": Family(mlp_bias="mlp_bias"),
+    "mistral": Family(False, False),
+    "phi3": Family(False, False, fused=True),
+    "qwen2": Family(True, False),
+    "qwen3": Family(head_norms=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """`linears` are those of one block; `saved` is how a checkpoint was quantised, if it was."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int | None  # longest sequence, tokens
+    tied: bool
+    head_norms: bool
+    linears: tuple[Linear, ...]
+    saved: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, config: Any, where: str = "model.id") -> "Shape":
+        """From config.json as a mapping, or transformers' config. A model type that is not in FAMILIES: ConfigError."""
+        c = settings(config)
+        kind = str(c.get("model_type"))
+        if kind not in FAMILIES:
+            what = f"the memory of a model of type {kind!r} is not known{nearest(kind, FAMILIES)}"
+            raise ConfigError(what, where=where, fix=f"plan one of: {', '.join(sorted(FAMILIES))}")
+        heads, kv_heads, head_dim = heads_of(c)
+        return cls(
+            c["num_hidden_layers"], c["hidden_size"], c["intermediate_size"], heads, kv_heads, head_dim, c["vocab_size"],
+            c.get("max_position_embeddings"), bool(c.get("tie_word_embeddings")), FAMILIES[kind].head_norms,
+            tuple(_linears(FAMILIES[kind], c)), c.get("quantization_config"),
+        )  # fmt: skip
+
+    @property
+    def query(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def largest(self) -> int:
+        """Numbers of the largest linear layer."""
+        return max(linear.numbers for linear in self.linears)
+
+    @property
+    def vectors(self) -> list[int]:
+        """Elements of each norm and bias of one block. A norm of heads has one weight for each element of a head."""
+        norms = [self.hidden] * 2 + [self.head_dim] * 2 * self.head_norms
+        return norms + [linear.outputs for linear in self.linears if linear.bias]
+
+    @property
+    def outer(self) -> list[int]:
+        """Elements of each parameter outside the blocks: last norm, embeddings, and the head where it is not tied to them."""
+        return [self.hidden] + [self.vocabulary * self.hidden] * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> list[int]:
+        """Elements of every parameter."""
+        return ([linear.numbers for linear in self.linears] + self.vectors) * self.layers + self.outer
+
+
+def settings(config: Any) -> Mapping[str, Any]:
+    """Those of the language model: a model for text and images keeps them in a section of their own."""
+    found = config if isinstance(config, Mapping) else config.to_dict()
+    return found.get("text_config") or found
+
+
+def heads_of(c: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Query heads, heads of keys and values, and the width of one."""
+    heads = c["num_attention_heads"]
+    return heads, c.get("num_key_value_heads") or heads, c.get("head_dim") or c["hidden_size"] // heads
+
+
+def _linears(family: Family, c: Mapping[str, Any]) -> Iterator[Linear]:
+    def has(bias: bool | str) -> bool:
+        return bool(c.get(bias)) if isinstance(bias, str) else bias
+
+    heads, kv_heads, d = heads_of(c)
+    h, i, q, kv = c["hidden_size"], c["intermediate_size"], heads * d, kv_heads * d
+    for name, width in {"qkv": q + 2 * kv}.items() if family.fused else {"q": q, "k": kv, "v": kv}.items():
+        yield Linear(f"self_attn.{name}_proj", h, width, has(family.qkv_bias), "attention")
+    yield Linear("self_attn.o_proj", q, h, has(family.o_bias), "heads")
+    for name, width in {"gate_up": 2 * i}.items() if family.fused else {"gate": i, "up": i}.items():
+        yield Linear(f"mlp.{name}_proj", h, width, has(family.mlp_bias), "mlp")
+    yield Linear("mlp.down_proj", i, h, has(family.mlp_bias), "inner")
+
+
+# ------------------------------------------------------------------------------------------- where a config stands
+
+
+def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
+    """config.json of the recipe's model, or the shape of that name inside the package. None of them: ConfigError."""
+    path = _config_path(model)
+    if path is None:
+        what = f"{model.id} is not on this machine, and its shape is not among: {', '.join(sorted(shapes()))}"
+        raise ConfigError(what, where=where, fix="give a folder with its config.json, or download it")
+    if isinstance(path, dict):
+        return path
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the model's config: {error}", where=str(path), fix="download it again") from None
+
+
+def shapes() -> dict[str, dict[str, Any]]:
+    """Configs inside the package by model id, without -Instruct: an instructed model has the shape of its base."""
+    folder = resources.files("lgrpo_lite") / "models" / "shapes"
+    found = [json.loads(f.read_text("utf-8")) for f in folder.iterdir() if f.name.endswith(".json")]
+    return {config["_name_or_path"].removesuffix("-Instruct"): config for config in found}
+
+
+def _config_path(model: Model) -> Path | dict[str, Any] | None:
+    if model.id.startswith("builtin:"):
+        path = Path(str(resources.files("lgrpo_lite"))) / "models" / model.id.removeprefix("builtin:") / "config.json"
+        return path if path.is_file() else None
+    for path in (Path(model.id) / "config.json", *_cached(model)):
+        if path.is_file():
+            return path
+    return shapes().get(model.id.removesuffix("-Instruct"))
+
+
+def _cached(model: Model) -> Iterator[Path]:
+    """Where huggingface_hub would keep it; its own rules, without importing it."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
+    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.id.replace('/', '--')}"
+    revision = model.revision or "main"
+    reference = folder / "refs" / revision
+    if reference.is_file():
+        revision = reference.read_text("utf-8").strip()
+    yield folder / "snapshots" / revision / "config.json"
