@@ -1,0 +1,92 @@
+"""`lgrpo-lite doctor`: packages, GPU, memory and disks beside what a stack needs; each fault with the one line that fixes it."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+from collections.abc import Iterator
+
+from lgrpo_lite.doctor import Facts, Finding, diagnose, read_facts
+from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.machine import Machine, Room
+from lgrpo_lite.stacks import TESTED, best_match, compare
+
+GIB = 2**30
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lgrpo-lite doctor [--stack cpu|vllm|unsloth] [--json]"
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--stack", choices=tuple(TESTED), help="judge for this set of packages (default: the one that is installed)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.words:
+        raise ConfigError(f"doctor takes no {args.words[0]!r}", where="command line", fix="lgrpo-lite doctor --stack vllm")
+    found = read_facts()
+    stack = args.stack or best_match(found.installed)
+    findings = diagnose(found, stack)
+    ok = not any(f.fatal for f in findings)
+    if args.json:
+        warnings = [f"{f.what}; {f.fix}" for f in findings if not f.fatal]
+        report = {"schema": 1, "ok": ok, "command": "doctor", "result": as_json(found, stack, findings), "warnings": warnings}
+        print(json.dumps(report))
+    else:
+        for line in lines(found, stack, findings):
+            print(line)
+    return 0 if ok else EnvironmentFault.exit_code
+
+
+def as_json(facts: Facts, stack: str, findings: list[Finding]) -> dict:
+    """`result` of --json."""
+    return {
+        "stack": stack,
+        "complete": complete(facts),
+        "packages": [dataclasses.asdict(row) for row in compare(stack, facts.installed)],
+        "findings": [dataclasses.asdict(f) for f in findings],
+        "machine": dataclasses.asdict(facts.machine),
+        "torch": dataclasses.asdict(facts.torch) if facts.torch else None,
+    }
+
+
+def complete(facts: Facts) -> list[str]:
+    """Stacks whose packages are all here in versions that fit."""
+    return [stack for stack in TESTED if all(row.fits for row in compare(stack, facts.installed))]
+
+
+def lines(facts: Facts, stack: str, findings: list[Finding]) -> Iterator[str]:
+    """The report: packages, machine, findings, verdict."""
+    yield f"stack {stack}; complete here: {', '.join(complete(facts)) or 'none'}; Python {facts.machine.python}"
+    yield f"  {'package':17} {'installed':14} {'tested':11} allowed"
+    for row in compare(stack, facts.installed):
+        yield f"  {row.name:17} {row.installed or '-':14} {row.tested:11} {row.allowed:16} {row.status}"
+    yield from _machine_lines(facts.machine)
+    for finding in findings:
+        yield f"{'fault' if finding.fatal else 'warning'}: {finding.what}"
+        yield f"  fix {finding.fix}"
+    yield f"the stack {stack} {'cannot run here' if any(f.fatal for f in findings) else 'can run here'}"
+
+
+def _machine_lines(machine: Machine) -> Iterator[str]:
+    for gpu in machine.gpus:
+        capability = ".".join(map(str, gpu.capability)) if gpu.capability else "unknown"
+        memory = "memory unknown"
+        if gpu.free is not None and gpu.total:
+            memory = f"{gpu.free / GIB:.1f} of {gpu.total / GIB:.1f} GiB free"
+        yield f"{f'GPU {gpu.index}':13} {gpu.name}, compute capability {capability}, driver {gpu.driver}, {memory}"
+    if not machine.gpus:
+        yield "GPU           none"
+    limit = f", limited to {machine.memory_limit / GIB:.1f} GiB" if machine.memory_limit else ""
+    kind = " (WSL)" if machine.wsl else ""
+    yield f"memory        {machine.memory_free / GIB:.1f} of {machine.memory / GIB:.1f} GiB free{limit}{kind}"
+    for name in ("models", "runs", "temporary", "shared"):
+        if room := getattr(machine, name):
+            yield f"{name:13} {_size(room)}"
+    yield f"Hugging Face  {'a token is set' if machine.token else 'no token'}"
+
+
+def _size(room: Room) -> str:
+    return f"{room.free / GIB:.1f} of {room.total / GIB:.1f} GiB free in {shlex.quote(room.path)}"
