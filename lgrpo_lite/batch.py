@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lgrpo_lite.types import Rollout
+from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,14 @@ def flatten(
         step_length=length,
         step_group=group,
     )
+
+
+def for_scoring(pairs: Sequence[tuple[Prompt, Completion]], dtype: torch.dtype = torch.float32) -> TrainBatch:
+    """Answers to be scored and not trained: no credit, tokens in the order of the pairs, each answer a group."""
+    rollouts = [Rollout(prompt, completion, Score(0.0, Outcome.wrong)) for prompt, completion in pairs]
+    count, length = len(rollouts), torch.tensor([len(c.token_ids) for _, c in pairs])
+    none, each = [0] * count, torch.arange(count)
+    return flatten(rollouts, list(range(count)), none, [0.0] * count, torch.ones(count), length, each, dtype)
 
 
 def _per_token(credit: float | list[float], shown: int, count: int) -> list[float]:

@@ -31,7 +31,9 @@ class Lora(Section):
 class Model(Section):
     id: str = Field(description="Hub id, a folder, or builtin:NAME for a model inside the package")
     revision: str | None = Field(default=None, description="commit on the Hub")
-    weights: Literal["nf4", "bf16", "fp32"] = Field(default="bf16", description="how the base weights are held")
+    weights: Literal["nf4", "int8", "bf16", "fp16", "fp32"] = Field(
+        default="bf16", description="how the base weights are held; nf4 and int8 by bitsandbytes"
+    )
     lora: Lora | None = Field(default_factory=Lora, description="null trains all parameters")
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
     max_new_tokens: int = Field(default=512, ge=1, description="an answer is cut here")
@@ -75,13 +77,39 @@ class Data(Section):
     )
 
 
+class Vllm(Section):
+    """vLLM inside this process; read by engine=vllm, and but for share_weights by engine=unsloth."""
+
+    share_weights: bool = Field(
+        default=True, description="the trainer stands on vLLM's own base weights; false: a second copy, which takes more memory"
+    )
+    kv_cache_gb: float | None = Field(default=None, gt=0, description="GiB for keys and values; null: by what is free")
+    max_sequences: int | None = Field(default=None, ge=1, description="answers sampled at once; null: all of a step, at most 256")
+    cuda_graphs: bool = Field(default=True, description="false starts faster and samples slower; a CPU has none")
+
+
+class Server(Section):
+    """A running `vllm serve`; read by engine=vllm-server."""
+
+    url: str = Field(default="http://127.0.0.1:8000", description="its address, without /v1")
+    model: str | None = Field(default=None, description="name of the base model there; null is model.id")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; null sends none")
+    timeout: float = Field(default=600.0, gt=0, description="seconds a request may take")
+    parallel: int = Field(default=64, ge=1, description="requests at once")
+    adapter_dir: str | None = Field(
+        default=None, description="written here and read by the server; null: $TMPDIR or /dev/shm, for one machine"
+    )
+
+
 class Rollout(Section):
-    engine: str = Field(default="auto", description="who samples; auto is the fastest in this version")
+    engine: str = Field(default="auto", description="who samples; auto: vllm where it can run, else transformers")
     prompts_per_step: int = Field(default=16, ge=1, description="P")
     group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
     temperature: float = Field(default=1.0, gt=0, description="used for sampling and for every log-prob of the update")
     max_redraw: int = Field(default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups")
     batch_rows: int = Field(default=256, ge=1, description="sequences generated at once by the transformers engine")
+    vllm: Vllm = Vllm()
+    server: Server = Server()
 
 
 class Endpoint(Section):
@@ -169,6 +197,12 @@ class Export(Section):
     base: Literal["auto", "original", "dequantized"] = "auto"
 
 
+class Safety(Section):
+    sync_proof_every: int = Field(
+        default=20, ge=0, description="steps between proofs that rollouts come from this policy, after the first two; 0: never"
+    )
+
+
 class Log(Section):
     completions_per_step: int = Field(default=4, ge=0, description="sampled answers kept per step; 0 keeps none")
 
@@ -187,6 +221,7 @@ class Recipe(Section):
     train: Train = Train()
     eval: Eval = Eval()
     export: Export = Export()
+    safety: Safety = Safety()
     log: Log = Log()
 
     _marks: Marks = PrivateAttr(default_factory=Marks)

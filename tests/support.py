@@ -1,6 +1,7 @@
 """What several test files build: groups from plain numbers, and the loss and gradients of an objective on them."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -130,6 +131,9 @@ class Scripted:
 
     def __init__(self, script):
         self.script, self.asked, self.calls = script, [], 0
+
+    def reference(self):
+        return nullcontext()
 
     def generate(self, prompts, n, sampling, prefixes=None):
         self.calls += 1

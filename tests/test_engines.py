@@ -7,12 +7,14 @@ import pytest
 import torch
 from support import tiny_recipe
 
-from lgrpo_lite.engines.base import SamplingParams, open_engine
-from lgrpo_lite.errors import EnvironmentFault
+from lgrpo_lite.engines.base import SamplingParams, engine_name, installed, open_engine
+from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.train.build import build
+from lgrpo_lite.train.check import demand
 from lgrpo_lite.types import Group, Outcome, Rollout, Score
 
 
@@ -109,9 +111,36 @@ def test_pad_may_equal_eos(tmp_path):
     assert all(c.token_ids[-1] in run.policy.eos_ids for a in answers for c in a if c.finish_reason == "stop")
 
 
-def test_an_engine_of_a_later_version_says_so():
-    with pytest.raises(EnvironmentFault, match="not in this version"):
-        open_engine(tiny_recipe("rollout.engine=vllm"))
+@pytest.mark.parametrize(
+    ("overrides", "where", "what"),
+    [
+        (["model.lora=null"], "rollout.engine", "takes adapters"),
+        (["model.weights=int8"], "model.weights", "int8"),
+        (["model.lora.rank=513"], "model.lora.rank", "up to rank 512"),
+        (["model.lora.targets=[q_proj, lm_head]"], "model.lora.targets", "lm_head"),
+        (["model.lora.dora=true"], "model.lora.dora", "DoRA"),
+        (["model.lora.modules_to_save=[lm_head]"], "model.lora.modules_to_save", "whole modules"),
+        (["model.lora.bias=all"], "model.lora.bias", "biases"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["vllm", "vllm-server", "unsloth"])
+def test_what_vllm_cannot_serve_is_refused_before_anything_is_loaded(engine, overrides, where, what):
+    with pytest.raises(ConfigError, match=what) as error:
+        tiny_recipe(f"rollout.engine={engine}", "model.weights=bf16", *overrides)
+    assert where in error.value.where
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("vllm", "vllm"), ("unsloth", "unsloth")])
+def test_an_engine_that_is_not_installed_names_its_extra(engine, extra):
+    if installed("vllm"):
+        pytest.skip("this environment has vLLM")
+    with pytest.raises(EnvironmentFault, match=r"not installed: .*vllm") as error:
+        demand(tiny_recipe(f"rollout.engine={engine}", "model.weights=bf16"))
+    assert f"lgrpo-lite[{extra}]" in error.value.fix and error.value.exit_code == 3
+
+
+def test_auto_is_what_can_run_here():
+    assert engine_name(tiny_recipe("rollout.engine=auto")) == ("vllm" if cuda_devices() and installed("vllm") else "transformers")
 
 
 def test_it_goes_on_from_a_prefix(run):

@@ -14,9 +14,12 @@ VERBS = {
     "recipe": "list, show, copy or run a recipe; `recipe NAME` runs it",
     "train": "run a recipe file of your own",
     "validate": "check a recipe without running it",
+    "plan": "what a recipe takes on a GPU, and settings that make it fit",
+    "selftest": "prove that a recipe's rollouts come from its policy, on this machine",
     "config": "every key of a recipe: type, default, meaning",
     "watch": "look at a live or finished run",
     "export": "adapter or merged model out of a run",
+    "doctor": "what this machine lacks, and the line that fixes it",
 }
 
 EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this machine lacks something · 4 out of memory

@@ -1,27 +1,33 @@
 """Rollout engines: who samples. No sampler exists outside `serving`, so nothing can sample from stale weights.
 
-with engine.serving(policy) as sampler:      # weights in on entry, memory back on exit
+net = engine.network(recipe)                 # the policy's network, where the engine owns the base weights; else None
+with engine.serving(policy) as sampler:      # adapter in on entry, memory back on exit
     sampler.generate(prompts, n=8, sampling)
 """
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.errors import ConfigError, EnvironmentFault, nearest
+from lgrpo_lite.errors import ConfigError, LgrpoError, nearest
+from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.types import Completion, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """temperature 0 is greedy. There is no top-p or top-k: they would bias the policy ratio."""
+    """temperature 0 is greedy. There is no top-p or top-k: they would bias the policy ratio.
+
+    Two calls with different `salt` share no cached prefix; the proof that a cache is not stale needs that.
+    """
 
     temperature: float
     max_new_tokens: int
+    salt: str | None = None
 
 
 class Sampler(Protocol):
@@ -32,56 +38,131 @@ class Sampler(Protocol):
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order, each stamped with `policy_version`.
 
-        With `prefixes`, one per prompt, a completion is the prefix and what the policy goes on with: `given` tokens of it
-        were not sampled, `logprobs` are those of the rest, and max_new_tokens counts the whole.
+        `logprobs` are of the distribution that was sampled from, so at the temperature. An end token that was sampled is part
+        of the completion. With `prefixes`, one per prompt, a completion is the prefix and what the policy goes on with: `given`
+        tokens of it were not sampled, `logprobs` are those of the rest, and max_new_tokens counts the whole.
         """
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside it completions are those of the base model, without the adapter."""
         ...
 
 
 class RolloutEngine(Protocol):
+    """Made from a checked recipe. `notes` are things a user should know about how it runs here."""
+
+    notes: tuple[str, ...]
+
+    def network(self, recipe: Recipe):
+        """The policy's network with a fresh adapter, built on the engine's own base weights; None: the policy loads its own."""
+        ...
+
     def serving(self, policy) -> AbstractContextManager[Sampler]: ...
+
+    def fingerprint(self) -> str | None:
+        """A checksum of the base weights that it samples with, exact in every bit; None: the policy's own, or out of reach."""
+        ...
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """A row of ENGINES: where the class lives, and what it needs. `path` None: known, but not in this version."""
+class Capabilities:
+    """What an engine can serve; `train.check` refuses recipes that ask for more, before anything is loaded."""
 
-    path: str | None
+    weights: tuple[str, ...] = ("nf4", "int8", "bf16", "fp16", "fp32")
+    all_parameters: bool = True  # model.lora=null
+    max_rank: int | None = None  # of the adapter
+    head_adapter: bool = True  # LoRA on lm_head or the embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A row of ENGINES: where the class lives, what it needs, what it can do."""
+
+    path: str
     packages: tuple[str, ...] = ()
     extra: str = "train"
     needs_gpu: bool = False
+    can: Capabilities = Capabilities()
 
 
+_VLLM = Capabilities(("nf4", "bf16", "fp16", "fp32"), all_parameters=False, max_rank=512, head_adapter=False)
 ENGINES = {
     "transformers": Engine("lgrpo_lite.engines.transformers:TransformersEngine"),
-    "unsloth": Engine(None, ("unsloth", "vllm"), "unsloth", needs_gpu=True),
-    "vllm": Engine(None, ("vllm",), "vllm", needs_gpu=True),
-}
+    "vllm": Engine("lgrpo_lite.engines.vllm:VllmEngine", ("vllm",), "vllm", can=_VLLM),
+    "unsloth": Engine(
+        "lgrpo_lite.engines.unsloth:UnslothEngine", ("unsloth", "unsloth_zoo", "vllm"), "unsloth", needs_gpu=True,
+        can=Capabilities(("nf4", "bf16"), all_parameters=False, max_rank=512, head_adapter=False),
+    ),
+    "vllm-server": Engine("lgrpo_lite.engines.server:ServerEngine", can=_VLLM),
+}  # fmt: skip
 
 
-def engine_row(recipe: Recipe) -> Engine:
-    """The row of the recipe's engine; `auto` is the fastest this version has. Unknown: ConfigError."""
+def engine_name(recipe: Recipe) -> str:
+    """The engine's name; `auto` is vllm where vLLM and a GPU are and it can serve the recipe, else transformers.
+
+    Unknown: ConfigError. Imports nothing heavy.
+    """
     name, where = recipe.rollout.engine, recipe.where("rollout.engine")
-    name = "transformers" if name == "auto" else name
+    if name == "auto":
+        row = ENGINES["vllm"]
+        here = not missing_packages(row, recipe.model.weights) and cuda_devices() > 0
+        return "vllm" if here and next(unservable(recipe, row.can), None) is None else "transformers"
     if name not in ENGINES:
         hint = nearest(name, list(ENGINES))
         raise ConfigError(f"unknown engine {name!r}{hint}", where=where, fix=f"use one of: auto, {', '.join(ENGINES)}")
-    return ENGINES[name]
+    return name
+
+
+def engine_row(recipe: Recipe) -> Engine:
+    return ENGINES[engine_name(recipe)]
 
 
 def open_engine(recipe: Recipe) -> RolloutEngine:
-    """Import and build the engine. One that this version lacks: EnvironmentFault."""
-    row = engine_row(recipe)
-    if row.path is None:
-        what = f"the engine {recipe.rollout.engine!r} is not in this version of lgrpo-lite"
-        raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix="set rollout.engine=transformers")
-    module, _, name = row.path.partition(":")
+    """Import and build the engine. A package or version that it cannot work with: EnvironmentFault."""
+    module, _, name = engine_row(recipe).path.partition(":")
     return getattr(importlib.import_module(module), name)(recipe)
 
 
 def missing_packages(row: Engine, weights: str) -> list[str]:
     """Packages the recipe needs that are not installed, without importing any."""
-    wanted = ["torch", "transformers", "peft", *(["bitsandbytes"] if weights == "nf4" else []), *row.packages]
-    return [name for name in wanted if importlib.util.find_spec(name) is None]
+    quantised = weights in ("nf4", "int8")
+    wanted = ["torch", "transformers", "peft", *(["bitsandbytes"] if quantised else []), *row.packages]
+    if quantised and "vllm" in row.packages:
+        wanted.append("vllm_bnb_plugin")
+    return [name for name in wanted if not installed(name)]
+
+
+def installed(package: str) -> bool:
+    """Whether it can be imported; a mere folder of that name does not count."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def unservable(recipe: Recipe, can: Capabilities) -> Iterator[tuple[str, str, str]]:
+    """What the recipe asks of an engine that it cannot do: (why, the key, what to do)."""
+    model, lora, name = recipe.model, recipe.model.lora, recipe.rollout.engine
+    if model.weights not in can.weights:
+        yield f"the engine {name!r} cannot serve {model.weights} weights", "model.weights", f"use {' or '.join(can.weights)}"
+    if lora is None and not can.all_parameters:
+        what = f"the engine {name!r} takes adapters, and model.lora=null trains all parameters"
+        yield what, "rollout.engine", "train an adapter, or set rollout.engine=transformers"
+    if lora and can.max_rank and lora.rank > can.max_rank:
+        yield f"vLLM serves adapters up to rank {can.max_rank}", "model.lora.rank", f"set it to {can.max_rank} or less"
+    if lora and not can.head_adapter:
+        wanted = [lora.targets] if isinstance(lora.targets, str) else lora.targets
+        for target in wanted:
+            if target.rpartition(".")[2] in ("lm_head", "embed_tokens"):
+                what = f"vLLM serves no adapter on {target}"
+                yield what, "model.lora.targets", "leave it out, or set rollout.engine=transformers"
+
+
+def not_finite(version: int) -> LgrpoError:
+    """What to raise when there is nothing to sample from."""
+    return LgrpoError(
+        "the policy's probabilities are not finite, nothing can be sampled",
+        where=f"rollout, policy version {version}",
+        fix="look at the last steps in metrics.jsonl; start again under another --name with a smaller optim.lr",
+    )

@@ -1,14 +1,13 @@
 """Rollouts by `generate()` on the training model itself: needs nothing else, works everywhere, is the oracle of the others."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.engines.base import SamplingParams
-from lgrpo_lite.errors import LgrpoError
+from lgrpo_lite.engines.base import SamplingParams, not_finite
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
 
@@ -16,8 +15,16 @@ from lgrpo_lite.types import Completion, Prompt
 class TransformersEngine:
     """The weights are the policy's own, so there is nothing to sync; entering switches to eval mode and the KV cache on."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, recipe: Recipe):
         self.batch_rows = recipe.rollout.batch_rows
+
+    def network(self, recipe: Recipe) -> None:
+        """The policy loads its own weights, and this engine samples with them."""
+
+    def fingerprint(self) -> None:
+        """The weights are the policy's."""
 
     @contextmanager
     def serving(self, policy: Policy) -> Iterator["TransformersSampler"]:
@@ -38,6 +45,9 @@ class TransformersSampler:
     def __init__(self, policy: Policy, batch_rows: int):
         self.policy, self.batch_rows = policy, batch_rows
         self.policy_version = policy.version
+
+    def reference(self) -> AbstractContextManager[None]:
+        return self.policy.reference()
 
     def generate(
         self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
@@ -80,11 +90,7 @@ class TransformersSampler:
                 )
         except RuntimeError as error:
             if "probability tensor" in str(error):  # torch.multinomial's words for NaN or infinite logits
-                raise LgrpoError(
-                    "the policy's probabilities are not finite, nothing can be sampled",
-                    where=f"rollout, policy version {self.policy_version}",
-                    fix="look at the last steps in metrics.jsonl; start again under another --name with a smaller optim.lr",
-                ) from error
+                raise not_finite(self.policy_version) from error
             raise
         sampled, logp = out[:, width:].tolist(), torch.stack(recorder.logp, 1).tolist()
         return [

@@ -26,9 +26,12 @@ class Tools:
     reward: RewardSum
     encode: Callable[[str], tuple[int, ...]]  # a question -> the ids the model reads, by the recipe's template
     decode: Callable[[Sequence[int]], str]
-    reference: Callable[[], AbstractContextManager]  # inside it the sampler is the policy without its adapter
     clock: Callable[[str], AbstractContextManager] = no_clock
     count: Counter = field(default_factory=Counter)
+
+    def reference(self) -> AbstractContextManager:
+        """Inside it the sampler is the policy without its adapter."""
+        return self.sampler.reference()
 
     def generate(
         self, prompts: Sequence[Prompt], n: int, prefixes: Sequence[Sequence[int]] | None = None

@@ -6,6 +6,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.prompts import load
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.engines.base import open_engine
+from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
@@ -23,8 +24,8 @@ def build(recipe: Recipe) -> Run:
         torch.set_num_threads(recipe.model.threads)
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
-    policy = Policy.load(recipe)
-    notes = prove(policy, recipe)
+    policy = Policy.load(recipe, engine.network(recipe))
+    notes = (*engine.notes, *prove(policy, recipe))
     width = policy.base.get_output_embeddings().weight.shape[1]
     objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
     if objective.log_z is not None:
@@ -49,6 +50,8 @@ def build(recipe: Recipe) -> Run:
         plan=RolloutPlan(recipe),
         prompts=PromptStream(prompts, recipe.seed),
         eval_prompts=held_out,
+        proof=proof_of(engine, policy, prompts, recipe) if recipe.safety.sync_proof_every else None,
+        micro_tokens=recipe.memory.micro_tokens,
         left_out=left_out,
         notes=notes,
     )

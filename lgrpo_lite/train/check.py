@@ -1,12 +1,12 @@
 """Combinations of settings that have no meaning, each refused with its reason, before anything is loaded. No torch here."""
 
-import ctypes
 from importlib.util import find_spec
 
 from lgrpo_lite.algorithm import ADVANTAGES, SURROGATES
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.engines.base import engine_row, missing_packages
+from lgrpo_lite.engines.base import engine_row, missing_packages, unservable
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.plugin import from_file
 from lgrpo_lite.rewards.base import RewardSum
@@ -29,12 +29,13 @@ def check(recipe: Recipe) -> Recipe:
             from_file(name, recipe.where(f"algorithm.{key}"))
     for fault in contradictions(recipe):
         refuse(*fault)
-    if recipe.model.weights == "nf4" and recipe.model.lora is None:
-        refuse("4-bit weights cannot be trained themselves", "model.weights", "set model.weights=bf16, or train an adapter")
-    if recipe.model.weights != "nf4" and recipe.export.base == "dequantized":
-        refuse("only a 4-bit base can be dequantized", "export.base", "set export.base=auto")
+    if recipe.model.weights in ("nf4", "int8") and recipe.model.lora is None:
+        refuse("quantised weights cannot be trained themselves", "model.weights", "set model.weights=bf16, or train an adapter")
+    if recipe.model.weights not in ("nf4", "int8") and recipe.export.base == "dequantized":
+        refuse("only a quantised base can be dequantized", "export.base", "set export.base=auto")
     RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens)
-    engine_row(recipe)
+    for fault in unservable(recipe, engine_row(recipe).can):
+        refuse(*fault)
     return recipe
 
 
@@ -54,8 +55,6 @@ def demand(recipe: Recipe) -> None:
     unset = missing_variables(recipe.rewards)
     if unset:
         lacks.append(f"not set: {', '.join(unset)}")
-    if row.path is None:
-        lacks.append(f"the engine {recipe.rollout.engine!r} is not in this version")
     if not lacks:
         return
     fix = []
@@ -65,19 +64,5 @@ def demand(recipe: Recipe) -> None:
         fix.append(f'pip install "lgrpo-lite[{row.extra}{",data" if "datasets" in missing else ""}]"')
     if unset:
         fix.append("set that environment variable to the endpoint's key")
-    if row.path is None:
-        fix.append("set rollout.engine=transformers, which samples slowly but everywhere")
     what = f"{recipe.recipe.name} cannot run here: {'; '.join(lacks)}"
     raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix="; ".join(fix))
-
-
-def cuda_devices() -> int:
-    """NVIDIA GPUs the driver reports, without importing torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value

@@ -1,0 +1,177 @@
+"""JSON over HTTP to one vLLM server, and what to do when it does not answer as it should."""
+
+import ipaddress
+import json
+import os
+import shlex
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import SplitResult, urlsplit
+
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.engines.base import not_finite
+from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError
+from lgrpo_lite.machine import cuda_devices
+from lgrpo_lite.policy.budget import SLOT_RANKS
+from lgrpo_lite.policy.load import locate
+
+WEIGHTS = {
+    "nf4": "--quantization bitsandbytes --load-format bitsandbytes --dtype bfloat16",
+    "bf16": "--dtype bfloat16",
+    "fp16": "--dtype float16",
+    "fp32": "--dtype float32",
+}
+NOT_FINITE = "Out of range float values"  # what becomes of a log-prob that is not a number on its way into JSON
+LONGEST = 300  # characters of a server's words that are shown
+
+
+class Connection:
+    """To the server of a recipe. `notes` say what an address beyond this machine asks for.
+
+    No answer: EnvironmentFault with the command that starts a server; a slow one: LgrpoError; a key that is missing or wrong:
+    EnvironmentFault. No message holds the key.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.timeout = recipe, recipe.rollout.server.timeout
+        self.url, self.where = recipe.rollout.server.url.rstrip("/").removesuffix("/v1"), recipe.where("rollout.server.url")
+        address = _address(self.url, self.where)
+        near = is_loopback(address.hostname or "")
+        self.notes = () if near else tuple(_far(address))
+        self._headers = {"Content-Type": "application/json", "User-Agent": "lgrpo-lite", **self._authorization()}
+        direct = [urllib.request.ProxyHandler({})] if near else []  # a proxy would look for this address on its own machine
+        self._opener = urllib.request.build_opener(_StayHere, *direct)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> tuple[int, Any]:
+        """Status and body of a GET, or with `body` of a POST; text where it is no JSON. `timeout` in seconds."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, self._headers)
+        try:
+            status, reply = self._exchange(request, timeout or self.timeout)
+        except (OSError, HTTPException) as error:
+            raise self._unanswered(error) from error
+        if status in (401, 403):
+            raise self._unauthorized()
+        try:
+            return status, json.loads(reply)
+        except ValueError:
+            return status, reply.decode(errors="replace")
+
+    def complete(self, body: dict[str, Any], version: int = 0) -> list[dict[str, Any]]:
+        """The choices of one completion request; `version` of the policy is for the error that it cannot be sampled from."""
+        status, reply = self.ask("/v1/completions", body)
+        if status != 200 and NOT_FINITE in said(reply):
+            raise not_finite(version)
+        choices = reply.get("choices") if isinstance(reply, dict) else None
+        if status != 200 or not isinstance(choices, list) or len(choices) != body.get("n", 1):
+            raise self.refused("/v1/completions", status, reply)
+        return choices
+
+    def refused(self, path: str, status: int, reply: Any) -> EnvironmentFault:
+        what = f"the server at {self.url} answers {path} with HTTP {status}: {said(reply)}"
+        return EnvironmentFault(what, where=self.where, fix=f"read its log; it should run as: {launch_line(self.recipe)}")
+
+    def _exchange(self, request: urllib.request.Request, timeout: float) -> tuple[int, bytes]:
+        try:
+            with self._opener.open(request, timeout=timeout) as response:
+                return response.status, response.read()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def _authorization(self) -> dict[str, str]:
+        name = self.recipe.rollout.server.api_key_env
+        if name is None:
+            return {}
+        key = os.environ.get(name, "").strip()
+        if not key or not (key.isascii() and key.isprintable()):  # http.client would quote a key that it cannot send
+            fix = f"export {name}=…, or set rollout.server.api_key_env=null"
+            what = f"the server's key is not set: {name}" if not key else f"{name} is no key: it holds a line break or the like"
+            raise EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
+        return {"Authorization": f"Bearer {key}"}
+
+    def _unauthorized(self) -> EnvironmentFault:
+        name = self.recipe.rollout.server.api_key_env
+        what = f"the server at {self.url} " + (f"does not take the key in {name}" if name else "wants an API key")
+        fix = f"set {name} to the --api-key it was started with" if name else "name its variable as rollout.server.api_key_env"
+        return EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
+
+    def _unanswered(self, error: Exception) -> LgrpoError:
+        cause = getattr(error, "reason", None) or error  # of a URLError
+        if isinstance(cause, TimeoutError):
+            what = f"the server at {self.url} did not answer within {self.timeout:g} s"
+            fix = "raise rollout.server.timeout, or lower rollout.server.parallel or model.max_new_tokens"
+            return LgrpoError(what, where=self.recipe.where("rollout.server.timeout"), fix=fix)
+        what = f"no vLLM server answers at {self.url}: {cause or type(cause).__name__}"
+        return EnvironmentFault(what, where=self.where, fix=f"start one: {launch_line(self.recipe)}")
+
+
+def launch_line(recipe: Recipe) -> str:
+    """The command that starts a server which can serve this recipe at its address."""
+    model, server = recipe.model, recipe.rollout.server
+    assert model.lora is not None, "capabilities refuse recipes without an adapter"
+    address = urlsplit(server.url)
+    host = "127.0.0.1" if is_loopback(address.hostname or "") else address.hostname
+    rank = next(r for r in SLOT_RANKS if r >= model.lora.rank)
+    words = [
+        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {shlex.quote(locate(model.id))}",
+        f"--host {host} --port {address.port or 8000}",
+        WEIGHTS[model.weights],
+        f"--enable-lora --max-lora-rank {rank} --max-loras 2 --logprobs-mode processed_logprobs",
+    ]
+    words += [] if cuda_devices() else ["--no-enable-chunked-prefill"]  # on a CPU a seeded prompt that is cut ends the server
+    words += [f"--revision {model.revision}"] if model.revision else []
+    words += [f"--served-model-name {shlex.quote(server.model)}"] if server.model else []
+    words += [f'--api-key "${server.api_key_env}"'] if server.api_key_env else []
+    return " ".join(words)
+
+
+def tokens_of(choice: dict[str, Any], connection: Connection) -> tuple[list[int], list[float]]:
+    """Sampled ids and their log-probs. EnvironmentFault for a server that sends none."""
+    try:
+        tokens, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        return [int(t) for t, _ in zip(tokens, logp, strict=True)], [float(x) for x in logp]
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"the server at {connection.url} sends no token ids with their log-probs"
+        raise EnvironmentFault(what, where=connection.where, fix='serve with "vllm>=0.32,<0.33"') from error
+
+
+def said(reply: Any) -> str:
+    """A server's error in its own words, on one line."""
+    error = reply.get("error", reply) if isinstance(reply, dict) else reply
+    text = error.get("message", error) if isinstance(error, dict) else error
+    return " ".join(str(text).split())[:LONGEST] or "nothing"
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(url: str, where: str) -> SplitResult:
+    try:
+        address = urlsplit(url)
+        if address.scheme in ("http", "https") and address.hostname and address.username is None and address.port != 0:
+            return address
+    except ValueError:
+        pass
+    raise ConfigError(f"no address of a server: {url!r}", where=where, fix="write it like http://127.0.0.1:8000")
+
+
+def _far(address: SplitResult) -> Iterator[str]:
+    shared = "rollout.server.adapter_dir must be a folder that both see under the same path"
+    yield f"the server at {address.hostname} may be another machine: {shared}"
+    if address.scheme == "http":
+        yield f"what goes to {address.hostname} is not encrypted, an API key included: use https or a tunnel"
+
+
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """A redirect is no answer: urllib would send the key along to wherever it leads."""
+
+    def redirect_request(self, *args, **kwargs):
+        return None

@@ -1,0 +1,253 @@
+"""Does the sampler hold this policy? Numbers, not trust: log-probs of a few fixed prompts from the sampler and the trainer.
+
+The sampler answers; the trainer scores the same tokens with the adapter, without it, with the adapter of the last proof, and
+at another temperature. Noise of the two kernels scatters around the trainer's numbers; a sampler with another adapter follows
+that other one. So each question is a slope through the origin, β = Σ r d / Σ d², with
+
+    d = what the adapter (the last updates, 10 % of temperature) changes in the trainer,   r = sampler - trainer without it
+
+β is 1 where the sampler holds it and 0 where it does not. Where the change drowns in rounding β is 1/2, whatever the sampler
+holds, since d has as much of that noise as r: so 1/2 is what β must be above or below, by its standard error, to say anything.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lgrpo_lite.batch import TrainBatch, for_scoring
+from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
+from lgrpo_lite.errors import VerificationError
+from lgrpo_lite.policy.fingerprint import fingerprint
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.types import Completion, Prompt
+
+ANSWERS, TOKENS = 8, 16  # a prompt of the probe
+FIRST, CUTS, FLATTER = 8, 8, 1.5  # first tokens drawn to look at a cached prefix, after so many contexts, at this temperature
+LONGEST = 256  # tokens of a probe's prompt: several blocks of any prefix cache
+SEED = 20_251_121  # of the proof's own random numbers
+# Mean |Δ log-prob| of two kernels, nats a token, by how the base weights are held. Above it something else is wrong.
+BAND = {"fp32": 2e-3, "fp16": 0.03, "bf16": 0.1, "int8": 0.1, "nf4": 0.1}
+SAME = {"fp32": 1e-3, "fp16": 0.005, "bf16": 0.03, "int8": 0.03, "nf4": 0.03}  # of one kernel with itself
+SIGMA, NUDGE = 4.0, 1.1  # standard errors that count as certain; the step of the temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer; `found` is a sentence with the numbers."""
+
+    name: str
+    passed: bool
+    found: str
+    sure: bool = True  # False: it passed because nothing could be told
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """β and its standard error: a jackknife over answers, so that one token which dominates shows as doubt and not as a fault."""
+
+    beta: float
+    error: float
+
+    @classmethod
+    def of(cls, r: Tensor, d: Tensor, answer: Tensor) -> "Slope":
+        """`answer`: which answer each token belongs to."""
+        count = int(answer.max()) + 1
+        zero = torch.zeros(count, dtype=r.dtype)
+        product, square = zero.index_add(0, answer, r * d), zero.index_add(0, answer, d * d)
+        rest = square.sum() - square
+        if not bool((rest > 0).all()):
+            return cls(0.0, math.inf)
+        without = (product.sum() - product) / rest
+        error = ((count - 1) / count * ((without - without.mean()) ** 2).sum()).sqrt()
+        return cls(float(product.sum() / square.sum()), float(error))
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the sampler holds it; None: this cannot be told yet."""
+        if abs(self.beta - 0.5) <= SIGMA * self.error:
+            return None
+        return self.beta > 0.5
+
+    def __str__(self) -> str:
+        return f"β {self.beta:.2f} ± {self.error:.2f}" if self.held is not None else "too small a change to tell"
+
+
+class SyncProof:
+    """What later proofs compare with: the base weights' checksum and answers at the start, and the adapter of the last proof."""
+
+    def __init__(self, engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], *, weights: str, longest: int):
+        self.engine, self.policy, self.weights = engine, policy, weights
+        self.prompts = probe_prompts(prompts, min(LONGEST, longest - TOKENS))
+        self.count = 0
+        self._own, self._served = fingerprint(policy.model), engine.fingerprint()
+        self._canary: list[Completion] | None = None
+        self._before: list[Tensor] | None = None
+        self._rounding: float | None = None  # of a prompt that comes out of the prefix cache
+
+    def __call__(self, sampler: Sampler) -> list[Check]:
+        """All checks, inside `engine.serving`. No random number of the run is used up, no parameter is changed."""
+        policy = self.policy
+        devices = [policy.device] if policy.device.type == "cuda" else []
+        training = policy.model.training
+        policy.model.eval()
+        try:
+            with torch.random.fork_rng(devices), torch.no_grad():
+                torch.manual_seed(SEED + self.count)
+                self.count += 1
+                checks = list(self._checks(sampler))
+        finally:
+            policy.model.train(training)
+        if policy.has_adapter:
+            self._before = [p.detach().cpu().clone() for p in policy.trainable()]
+        return checks
+
+    def _checks(self, sampler: Sampler) -> Iterator[Check]:
+        policy, temperature = self.policy, self.policy.temperature
+        answers = sampler.generate(self.prompts, ANSWERS, SamplingParams(temperature, TOKENS))
+        pairs = [(prompt, c) for prompt, row in zip(self.prompts, answers, strict=True) for c in row]
+        batch = for_scoring(pairs)
+        said, scored = batch.sampler_logp.double(), self._scored(batch)
+        yield self._stamps(pairs)
+        yield self._base_weights()
+        if policy.has_adapter:
+            with policy.reference():
+                off = self._scored(batch)
+            slope = Slope.of(said - off, scored - off, batch.seq)
+            yield _slope("adapter", slope, scored - off, "with the adapter", "without it")
+            if self._before is not None:
+                with self._adapter_of_last_proof():
+                    old = self._scored(batch)
+                slope = Slope.of(said - old, scored - old, batch.seq)
+                yield _slope("version", slope, scored - old, "with this version's adapter", "with the last proof's")
+        yield self._temperature(batch, said - scored, temperature)
+        yield self._agreement(said - scored)
+        yield self._prefixes(sampler, temperature)
+        if policy.has_adapter:
+            yield self._base_answers(sampler)
+
+    def _scored(self, batch: TrainBatch) -> Tensor:
+        return self.policy.logprobs(batch).logp.double()
+
+    @contextmanager
+    def _adapter_of_last_proof(self) -> Iterator[None]:
+        trained = self.policy.trainable()
+        now = [p.detach().clone() for p in trained]
+        assert self._before is not None, "asked for after the first proof"
+        try:
+            for parameter, value in zip(trained, self._before, strict=True):
+                parameter.copy_(value)
+            yield
+        finally:
+            for parameter, value in zip(trained, now, strict=True):
+                parameter.copy_(value)
+
+    # ------------------------------------------------------------------------------------------- checks
+
+    def _stamps(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Check:
+        found = sorted({c.policy_version for _, c in pairs})
+        return Check("stamp", found == [self.policy.version], f"answers of version {found}, the policy is {self.policy.version}")
+
+    def _base_weights(self) -> Check:
+        same = fingerprint(self.policy.model) == self._own if self.policy.has_adapter else True
+        served = self.engine.fingerprint() == self._served
+        what = "the base weights have every bit they started with"
+        if not (same and served):
+            what = f"the {'sampler' if same else 'trainer'}'s base weights are no longer those of the start"
+        return Check("base weights", same and served, what)
+
+    def _temperature(self, batch: TrainBatch, apart: Tensor, temperature: float) -> Check:
+        self.policy.temperature = NUDGE * temperature
+        try:
+            nudged = self._scored(batch)
+        finally:
+            self.policy.temperature = temperature
+        slope = Slope.of(apart, nudged - self._scored(batch), batch.seq)
+        off, error = (NUDGE - 1) * slope.beta, (NUDGE - 1) * slope.error
+        if not math.isfinite(error) or error > 0.1:
+            return Check("temperature", True, "these answers hardly depend on it", sure=False)
+        found = f"the sampler's log-probs fit {temperature * (1 + off):.3g} ± {temperature * error:.2g}, set is {temperature:g}"
+        return Check("temperature", abs(off) <= 0.03 + SIGMA * error, found)
+
+    def _agreement(self, apart: Tensor) -> Check:
+        mean, band = float(apart.abs().mean()), BAND[self.weights]
+        largest = float(apart.abs().max())
+        found = f"mean |Δlogp| {mean:.2g}, largest {largest:.2g} over {len(apart)} tokens; accepted mean {band:g}"
+        return Check("agreement", mean <= band, found)
+
+    def _prefixes(self, sampler: Sampler, temperature: float) -> Check:
+        """First tokens through the prefix cache and past it, after the long prompts and after what is left of them.
+
+        At the first proof there was one adapter only, so nothing can be stale: what differs then is rounding.
+        """
+        cut = [replace(p, token_ids=p.token_ids[: len(p.token_ids) - k]) for p in self.prompts[2:] for k in range(CUTS)]
+        draw = SamplingParams(FLATTER * temperature, 1)  # log-probs of unlikely tokens move most
+        cached = sampler.generate(cut, FIRST, draw)
+        fresh = sampler.generate(cut, FIRST, replace(draw, salt=f"proof-{self.policy.version}-{self.count}"))
+        pairs = [(_by_token(one), _by_token(other)) for one, other in zip(cached, fresh, strict=True)]
+        apart = [abs(one[token] - other[token]) for one, other in pairs for token in one.keys() & other.keys()]
+        mean = sum(apart) / len(apart) if apart else 0.0
+        limit = SAME[self.weights]
+        if self._rounding is None:
+            self._rounding = mean
+        else:
+            limit = min(limit, max(limit / 6, 5 * self._rounding))
+        found = f"{len(apart)} first tokens through the prefix cache and past it: mean |Δlogp| {mean:.2g}, accepted {limit:.2g}"
+        return Check("prefix cache", mean <= limit, found, sure=bool(apart))
+
+    def _base_answers(self, sampler: Sampler) -> Check:
+        """Greedy answers of the base model, which no training changes: the canary of sleeping, waking and swapping."""
+        with sampler.reference():
+            now = [row[0] for row in sampler.generate(self.prompts, 1, SamplingParams(0.0, TOKENS))]
+        then, self._canary = self._canary or now, self._canary or now
+        apart, lost = [], 0
+        for one, other in zip(then, now, strict=True):
+            agree = next((i for i, (a, b) in enumerate(zip(one.token_ids, other.token_ids, strict=False)) if a != b), None)
+            lost += agree == 0
+            pairs = zip((one.logprobs or ())[:agree], (other.logprobs or ())[:agree], strict=False)
+            apart += [abs(a - b) for a, b in pairs]
+        mean = sum(apart) / len(apart) if apart else 0.0
+        found = (
+            f"greedy answers of the base and those of the start: mean |Δlogp| {mean:.2g}, {lost} of {len(now)} begin otherwise"
+        )
+        return Check("base answers", mean <= SAME[self.weights] and lost <= len(now) // 2, found)
+
+
+def _slope(name: str, slope: Slope, d: Tensor, one: str, other: str) -> Check:
+    size = float(d.abs().mean())
+    found = f"{slope} (1: {one}, 0: {other}), which moves log-probs by {size:.2g} in the mean"
+    return Check(name, slope.held is not False, found, sure=slope.held is not None)
+
+
+def _by_token(row: Sequence[Completion]) -> dict[int, float]:
+    """Log-prob of each first token that was drawn."""
+    return {c.token_ids[0]: c.logprobs[0] for c in row if c.logprobs}
+
+
+def probe_prompts(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
+    """Two prompts of the run, and two that are as long as allowed, so that a prefix cache holds blocks of them."""
+    first = [prompt.token_ids for prompt in prompts[:64]]
+    whole = [token for ids in first for token in ids]
+    whole *= math.ceil(2 * longest / len(whole))
+    shown = [first[0][-longest:], first[-1][-longest:], tuple(whole[:longest]), tuple(whole[longest : 2 * longest])]
+    return [Prompt(f"probe-{i}", "", tuple(ids), "") for i, ids in enumerate(shown)]
+
+
+def demand_passed(checks: Sequence[Check], where: str) -> None:
+    """VerificationError (exit 6) that names every check that failed."""
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise VerificationError(
+            "the rollouts do not come from this policy: " + "; ".join(f"{c.name}: {c.found}" for c in failed),
+            where=where,
+            fix="nothing was trained on them; run `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
+        )
+
+
+def proof_of(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], recipe) -> SyncProof:
+    """The proof of a run of that recipe."""
+    longest = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
+    return SyncProof(engine, policy, prompts, weights=recipe.model.weights, longest=longest)

@@ -1,0 +1,61 @@
+"""The proofs of a run, made hard on purpose: an adapter that changes much, twice, and another temperature."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from lgrpo_lite.batch import for_scoring
+from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
+from lgrpo_lite.engines.probe import Check, SyncProof
+from lgrpo_lite.policy.policy import Policy
+
+MOVED = 0.1  # mean |Δ log-prob| that a made-up adapter shall cause at least, nats a token
+OTHER = 0.7  # temperature tried when the recipe's is 1
+
+
+def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[tuple[str, Sequence[Check]]]:
+    """(what was tried, its checks). Leaves the policy with a made-up adapter, so nothing may be trained after it.
+
+    Each stage enters `serving` anew, so what sleeps between rollouts slept here too.
+    """
+    yield "as loaded", _proved(engine, policy, proof)
+    if policy.has_adapter:
+        for name in ("an adapter", "another adapter"):
+            moved = stir(engine, policy, proof, seed=policy.version)
+            checks = _proved(engine, policy, proof)
+            yield f"{name} that moves log-probs by {moved:.2g}", [_certain(check) for check in checks]
+    policy.temperature = 1.0 if policy.temperature != 1.0 else OTHER
+    yield f"temperature {policy.temperature:g}", _proved(engine, policy, proof)
+
+
+def _certain(check: Check) -> Check:
+    """A change as large as this one must show: what could not be told is a failure here."""
+    asked = check.name in ("adapter", "version")
+    return replace(check, passed=check.passed and (check.sure or not asked))
+
+
+def _proved(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Sequence[Check]:
+    with engine.serving(policy) as sampler:
+        return proof(sampler)
+
+
+@torch.no_grad()
+def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) -> float:
+    """Add noise to the adapter until answers change clearly; the next version. Returns the mean |Δ log-prob| it causes."""
+    with engine.serving(policy) as sampler:
+        answers = sampler.generate(proof.prompts, 1, SamplingParams(policy.temperature, 16))
+    batch = for_scoring([(prompt, row[0]) for prompt, row in zip(proof.prompts, answers, strict=True)])
+    before = policy.logprobs(batch).logp
+    drawn = torch.Generator().manual_seed(seed)
+    noise = [torch.randn(p.shape, generator=drawn) * (2e-3 * p.shape[-1] ** -0.5) for p in policy.trainable()]
+    moved = 0.0
+    for _ in range(14):
+        for parameter, change in zip(policy.trainable(), noise, strict=True):
+            parameter += change.to(parameter.device, parameter.dtype)
+        noise = [2 * change for change in noise]
+        moved = float((policy.logprobs(batch).logp - before).abs().mean())
+        if moved >= MOVED:
+            break
+    policy.version += 1
+    return moved

@@ -1,0 +1,261 @@
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportMissingImports=false
+# (this file has the name of the package that it imports)
+"""Unsloth in this process: it starts vLLM, the trainer's model stands on vLLM's weights, adapters go over in memory.
+
+What this rests on: FastLanguageModel.from_pretrained with fast_inference=True and get_peft_model; `vllm_engine` and
+`load_lora`, which they set on the model; and the switches of ENVIRONMENT. tests/with_unsloth holds them against the source.
+"""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from lgrpo_lite.config import Model, Recipe
+from lgrpo_lite.engines.adapter import AdapterFolder
+from lgrpo_lite.engines.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
+from lgrpo_lite.engines.vllm_sampler import VllmSampler, at_once, longest_request
+from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
+from lgrpo_lite.policy import budget
+from lgrpo_lite.policy.load import config_of, locate, settle
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.policy.shape import Shape
+from lgrpo_lite.stacks import compare, installed_packages
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+NEEDED = ("unsloth", "unsloth-zoo", "vllm", "transformers", "trl", "torch")
+FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # of a model on the Hub,
+OTHERS = ("original/*", "consolidated*")  # which some bring a second time
+DTYPE = torch.bfloat16
+ENVIRONMENT = VLLM_ENVIRONMENT | {  # read by Unsloth when it is imported or loads
+    "UNSLOTH_VLLM_STANDBY": "1",  # keys and values leave the GPU while training, weights stay
+    "UNSLOTH_VLLM_MERGED_ROLLOUT": "0",  # it would add B·A to 16-bit base weights for each rollout
+    "UNSLOTH_DISABLE_STATISTICS": "1",  # it would report each start to the Hub
+}
+
+
+class UnslothEngine:
+    """Sampler and trainer share Unsloth's base weights; one GPU. What it cannot work with: ConfigError, EnvironmentFault."""
+
+    def __init__(self, recipe: Recipe):
+        self.notes: tuple[str, ...] = ()
+        self.recipe, self.where = recipe, recipe.where("rollout.engine")
+        check_installed(recipe)
+        check_process(self.where)
+        self.folder = AdapterFolder()
+        self._model: Any = None
+        self._vllm: Any = None
+        self._sleeps = False
+
+    # ------------------------------------------------------------------------------------------- start
+
+    def network(self, recipe: Recipe):
+        """The policy's network: Unsloth's model on vLLM's weights, with a fresh float32 adapter. vLLM sleeps when it returns."""
+        assert self._model is None, "an engine has one network"
+        config = config_of(recipe.model, recipe.where("model.id"))
+        folder = checkpoint(recipe.model, recipe.where("model.id"))
+        unsloth = self._import()
+        options = self._options(folder, config)
+        with self._told():
+            model, _ = unsloth.from_pretrained(**options)
+            self._vllm = engine_of(model, self.where)
+            self._check_loaded(model, options["max_seq_length"])
+            self._model = unsloth.get_peft_model(model, **_adapter(recipe))
+        self._sleeps = self._vllm.llm_engine.vllm_config.model_config.enable_sleep_mode
+        if not self._sleeps:
+            self.notes += ("vLLM keeps its KV cache while training: Unsloth has no standby for this model",)
+        self._sleep()
+        with contextlib.suppress(OSError):  # rebuilt from the weights, the model does not know its generation_config.json
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        # Unsloth's own forward pass drops masks in training, so rows of one sequence are all that it can be given.
+        model._can_set_attn_implementation = lambda: False
+        settle(model, DTYPE)
+        return self._model.train()
+
+    def _import(self):
+        os.environ.update(ENVIRONMENT)
+        os.environ["UNSLOTH_COMPILE_LOCATION"] = str(self.folder.path / "compiled")  # else the current folder
+        os.environ["UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE"] = "1" if self.recipe.rollout.vllm.kv_cache_gb else "0"
+        with self._told(), warnings.catch_warnings():
+            # Of what it replaces in transformers and peft, nothing that was imported here before is used with its models.
+            warnings.filterwarnings("ignore", message="WARNING: Unsloth should be imported before")
+            from unsloth import FastLanguageModel
+        return FastLanguageModel
+
+    def _options(self, folder: str, config) -> dict[str, Any]:
+        """Of from_pretrained; it hands the last three on to vLLM."""
+        recipe, vllm = self.recipe, self.recipe.rollout.vllm
+        lora = recipe.model.lora
+        assert lora is not None, "capabilities refuse recipes without an adapter"
+        options = {
+            "model_name": folder, "use_exact_model_name": True,  # not a quantised copy of another repository
+            "max_seq_length": longest_request(self.recipe, config), "dtype": DTYPE, "load_in_4bit": recipe.model.weights == "nf4",
+            "fast_inference": True, "unsloth_vllm_standby": True, "float8_kv_cache": False, "max_lora_rank": lora.rank,
+            "random_state": recipe.seed, "use_gradient_checkpointing": False,  # policy.prove decides
+            "max_num_seqs": at_once(self.recipe), "enforce_eager": not vllm.cuda_graphs, "max_logprobs": 1,
+        }  # fmt: skip
+        share = {} if vllm.kv_cache_gb is None else {"gpu_memory_utilization": self._share(config, vllm.kv_cache_gb)}
+        return options | share
+
+    def _share(self, config, kv_cache_gb: float) -> float:
+        """Part of the free memory that vLLM may use so that this much is left for its cache."""
+        model, shape, width = self.recipe.model, Shape.of(config), DTYPE.itemsize
+        assert model.lora is not None, "capabilities refuse recipes without an adapter"
+        own = budget.weights_bytes(shape, model.weights) + budget.slot_bytes(shape, model.lora.rank, width)
+        needed = own + budget.vllm_bytes(shape, width, at_once(self.recipe)) + int(kv_cache_gb * budget.GIB)
+        free, _ = torch.cuda.mem_get_info()
+        if needed > free:
+            what = f"vLLM needs {needed / budget.GIB:.1f} GiB with this cache, {free / budget.GIB:.1f} GiB are free"
+            raise OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it lower, or to null")
+        return needed / free
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What Unsloth prints goes to standard error; what it raises becomes an error of this project."""
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+        except LgrpoError:
+            raise
+        except Exception as error:  # of any class: asserts and bare RuntimeErrors are how it talks to users
+            if isinstance(error, MemoryError) or "memory" in str(error).lower():
+                raise self._no_room(error) from error
+            fix = "run `lgrpo-lite doctor`, or set rollout.engine=vllm"
+            raise EnvironmentFault(f"Unsloth cannot serve here: {_first_line(error)}", where=self.where, fix=fix) from error
+
+    def _no_room(self, error: BaseException) -> OutOfMemory:
+        where = self.recipe.where("rollout.vllm.kv_cache_gb")
+        fix = "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit` proposes settings"
+        return OutOfMemory(f"vLLM finds no room: {_first_line(error)}", where=where, fix=fix)
+
+    def _check_loaded(self, model, wanted: int) -> None:
+        """Unsloth prints and goes on where it cannot do what was asked."""
+        quantised = any(getattr(p, "quant_state", None) is not None for p in model.parameters())
+        if quantised != (self.recipe.model.weights == "nf4"):
+            what = f"Unsloth loaded {'4-bit' if quantised else '16-bit'} weights, the recipe wants {self.recipe.model.weights}"
+            fix = f"set model.weights={'nf4' if quantised else 'bf16'}, or rollout.engine=vllm"
+            raise ConfigError(what, where=self.recipe.where("model.weights"), fix=fix)
+        dtype = model.get_input_embeddings().weight.dtype
+        if dtype != DTYPE:
+            what = f"this GPU computes in {dtype}, Unsloth's rollouts need bfloat16"
+            raise EnvironmentFault(what, where=self.where, fix="set rollout.engine=vllm")
+        longest = self._vllm.llm_engine.vllm_config.model_config.max_model_len
+        if longest < wanted:
+            what = f"the KV cache holds sequences of {longest} tokens, the recipe needs {wanted}"
+            fix = "set rollout.vllm.kv_cache_gb higher, or model.max_new_tokens lower"
+            raise OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix=fix)
+
+    # ------------------------------------------------------------------------------------------- serving
+
+    @contextmanager
+    def serving(self, policy: Policy) -> Iterator[VllmSampler]:
+        """Wakes the cache and hands the adapter over, under a new id each time; memory goes back on the way out."""
+        assert self._model is policy.model, "the policy's network is the engine's own"
+        if self._sleeps:
+            self._vllm.wake_up()
+        try:
+            yield VllmSampler(self._vllm, policy, self._adapter_of(policy))
+        finally:
+            self._sleep()
+
+    def _adapter_of(self, policy: Policy):
+        """The adapter as a request, loaded into vLLM already: later writes to the policy do not reach it.
+
+        vLLM scales B in place, in a copy only where it has to convert; from float32 it has to.
+        """
+        request = policy.model.load_lora(str(self.folder.path / "adapter"), load_tensors=True)
+        request.lora_tensors = {name: value.detach().float() for name, value in request.lora_tensors.items()}
+        try:
+            loaded = self._vllm.llm_engine.add_lora(request)
+        except (RuntimeError, ValueError) as error:
+            fix = "use model.lora.targets=all-linear, or set rollout.engine=transformers"
+            what = f"vLLM refuses the adapter: {_first_line(error)}"
+            raise ConfigError(what, where=self.recipe.where("model.lora"), fix=fix) from error
+        if not loaded:
+            where = f"policy version {policy.version}"
+            raise LgrpoError("vLLM did not take the new adapter", where=where, fix="--resume auto goes on; please report it")
+        return request
+
+    def _sleep(self) -> None:
+        if self._sleeps:
+            self._vllm.sleep(level=1)  # Unsloth's standby: the weights stay
+
+    def fingerprint(self) -> None:
+        """The weights are the policy's."""
+
+    def close(self) -> None:
+        """vLLM's memory goes with the object; the policy keeps the weights."""
+        self.folder.close()
+        if self._vllm is not None:
+            self._vllm.llm_engine.engine_core.shutdown()
+
+
+# ------------------------------------------------------------------------------------------- what it needs
+
+
+def check_installed(recipe: Recipe) -> None:
+    """EnvironmentFault that names each package of Unsloth's stack that is missing or outside its range. Imports none."""
+    needed = (*NEEDED, "vllm-bnb-plugin", "bitsandbytes") if recipe.model.weights == "nf4" else NEEDED
+    rows = [p for p in compare("unsloth", installed_packages()) if p.name in needed and not p.fits]
+    if rows:
+        found = (f"{p.name} {f'{p.installed} is {p.status}' if p.installed else 'is not installed'}" for p in rows)
+        ranges = ", ".join(p.name + p.allowed for p in rows)
+        fix = 'pip install "lgrpo-lite[unsloth]", or set rollout.engine=vllm'
+        what = f"{', '.join(found)}: this engine takes {ranges}"
+        raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix=fix)
+
+
+def check_process(where: str) -> None:
+    """Settings of the process that Unsloth's rollouts cannot live with."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        what = f"Unsloth's rollouts run in one process, WORLD_SIZE is {os.environ['WORLD_SIZE']}"
+        raise ConfigError(what, where=where, fix="start one process, or set rollout.engine=vllm-server")
+    for name in ALLOCATOR:
+        if "expandable_segments:true" in os.environ.get(name, "").lower():
+            what = f"{name} asks for expandable segments, vLLM cannot release memory with them"
+            raise EnvironmentFault(what, where=where, fix=f"unset {name}")
+
+
+def checkpoint(model: Model, where: str = "model.id") -> str:
+    """A folder with the model. One on the Hub is fetched at its revision, which Unsloth would ignore. Not found: ConfigError."""
+    path = locate(model.id, where)
+    if Path(path).is_dir():
+        return path
+    from huggingface_hub import is_offline_mode, snapshot_download
+
+    files = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHERS)}
+    try:
+        return snapshot_download(path, revision=model.revision, local_files_only=is_offline_mode(), **files)
+    except (OSError, ValueError) as error:
+        fix = "check the name, the revision and the network, or give a folder"
+        raise ConfigError(f"cannot load {model.id}: {_first_line(error)}", where=where, fix=fix) from error
+
+
+def engine_of(model, where: str):
+    """Unsloth's vLLM. EnvironmentFault where it went on without: it prints that, and answers by `generate` instead."""
+    if not hasattr(model, "vllm_engine"):
+        fix = "run `lgrpo-lite doctor`, or set rollout.engine=transformers"
+        raise EnvironmentFault("Unsloth loaded the model without vLLM", where=where, fix=fix)
+    return model.vllm_engine
+
+
+def _adapter(recipe: Recipe) -> dict[str, Any]:
+    """Of get_peft_model."""
+    lora = recipe.model.lora
+    assert lora is not None, "capabilities refuse recipes without an adapter"
+    return {
+        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": lora.targets, "bias": "none",
+        "use_rslora": lora.rslora, "random_state": recipe.seed, "use_gradient_checkpointing": False,
+    }  # fmt: skip
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].removeprefix("Unsloth: ") if lines else type(error).__name__
