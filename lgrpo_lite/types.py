@@ -133,7 +133,11 @@ class StepRecord:
     clip_high: float | None = None
     kl: float | None = None  # to the reference, nats a token; None when no reference pass was asked for
     entropy: float | None = None  # nats a token
-    disagreement: float | None = None  # mean |logp trainer - logp sampler|, nats a token
+    disagreement: float | None = None  # mean |d|, d = logp trainer - logp sampler, nats a token
+    disagreement_max: float | None = None  # largest |d|
+    mismatch_kl: float | None = None  # mean e^d - 1 - d: KL of the sampler from the trainer, nats a token
+    token_mult_error: float | None = None  # mean e^|d| - 1: factor by which a token's probability is off
+    capped: float | None = None  # share of tokens whose importance weight the rollout correction bounds
     length_lambda: float | None = None  # λ of the token preference after the step (arXiv:2510.06870)
     length_lambda_grad: float | None = None  # d loss / d λ
     weight_short: float | None = None  # weight the λ before the update gave the shortest / median / longest answers

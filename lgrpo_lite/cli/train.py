@@ -48,9 +48,12 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
         print("\n".join([*describe(recipe), "dry run: nothing was started"]))
         return 0
     demand(recipe)
+    expected = _expected(recipe)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     source = recipe_text(name_or_path)[0] + "".join(f"# {item}\n" for item in overrides)
     folder, resume = _open(recipe, args)
+    if expected:
+        folder.event("plan", lines=expected)
     try:
         return _train(recipe, folder, args, source=source, resume=resume, command=command)
     except Exception as error:
@@ -58,6 +61,23 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
         folder.event("failed", message=getattr(error, "what", repr(error)))
         folder.set_status("failed", folder.status.get("step", 0), getattr(error, "exit_code", 1))
         raise
+
+
+def _expected(recipe) -> list[str]:
+    """What the run will take of the GPU, told before it starts; what cannot fit is refused (exit 4). No GPU: nothing."""
+    from lgrpo_lite.machine import cuda_devices
+    from lgrpo_lite.train.plan import plan
+
+    if not cuda_devices():
+        return []
+    try:
+        found = plan(recipe)
+    except ConfigError as unknown:  # a family of models that it cannot count: the run may work all the same
+        print(f"note: {unknown.what}, so its memory is not planned", file=sys.stderr)
+        return []
+    print("\n".join(found.lines()), file=sys.stderr)
+    found.demand()
+    return found.lines()
 
 
 def describe(recipe) -> list[str]:

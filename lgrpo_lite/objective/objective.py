@@ -5,6 +5,7 @@
 `coef` is the normaliser of the whole step, so the sum over micro-batches is the loss of the step under any split.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -135,7 +136,8 @@ class Objective(nn.Module):
         entropy: Float[Tensor, " T"] | None = None,
         prompt_hidden: Float[Tensor, "S D"] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step.
+        """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step
+        (but for disagreement_max, a maximum).
 
         `entropy` is read by top_entropy and entropy_coef; `prompt_hidden`, the mean hidden state of each answer's prompt, by
         the log Z head.
@@ -167,8 +169,18 @@ class Objective(nn.Module):
         if parts.entropy_coef:
             assert entropy is not None, "the policy gives entropies with its log-probs"
             loss = loss - parts.entropy_coef * (b.coef * entropy).sum()
-        seen = seen | {"disagreement": apart_by.abs(), "sampled": sampled}
-        return loss, {name: float(values.detach().sum()) for name, values in seen.items()}
+        told = {name: float(values.detach().sum()) for name, values in (seen | self._disagreement(apart_by, sampled)).items()}
+        return loss, told | {"disagreement_max": float(apart_by.detach().abs().max())}
+
+    def _disagreement(self, d: Tensor, sampled: Tensor) -> dict[str, Tensor]:
+        """By token, d = log-prob of the trainer minus the sampler's: |d|; e^d - 1 - d, whose mean estimates KL(sampler ‖
+        trainer); e^|d| - 1, the factor by which a probability is off; and which tokens the correction bounds."""
+        cap = self.parts.rollout_correction.cap if self.parts.rollout_correction else math.inf
+        size = d.abs()
+        return {
+            "disagreement": size, "mismatch_kl": d.exp() - 1 - d, "token_mult_error": size.exp() - 1, "capped": d.exp() > cap,
+            "sampled": sampled,
+        }  # fmt: skip
 
     def _log_ratio(self, x: Tensor, b: TrainBatch) -> Tensor:
         t = self.parts.trace

@@ -43,7 +43,7 @@ def save(root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, k
         shutil.rmtree(leftover)
     partial.mkdir()
     policy.save(partial / "adapter")
-    torch.save({**tensors, "rng": _rng_state()}, partial / "trainer.pt")
+    torch.save({**tensors, "rng": random_state()}, partial / "trainer.pt")
     (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), "utf-8")
     _seal(partial)
     if final.exists():
@@ -96,7 +96,7 @@ def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
         fix = "resume with the recipe the run was started with (config.resolved.yaml beside it)"
         raise DataError(f"the checkpoint does not fit this run: {error}", where=str(folder), fix=fix) from error
     policy.version = state.policy_version
-    _set_rng_state(tensors.pop("rng"))
+    set_random_state(tensors.pop("rng"))
     return state, tensors
 
 
@@ -112,13 +112,13 @@ def improved(state: State, score: float | None) -> State:
     return replace(state, score=score, best_score=score if better else best)
 
 
-def _rng_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     version, internal, gauss = random.getstate()
     return {"torch": torch.get_rng_state(), "cuda": cuda, "python": [version, list(internal), gauss]}
 
 
-def _set_rng_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

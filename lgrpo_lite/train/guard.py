@@ -1,13 +1,22 @@
 """What keeps a fault from becoming a broken run: finite checks before every update, and the two-stage Ctrl-C."""
 
+import gc
 import math
 import os
 import signal
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from lgrpo_lite.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
+import torch
 
+from lgrpo_lite.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT, OutOfMemory
+from lgrpo_lite.policy import checkpoint
+from lgrpo_lite.policy.memory import layers_of, recompute
+from lgrpo_lite.train.run import Run
+
+T = TypeVar("T")
+MIN_TOKENS = 32  # of a micro-batch; below it every answer is one of its own anyway
 MAX_REFUSED = 3  # steps in a row without a finite loss before the run gives up
 
 
@@ -20,6 +29,48 @@ def check_finite(step: int, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not math.isfinite(value):
             raise NonFinite(f"{name} is {value} at step {step}")
+
+
+def within_memory(run: Run, attempt: Callable[[], T]) -> T:
+    """attempt() once it fits: on out-of-memory with half the micro-batch, at last with all layers recomputed, and told so.
+
+    `attempt` begins anew: gradients are cleared and random numbers drawn again, so the step is the one it would have been.
+    Nothing left to shrink: OutOfMemory (exit 4).
+    """
+    while True:
+        random = checkpoint.random_state()
+        try:
+            return attempt()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _out_of_memory(error):
+                raise
+            reason = str(error).strip().split(". ")[0]
+        run.optimizer.zero_grad()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        checkpoint.set_random_state(random)
+        run.told.append(f"out of memory ({reason}): {_shrink(run, reason)}, and the same step again")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _shrink(run: Run, reason: str) -> str:
+    """Make a pass smaller; what was done."""
+    if run.micro_tokens > MIN_TOKENS:
+        run.micro_tokens //= 2
+        return f"memory.micro_tokens is {run.micro_tokens} from here on"
+    layers = layers_of(run.policy.base)
+    if not all(layer.gradient_checkpointing for layer in layers):
+        recompute(run.policy.base, len(layers))
+        return "all layers are recomputed from here on"
+    raise OutOfMemory(
+        f"a pass of a single answer does not fit: {reason}",
+        where="memory, update",
+        fix="lower model.max_new_tokens, or set memory.offload_activations=true; --resume auto goes on",
+    )
 
 
 class StopRequest:

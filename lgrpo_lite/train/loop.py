@@ -4,6 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
+from lgrpo_lite.engines.probe import demand_passed
 from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluate import Evaluation, evaluate
 from lgrpo_lite.monitor.text import duration
@@ -81,14 +82,19 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
 def _one(run: Run, folder: RunFolder, state: State) -> State:
     """One step; a loss that is not finite is refused, and the third in a row ends the run with its state saved."""
     step = state.step + 1
+    _prove(run, folder, step)
     folder.set_status("training", step)
     try:
         record, groups = train_step(step, run)
         refused = 0
     except NonFinite as fault:
         run.optimizer.zero_grad()
+        run.policy.loss_scale = max(1.0, run.policy.loss_scale / 2)
         record, groups, refused = StepRecord(step, run.policy.version, skipped=str(fault)), [], state.refused + 1
         folder.event("step_refused", step=step, reason=str(fault))
+    for message in run.told:
+        folder.event("warning", step=step, message=message)
+    run.told.clear()
     folder.record(record, groups, run.recipe.log.completions_per_step)
     state = dataclasses.replace(state, step=step, refused=refused, score=None, **_position(run))
     if refused == MAX_REFUSED:
@@ -99,6 +105,18 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
             fix="look at the completions of that step; start again under another --name with a smaller optim.lr",
         )
     return state
+
+
+def _prove(run: Run, folder: RunFolder, step: int) -> None:
+    """At the first two syncs of a process, and every so many steps: do the rollouts come from this policy? If not, exit 6."""
+    proof, every = run.proof, run.recipe.safety.sync_proof_every
+    if proof is None or (proof.count > 1 and step % every):
+        return
+    folder.set_status("proving the rollouts", step)
+    with run.engine.serving(run.policy) as sampler:
+        checks = proof(sampler)
+    folder.event("proof", step=step, version=run.policy.version, checks=[dataclasses.asdict(check) for check in checks])
+    demand_passed(checks, f"proof before step {step}, policy version {run.policy.version}, engine {run.recipe.rollout.engine}")
 
 
 def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> State:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.prompts import tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
+from lgrpo_lite.engines.probe import SyncProof
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
@@ -35,6 +36,9 @@ class Run:
     plan: RolloutPlan
     prompts: PromptStream
     eval_prompts: list[Prompt]
+    proof: SyncProof | None = None  # None: safety.sync_proof_every=0
+    micro_tokens: int = 0  # of one pass: memory.micro_tokens, less where memory ran out
+    told: list[str] = field(default_factory=list)  # what a step had to do to fit, for the events
     left_out: int = 0  # prompts longer than model.max_prompt_tokens
     notes: tuple[str, ...] = ()  # what was settled automatically, and why
 
@@ -52,14 +56,20 @@ class Run:
             self.reward,
             encode=lambda question: tokens(question, data, tokenizer),
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-            reference=self.policy.reference,
             clock=clock,
         )
 
     def split(self, batch: TrainBatch) -> list[tuple[Tensor, TrainBatch]]:
         """Micro-batches of a step's batch and which of its sequences they are, laid out in the cheapest way there is."""
         whole = self.objective.parts.whole_groups
-        return split(batch, self.recipe.memory.micro_tokens, self.policy.layouts, whole_groups=whole)
+        return split(batch, self.micro_tokens, self.policy.layouts, whole_groups=whole)
+
+    def unscale(self) -> None:
+        """Take the factor of the loss out of the gradients."""
+        if (scale := self.policy.loss_scale) != 1:
+            for parameter in (*self.policy.trainable(), *self.objective.parameters()):
+                if parameter.grad is not None:
+                    parameter.grad /= scale
 
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""

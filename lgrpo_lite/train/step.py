@@ -3,17 +3,31 @@
 prompts -> completions -> rewards -> groups -> batch -> gradient -> record
 """
 
-from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from lgrpo_lite.train.guard import check_finite
+from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.train.guard import check_finite, within_memory
 from lgrpo_lite.train.rules import answers_left
 from lgrpo_lite.train.run import Run
-from lgrpo_lite.train.summary import Clock, summarise
+from lgrpo_lite.train.summary import Clock, Sums, summarise
 from lgrpo_lite.types import Group, StepRecord
+
+
+def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums]:
+    """Adds the gradient of a step's loss to all that is trained; the loss, and sums over its tokens."""
+    loss, sums = 0.0, Sums()
+    for _, micro in run.split(batch):
+        scored = run.policy.logprobs(micro, prompt_hidden=run.objective.log_z is not None)
+        part, terms = run.objective(scored.logp, micro, scored.entropy, scored.prompt_hidden)
+        (run.policy.loss_scale * part).backward()
+        loss += part.item()
+        sums.add(terms | {"entropy": scored.entropy.sum().item()})
+    run.unscale()
+    return loss, sums
 
 
 def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
@@ -41,21 +55,15 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
         return summarise(step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence(sampled)), sampled
     with clock("score"), torch.no_grad():
         if recipe.optim.updates_per_batch > 1:
-            batch = replace(batch, old_logp=run.logprobs(batch)[0])
+            batch = replace(batch, old_logp=within_memory(run, partial(run.logprobs, batch))[0])
         if objective.parts.needs_reference:
             with policy.reference():  # the adapter, switched off
-                batch = replace(batch, ref_logp=run.logprobs(batch)[0])
+                batch = replace(batch, ref_logp=within_memory(run, partial(run.logprobs, batch))[0])
 
     # Update. A micro-batch's loss is already divided, so the sum over any split is the loss of the step.
     with clock("update"):
         for _ in range(recipe.optim.updates_per_batch):
-            loss, sums = 0.0, Counter()
-            for _, micro in run.split(batch):
-                scored = policy.logprobs(micro, prompt_hidden=objective.log_z is not None)
-                part, terms = objective(scored.logp, micro, scored.entropy, scored.prompt_hidden)
-                part.backward()
-                loss += part.item()
-                sums.update(terms | {"entropy": scored.entropy.sum().item()})
+            loss, sums = within_memory(run, partial(gradient, run, batch))
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
             check_finite(step, loss=loss, grad_norm=grad_norm, **own)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -28,6 +28,20 @@ class Clock:
             self.seconds[phase] += time.perf_counter() - began
 
 
+class Sums(defaultdict[str, float]):
+    """What micro-batches tell about their tokens, added up over a step; of names that end in _max, the largest."""
+
+    def __init__(self):
+        super().__init__(float)
+
+    def add(self, terms: dict[str, float]) -> None:
+        for name, value in terms.items():
+            self[name] = max(self[name], value) if name.endswith("_max") else self[name] + value
+
+
+SAMPLED = ("disagreement", "mismatch_kl", "token_mult_error", "capped")  # of tokens whose sampling log-prob is known
+
+
 def summarise(
     step: int,
     run: Run,
@@ -40,7 +54,7 @@ def summarise(
     batch: TrainBatch | None = None,
     loss: float | None = None,
     grad_norm: float | None = None,
-    sums: Counter | None = None,
+    sums: Sums | None = None,
     *,
     skipped: str | None = None,
 ) -> StepRecord:
@@ -80,16 +94,17 @@ def summarise(
         guide_tokens=run.plan.guide_length.length if run.plan.guide_length else None,
         trained_tokens=batch.num_tokens if batch else 0,
         seconds=dict(clock.seconds),
-        **{name: per_token.get(name) for name in ("clip_low", "clip_high", "kl", "entropy", "disagreement")},
+        disagreement_max=sums["disagreement_max"] if sums is not None and sums["sampled"] else None,
+        **{name: per_token.get(name) for name in ("clip_low", "clip_high", "kl", "entropy", *SAMPLED)},
         **_token_preference(run, batch),
     )
 
 
-def _per_token(sums: Counter | None, batch: TrainBatch | None) -> dict[str, float]:
+def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, float]:
     """Means over the trained tokens; the disagreement over those whose sampling log-prob belongs to the trained prompt."""
     if sums is None or batch is None:
         return {}
-    count = {name: sums["sampled"] if name == "disagreement" else batch.num_tokens for name in sums if name != "sampled"}
+    count = {name: sums["sampled"] if name in SAMPLED else batch.num_tokens for name in sums if name != "sampled"}
     return {name: sums[name] / size for name, size in count.items() if size}
 
 
