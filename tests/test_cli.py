@@ -39,7 +39,7 @@ TABLE = [
     (["recipe", "tiny-math", "--nmae", "x"], 2, "unknown option --nmae"),
     (["recipe", "tiny-math", "algorithm.use=grpo3"], 2, "did you mean 'grpo'"),
     (["recipe", "tiny-math", "rollout.group_size=1"], 2, "nothing to compare"),
-    (["recipe", "tiny-math", "rollout.engine=vllm"], 3, "not in this version"),
+    (["recipe", "tiny-math", "rollout.engine=vllm"], 3, "not installed: vllm"),
     (["recipe", "tiny-math", "model.id=builtin:none"], 2, "no embedded model"),
     (["recipe", "tiny-math", "model.id=/nowhere/at/all"], 2, "cannot load /nowhere/at/all"),
     (["recipe", "tiny-math", "model.lora.targets=[nothing]"], 2, "no adapter fits"),

@@ -39,11 +39,11 @@ GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
         (GOOD, ["rollout.group_size=1"], "command line, rollout.group_size=1", "nothing to compare"),
         (GOOD, ["rollout.group_size=100"], "algorithm.length_preference.r", "may reach 0"),
         (GOOD, ["algorithm.use=grpo", "model.lora=null"], "algorithm.kl.coef", "needs a reference"),
-        (GOOD, ["model.lora=null", "model.weights=nf4"], "command line, model.weights=nf4", "4-bit weights"),
+        (GOOD, ["model.lora=null", "model.weights=nf4"], "command line, model.weights=nf4", "quantised weights"),
         (GOOD, ["rollout.engine=vlm"], "command line, rollout.engine=vlm", "did you mean 'vllm'"),
         (GOOD, ["algorithm.length_preference.lambda_init=9"], "clamp", "outside clamp"),
         (GOOD, ["algorithm.reduce_constant=9"], "command line", "not read"),
-        (GOOD, ["export.base=dequantized"], "command line", "only a 4-bit base"),
+        (GOOD, ["export.base=dequantized"], "command line", "only a quantised base"),
     ],
 )
 def test_faults(text, overrides, where, words):

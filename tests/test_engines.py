@@ -8,6 +8,7 @@ import torch
 from support import tiny_recipe
 
 from lgrpo_lite.engines.base import SamplingParams, engine_name, installed, open_engine
+from lgrpo_lite.engines.vllm import check_version
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.objective import Objective
@@ -176,3 +177,21 @@ def test_log_probs_of_guided_answers_are_those_of_the_trainer(run):
     batch = run.objective.batch(groups)
     assert batch.num_tokens == sum(len(r.completion.token_ids) - 4 for g in groups for r in g.rollouts)
     assert (run.policy.logprobs(batch).logp - batch.sampler_logp).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("0.31.2", "0.31.2 is too old: this engine knows 0.32 up to but not 0.33"), ("0.33.0", "too new"), ("0.32.4", None)],
+)
+def test_a_vllm_outside_the_tested_range_is_named_with_the_range(tmp_path, monkeypatch, version, said):
+    """Before it is imported: by what is installed, here a distribution that has nothing but a name and a version."""
+    folder = tmp_path / f"vllm-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if said is None:
+        check_version("rollout.engine")
+        return
+    with pytest.raises(EnvironmentFault, match=said) as error:
+        check_version("rollout.engine")
+    assert error.value.exit_code == 3 and "vllm>=0.32,<0.33" in error.value.fix

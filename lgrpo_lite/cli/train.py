@@ -12,7 +12,8 @@ from pathlib import Path
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 
 # Settings that may change when a run is resumed: they change no number of the steps already made.
-FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep", "train.time_limit", "log", "export", "recipe")
+FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep", "train.time_limit", "log", "export", "recipe",
+        "safety", "rollout.server")  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -53,6 +53,7 @@ class RolloutEngine(Protocol):
     """Made from a checked recipe. `notes` are things a user should know about how it runs here."""
 
     notes: tuple[str, ...]
+    caches_prefixes: bool  # whether keys and values of a prompt outlive a rollout
 
     def network(self, recipe: Recipe):
         """The policy's network with a fresh adapter, built on the engine's own base weights; None: the policy loads its own."""

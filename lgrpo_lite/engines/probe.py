@@ -123,9 +123,10 @@ class SyncProof:
                     old = self._scored(batch)
                 slope = Slope.of(said - old, scored - old, batch.seq)
                 yield _slope("version", slope, scored - old, "with this version's adapter", "with the last proof's")
-        yield self._temperature(batch, said - scored, temperature)
+        yield self._temperature(batch, said - scored, scored, temperature)
         yield self._agreement(said - scored)
-        yield self._prefixes(sampler, temperature)
+        if self.engine.caches_prefixes:
+            yield self._prefixes(sampler, temperature)
         if policy.has_adapter:
             yield self._base_answers(sampler)
 
@@ -159,13 +160,13 @@ class SyncProof:
             what = f"the {'sampler' if same else 'trainer'}'s base weights are no longer those of the start"
         return Check("base weights", same and served, what)
 
-    def _temperature(self, batch: TrainBatch, apart: Tensor, temperature: float) -> Check:
+    def _temperature(self, batch: TrainBatch, apart: Tensor, scored: Tensor, temperature: float) -> Check:
         self.policy.temperature = NUDGE * temperature
         try:
             nudged = self._scored(batch)
         finally:
             self.policy.temperature = temperature
-        slope = Slope.of(apart, nudged - self._scored(batch), batch.seq)
+        slope = Slope.of(apart, nudged - scored, batch.seq)
         off, error = (NUDGE - 1) * slope.beta, (NUDGE - 1) * slope.error
         if not math.isfinite(error) or error > 0.1:
             return Check("temperature", True, "these answers hardly depend on it", sure=False)

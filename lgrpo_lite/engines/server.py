@@ -37,6 +37,8 @@ FAREWELL = 5.0  # seconds that `close` waits for the server
 class ServerEngine:
     """The server has its own copy of the base weights; `notes` say what an address beyond this machine asks for."""
 
+    caches_prefixes = True
+
     def __init__(self, recipe: Recipe):
         self.recipe, self.parallel = recipe, recipe.rollout.server.parallel
         self.server = Connection(recipe)

@@ -16,6 +16,7 @@ class TransformersEngine:
     """The weights are the policy's own, so there is nothing to sync; entering switches to eval mode and the KV cache on."""
 
     notes: tuple[str, ...] = ()
+    caches_prefixes = False
 
     def __init__(self, recipe: Recipe):
         self.batch_rows = recipe.rollout.batch_rows

@@ -44,6 +44,8 @@ ENVIRONMENT = VLLM_ENVIRONMENT | {  # read by Unsloth when it is imported or loa
 class UnslothEngine:
     """Sampler and trainer share Unsloth's base weights; one GPU. What it cannot work with: ConfigError, EnvironmentFault."""
 
+    caches_prefixes = True
+
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()
         self.recipe, self.where = recipe, recipe.where("rollout.engine")

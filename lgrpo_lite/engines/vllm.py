@@ -43,6 +43,8 @@ ENVIRONMENT = {  # read by vLLM when it is imported
 class VllmEngine:
     """`share_weights` is true while the policy's base weights are vLLM's; `notes` say so when they cannot be."""
 
+    caches_prefixes = True
+
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()
         self.recipe, self.share_weights = recipe, recipe.rollout.vllm.share_weights

@@ -18,6 +18,7 @@ from lgrpo_lite.errors import EnvironmentFault
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.train.build import eval_prompts
 
+pytestmark = pytest.mark.xdist_group("server")
 SAME = 1e-4  # nats a token: float32 on both sides; 1e-5 was seen
 
 

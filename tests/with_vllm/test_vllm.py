@@ -1,8 +1,10 @@
 """vLLM in this process: the contract of an engine, one copy of the weights, and the proofs with faults planted."""
 
 import gc
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -10,12 +12,16 @@ import torch
 from support import tiny_recipe
 
 pytest.importorskip("vllm")
+import psutil
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from lgrpo_lite.batch import for_scoring
-from lgrpo_lite.engines.base import SamplingParams
+from lgrpo_lite.engines.base import SamplingParams, open_engine
 from lgrpo_lite.engines.probe import demand_passed, proof_of
 from lgrpo_lite.engines.selftest import stages, stir
 from lgrpo_lite.errors import VerificationError
+from lgrpo_lite.policy.fingerprint import fingerprint
+from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.train.build import build
 
 KINDS = {  # engine, weights, one copy; |Δlogp| to the trainer: mean and largest, nats a token
@@ -137,6 +143,35 @@ def test_base_weights_are_there_once(run):
     theirs = {p.untyped_storage().data_ptr() for n, p in served.named_parameters() if "lora_" not in n}
     assert own <= theirs if KINDS[run.kind][2] else not own & theirs
     assert run.engine.share_weights == KINDS[run.kind][2] and not run.engine.notes
+
+
+@pytest.mark.xdist_group("shared bf16")
+def test_the_trainers_model_takes_no_memory_of_its_own(tmp_path):
+    """Growth of the process, on weights of 180 MB: the shared model next to none, a second copy all of it."""
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 16}
+    config = Qwen2Config(**shape, num_key_value_heads=4, vocab_size=2048, eos_token_id=256, bos_token_id=None)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for file in Path(locate("builtin:tiny-math")).glob("token*"):
+        shutil.copy(file, tmp_path)
+    recipe = recipe_of("shared bf16", f"model.id={tmp_path}", "model.lora.rank=1")
+    size = (tmp_path / "model.safetensors").stat().st_size
+    engine = open_engine(recipe)
+    fingerprint(engine.served)  # its own buffers are there from here on
+    grown = growth(lambda: engine.network(recipe))
+    assert engine.share_weights and grown < 0.2 * size
+    assert growth(lambda: load_base(recipe.model, torch.device("cpu"))) > 0.8 * size
+    engine.close()
+
+
+def growth(make) -> int:
+    """Bytes that the process has more of while what `make` made is alive."""
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    made = make()
+    fingerprint(made)  # reads every weight: pages of a file count once they were read
+    grown = psutil.Process().memory_info().rss - before
+    del made
+    return grown
 
 
 def test_selftest_is_green(run):
