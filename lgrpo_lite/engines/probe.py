@@ -244,7 +244,7 @@ def demand_passed(checks: Sequence[Check], where: str) -> None:
         raise VerificationError(
             "the rollouts do not come from this policy: " + "; ".join(f"{c.name}: {c.found}" for c in failed),
             where=where,
-            fix="nothing was trained on them; run `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
+            fix="look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
         )
 
 

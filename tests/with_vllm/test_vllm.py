@@ -179,7 +179,8 @@ def test_selftest_is_green(run):
     version, temperature = run.policy.version, run.policy.temperature
     shown = [(stage, c) for stage, checks in stages(run.engine, run.policy, run.proof) for c in checks]
     assert all(c.passed for _, c in shown), [(s, c) for s, c in shown if not c.passed]
-    assert {c.name for _, c in shown} >= {"stamp", "base weights", "adapter", "version", "temperature", "prefix cache"}
+    asked = {"stamp", "base weights", "adapter", "version", "temperature", "agreement", "base answers"}
+    assert {c.name for _, c in shown} == asked | ({"prefix cache"} if run.engine.caches_prefixes else set())
     with torch.no_grad():
         for p, value in zip(run.policy.trainable(), before, strict=True):
             p.copy_(value)
