@@ -175,9 +175,11 @@ def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: boo
 def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     """Everything that needs torch. None: stopped on request."""
     from lgrpo_lite.train.build import build
-    from lgrpo_lite.train.export import export_adapter, export_merged
+    from lgrpo_lite.train.export import check_original, export_adapter, export_merged
     from lgrpo_lite.train.loop import train
 
+    if "merged" in recipe.export.formats and recipe.export.base == "original":
+        check_original(recipe)
     run = build(recipe)
     folder.write("config.resolved.yaml", recipe.to_yaml())  # from here on it is a run; a name with a typo in its data is not
     if not train(run, folder, stop, resume=resume):

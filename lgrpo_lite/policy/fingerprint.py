@@ -1,5 +1,7 @@
 """A checksum of frozen weights: two numbers that any change of a bit moves, read in place."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -30,9 +32,10 @@ def _frozen(module: nn.Module):
             nested = getattr(state, "state2", None)
             held = {"absmax": state.absmax, "offset": state.offset, "absmax2": nested.absmax if nested else None}
             yield from ((f"{name}.{number}.{key}", value) for key, value in held.items() if value is not None)
-    for name, layer in module.named_modules():  # LLM.int8 keeps the scale of a row here from the first pass on
-        if (scale := getattr(getattr(layer, "state", None), "SCB", None)) is not None:
-            yield f"{name}.scale", scale
+    layer: Any
+    for name, layer in module.named_modules():  # LLM.int8 moves the scale of a row from the weight to the layer at the first pass
+        if (state := getattr(layer, "state", None)) is not None and hasattr(layer.weight, "SCB"):
+            yield f"{name}.scale", state.SCB if state.SCB is not None else layer.weight.SCB
 
 
 def _sums(tensor: Tensor) -> tuple[int, int]:

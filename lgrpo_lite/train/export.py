@@ -16,7 +16,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.transformers import TransformersSampler
 from lgrpo_lite.errors import ConfigError, VerificationError
-from lgrpo_lite.policy.load import load_base, locate
+from lgrpo_lite.policy.load import load_base, locate, saved_as
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Prompt
 
@@ -90,7 +90,16 @@ def _verify(
     return result
 
 
+def check_original(recipe: Recipe) -> None:
+    """export.base=original needs weights that are not quantised: ConfigError where the model was saved without."""
+    if saved := saved_as(recipe.model, recipe.where("model.id")):
+        what = f"{recipe.model.id} was saved as {saved}: there is no original to merge into"
+        fix = "set export.base=dequantized, or model.id to the model that it was made from"
+        raise ConfigError(what, where=recipe.where("export.base"), fix=fix)
+
+
 def _original(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    check_original(recipe)
     kind = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     model = load_base(recipe.model.model_copy(update={"weights": kind}), torch.device("cpu"))
     return {name: parameter.detach() for name, parameter in model.named_parameters()}

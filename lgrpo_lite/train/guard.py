@@ -44,7 +44,7 @@ def within_memory(run: Run, attempt: Callable[[], T]) -> T:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _out_of_memory(error):
                 raise
-            reason = str(error).strip().split(". ")[0]
+            reason = _words(error)
         run.optimizer.zero_grad()
         gc.collect()
         if torch.cuda.is_available():
@@ -55,6 +55,12 @@ def within_memory(run: Run, attempt: Callable[[], T]) -> T:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _words(error: Exception) -> str:
+    """What torch says of it, without where in its source: 'DefaultCPUAllocator: …', 'CUDA out of memory …'."""
+    text = str(error).strip()
+    return text[max(0, text.find("DefaultCPUAllocator")) :].split(". ")[0]
 
 
 def _shrink(run: Run, reason: str) -> str:

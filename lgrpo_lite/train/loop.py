@@ -92,9 +92,10 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
         run.policy.loss_scale = max(1.0, run.policy.loss_scale / 2)
         record, groups, refused = StepRecord(step, run.policy.version, skipped=str(fault)), [], state.refused + 1
         folder.event("step_refused", step=step, reason=str(fault))
-    for message in run.told:
-        folder.event("warning", step=step, message=message)
-    run.told.clear()
+    finally:
+        for message in run.told:  # what did not fit, also where nothing was left to shrink
+            folder.event("warning", step=step, message=message)
+        run.told.clear()
     folder.record(record, groups, run.recipe.log.completions_per_step)
     state = dataclasses.replace(state, step=step, refused=refused, score=None, **_position(run))
     if refused == MAX_REFUSED:
