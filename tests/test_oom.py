@@ -244,6 +244,13 @@ def test_what_did_not_fit_on_a_cpu_is_told():
     assert "allocate" in run.told[0]
 
 
+def test_an_error_without_words_leaves_no_empty_brackets():
+    run = started(micro=MIN_TOKENS)
+    with pytest.raises(OutOfMemory):
+        within_memory(run, python_is_full)
+    assert "()" not in run.told[0]
+
+
 # ------------------------------------------------------------------------------------------- a run
 
 SMALL = [

@@ -243,6 +243,22 @@ def test_a_small_update_that_did_not_arrive_is_found_with_any_weights(monkeypatc
             assert failed(proved(run)) == wrong
 
 
+@pytest.mark.parametrize("weights", ["fp32", "nf4"])
+def test_a_sampler_one_update_behind_is_found_long_after_the_last_proof(monkeypatch, weights):
+    """Most of what changed since then is there, so it takes the version before the last update to see it."""
+    run = started(f"model.weights={weights}")
+    assert failed(proved(run)) == set()
+    for late in (False, True):
+        for seed in range(6):
+            run.proof.remember()
+            before = updated(run, 0.01, 10 * late + seed)
+        if late:
+            adapter_before(monkeypatch, run, before)
+        checks = proved(run)
+        assert "last update" in {check.name for check in checks}
+        assert ("last update" in failed(checks)) == late
+
+
 def test_an_adapter_that_is_off_is_found_with_4_bit_weights(monkeypatch):
     run = started("model.weights=nf4")
     updated(run, 0.005)

@@ -85,7 +85,8 @@ class SyncProof:
         self.count = 0
         self._own, self._served = fingerprint(policy.model), engine.fingerprint()
         self._canary: list[Completion] | None = None
-        self._before: list[Tensor] | None = None
+        self._before: list[Tensor] | None = None  # the adapter of the last proof
+        self._last: list[Tensor] | None = None  # that of the last version, where it is another one
         self._rounding: float | None = None  # of a prompt that comes out of the prefix cache
 
     def __call__(self, sampler: Sampler) -> list[Check]:
@@ -102,8 +103,16 @@ class SyncProof:
         finally:
             policy.model.train(training)
         if policy.has_adapter:
-            self._before = [p.detach().cpu().clone() for p in policy.trainable()]
+            self._before, self._last = self._copy(), None
         return checks
+
+    def remember(self) -> None:
+        """The adapter as it is now is the last version of the next proof: a sampler that is one update behind holds it."""
+        if self.policy.has_adapter:
+            self._last = self._copy()
+
+    def _copy(self) -> list[Tensor]:
+        return [p.detach().cpu().clone() for p in self.policy.trainable()]
 
     def _checks(self, sampler: Sampler) -> Iterator[Check]:
         policy, temperature = self.policy, self.policy.temperature
@@ -118,11 +127,13 @@ class SyncProof:
                 off = self._scored(batch)
             slope = Slope.of(said - off, scored - off, batch.seq)
             yield _slope("adapter", slope, scored - off, "with the adapter", "without it")
-            if self._before is not None:
-                with self._adapter_of_last_proof():
-                    old = self._scored(batch)
-                slope = Slope.of(said - old, scored - old, batch.seq)
-                yield _slope("version", slope, scored - old, "with this version's adapter", "with the last proof's")
+            for name, kept in (("version", self._before), ("last update", self._last)):
+                if kept is not None:
+                    with self._adapter(kept):
+                        old = self._scored(batch)
+                    slope = Slope.of(said - old, scored - old, batch.seq)
+                    other = "with the last proof's" if name == "version" else "with the one before the last update"
+                    yield _slope(name, slope, scored - old, "with this version's adapter", other)
         yield self._temperature(batch, said - scored, scored, temperature)
         yield self._agreement(said - scored)
         if self.engine.caches_prefixes:
@@ -134,12 +145,12 @@ class SyncProof:
         return self.policy.logprobs(batch).logp.double()
 
     @contextmanager
-    def _adapter_of_last_proof(self) -> Iterator[None]:
+    def _adapter(self, other: Sequence[Tensor]) -> Iterator[None]:
+        """Inside it the policy has another adapter."""
         trained = self.policy.trainable()
         now = [p.detach().clone() for p in trained]
-        assert self._before is not None, "asked for after the first proof"
         try:
-            for parameter, value in zip(trained, self._before, strict=True):
+            for parameter, value in zip(trained, other, strict=True):
                 parameter.copy_(value)
             yield
         finally:

@@ -59,7 +59,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def _words(error: Exception) -> str:
     """What torch says of it, without where in its source: 'DefaultCPUAllocator: …', 'CUDA out of memory …'."""
-    text = str(error).strip()
+    text = str(error).strip() or type(error).__name__
     return text[max(0, text.find("DefaultCPUAllocator")) :].split(". ")[0]
 
 

@@ -112,6 +112,8 @@ def _prove(run: Run, folder: RunFolder, step: int) -> None:
     """At the first two syncs of a process, and every so many steps: do the rollouts come from this policy? If not, exit 6."""
     proof, every = run.proof, run.recipe.safety.sync_proof_every
     if proof is None or (proof.count > 1 and step % every):
+        if proof is not None and (step + 1) % every == 0:
+            proof.remember()  # before this step's update
         return
     folder.set_status("proving the rollouts", step)
     with run.engine.serving(run.policy) as sampler:
