@@ -1,6 +1,7 @@
 """Rollout bricks on a scripted engine: who is asked what, what is trained under which prompt, what is remembered."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,14 +10,14 @@ from support import asked, ids_of, scripted_tools, text_of, tiny_recipe
 
 from lgrpo_lite.algorithm import Algorithm, BestDraft, Guide, ProbeValues, RefineBest, ValueCache
 from lgrpo_lite.config import Reward
-from lgrpo_lite.errors import DataError
+from lgrpo_lite.errors import DataError, VerificationError
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.rollout.drafts import best_draft, filled, refine_best
 from lgrpo_lite.rollout.guide import GuideLength, guided_answers
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.rollout.values import ValueStore, probe_values, step_spans, v_star
 from lgrpo_lite.train.rules import answers_left
-from lgrpo_lite.types import Criterion
+from lgrpo_lite.types import Criterion, Prompt
 
 PLAIN, HINT = "{draft}|{question}", "{question}/{best}/{failed}"
 
@@ -322,3 +323,16 @@ def test_how_many_prompts_are_still_wanted(use, extra, groups, wanted):
 @given(st.lists(st.floats(-1000, 1000), min_size=1, max_size=8), st.floats(0.01, 10))
 def test_v_star_lies_between_mean_and_maximum(rewards, beta):
     assert min(rewards) - 1e-6 <= v_star(rewards, 0) <= v_star(rewards, beta) + 1e-6 <= max(rewards) + 2e-6
+
+
+@pytest.mark.parametrize(("version", "refused"), [(None, False), (0, False), (3, True)])
+def test_answers_of_another_version_are_refused(version, refused):
+    """The scripted engine samples from version 0."""
+    tools = replace(scripted_tools(lambda question, begun, number: "1"), version=version)
+    prompts = [Prompt("a", "?", ids_of("?"), "1")]
+    if not refused:
+        assert len(tools.generate(prompts, 2)[0]) == 2
+        return
+    with pytest.raises(VerificationError, match="sampled from version 0 of the policy, the policy is version 3") as error:
+        tools.generate(prompts, 2)
+    assert error.value.exit_code == 6

@@ -163,7 +163,7 @@ class UnslothEngine:
         if self._sleeps:
             self._vllm.wake_up()
         try:
-            yield VllmSampler(self._vllm, policy, self._adapter_of(policy))
+            yield VllmSampler(self._vllm, policy, self._adapter_of(policy), version=policy.version)
         finally:
             self._sleep()
 

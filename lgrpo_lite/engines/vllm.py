@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from packaging.version import Version
@@ -32,6 +31,7 @@ from lgrpo_lite.policy.policy import Policy
 
 TESTED = ("0.32", "0.33")  # from, below
 CPU_BLOCK = 32  # tokens a cache block; vLLM's own 128 on a CPU would never share a short prompt
+NONE = -1  # version of a sampler that was never handed an adapter
 WORKSPACE = 3 * GIB // 2  # vLLM's own pass, its CUDA graphs, the adapter's slot
 ENVIRONMENT = {  # read by vLLM when it is imported
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: that is what sharing weights means
@@ -170,7 +170,7 @@ class VllmEngine:
         self._wake()
         try:
             self._sync(policy)
-            yield VllmSampler(self.llm, policy, self._request)
+            yield VllmSampler(self.llm, policy, self._request, version=self._synced[0] if self._synced else NONE)
         finally:
             self._release()
 
@@ -181,7 +181,8 @@ class VllmEngine:
         from vllm.lora.request import LoRARequest
 
         self._count += 1
-        fresh = LoRARequest(f"{self.folder.path.name}-v{self._count}", self._count, str(self.folder.publish(policy)))
+        path = self.folder.publish(policy)
+        fresh = LoRARequest(f"{self.folder.path.name}-v{self._count}", self._count, str(path))
         if self._request is not None:
             self.llm.llm_engine.remove_lora(self._request.lora_int_id)
         try:
@@ -193,7 +194,7 @@ class VllmEngine:
         if not loaded or not self.llm.reset_prefix_cache():
             where = f"policy version {policy.version}"
             raise LgrpoError("vLLM did not take the new adapter", where=where, fix="--resume auto goes on; please report it")
-        self.folder.drop(self.folder.path / f"v{self._count}")  # it is in vLLM's memory
+        self.folder.drop(path)  # it is in vLLM's memory
         self._synced, self._request = state, fresh
 
     def _release(self) -> None:
@@ -218,8 +219,14 @@ def _weights_as_loaded() -> Iterator[None]:
     def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
         object.__setattr__(layer, "cpu_linear", torch.nn.functional.linear)
 
-    with patch("vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm", plain):
+    from vllm.model_executor.layers import utils
+
+    packing = utils.dispatch_cpu_unquantized_gemm
+    utils.dispatch_cpu_unquantized_gemm = plain
+    try:
         yield
+    finally:
+        utils.dispatch_cpu_unquantized_gemm = packing
 
 
 def serving_dtype(weights: str) -> torch.dtype:

@@ -31,11 +31,14 @@ def at_once(recipe: Recipe) -> int:
 
 
 class VllmSampler:
-    """Requests go in as token ids and come back as token ids; `request` is the adapter, None samples the base."""
+    """Requests go in as token ids and come back as token ids; `request` is the adapter, None samples the base.
 
-    def __init__(self, llm, policy: Policy, request):
+    `version` is that of the adapter as it was handed over, which is the policy's if the engine did its work.
+    """
+
+    def __init__(self, llm, policy: Policy, request, *, version: int):
         self.llm, self.policy, self.request = llm, policy, request
-        self.policy_version = policy.version
+        self.policy_version = version
 
     @contextmanager
     def reference(self) -> Iterator[None]:

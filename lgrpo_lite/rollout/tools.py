@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from lgrpo_lite.engines.base import Sampler, SamplingParams
+from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.types import Completion, Group, Prompt
 
@@ -27,6 +28,7 @@ class Tools:
     encode: Callable[[str], tuple[int, ...]]  # a question -> the ids the model reads, by the recipe's template
     decode: Callable[[Sequence[int]], str]
     clock: Callable[[str], AbstractContextManager] = no_clock
+    version: int | None = None  # of the policy, which answers must be of; None: any
     count: Counter = field(default_factory=Counter)
 
     def reference(self) -> AbstractContextManager:
@@ -41,9 +43,20 @@ class Tools:
             return [[] for _ in prompts]
         with self.clock("rollout"):
             answers = self.sampler.generate(prompts, n, self.sampling, prefixes)
+        self._check_version(answers)
         self.count["answers"] += n * len(prompts)
         self.count["tokens"] += sum(len(c.token_ids) - c.given for row in answers for c in row)
         return answers
+
+    def _check_version(self, answers: Sequence[Sequence[Completion]]) -> None:
+        """Answers of another version of the policy are not trained on."""
+        others = {c.policy_version for row in answers for c in row} - {self.version}
+        if others and self.version is not None:
+            raise VerificationError(
+                f"the engine sampled from version {min(others)} of the policy, the policy is version {self.version}",
+                where="rollout",
+                fix="look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
+            )
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> list[Group]:
         """The verifier of the run, with its limits; missing rewards leave their group."""

@@ -57,6 +57,7 @@ class Run:
             encode=lambda question: tokens(question, data, tokenizer),
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             clock=clock,
+            version=self.policy.version,
         )
 
     def split(self, batch: TrainBatch) -> list[tuple[Tensor, TrainBatch]]:
