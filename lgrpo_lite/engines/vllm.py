@@ -53,6 +53,7 @@ class VllmEngine:
         self.on_gpu = device_of().type == "cuda"
         self.folder = AdapterFolder()
         self.llm = self._start()
+        self._paused = False
         self.releases = self.on_gpu and self._can_release()
         self._synced: tuple | None = None
         self._request: Any = None
@@ -127,12 +128,13 @@ class VllmEngine:
     def _can_release(self) -> bool:
         """Whether the memory of keys and values comes back without touching the weights; tried once, said if not."""
         try:
-            self._release()
-            self._wake()
+            self._pause()
+            self.llm.release_kv_cache_memory()
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             self.notes += (f"vLLM keeps its KV cache while training: {str(error).strip().splitlines()[0]}",)
-            self.llm.wake_up()
             return False
+        finally:
+            self._wake()
         return True
 
     # ------------------------------------------------------------------------------------------- the shared base
@@ -199,12 +201,19 @@ class VllmEngine:
 
     def _release(self) -> None:
         if self.releases:
-            self.llm.sleep(level=0)
+            self._pause()
             self.llm.release_kv_cache_memory()
 
+    def _pause(self) -> None:
+        """Stop the scheduler. It forgets requests that ended at its next step only, and counts them until then."""
+        self.llm.llm_engine.step()
+        self.llm.sleep(level=0)
+        self._paused = True
+
     def _wake(self) -> None:
-        if self.releases:
+        if self._paused:
             self.llm.wake_up()
+            self._paused = False
 
     def close(self) -> None:
         """vLLM's memory goes with the object; a policy that stands on its tensors keeps those."""

@@ -174,6 +174,24 @@ def growth(make) -> int:
     return grown
 
 
+def test_after_a_rollout_the_cache_could_be_released_and_sampling_goes_on(run):
+    """A CPU has no memory to hand back; vLLM says that, and not that requests are still on their way."""
+    if KINDS[run.kind][0] != "vllm":
+        pytest.skip("another engine")
+    greedy = SamplingParams(0.0, 16)
+    with run.engine.serving(run.policy) as sampler:
+        before = sampler.generate(run.eval_prompts, 1, greedy)
+    run.engine._pause()
+    with pytest.raises(RuntimeError, match="discard is not supported on CPU"):
+        run.engine.llm.release_kv_cache_memory()
+    run.engine._wake()
+    with run.engine.serving(run.policy) as sampler:
+        assert [row[0].token_ids for row in sampler.generate(run.eval_prompts, 1, greedy)] == [r[0].token_ids for r in before]
+    notes = run.engine.notes
+    assert not run.engine._can_release() and "not supported on CPU" in run.engine.notes[-1]
+    run.engine.notes = notes
+
+
 def test_selftest_is_green(run):
     before = [p.detach().clone() for p in run.policy.trainable()]
     version, temperature = run.policy.version, run.policy.temperature
