@@ -16,7 +16,7 @@ from support import lgrpo, tiny_recipe
 
 import lgrpo_lite.engines.probe as probe
 import lgrpo_lite.train.loop as loop
-from lgrpo_lite.engines.probe import Slope, SyncProof, demand_passed
+from lgrpo_lite.engines.probe import Slope, SyncProof, demand_passed, proof_of
 from lgrpo_lite.engines.selftest import stages
 from lgrpo_lite.engines.transformers import TransformersEngine, TransformersSampler
 from lgrpo_lite.errors import VerificationError
@@ -58,6 +58,17 @@ def updated(run, size: float, seed: int = 0) -> list[torch.Tensor]:
             parameter += torch.randn(parameter.shape, generator=drawn) * size
     run.policy.version += 1
     return before
+
+
+def test_a_recipe_of_few_tokens_is_proven_too():
+    """Prompts of a probe are never empty, also where prompt and answer have fewer tokens than its own answers."""
+    run = build(tiny_recipe("model.max_new_tokens=2"))
+    short = tiny_recipe("model.max_prompt_tokens=12", "model.max_new_tokens=2")
+    proof = proof_of(run.engine, run.policy, run.prompts.prompts, short)
+    run.engine.caches_prefixes = True
+    with run.engine.serving(run.policy) as sampler:
+        assert not failed(proof(sampler))
+    assert all(prompt.token_ids for prompt in proof.prompts)
 
 
 # ------------------------------------------------------------------------------------------- the slope

@@ -81,7 +81,7 @@ class SyncProof:
 
     def __init__(self, engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], *, weights: str, longest: int):
         self.engine, self.policy, self.weights = engine, policy, weights
-        self.prompts = probe_prompts(prompts, min(LONGEST, longest - TOKENS))
+        self.prompts = probe_prompts(prompts, min(LONGEST, max(2 * CUTS, longest - TOKENS)))
         self.count = 0
         self._own, self._served = fingerprint(policy.model), engine.fingerprint()
         self._canary: list[Completion] | None = None
