@@ -160,6 +160,11 @@ def unservable(recipe: Recipe, can: Capabilities) -> Iterator[tuple[str, str, st
                 yield what, "model.lora.targets", "leave it out, or set rollout.engine=transformers"
 
 
+def given_tokens(prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]] | None, limit: int) -> list[tuple[int, ...]]:
+    """What each prompt's completions begin with, cut to the `limit` of their tokens; without prefixes nothing."""
+    return [()] * len(prompts) if prefixes is None else [tuple(prefix)[:limit] for prefix in prefixes]
+
+
 def not_finite(version: int) -> LgrpoError:
     """What to raise when there is nothing to sample from."""
     return LgrpoError(

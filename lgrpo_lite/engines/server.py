@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
-from lgrpo_lite.engines.base import SamplingParams, not_finite
+from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.engines.http import Connection, launch_line, said, tokens_of
 from lgrpo_lite.engines.vllm import TESTED
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, VerificationError
@@ -201,7 +201,7 @@ class ServerSampler:
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
         limit = sampling.max_new_tokens
-        given = [tuple(p)[:limit] for p in prefixes] if prefixes is not None else [()] * len(prompts)
+        given = given_tokens(prompts, prefixes, limit)
         rows = list(zip(prompts, given, strict=True))
         room = [i for i, prefix in enumerate(given) if len(prefix) < limit]
         asked = [self._request((*rows[i][0].token_ids, *given[i]), n, sampling, limit - len(given[i])) for i in room]

@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.engines.base import SamplingParams, not_finite
+from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
 
@@ -54,7 +54,7 @@ class TransformersSampler:
         self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
-        prefix = [tuple(p)[: sampling.max_new_tokens] for p in prefixes] if prefixes is not None else [()] * len(prompts)
+        prefix = given_tokens(prompts, prefixes, sampling.max_new_tokens)
         rows = [(prompt.token_ids, given) for prompt, given in zip(prompts, prefix, strict=True) for _ in range(n)]
         order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]) + len(rows[r][1]))
         full = [r for r in order if len(rows[r][1]) == sampling.max_new_tokens]

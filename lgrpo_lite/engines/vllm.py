@@ -31,7 +31,7 @@ from lgrpo_lite.policy.policy import Policy
 
 TESTED = ("0.32", "0.33")  # from, below
 CPU_BLOCK = 32  # tokens a cache block; vLLM's own 128 on a CPU would never share a short prompt
-NONE = -1  # version of a sampler that was never handed an adapter
+NO_ADAPTER = -1  # version of a sampler that was never handed an adapter
 WORKSPACE = 3 * GIB // 2  # vLLM's own pass, its CUDA graphs, the adapter's slot
 ENVIRONMENT = {  # read by vLLM when it is imported
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: that is what sharing weights means
@@ -172,7 +172,7 @@ class VllmEngine:
         self._wake()
         try:
             self._sync(policy)
-            yield VllmSampler(self.llm, policy, self._request, version=self._synced[0] if self._synced else NONE)
+            yield VllmSampler(self.llm, policy, self._request, version=self._synced[0] if self._synced else NO_ADAPTER)
         finally:
             self._release()
 

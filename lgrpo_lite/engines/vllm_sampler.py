@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.engines.base import SamplingParams, not_finite
+from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
 
@@ -52,14 +52,14 @@ class VllmSampler:
         self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
-        given = [tuple(p)[: sampling.max_new_tokens] for p in prefixes] if prefixes is not None else [()] * len(prompts)
-        open_ = [i for i, prefix in enumerate(given) if len(prefix) < sampling.max_new_tokens]
-        asked = [_prompt(prompts[i], given[i], sampling.salt) for i in open_]
-        settings = {size: self._settings(n, sampling, size) for size in {len(given[i]) for i in open_}}
-        each = [settings[len(given[i])] for i in open_]
+        given = given_tokens(prompts, prefixes, sampling.max_new_tokens)
+        room = [i for i, prefix in enumerate(given) if len(prefix) < sampling.max_new_tokens]
+        asked = [_prompt(prompts[i], given[i], sampling.salt) for i in room]
+        settings = {size: self._settings(n, sampling, size) for size in {len(given[i]) for i in room}}
+        each = [settings[len(given[i])] for i in room]
         outputs = self.llm.generate(asked, each, lora_request=self.request, use_tqdm=False) if asked else []
         made: list[list[tuple[Sequence[int], Sequence[float]]]] = [[((), ())] * n for _ in prompts]
-        for i, output in zip(open_, outputs, strict=True):
+        for i, output in zip(room, outputs, strict=True):
             answers = [(o.token_ids, o.logprobs.logprobs) for o in output.outputs]
             made[i] = answers if len(answers) == n else answers * n  # greedy: n times the same
         return self._completions(made, given)
