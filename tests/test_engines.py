@@ -5,15 +5,17 @@ import shutil
 
 import pytest
 import torch
+from packaging.specifiers import SpecifierSet
 from support import tiny_recipe
 
 from lgrpo_lite.engines.base import SamplingParams, engine_name, installed, open_engine
-from lgrpo_lite.engines.vllm import check_version
+from lgrpo_lite.engines.vllm import TESTED, check_version
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.stacks import allowed
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.check import demand
 from lgrpo_lite.types import Group, Outcome, Rollout, Score
@@ -195,3 +197,9 @@ def test_a_vllm_outside_the_tested_range_is_named_with_the_range(tmp_path, monke
     with pytest.raises(EnvironmentFault, match=said) as error:
         check_version("rollout.engine")
     assert error.value.exit_code == 3 and "vllm>=0.32,<0.33" in error.value.fix
+
+
+def test_the_range_of_the_engine_is_that_of_its_extra():
+    """One is named in an error, the other is what pip installs."""
+    least, below = TESTED
+    assert SpecifierSet(allowed("vllm")["vllm"]) == SpecifierSet(f">={least},<{below}")
