@@ -41,19 +41,24 @@ class Model(Section):
 
 
 class Source(Section):
-    """Questions and gold answers: `path` (a local JSONL file) wins over `hf` (the Hub), `task` is generated."""
+    """Questions and gold answers: `path` (a local file) wins over `hf` (the Hub), `task` is generated."""
 
-    path: str | None = Field(default=None, description="local JSONL file, relative to the current folder")
-    hf: str | None = Field(default=None, description="data set on the Hub")
+    path: str | None = Field(
+        default=None, description="local .jsonl, .json, .csv, .tsv (each also .gz) or .parquet, relative to the current folder"
+    )
+    hf: str | None = Field(default=None, description="data set on the Hub, or a local folder that `datasets` reads")
     config: str | None = Field(default=None, description="configuration of the data set on the Hub")
     split: str = Field(default="train", description="of the data set; a task has train and heldout")
     task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
-    prompt: str = Field(default="question", description="column of the question")
-    answer: str = Field(default="answer", description="column of the gold answer")
+    prompt: str = Field(default="question", description="column of the question: text or chat messages; a.b is b inside a")
+    answer: str = Field(default="answer", description="column of the gold answer; a.b is b inside a")
     solution: str | None = Field(default=None, description="column of a worked solution, for algorithm.guide; a task has its own")
     rubric: str | None = Field(default=None, description="column of the criteria, for the reward `rubric`")
     answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(default="plain", description="how the gold answer is cut out")
     limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
+    bad_rows: Literal["refuse", "skip"] = Field(
+        default="refuse", description="refuse: a bad row ends the command, with its file:line; skip: left out, with a count"
+    )
 
 
 def _as_list(value: Any) -> Any:
@@ -63,8 +68,10 @@ def _as_list(value: Any) -> Any:
 class Data(Section):
     train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
     eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
-    template: Literal["chat", "plain"] = Field(default="chat", description="plain: the question and a line break")
-    system: str | None = Field(default=None, description="system message, put before every question")
+    template: str = Field(
+        default="chat", description="chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
+    )
+    system: str | None = Field(default=None, description="system message, put before every question that has none of its own")
     draft_template: str = Field(
         default="{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\n"
         "Write a strictly better answer: correct what is wrong, and do not repeat the attempt word for word.",
@@ -101,6 +108,16 @@ class Server(Section):
     )
 
 
+class Curriculum(Section):
+    """Which prompts come next; see data/curriculum.py."""
+
+    use: Literal["none", "difficulty_pool"] = Field(
+        default="none", description="none: every prompt once an epoch; difficulty_pool: those that are solved sometimes, more often"
+    )
+    rate: float = Field(default=0.5, gt=0, le=1, description="how far a group's mean reward moves its prompt's solve rate")
+    ordered_every: int = Field(default=8, ge=2, description="of so many draws one is the next in the order of use=none")
+
+
 class Rollout(Section):
     engine: str = Field(default="auto", description="who samples; auto: vllm where it can run, else transformers")
     prompts_per_step: int = Field(default=16, ge=1, description="P")
@@ -108,6 +125,7 @@ class Rollout(Section):
     temperature: float = Field(default=1.0, gt=0, description="used for sampling and for every log-prob of the update")
     max_redraw: int = Field(default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups")
     batch_rows: int = Field(default=256, ge=1, description="sequences generated at once by the transformers engine")
+    curriculum: Curriculum = Curriculum()
     vllm: Vllm = Vllm()
     server: Server = Server()
 
@@ -139,6 +157,9 @@ class Reward(Section):
     endpoint: Endpoint | None = Field(default=None, description="where judge=endpoint asks")
     override: Literal["factual", "none"] = Field(
         default="factual", description="factual: a `rubric` whose factual criteria all hold gives 1"
+    )
+    timeout: float = Field(
+        default=5.0, gt=0, description="seconds for one completion, waits for a CPU not counted; then the reward is missing"
     )
 
 
@@ -201,6 +222,8 @@ class Safety(Section):
     sync_proof_every: int = Field(
         default=20, ge=0, description="steps between proofs that rollouts come from this policy, after the first two; 0: never"
     )
+    reward_workers: int | None = Field(default=None, ge=1, description="processes that score; null: one for each CPU")
+    reward_memory_gb: float = Field(default=4.0, gt=0, description="GiB one of them may take, with all that it starts")
 
 
 class Log(Section):

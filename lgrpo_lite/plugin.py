@@ -1,10 +1,10 @@
 """The whole plug-in system: wherever a recipe takes a name of a table, it takes `file.py:function` too."""
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lgrpo_lite.errors import ConfigError, DataError, nearest
@@ -23,16 +23,25 @@ def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
 def from_file(use: str, where: str) -> Callable:
     """`path.py:function`, imported once a process. A file that does not import, or lacks the function: DataError."""
     path, _, name = use.rpartition(":")
+    return from_text(read_file(path, where), path, name, where=where)
+
+
+def read_file(path: str, where: str) -> bytes:
+    """The text of a user's Python file."""
     if not Path(path).is_file() or not path.endswith(".py"):
         raise DataError(f"no such Python file: {path}", where=where, fix="give the path of a .py file, then :function")
-    text = Path(path).read_bytes()
+    return Path(path).read_bytes()
+
+
+def from_text(text: bytes, path: str, name: str, *, where: str) -> Callable:
+    """The function of a file whose text is given, so that a later change of the file changes nothing."""
     known = f"lgrpo_lite_user_{hashlib.sha256(str(Path(path).resolve()).encode() + text).hexdigest()[:16]}"
     if known not in sys.modules:
-        spec = importlib.util.spec_from_file_location(known, path)
-        assert spec is not None and spec.loader is not None, "a .py file always has a loader"
-        module = sys.modules[known] = importlib.util.module_from_spec(spec)
+        module = ModuleType(known)
+        module.__file__ = str(Path(path).resolve())
+        sys.modules[known] = module
         try:
-            spec.loader.exec_module(module)
+            exec(compile(text, path, "exec"), module.__dict__)
         except Exception as error:
             del sys.modules[known]
             raise DataError(f"{path} does not import: {error!r}", where=where, fix="run it with python first") from error

@@ -117,6 +117,11 @@ class StepRecord:
     reward_parts: dict[str, float] = field(default_factory=dict)  # mean of each reward, unweighted
     solved: float | None = None  # share of scored rollouts with outcome ok
     missing: int = 0  # rollouts without a reward (timeouts, errors)
+    reward_timeouts: int = 0  # rewards that were ended at their deadline
+    reward_crashes: int = 0  # rewards whose process died
+    reward_errors: int = 0  # rewards that raised, took too much memory, or gave no number
+    reward_p50: float | None = None  # seconds to score one completion, waits for a CPU left out
+    reward_p95: float | None = None
     groups: int = 0  # groups that were admitted
     groups_mixed: int = 0  # of those, with two different rewards: the ones that teach
     groups_right: int = 0  # all rollouts solved

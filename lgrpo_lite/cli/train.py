@@ -181,6 +181,7 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     if "merged" in recipe.export.formats and recipe.export.base == "original":
         check_original(recipe)
     run = build(recipe)
+    run.reward.log_to(folder.log_path.with_name("rewards.log"))
     folder.write("config.resolved.yaml", recipe.to_yaml())  # from here on it is a run; a name with a typo in its data is not
     if not train(run, folder, stop, resume=resume):
         return None
@@ -195,6 +196,7 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
         exports["check"] = f"{comparison.greedy_equal}/{comparison.prompts} greedy answers equal, " \
                            f"max |Δlogit| {comparison.max_logit_diff:.2g}"  # fmt: skip
     run.engine.close()
+    run.reward.close()
     folder.set_status("done", recipe.train.steps, 0)
     return exports
 

@@ -1,60 +1,59 @@
 """From completions to groups: every reward of the recipe, weighted and summed; a missing reward leaves its group.
 
-A reward is a function of what it names among ROLLOUT, returning a float, or a float and an Outcome. `use: file.py:function`
-takes one of the user's own. `rubric` alone may leave a question for a judge; those of all rollouts are asked in one call.
+A reward is a function of what it names among `part.ROLLOUT`, returning a float, a float and an Outcome, named parts, or None
+for missing. `use: file.py:function` takes one of the user's own. What is not bounded by construction runs in the worker
+processes of `pool`. `rubric` alone may leave a question for a judge; those of all rollouts are asked in one call.
 """
 
-import inspect
 import logging
-import math
-import re
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
-from lgrpo_lite.config import Endpoint, Reward
+from lgrpo_lite.answers import final_answer
+from lgrpo_lite.config import Endpoint, Reward, Safety
 from lgrpo_lite.errors import ConfigError, DataError
-from lgrpo_lite.plugin import found
-from lgrpo_lite.rewards import rubric, text
+from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.judge import Judge, endpoint_judge
-from lgrpo_lite.rewards.rubric import Sheet
+from lgrpo_lite.rewards.mark import Mark, Pooled, Sheet, marked
+from lgrpo_lite.rewards.part import Tally, log_faults, parts_of
+from lgrpo_lite.rewards.pool import Pool
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
-MAX_REWARD = 1e6  # beyond it a sum of squares leaves float32; such a value is a fault, not a reward
-REWARDS = {
-    "exact": text.exact,
-    "numeric": text.numeric,
-    "format": text.matches,
-    "overlong": text.overlong,
-    "rubric": rubric.sheet,
-}
-ROLLOUT = ("completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric")  # what a reward may name
-OPTIONS = ("extract", "pattern", "limit", "cache", "judge", "endpoint", "override")  # keys of a reward that one of them reads
-
-Mark = Sheet | tuple[float, Outcome] | Outcome  # of one reward; an Outcome alone: missing
 Verdicts = dict[tuple[Endpoint | None, str], tuple[bool, ...] | None]  # by judge and question
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One reward of the sum: a function with its options bound, and the arguments it takes from the rollout."""
-
-    name: str
-    weight: float
-    function: Callable
-    wanted: list[str]
+Marks = list[list[list[Mark]]]  # by prompt, completion and reward
 
 
 class RewardSum:
     """The recipe's rewards as one: `value` is Σ weight · reward, `outcome` that of the first one.
 
-    `max_new_tokens` is the `limit` of rewards that leave it null.
+    `max_new_tokens` is the `limit` of rewards that leave it null; `safety` holds the limits of the worker processes.
     """
 
-    def __init__(self, rewards: Sequence[Reward], where: Callable[[str], str], *, max_new_tokens: int | None = None):
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        where: Callable[[str], str],
+        *,
+        max_new_tokens: int | None = None,
+        safety: Safety | None = None,
+    ):
         self.rewards, self.where = tuple(rewards), where
-        self.parts = [_part(i, rewards, where, max_new_tokens) for i in range(len(rewards))]
+        self.parts = parts_of(rewards, where, max_new_tokens)
+        limits = safety or Safety()
+        pooled = [part for part in self.parts if part.pooled]
+        functions = [Pooled(part.function) for part in pooled]
+        timeouts = [part.timeout for part in pooled]
+        self.pool = Pool(functions, timeouts, workers=limits.reward_workers, memory=limits.reward_memory_gb)
         self._judges: dict[Endpoint, Judge] = {}
+
+    def log_to(self, path: Path) -> None:
+        """What worker processes print goes to that file; until then, nowhere."""
+        self.pool.log = path
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.pool.close()
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """A prompt without a rubric, where a reward reads one: DataError."""
@@ -64,41 +63,78 @@ class RewardSum:
                     fix = "set data.train.N.rubric (data.eval.N.rubric) to its source's column of criteria"
                     raise DataError("the reward 'rubric' meets a prompt without criteria", where=f"prompt {prompt.id}", fix=fix)
 
+    def answer(self, completion: str) -> str | None:
+        """The final answer as the first reward that checks answers takes it from the text; for majority votes."""
+        extract = next((p.options["extract"] for p in self.parts if "extract" in p.options), "final")
+        return final_answer(completion, extract)
+
     def score(self, prompt: Prompt, completion: Completion) -> Score:
-        """One completion. A TimeoutError, any other exception, NaN or a value beyond ±10^6 make it missing."""
+        """One completion. A timeout, a crash, any exception, NaN or a value beyond ±10^6 make it missing."""
         return self.scores([prompt], [[completion]])[0][0]
 
     def scores(
-        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], judge: Judge | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Sequence[Completion]],
+        judge: Judge | None = None,
+        tally: Tally | None = None,
     ) -> list[list[Score]]:
         """The score of every completion. `judge` is the policy's, asked at most once; an endpoint is one of its own.
 
         A criterion without a verdict makes the score missing. Criteria for a policy that is not given: ConfigError.
+        `tally` takes what the scoring took.
         """
         self.check(prompts)
-        rows = [[self._mark(p, c) for c in answers] for p, answers in zip(prompts, completions, strict=True)]
+        rows = self._marks(prompts, completions, tally or Tally())
         verdicts = self._ask([sheet for row in rows for marks in row for sheet in _open(marks)], judge)
         return [[self._total(marks, verdicts) for marks in row] for row in rows]
 
     def group(
-        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], judge: Judge | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Sequence[Completion]],
+        judge: Judge | None = None,
+        tally: Tally | None = None,
     ) -> list[Group]:
         """One group per prompt, without the rollouts whose reward is missing."""
         groups = []
-        for prompt, answers, scores in zip(prompts, completions, self.scores(prompts, completions, judge), strict=True):
+        for prompt, answers, scores in zip(prompts, completions, self.scores(prompts, completions, judge, tally), strict=True):
             rollouts = [Rollout(prompt, answer, score) for answer, score in zip(answers, scores, strict=True)]
             scored = tuple(r for r in rollouts if r.score.value is not None)
             groups.append(Group(prompt, scored, missing=len(rollouts) - len(scored)))
         return groups
 
-    def _mark(self, prompt: Prompt, completion: Completion) -> list[Mark]:
-        """What each reward says without a judge, up to the first that is missing."""
-        marks: list[Mark] = []
-        for part in self.parts:
-            marks.append(_call(part, prompt, completion))
-            if isinstance(marks[-1], Outcome):
-                break
-        return marks
+    def _marks(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tally: Tally) -> Marks:
+        """What each reward says without a judge: the bounded ones here, then all others in one batch of the pool."""
+        pairs = [(prompt, answer) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
+        seconds, notes = [0.0] * len(pairs), []
+        marks: list[list[Mark]] = [[Outcome.error] * len(self.parts) for _ in pairs]
+        calls, places = [], []
+        pooled = [place for place, part in enumerate(self.parts) if part.pooled]
+        for i, (prompt, answer) in enumerate(pairs):
+            for place, part in enumerate(self.parts):
+                arguments = part.arguments(prompt, answer)
+                if part.pooled:
+                    calls.append((pooled.index(place), arguments))
+                    places.append((i, place))
+                else:
+                    began = time.perf_counter()
+                    marks[i][place] = marked(part.function, arguments)  # pyright: ignore[reportArgumentType]
+                    seconds[i] += time.perf_counter() - began
+        for (i, place), reply in zip(places, self.pool.run(calls), strict=True):
+            seconds[i] += reply.seconds
+            if reply.fault:
+                notes.append((pairs[i][0].id, reply.note))
+                tally.faults[reply.fault] += 1
+                marks[i][place] = Outcome.timeout if reply.fault == "timeout" else Outcome.error
+            else:
+                marks[i][place] = reply.value
+                if isinstance(reply.value, Outcome):
+                    tally.faults[reply.value.value] += 1
+        log_faults(notes)
+        tally.seconds += seconds
+        each = iter(marks)
+        return [[next(each) for _ in answers] for answers in completions]
 
     def _ask(self, sheets: Iterable[Sheet], policy: Judge | None) -> Verdicts:
         """Every question once, each judge in one call."""
@@ -129,12 +165,14 @@ class RewardSum:
         return policy
 
     def _total(self, marks: list[Mark], verdicts: Verdicts) -> Score:
-        if isinstance(marks[-1], Outcome):
-            return Score(None, marks[-1])
-        values, outcomes, criteria, total = {}, [], (), 0.0
+        if missing := next((mark for mark in marks if isinstance(mark, Outcome)), None):
+            return Score(None, missing)
+        values: dict[str, float] = {}
+        outcomes, criteria, total = [], (), 0.0
         for part, mark in zip(self.parts, marks, strict=True):
+            inner = {}
             if isinstance(mark, Sheet):
-                given = () if mark.question is None else verdicts[mark.endpoint, mark.question]
+                given = () if mark.question is None else verdicts.get((mark.endpoint, mark.question))
                 if given is None:
                     return Score(None, Outcome.error)
                 held = mark.complete(given)
@@ -142,9 +180,10 @@ class RewardSum:
                 value = rubric.reward(mark.criteria, held, mark.override)
                 outcome = Outcome.ok if value == 1 else Outcome.wrong
             else:
-                assert not isinstance(mark, Outcome), "only the last mark can be missing"
-                value, outcome = mark
-            values[part.name] = value
+                assert not isinstance(mark, Outcome), "seen above"
+                value, outcome = mark.value, mark.outcome
+                inner = {f"{part.name}.{name}": share for name, share in mark.parts.items()}
+            values |= {part.name: value} | inner
             outcomes.append(outcome)
             total += part.weight * value
         return Score(total, outcomes[0], values, criteria)
@@ -152,85 +191,5 @@ class RewardSum:
 
 def _open(marks: list[Mark]) -> list[Sheet]:
     """The sheets a judge is asked about: none where another reward is missing already."""
-    return [] if isinstance(marks[-1], Outcome) else [mark for mark in marks if isinstance(mark, Sheet)]
-
-
-def _call(part: Part, prompt: Prompt, completion: Completion) -> Mark:
-    known = {
-        "completion": completion.text,
-        "completion_tokens": len(completion.token_ids),
-        "finish_reason": completion.finish_reason,
-        "prompt": prompt.text,
-        "reference": prompt.reference,
-        "rubric": prompt.rubric,
-    }
-    try:
-        result = part.function(**{name: known[name] for name in part.wanted})
-        if isinstance(result, Sheet):
-            return result
-        value, outcome = result if isinstance(result, tuple) else (result, None)
-        value = float(value)
-    except TimeoutError:
-        return Outcome.timeout
-    except Exception:  # a user's function may raise anything; missing rewards are counted every step, the cause is in the log
-        logging.getLogger(__name__).exception("a reward failed on prompt %s", prompt.id)
-        return Outcome.error
-    if not math.isfinite(value) or abs(value) > MAX_REWARD:
-        return Outcome.error
-    return value, outcome or (Outcome.ok if value > 0 else Outcome.wrong)
-
-
-def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
-    reward = rewards[i]
-    use = where(f"rewards.{i}.use")
-    function = found(reward.use, REWARDS, use, "reward")
-    names = set(inspect.signature(function).parameters)
-    options = {option: getattr(reward, option) for option in OPTIONS}
-    for option in (o for o, value in options.items() if value != Reward.model_fields[o].default and o not in names):
-        what = f"reward {reward.use!r} reads no option {option!r}"
-        raise ConfigError(what, where=where(f"rewards.{i}.{option}"), fix=f"remove {option}")
-    if options["limit"] is None:
-        options["limit"] = max_new_tokens
-    if "pattern" in names:
-        _check_pattern(reward.pattern, use)
-    if {"limit", "cache"} <= names:
-        _check_lengths(options["limit"], reward.cache, where(f"rewards.{i}.limit"), where(f"rewards.{i}.cache"))
-    if {"judge", "endpoint"} <= names:
-        _check_judge(reward, where(f"rewards.{i}.judge"), where(f"rewards.{i}.endpoint"))
-    wanted = sorted(names - options.keys())
-    if unknown := set(wanted) - set(ROLLOUT):
-        fix = f"a reward may name {', '.join(ROLLOUT)}"
-        raise ConfigError(f"reward {reward.use!r} asks for {', '.join(sorted(unknown))}", where=use, fix=fix)
-    bound = partial(function, **{name: value for name, value in options.items() if name in names})
-    return Part(_name(i, rewards), reward.weight, bound, wanted)
-
-
-def _check_lengths(limit: int | None, cache: int, at_limit: str, at_cache: str) -> None:
-    if limit is None:
-        raise ConfigError("the longest answer is not known", where=at_limit, fix="add limit: a number of tokens")
-    if cache > limit:
-        what = f"cache {cache} is more than limit {limit}: every answer would be penalised"
-        raise ConfigError(what, where=at_cache, fix=f"set cache to at most {limit}, e.g. {max(1, limit // 5)}")
-
-
-def _check_judge(reward: Reward, judge: str, endpoint: str) -> None:
-    if reward.judge == "policy" and reward.endpoint is not None:
-        raise ConfigError("an endpoint is not read by judge=policy", where=endpoint, fix="set judge: endpoint, or remove it")
-    if reward.judge == "endpoint" and reward.endpoint is None:
-        raise ConfigError("judge=endpoint without an endpoint", where=judge, fix="add endpoint: {url: …, model: …}")
-    if reward.endpoint and not reward.endpoint.url.startswith(("http://", "https://")):
-        raise ConfigError("the endpoint's url is not one of HTTP", where=endpoint, fix="write http://… or https://…")
-
-
-def _check_pattern(pattern: str | None, where: str) -> None:
-    if pattern is None:
-        raise ConfigError("the reward 'format' needs a pattern", where=where, fix="add pattern: a regular expression")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"the pattern is no regular expression: {error}", where=where, fix="mend the pattern") from None
-
-
-def _name(i: int, rewards: Sequence[Reward]) -> str:
-    name = rewards[i].use.rpartition(":")[2]
-    return name if [r.use.rpartition(":")[2] for r in rewards].count(name) == 1 else f"{name}.{i}"
+    missing = any(isinstance(mark, Outcome) for mark in marks)
+    return [] if missing else [mark for mark in marks if isinstance(mark, Sheet)]

@@ -7,13 +7,13 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
 from lgrpo_lite.answers import as_number
 from lgrpo_lite.config import Endpoint
+from lgrpo_lite.rewards.mark import Sheet
 from lgrpo_lite.types import Criterion
 
 MAX_TEXT = 100_000  # characters a rule reads and a judge is shown: the last ones, where an answer ends
@@ -45,26 +45,6 @@ Criteria:
 
 Reply with one line for every criterion: its number, a colon, and yes if the answer satisfies it, no if it does not,
 as in "1: yes" or "1: no". Write nothing else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A completion's rubric, marked as far as rules go. `question` None: there is nothing left to ask."""
-
-    criteria: tuple[Criterion, ...]
-    held: tuple[bool | None, ...]  # None: for the judge
-    question: str | None
-    endpoint: Endpoint | None  # who is asked; None: the policy
-    override: Literal["factual", "none"]
-
-    @property
-    def judged(self) -> int:
-        return self.held.count(None)
-
-    def complete(self, marks: Sequence[bool]) -> tuple[bool, ...]:
-        """Which criteria hold, with the judge's marks in the order asked."""
-        left = iter(marks)
-        return tuple(next(left) if held is None else held for held in self.held)
 
 
 def aggregate(criteria: Sequence[Criterion], held: Sequence[bool]) -> float:

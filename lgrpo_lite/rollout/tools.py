@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from lgrpo_lite.engines.base import Sampler, SamplingParams
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.part import Tally
 from lgrpo_lite.types import Completion, Group, Prompt
 
 JUDGE_TOKENS = 256  # a judge answers with one line a criterion
@@ -20,7 +21,8 @@ def no_clock(phase: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Valid inside `engine.serving(policy)`; made anew for every step. `count` adds up what was sampled."""
+    """Valid inside `engine.serving(policy)`; made anew for every step. `count` adds up what was sampled, `tally` what
+    scoring took."""
 
     sampler: Sampler
     sampling: SamplingParams
@@ -30,6 +32,7 @@ class Tools:
     clock: Callable[[str], AbstractContextManager] = no_clock
     version: int | None = None  # of the policy, which answers must be of; None: any
     count: Counter = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
 
     def reference(self) -> AbstractContextManager:
         """Inside it the sampler is the policy without its adapter."""
@@ -61,7 +64,7 @@ class Tools:
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> list[Group]:
         """The verifier of the run, with its limits; missing rewards leave their group."""
         with self.clock("reward"):
-            return self.reward.group(prompts, completions, self.judge)
+            return self.reward.group(prompts, completions, self.judge, self.tally)
 
     def judge(self, questions: Sequence[str]) -> list[str | None]:
         """The policy with its adapter off, greedy: one reply a question."""

@@ -30,7 +30,7 @@ def build(recipe: Recipe) -> Run:
     objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
     if objective.log_z is not None:
         objective.log_z.to(policy.device)
-    reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens)
+    reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
     prompts, left_out = _prompts(recipe, "train", policy)
     held_out = _prompts(recipe, "eval", policy)[0] if recipe.data.eval else []
     reward.check([*prompts, *held_out])

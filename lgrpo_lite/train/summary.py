@@ -65,16 +65,24 @@ def summarise(
     wrong = [r for r in rollouts if r.score.outcome is not Outcome.ok]
     solved = [sum(r.score.outcome is Outcome.ok for r in g.rollouts) for g in sampled]
     per_token = _per_token(sums, batch)
-    names = rollouts[0].score.parts if rollouts else {}
+    parts: dict[str, list[float]] = defaultdict(list)  # a reward of the user's own may name others each time
+    for r in rollouts:
+        for name, value in r.score.parts.items():
+            parts[name].append(value)
     return StepRecord(
         step=step,
         policy_version=run.policy.version,
         skipped=skipped,
         reward=_mean(rewards),
         reward_std=statistics.pstdev(rewards) if rewards else None,
-        reward_parts={name: statistics.fmean(r.score.parts[name] for r in rollouts) for name in names},
+        reward_parts={name: statistics.fmean(values) for name, values in parts.items()},
         solved=len(right) / len(rollouts) if rollouts else None,
         missing=sum(g.missing for g in sampled),
+        reward_timeouts=tools.tally.faults["timeout"],
+        reward_crashes=tools.tally.faults["crash"],
+        reward_errors=tools.tally.faults["error"],
+        reward_p50=tools.tally.quantile(0.5),
+        reward_p95=tools.tally.quantile(0.95),
         groups=len(sampled),
         groups_mixed=sum(g.varied for g in sampled),
         groups_right=sum(n == len(g.rollouts) > 0 for n, g in zip(solved, sampled, strict=True)),

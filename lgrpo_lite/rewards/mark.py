@@ -1,0 +1,87 @@
+"""What one reward says of one completion. Light to import: worker processes begin here."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from lgrpo_lite.rewards.worker import FileFunction
+from lgrpo_lite.types import Criterion, Outcome
+
+if TYPE_CHECKING:  # pydantic takes a worker longer to import than all the rest
+    from lgrpo_lite.config import Endpoint
+
+MAX_REWARD = 1e6  # beyond it a sum of squares leaves float32; such a value is a fault, not a reward
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A finite number, why, and named parts of it."""
+
+    value: float
+    outcome: Outcome
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A completion's rubric, marked as far as rules go. `question` None: there is nothing left to ask."""
+
+    criteria: tuple[Criterion, ...]
+    held: tuple[bool | None, ...]  # None: for the judge
+    question: str | None
+    endpoint: "Endpoint | None"  # who is asked; None: the policy
+    override: Literal["factual", "none"]
+
+    @property
+    def judged(self) -> int:
+        return self.held.count(None)
+
+    def complete(self, marks: Sequence[bool]) -> tuple[bool, ...]:
+        """Which criteria hold, with the judge's marks in the order asked."""
+        left = iter(marks)
+        return tuple(next(left) if held is None else held for held in self.held)
+
+
+Mark = Sheet | Value | Outcome  # an Outcome alone: missing
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """A reward as worker processes take it: it answers with marks, which are plain, whatever the function returned."""
+
+    function: Callable | FileFunction
+
+    def load(self) -> Callable[..., Mark]:
+        function = self.function.load() if isinstance(self.function, FileFunction) else self.function
+        return lambda **arguments: marked(function, arguments)
+
+
+def marked(function: Callable, arguments: Mapping[str, Any]) -> Mark:
+    """The mark a function gives. TimeoutError is a timeout; any other exception is the caller's."""
+    try:
+        return settled(function(**arguments))
+    except TimeoutError:
+        return Outcome.timeout
+
+
+def settled(result: Any) -> Mark:
+    """What a function returned, as a mark. None, NaN, infinities and values beyond ±10^6 are missing; other types raise.
+
+    A number alone is `ok` above 0. A dict holds named parts, and its value is their sum.
+    """
+    if isinstance(result, Sheet | Outcome):
+        return result
+    if result is None:
+        return Outcome.error
+    value, outcome = result if isinstance(result, tuple) else (result, None)
+    parts: dict[str, float] = {}
+    if isinstance(value, Mapping):
+        parts = {str(name): float(part) for name, part in value.items()}
+        value = sum(parts.values())
+    if isinstance(value, str):  # float() would take it
+        raise TypeError("a reward is a number, not text")
+    value = float(value)
+    if not math.isfinite(value) or abs(value) > MAX_REWARD:
+        return Outcome.error
+    return Value(value, Outcome(outcome) if outcome else Outcome.ok if value > 0 else Outcome.wrong, parts)

@@ -1,0 +1,245 @@
+"""Worker processes for rewards: a deadline for every call, SIGKILL for what outlives it, and a fresh process after it.
+
+    pool = Pool([FileFunction(path, name, text)], [5.0]); pool.run([(0, {"completion": "…"})]) -> [Reply]
+
+A call that times out, crashes its process or takes too much memory costs that process and nothing else. Threads and
+`ProcessPoolExecutor` cannot do this: neither can end a call that does not return. The workers are fresh interpreters, not
+forks: nothing of the trainer (CUDA, its memory, its locks) is in them.
+
+Deadlines count the time a call could have used, which is wall time less the time its process waited for a CPU
+(`/proc/PID/schedstat`): a busy machine changes no verdict, and a call that sleeps is still ended. Where the system does not
+tell (it is not Linux), they count wall time.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import psutil
+
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.rewards.worker import spent
+
+Fault = Literal["timeout", "error", "crash"]
+Call = tuple[int, Mapping[str, Any]]  # which function, and its arguments
+
+
+class Loadable(Protocol):
+    """What becomes a function inside a worker."""
+
+    def load(self) -> Callable: ...
+
+
+POLL = 0.05  # seconds between two looks at the deadlines
+START_LIMIT = 120.0  # seconds a worker may take to import what it needs
+START_TRIES = 3
+GRACE = 0.2  # a process that waits for a CPU is charged for that wait until it gets one
+LONG = 0.5  # seconds after which a call's memory is looked at; RLIMIT_DATA bounds what one process takes before
+DEFAULT_MEMORY = 4.0  # GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call gave, or why it gave nothing. `seconds`: used by the call, waits for a CPU left out."""
+
+    value: Any
+    seconds: float
+    fault: Fault | None = None
+    note: str = ""  # of a fault, for the log
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen
+    connection: Connection
+    began: float = 0.0  # what `spent` said of it when its call was handed over
+    call: int | None = None  # None: idle
+    limit: float = START_LIMIT
+    kept: set[int] = field(default_factory=set)  # processes that its imports started, which live as long as it does
+
+
+class Pool:
+    """`functions` and `timeouts` (seconds) by index. `memory` is what a worker and all it starts may take, in GiB.
+
+    Workers start with the first call. The process that opens a pool must be the one that uses it.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Loadable],
+        timeouts: Sequence[float],
+        *,
+        workers: int | None = None,
+        memory: float = DEFAULT_MEMORY,
+        log: Path | None = None,
+    ):
+        self.functions, self.timeouts, self.memory = list(functions), list(timeouts), memory
+        self.size = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        self.log = log  # what workers print; None: nowhere
+        self.started = 0  # processes so far
+        self._workers: list[_Worker] = []
+        self._finalizer = weakref.finalize(self, _end_all, self._workers)
+
+    def run(self, calls: Sequence[Call]) -> list[Reply]:
+        """Every call's reply, in order. A worker that cannot even start: DataError."""
+        replies: list[Reply | None] = [None] * len(calls)
+        waiting = deque(range(len(calls)))
+        looked = time.monotonic()
+        try:
+            while waiting or any(w.call is not None for w in self._workers):
+                self._hand_out(waiting, calls)
+                busy = {w.connection: w for w in self._workers if w.call is not None}
+                for connection in wait(list(busy), POLL):
+                    self._receive(busy[connection], replies)  # pyright: ignore[reportArgumentType]
+                if time.monotonic() - looked >= POLL:
+                    self._end_overdue(replies)
+                    looked = time.monotonic()
+        except BaseException:  # Ctrl-C in the middle: no reply may be taken for one of the next calls
+            self.close()
+            raise
+        self._tidy()
+        return [reply for reply in replies if reply is not None]
+
+    def close(self) -> None:
+        """End all workers and what they started."""
+        _end_all(self._workers)
+
+    def _hand_out(self, waiting: deque[int], calls: Sequence[Call]) -> None:
+        while waiting:
+            worker = next((w for w in self._workers if w.call is None), None)
+            if worker is None:
+                if len(self._workers) >= self.size:
+                    return
+                worker = self._start()
+            index = waiting[0]
+            function, arguments = calls[index]
+            try:
+                worker.connection.send((function, dict(arguments)))
+            except OSError:  # it died while idle: a thread or a child of an earlier call did it
+                self._end(worker)
+                continue
+            waiting.popleft()
+            worker.call, worker.limit, worker.began = index, self.timeouts[function], spent(worker.process.pid)
+
+    def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
+        call = worker.call
+        assert call is not None, "only busy workers are waited for"
+        try:
+            value, seconds, note = worker.connection.recv()
+            replies[call] = Reply(value, seconds, "error" if note else None, note)
+            worker.call = None
+        except (EOFError, OSError):
+            used = spent(worker.process.pid) - worker.began
+            self._end(worker)
+            replies[call] = Reply(None, max(0.0, used), "crash", f"its process ended with {_exit(worker.process)}")
+
+    def _end_overdue(self, replies: list[Reply | None]) -> None:
+        for worker in [w for w in self._workers if w.call is not None]:
+            used = spent(worker.process.pid) - worker.began
+            if used > worker.limit + GRACE:
+                fault, note = "timeout", f"it took more than {worker.limit:g} s"
+            elif used > LONG and (taken := _memory(worker.process.pid)) > self.memory:
+                fault, note = "error", f"it took {taken:.1f} GiB, more than safety.reward_memory_gb={self.memory:g}"
+            else:
+                continue
+            assert worker.call is not None, "chosen above"
+            replies[worker.call] = Reply(None, used, fault, note)
+            self._end(worker)
+
+    def _tidy(self) -> None:
+        """After a batch: a worker that has grown, or whose calls have left something running, is ended with all of it."""
+        for worker in list(self._workers):
+            left = {child.pid for child in _children(worker.process.pid)} - worker.kept
+            if left or _memory(worker.process.pid) > self.memory / 2:
+                self._end(worker)
+
+    def _start(self) -> _Worker:
+        problem = ""
+        for _ in range(START_TRIES):
+            ours, theirs = Pipe()
+            code = f"import sys; sys.path[:] = {sys.path!r}; from lgrpo_lite.rewards.worker import main; main({theirs.fileno()})"
+            with open(self.log or os.devnull, "ab") as log, theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONFAULTHANDLER": "1"},
+                )  # fmt: skip
+            worker = _Worker(process, ours)
+            self.started += 1
+            try:
+                ours.send((os.getpid(), int(self.memory * 2**30), self.functions))
+                problem = ours.recv() if ours.poll(START_LIMIT) else f"not ready after {START_LIMIT:g} s"
+            except (EOFError, OSError):
+                problem = f"its process ended with {_exit(process)} while it imported the rewards"
+            if not problem:
+                worker.kept = {child.pid for child in _children(process.pid)}
+                self._workers.append(worker)
+                return worker
+            _end(worker)
+        fix = "look into logs/ (rewards.log), and run the file with python"
+        raise DataError(f"a reward's process cannot start: {problem}", where="rewards", fix=fix)
+
+    def _end(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        _end(worker)
+
+
+def _end_all(workers: list[_Worker]) -> None:
+    while workers:
+        _end(workers.pop())
+
+
+def _end(worker: _Worker) -> None:
+    """SIGKILL to the process, its session and all its descendants, until none is left."""
+    pid = worker.process.pid
+    for _ in range(20):  # what forks faster than it is found loses its parent in the first round
+        children = _children(pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        _kill(children)
+        if not children:
+            break
+    worker.process.wait()
+    worker.connection.close()
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    """All descendants. A worker adopts its orphans (`worker.main`), so that none leaves the tree by a double fork."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _memory(pid: int) -> float:
+    """GiB resident, children included."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_info().rss
+    return total / 2**30
+
+
+def _exit(process: subprocess.Popen) -> str:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    code = process.returncode
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"

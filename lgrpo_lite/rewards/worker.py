@@ -1,0 +1,91 @@
+"""A process that scores: reads (function, arguments), answers (value, seconds, note). Imported by its parent for `spent`.
+
+Light to import: what a reward needs is imported by the reward.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lite.plugin import from_text
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
+MAX_NOTE = 4000  # characters of a traceback
+
+
+@dataclass(frozen=True, slots=True)
+class FileFunction:
+    """A user's function as its file was when the run began: a process that starts later scores by the same text."""
+
+    path: str
+    name: str
+    text: bytes
+
+    def load(self) -> Callable:
+        return from_text(self.text, self.path, self.name, where=f"{self.path}:{self.name}")
+
+
+def spent(pid: int) -> float:
+    """Seconds on some clock of the process that stands still while it waits for a CPU. Only differences mean anything."""
+    try:
+        waited = int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        waited = 0.0
+    return time.monotonic() - waited
+
+
+def main(fd: int) -> None:
+    """Serve the pool at the other end until it closes."""
+    connection = Connection(fd)
+    parent, memory, functions = connection.recv()
+    _contain(parent, memory)
+    try:
+        loaded = [f.load() for f in functions]
+    except BaseException as error:
+        connection.send(f"{type(error).__name__}: {error}"[:MAX_NOTE] or "?")
+        return
+    connection.send("")
+    while True:
+        try:
+            index, arguments = connection.recv()
+        except EOFError:
+            return
+        began = spent(os.getpid())
+        value, note = _call(loaded[index], arguments)
+        used = spent(os.getpid()) - began
+        try:
+            connection.send((value, used, note))
+        except (TypeError, AttributeError, ValueError) as error:  # what it returned cannot be sent
+            connection.send((None, used, f"a reward returned {type(value).__name__}: {error}"[:MAX_NOTE]))
+
+
+def _call(function: Callable, arguments: dict[str, Any]) -> tuple[Any, str]:
+    """What the function returned, or the traceback of what it raised; SystemExit and the like are faults of its own."""
+    try:
+        return function(**arguments), ""
+    except BaseException:
+        return None, traceback.format_exc()[-MAX_NOTE:] or "?"
+
+
+def _contain(parent: int, memory: int) -> None:
+    """End with the parent, adopt orphans, and take no more than `memory` bytes of data."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force already
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if os.getppid() != parent:  # it ended before it could be tied to
+        os._exit(1)
