@@ -68,5 +68,5 @@ clean:
 .venv/ready: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints-cpu.txt torch
-	$(BIN)/pip install -q -c constraints-cpu.txt -e ".[train,dev]"
+	$(BIN)/pip install -q -c constraints-cpu.txt -e ".[train,data,dev]"
 	touch $@
