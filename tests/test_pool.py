@@ -52,7 +52,7 @@ def forks_and_sleeps(completion):
     subprocess.Popen(["sleep", "1234"], start_new_session=True)
     time.sleep(1000)
 def forks_and_dies(completion):
-    subprocess.Popen(["sleep", "1234"])
+    subprocess.Popen(["sleep", "1234"], start_new_session=True)
     os._exit(1)
 def pid(completion): return os.getpid() % 1000
 def works(completion):

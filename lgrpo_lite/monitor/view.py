@@ -127,7 +127,9 @@ def _reward(run: RunView, width: int) -> Panel:
         ("held-out", " → ".join(f"{e['accuracy']:.3f}" for e in run.evals[-4:]) or "–"),
     ]  # fmt: skip
     if r.missing:
-        rows.append(("missing", Text(f"{r.missing} rewards timed out or failed", BAD)))
+        why = [(r.reward_timeouts, "timed out"), (r.reward_crashes, "crashed"), (r.reward_errors, "failed")]
+        told = ", ".join(f"{count} {what}" for count, what in why if count) or "no verdict"
+        rows.append(("missing", Text(f"{r.missing} rewards: {told}", BAD)))
     return _panel("reward", rows)
 
 

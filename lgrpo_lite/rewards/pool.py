@@ -43,6 +43,8 @@ class Loadable(Protocol):
 POLL = 0.05  # seconds between two looks at the deadlines
 START_LIMIT = 120.0  # seconds a worker may take to import what it needs
 START_TRIES = 3
+ROUNDS = 100  # of killing what a worker has started, each up to POLL long
+MARK = "LGRPO_LITE_REWARD_OF"  # in the environment of all that workers start: the pid of the trainer
 GRACE = 0.2  # a process that waits for a CPU is charged for that wait until it gets one
 LONG = 0.5  # seconds after which a call's memory is looked at; RLIMIT_DATA bounds what one process takes before
 DEFAULT_MEMORY = 4.0  # GiB
@@ -62,10 +64,20 @@ class Reply:
 class _Worker:
     process: subprocess.Popen
     connection: Connection
-    began: float = 0.0  # what `spent` said of it when its call was handed over
-    call: int | None = None  # None: idle
+    began: float  # what `spent` said of it when it was started, or its call was handed over
     limit: float = START_LIMIT
+    ready: bool = False  # its imports are done
+    call: int | None = None  # None: idle
     kept: set[int] = field(default_factory=set)  # processes that its imports started, which live as long as it does
+
+    @property
+    def busy(self) -> bool:
+        return not self.ready or self.call is not None
+
+    @property
+    def used(self) -> float:
+        """Seconds of its call, or of its start, without waits for a CPU."""
+        return max(0.0, spent(self.process.pid) - self.began)
 
 
 class Pool:
@@ -87,6 +99,7 @@ class Pool:
         self.size = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
         self.log = log  # what workers print; None: nowhere
         self.started = 0  # processes so far
+        self._failures = 0  # to start, in a row
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _end_all, self._workers)
 
@@ -97,8 +110,9 @@ class Pool:
         looked = time.monotonic()
         try:
             while waiting or any(w.call is not None for w in self._workers):
+                self._grow(len(waiting))
                 self._hand_out(waiting, calls)
-                busy = {w.connection: w for w in self._workers if w.call is not None}
+                busy = {w.connection: w for w in self._workers if w.busy}
                 for connection in wait(list(busy), POLL):
                     self._receive(busy[connection], replies)  # pyright: ignore[reportArgumentType]
                 if time.monotonic() - looked >= POLL:
@@ -114,84 +128,94 @@ class Pool:
         """End all workers and what they started."""
         _end_all(self._workers)
 
+    def _grow(self, waiting: int) -> None:
+        """Start what is missing, all at once: imports take longer than most calls."""
+        idle = sum(not w.busy or not w.ready for w in self._workers)
+        for _ in range(min(self.size - len(self._workers), waiting - idle)):
+            self._workers.append(self._start())
+
     def _hand_out(self, waiting: deque[int], calls: Sequence[Call]) -> None:
-        while waiting:
-            worker = next((w for w in self._workers if w.call is None), None)
-            if worker is None:
-                if len(self._workers) >= self.size:
-                    return
-                worker = self._start()
-            index = waiting[0]
-            function, arguments = calls[index]
+        for worker in [w for w in self._workers if not w.busy]:
+            if not waiting:
+                return
+            function, arguments = calls[waiting[0]]
             try:
                 worker.connection.send((function, dict(arguments)))
             except OSError:  # it died while idle: a thread or a child of an earlier call did it
-                self._end(worker)
+                self._end(worker, crashed=True)
                 continue
-            waiting.popleft()
-            worker.call, worker.limit, worker.began = index, self.timeouts[function], spent(worker.process.pid)
+            worker.call, worker.limit, worker.began = waiting.popleft(), self.timeouts[function], spent(worker.process.pid)
 
     def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
-        call = worker.call
-        assert call is not None, "only busy workers are waited for"
         try:
-            value, seconds, note = worker.connection.recv()
-            replies[call] = Reply(value, seconds, "error" if note else None, note)
-            worker.call = None
+            message = worker.connection.recv()
         except (EOFError, OSError):
-            used = spent(worker.process.pid) - worker.began
+            used, call, died = worker.used, worker.call, f"its process ended with {_exit(worker.process)}"
+            self._end(worker, crashed=True)
+            if call is None:
+                self._failed_to_start(f"{died} while it imported the rewards")
+            else:
+                replies[call] = Reply(None, used, "crash", died)
+            return
+        if worker.call is not None:
+            value, seconds, note = message
+            replies[worker.call] = Reply(value, seconds, "error" if note else None, note)
+            worker.call = None
+        elif message:
             self._end(worker)
-            replies[call] = Reply(None, max(0.0, used), "crash", f"its process ended with {_exit(worker.process)}")
+            self._failed_to_start(message)
+        else:
+            worker.ready, self._failures = True, 0
+            worker.kept = {child.pid for child in _children(worker.process.pid)}
+
+    def _failed_to_start(self, problem: str) -> None:
+        self._failures += 1
+        if self._failures >= START_TRIES:
+            fix = "look into logs/ (rewards.log), and run the file with python"
+            raise DataError(f"a reward's process cannot start: {problem}", where="rewards", fix=fix)
 
     def _end_overdue(self, replies: list[Reply | None]) -> None:
-        for worker in [w for w in self._workers if w.call is not None]:
-            used = spent(worker.process.pid) - worker.began
+        for worker in [w for w in self._workers if w.busy]:
+            used = worker.used
             if used > worker.limit + GRACE:
                 fault, note = "timeout", f"it took more than {worker.limit:g} s"
             elif used > LONG and (taken := _memory(worker.process.pid)) > self.memory:
                 fault, note = "error", f"it took {taken:.1f} GiB, more than safety.reward_memory_gb={self.memory:g}"
             else:
                 continue
-            assert worker.call is not None, "chosen above"
-            replies[worker.call] = Reply(None, used, fault, note)
+            call = worker.call
             self._end(worker)
+            if call is None:
+                self._failed_to_start(note)
+            else:
+                replies[call] = Reply(None, used, fault, note)
 
     def _tidy(self) -> None:
         """After a batch: a worker that has grown, or whose calls have left something running, is ended with all of it."""
         for worker in list(self._workers):
             left = {child.pid for child in _children(worker.process.pid)} - worker.kept
-            if left or _memory(worker.process.pid) > self.memory / 2:
+            if worker.ready and (left or _memory(worker.process.pid) > self.memory / 2):
                 self._end(worker)
 
     def _start(self) -> _Worker:
-        problem = ""
-        for _ in range(START_TRIES):
-            ours, theirs = Pipe()
-            code = f"import sys; sys.path[:] = {sys.path!r}; from lgrpo_lite.rewards.worker import main; main({theirs.fileno()})"
-            with open(self.log or os.devnull, "ab") as log, theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONFAULTHANDLER": "1"},
-                )  # fmt: skip
-            worker = _Worker(process, ours)
-            self.started += 1
-            try:
-                ours.send((os.getpid(), int(self.memory * 2**30), self.functions))
-                problem = ours.recv() if ours.poll(START_LIMIT) else f"not ready after {START_LIMIT:g} s"
-            except (EOFError, OSError):
-                problem = f"its process ended with {_exit(process)} while it imported the rewards"
-            if not problem:
-                worker.kept = {child.pid for child in _children(process.pid)}
-                self._workers.append(worker)
-                return worker
-            _end(worker)
-        fix = "look into logs/ (rewards.log), and run the file with python"
-        raise DataError(f"a reward's process cannot start: {problem}", where="rewards", fix=fix)
+        ours, theirs = Pipe()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from lgrpo_lite.rewards.worker import main; main({theirs.fileno()})"
+        with open(self.log or os.devnull, "ab") as log, theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONFAULTHANDLER": "1", MARK: str(os.getpid())},
+            )  # fmt: skip
+        self.started += 1
+        with contextlib.suppress(OSError):  # it died at once, which `_receive` finds
+            ours.send((os.getpid(), int(self.memory * 2**30), self.functions))
+        return _Worker(process, ours, spent(process.pid))
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: _Worker, *, crashed: bool = False) -> None:
         self._workers.remove(worker)
         _end(worker)
+        if crashed:
+            _kill(_strays({w.process.pid for w in self._workers}))
 
 
 def _end_all(workers: list[_Worker]) -> None:
@@ -200,25 +224,44 @@ def _end_all(workers: list[_Worker]) -> None:
 
 
 def _end(worker: _Worker) -> None:
-    """SIGKILL to the process, its session and all its descendants, until none is left."""
+    """SIGKILL to the process and all its descendants.
+
+    They go first, while it stands still: it adopts what loses its parent, so that none leaves the tree between two looks.
+    """
     pid = worker.process.pid
-    for _ in range(20):  # what forks faster than it is found loses its parent in the first round
-        children = _children(pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        _kill(children)
-        if not children:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    for _ in range(ROUNDS):
+        if not (children := _children(pid)):
             break
+        _kill(children)
+        psutil.wait_procs(children, timeout=POLL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
     worker.process.wait()
     worker.connection.close()
 
 
 def _children(pid: int) -> list[psutil.Process]:
-    """All descendants. A worker adopts its orphans (`worker.main`), so that none leaves the tree by a double fork."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
+    """All living descendants. A worker adopts its orphans (`worker.main`), so that none leaves the tree by a double fork."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+    return found
+
+
+def _strays(workers: set[int]) -> list[psutil.Process]:
+    """What a worker that died by itself has left: processes with our mark that no living worker has started."""
+    known = workers | {child.pid for pid in workers for child in _children(pid)}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in known and process.environ().get(MARK) == str(os.getpid()):
+                found.append(process)
+    return found
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
