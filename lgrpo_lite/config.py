@@ -112,10 +112,10 @@ class Curriculum(Section):
     """Which prompts come next; see data/curriculum.py."""
 
     use: Literal["none", "difficulty_pool"] = Field(
-        default="none", description="none: every prompt once an epoch; difficulty_pool: those that are solved sometimes, more often"
+        default="none", description="none: every prompt once an epoch; difficulty_pool: those solved sometimes, more often"
     )
     rate: float = Field(default=0.5, gt=0, le=1, description="how far a group's mean reward moves its prompt's solve rate")
-    ordered_every: int = Field(default=8, ge=2, description="of so many draws one is the next in the order of use=none")
+    ordered_every: int = Field(default=8, ge=1, description="of so many draws one is the next in the order of use=none; 1: all")
 
 
 class Rollout(Section):
@@ -146,9 +146,9 @@ class Reward(Section):
     extract: Literal["final", "gsm8k", "boxed"] = Field(
         default="final", description="where the answer stands; final: anywhere usual"
     )
-    pattern: str | None = Field(default=None, description="regular expression for `format`")
+    pattern: str | None = Field(default=None, description="regular expression of `format` and `regex`")
     limit: int | None = Field(
-        default=None, ge=1, description="longest answer of `overlong`, tokens; null is model.max_new_tokens"
+        default=None, ge=1, description="longest answer of `overlong` and `length`, tokens; null is model.max_new_tokens"
     )
     cache: int = Field(default=4096, ge=1, description="tokens before `limit` over which `overlong` falls to -1")
     judge: Literal["policy", "endpoint"] = Field(
@@ -158,6 +158,21 @@ class Reward(Section):
     override: Literal["factual", "none"] = Field(
         default="factual", description="factual: a `rubric` whose factual criteria all hold gives 1"
     )
+    units: Literal["ignore", "compare"] = Field(
+        default="ignore", description="ignore: `math` drops a unit that only one side has; compare: both must have it"
+    )
+    percent: Literal["either", "fraction"] = Field(
+        default="either", description="what 35% equals under `math`; either: 35 and 0.35, fraction: 0.35 alone"
+    )
+    order: Literal["any", "same"] = Field(default="any", description="of the elements of a list without brackets, under `math`")
+    rounding: Literal["gold", "none"] = Field(
+        default="gold", description="gold: `math` takes an exact value that rounds to a gold decimal of 3 digits or more"
+    )
+    sandbox: Literal["auto", "bwrap", "docker"] = Field(
+        default="auto", description="where `code` runs; auto: in bubblewrap, or in docker where `image` is given"
+    )
+    image: str | None = Field(default=None, description="docker image with python3, for `code`")
+    memory_mb: int = Field(default=512, ge=64, description="MiB of address space a program of `code` may have")
     timeout: float = Field(
         default=5.0, gt=0, description="seconds for one completion, waits for a CPU not counted; then the reward is missing"
     )
@@ -197,6 +212,9 @@ class Memory(Section):
 class Keep(Section):
     last: int = Field(default=2, ge=1, description="newest checkpoints kept")
     best: int = Field(default=1, ge=0, le=1, description="1: also keep the one with the best evaluation")
+    metric: Literal["avg", "pass", "maj", "greedy"] = Field(
+        default="avg", description="by which it is the best: avg@k, pass@k, maj@k, or the greedy answer"
+    )
 
 
 class Train(Section):
@@ -209,7 +227,7 @@ class Train(Section):
 
 class Eval(Section):
     k: int = Field(default=1, ge=1, description="samples a problem")
-    temperature: float = Field(default=1.0, gt=0, description="of the evaluation's samples")
+    temperature: float = Field(default=1.0, ge=0, description="of the evaluation's samples; 0 is greedy, with k=1")
     greedy: bool = Field(default=True, description="also score one greedy answer a problem")
 
 
@@ -221,6 +239,10 @@ class Export(Section):
 class Safety(Section):
     sync_proof_every: int = Field(
         default=20, ge=0, description="steps between proofs that rollouts come from this policy, after the first two; 0: never"
+    )
+    baseline_check: bool = Field(
+        default=True,
+        description="before the first step, stop a run whose rewards would teach it nothing; false trains all the same",
     )
     reward_workers: int | None = Field(default=None, ge=1, description="processes that score; null: one for each CPU")
     reward_memory_gb: float = Field(default=4.0, gt=0, description="GiB one of them may take, with all that it starts")

@@ -8,7 +8,7 @@ from support import tiny_recipe
 
 from lgrpo_lite.arithmetic import STYLES, problems, split_of
 from lgrpo_lite.config import Data, Model, Source
-from lgrpo_lite.data.prompts import load, read, tokens
+from lgrpo_lite.data.prompts import Counts, load, read, same, shared, survey, tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.policy.load import load_tokenizer
@@ -28,17 +28,64 @@ def tokenizer():
         (['{"question": "q", "answer": "1"}', "", "{"], ":3", "not JSON"),
         (["[1]"], ":1", "not a JSON object"),
         (['{"question": "", "answer": "1"}'], ":1", "holds no text"),
-        (['{"question": 7, "answer": "1"}'], ":1", "holds no text"),
+        (['{"question": 7, "answer": "1"}'], ":1", "holds no text but a value of type int"),
+        (['{"question": "q\\u0000", "answer": "1"}'], ":1", "NUL"),
+        (['{"question": "q\\ud800", "answer": "1"}'], ":1", "surrogate"),
+        (['{"question": [], "answer": "1"}'], ":1", "end with nobody"),
+        (['{"question": ["q"], "answer": "1"}'], ":1", "'question.0' is no chat message"),
+        (['{"question": [{"role": "me", "content": "q"}], "answer": "1"}'], ":1", "no chat message"),
+        (['{"question": [{"role": "user", "content": null}], "answer": "1"}'], ":1", "'question.0.content' holds no text"),
+        (['{"question": [{"role": "system", "content": "s"}], "answer": "1"}'], ":1", "end with system"),
+        (
+            ['{"question": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "answer": "1"}'],
+            ":1",
+            "end with assistant",
+        ),
         (['{"question": "q", "answer": null}'], ":1", "no gold answer"),
         (['{"question": "q", "answer": "  "}'], ":1", "no gold answer"),
+        (['{"question": "q", "answer": NaN}'], ":1", "no gold answer"),
+        (['{"question": "q", "answer": 1e400}'], ":1", "no gold answer"),
+        (['{"question": "q", "answer": [1, 2]}'], ":1", "holds a list and not one gold answer"),
+        (['{"question": "q", "answer": []}'], ":1", "holds a list and not one gold answer"),
+        (['{"question": "q", "answer": "1\\u0000"}'], ":1", "NUL"),
+        (['{"question": "q", "answer": ' + "9" * 5000 + "}"], ":1", "not JSON"),
+        (['{"question": "q", "answer": ' + "[" * 100_000], ":1", "not JSON"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, lines, where, words):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(lines), "utf-8")
+def test_a_bad_row_is_named_or_left_out(tmp_path, lines, where, words):
+    path, good = tmp_path / "rows.jsonl", '{"question": "good", "answer": "2"}'
+    path.write_text("\n".join([*lines, good]), "utf-8")
     with pytest.raises(DataError, match=words) as error:
         list(read(Source(path=str(path)), "here"))
-    assert error.value.where == f"{path}{where}"
+    assert error.value.where == f"{path}{where}" and error.value.fix
+    counts = Counts("")
+    kept = list(read(Source(path=str(path), bad_rows="skip"), "here", counts=counts))
+    assert kept[-1].question == "good" and all(row.reference in ("1", "2") for row in kept)
+    assert [fault.where for fault in counts.bad] == [f"{path}{where}"]
+
+
+def test_a_gold_answer_that_nothing_can_be_compared_with_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"question": f"q{i}", "answer": a}) for i, a in enumerate(["1", "\\frac{1", "x" * 99])))
+
+    def fault(reference: str) -> str | None:
+        return f"{reference!r} has no closing brace" if "{" in reference else "too long" if len(reference) > 9 else None
+
+    with pytest.raises(DataError, match=r"frac\{1' has no closing brace") as error:
+        list(read(Source(path=str(path)), "here", fault))
+    assert error.value.where == f"{path}:2" and "bad_rows=skip" in error.value.fix
+    _, (counts,) = survey([Source(path=str(path), bad_rows="skip")], str, fault)
+    assert counts.rows == 1 and [f.where for f in counts.bad] == [f"{path}:2", f"{path}:3"]
+    assert counts.notes() == [f"{path}: bad rows left out: 2, the first at {path}:2: {counts.bad[0].what}"]
+    with pytest.raises(DataError, match="the data set is empty: all 3 rows were left out, the first for: never"):
+        survey([Source(path=str(path), bad_rows="skip")], str, lambda reference: "never")
+
+
+def test_bad_rows_do_not_count_towards_the_limit(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(['{"question": "a", "answer": "1"}', "{", '{"question": "b", "answer": "1"}', "{"]))
+    rows = read(Source(path=str(path), bad_rows="skip", limit=2), "here")
+    assert [row.question for row in rows] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +96,11 @@ def test_a_bad_row_is_named(tmp_path, lines, where, words):
         ("thus \\boxed{\\frac{3}{4}}", "boxed", "\\frac{3}{4}"),
         (" 72 ", "plain", "72"),
         (72, "plain", "72"),
+        (0, "plain", "0"),
+        (-2.5, "plain", "-2.5"),
+        (["3"], "plain", "3"),
+        ({"input": "1"}, "plain", '{"input": "1"}'),
+        ([{"input": "ž"}, {"input": "2"}], "plain", '[{"input": "ž"}, {"input": "2"}]'),
     ],
 )
 def test_gold_answers(tmp_path, answer, extract, gold):
@@ -166,10 +218,45 @@ def test_long_prompts_are_left_out_and_counted(tmp_path, tokenizer):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"question": "x" * n, "answer": "1"}) for n in (5, 50, 500)), "utf-8")
     data = Data(train=[Source(path=str(path))], template="plain")
-    prompts, left_out = load(data.train, data, tokenizer, 51, str)
-    assert ([len(p.token_ids) for p in prompts], left_out) == ([6, 51], 1)
+    prompts, (counts,) = load(data.train, data, tokenizer, 51, str)
+    assert ([len(p.token_ids) for p in prompts], counts.too_long, counts.rows) == ([6, 51], 1, 3)
     with pytest.raises(DataError, match="longer than 5 tokens"):
         load(data.train, data, tokenizer, 5, str)
+
+
+def test_columns_inside_columns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"meta": {"truth": 7, "level": {"name": "x"}}, "messages": [{"role": "user", "content": "q"}], "meta.truth.x": "whole"}
+    path.write_text(json.dumps(row))
+    for prompt, answer, expected in (
+        ("messages.0.content", "meta.truth", ("q", "7")),
+        ("messages", "meta.level.name", ("q", "x")),
+        ("messages", "meta.truth.x", ("q", "whole")),
+    ):
+        (found,) = read(Source(path=str(path), prompt=prompt, answer=answer), "")
+        assert (found.question, found.reference) == expected
+    for absent in ("messages.1.content", "meta.truth.y", "meta.", "messages.-1", "messages.x"):
+        with pytest.raises(DataError, match="no column"):
+            list(read(Source(path=str(path), prompt=absent, answer="meta.truth"), ""))
+
+
+def test_ids_name_one_prompt_and_repeated_questions_are_told(tmp_path, tokenizer):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"id": i, "question": q, "answer": "1"}) for i, q in ((5, "a b"), (5, " a  b\n"), (6, "A b")))
+    )
+    source = Source(path=str(path))
+    data = Data(train=[source, source], template="plain")
+    prompts, (first, second) = load(data.train, data, tokenizer, 100, str)
+    assert [p.id for p in prompts] == ["5", "5#2", "6", "5#3", "5#4", "6#2"]
+    assert (first.repeated, second.repeated) == (1, 3)
+    assert second.notes() == [f"{path}: questions that a row before them has: 3 of 3; they are kept"]
+
+
+def test_questions_of_the_evaluation_that_are_trained_on():
+    assert shared(["1+1", "x "], ["2+2"]) is None and shared([], []) is None
+    assert "data.eval that are in data.train too: 2 of 3;" in (shared(["x y", "café"], ["x  y", "cafe\u0301", "X y"]) or "")
+    assert same("x²") != same("x2") and same("Find A") != same("Find a")
 
 
 def test_the_tokenizer_reads_any_text(tokenizer):

@@ -12,8 +12,8 @@ from pathlib import Path
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 
 # Settings that may change when a run is resumed: they change no number of the steps already made.
-FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep", "train.time_limit", "log", "export", "recipe",
-        "safety", "rollout.server")  # fmt: skip
+FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep.last", "train.keep.best", "train.time_limit", "log",
+        "export", "recipe", "safety", "rollout.server")  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,6 @@ def _expected(recipe) -> list[str]:
 
 def describe(recipe) -> list[str]:
     """What a run of the recipe would be, without loading anything; local data is read and checked."""
-    from lgrpo_lite.data.prompts import count
     from lgrpo_lite.train.rules import warnings
 
     r, a = recipe.rollout, recipe.algorithm
@@ -100,14 +99,27 @@ def describe(recipe) -> list[str]:
         f"training   {recipe.train.steps} steps",
     ]
     lines += [f"warning    {line}" for line in warnings(recipe)]
-    for which in ("train", "eval"):
-        for i, source in enumerate(getattr(recipe.data, which)):
-            if source.hf and not source.path:
-                lines.append(f"{which + ' data':10} {source.hf} ({source.split}), on the Hub: not read now")
-            else:
-                rows = count(source, recipe.where(f"data.{which}.{i}"))
-                lines.append(f"{which + ' data':10} {source.path or source.task}: {rows} rows")
-    return lines
+    return [*lines, *_describe_data(recipe)]
+
+
+def _describe_data(recipe) -> list[str]:
+    """What is known of the data without a network: rows, questions twice, questions of the evaluation that are trained on."""
+    from lgrpo_lite.data.prompts import name, on_hub, shared, survey
+    from lgrpo_lite.train.check import gold_fault_of
+
+    lines, told, questions = [], [], {"train": [], "eval": []}
+    for which, asked in questions.items():
+        sources = getattr(recipe.data, which)
+        here = [(i, source) for i, source in enumerate(sources) if not on_hub(source)]
+        places = [recipe.where(f"data.{which}.{i}") for i, _ in here]
+        found, counts = survey([source for _, source in here], places.__getitem__, gold_fault_of(recipe))
+        asked += [row.question for rows in found for row in rows]
+        lines += [f"{which + ' data':10} {c.source}: {c.rows} rows" for c in counts]
+        told += [f"note       {line}" for c in counts for line in c.notes()]
+        lines += [f"{which + ' data':10} {name(s)}, on the Hub: not read now" for s in sources if on_hub(s)]
+    if overlap := shared(questions["train"], questions["eval"]):
+        told.append(f"warning    {overlap}")
+    return [*lines, *told]
 
 
 def _open(recipe, args: argparse.Namespace):

@@ -1,217 +1,145 @@
-"""Sources -> prompts: questions read, gold answers cut out, rubrics checked, the template applied, token ids decided once."""
+"""Sources -> prompts: rows read and checked, golds looked at, the template applied, token ids decided once, all of it counted."""
 
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-from lgrpo_lite.answers import as_number, final_answer
-from lgrpo_lite.arithmetic import problems
 from lgrpo_lite.config import Data, Source
-from lgrpo_lite.errors import DataError, EnvironmentFault, nearest
-from lgrpo_lite.types import Criterion, Prompt
+from lgrpo_lite.data.rows import Row, rows
+from lgrpo_lite.data.template import tokens
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.types import Prompt
 
-Rule = Literal["regex", "numeric", "unit"]
-RULES: tuple[Rule, ...] = ("regex", "numeric", "unit")
-CRITERION = ("text", "kind", "weight", *RULES)  # keys of a criterion in a data set
-MAX_WEIGHT = 1e6  # of a criterion, so that no sum of them overflows
-DEFAULT_TASK_SIZE = 4096  # problems of a generated task when no limit is given
+GoldFault = Callable[[str], str | None]  # why a gold answer cannot be compared with, in a sentence; None: it can
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A question, its gold answer, and what else its source has of it, as read; `id` names the row of its source."""
+@dataclass(slots=True)
+class Counts:
+    """What became of the rows of one source; filled in as they are read."""
 
-    id: str
-    question: str
-    reference: str
-    solution: str = ""
-    rubric: tuple[Criterion, ...] = ()
+    source: str
+    rows: int = 0  # kept as rows, before the length of prompts is known
+    bad: list[DataError] = field(default_factory=list)  # left out by bad_rows=skip
+    repeated: int = 0  # questions that a row before them has, in this source or an earlier one; kept
+    too_long: int = 0  # prompts above model.max_prompt_tokens, left out
 
-
-def read(source: Source, where: str) -> Iterator[Row]:
-    """Rows of one source, at most `limit`. A bad row raises DataError with file:line."""
-    if source.path is not None:
-        rows = _from_jsonl(source, where)
-    elif source.hf is not None:
-        rows = _from_hub(source, where)
-    elif source.task is not None:
-        if source.rubric is not None:
-            fix = "remove rubric, or give path: FILE.jsonl"
-            raise DataError(f"the task {source.task} has no column {source.rubric!r} of criteria", where=where, fix=fix)
-        split = "heldout" if source.split == "heldout" else "train"
-        made = islice(problems(0, split), source.limit or DEFAULT_TASK_SIZE)
-        rows = (Row(f"{source.task}-{split}-{i}", p.question, p.answer, p.solution("steps")) for i, p in enumerate(made))
-    else:
-        raise DataError("a source without data", where=where, fix="give path: FILE.jsonl, hf: NAME or task: arithmetic")
-    return islice(rows, source.limit)
+    def notes(self) -> list[str]:
+        """What a person should know, in sentences."""
+        told = []
+        if self.bad:
+            told.append(
+                f"{self.source}: bad rows left out: {len(self.bad)}, the first at {self.bad[0].where}: {self.bad[0].what}"
+            )
+        if self.repeated:
+            told.append(f"{self.source}: questions that a row before them has: {self.repeated} of {self.rows}; they are kept")
+        return told
 
 
-def count(source: Source, where: str) -> int:
-    """How many rows a source has, each of them checked. None: DataError."""
-    rows = sum(1 for _ in read(source, where))
-    if not rows:
-        raise _empty(where)
-    return rows
+def read(source: Source, where: str, gold_fault: GoldFault | None = None, counts: Counts | None = None) -> Iterator[Row]:
+    """Rows of one source, at most `limit`.
+
+    A bad row raises DataError with file:line, and so does a gold answer in which `gold_fault` finds a fault. With
+    bad_rows=skip it is left out instead; the faults are kept in `counts`.
+    """
+    kept = 0
+    for row in rows(source, where):
+        found = row if isinstance(row, DataError) else _checked(row, gold_fault)
+        if isinstance(found, Row):
+            kept += 1
+            yield found
+        elif source.bad_rows == "refuse":
+            raise found
+        elif counts is not None:
+            counts.bad.append(found)
+        if kept == source.limit:
+            return
+
+
+def survey(
+    sources: Sequence[Source], where: Callable[[int], str], gold_fault: GoldFault | None = None
+) -> tuple[list[list[Row]], list[Counts]]:
+    """All rows of several sources, each of them checked, and their counts. A source without any: DataError."""
+    found, counts, seen = [], [], set()
+    for i, source in enumerate(sources):
+        count = Counts(name(source))
+        found.append(list(read(source, where(i), gold_fault, count)))
+        count.rows = len(found[-1])
+        for row in found[-1]:
+            key = same(row.question)
+            count.repeated += key in seen
+            seen.add(key)
+        counts.append(count)
+        if not count.rows:
+            hint = f": all {len(count.bad)} rows were left out, the first for: {count.bad[0].what}" if count.bad else ""
+            raise DataError(f"the data set is empty{hint}", where=where(i), fix="check the file, the split and the limit")
+    return found, counts
 
 
 def load(
-    sources: Sequence[Source], data: Data, tokenizer, max_prompt_tokens: int, where: Callable[[int], str]
-) -> tuple[list[Prompt], int]:
-    """All prompts of several sources, and how many were left out for their length. None left: DataError."""
-    rows = [row for i, source in enumerate(sources) for row in read(source, where(i))]
-    if not rows:
-        raise _empty(where(0))
-    prompts = [_prompt(row, data, tokenizer) for row in rows]
-    kept = [p for p in prompts if len(p.token_ids) <= max_prompt_tokens]
+    sources: Sequence[Source],
+    data: Data,
+    tokenizer,
+    max_prompt_tokens: int,
+    where: Callable[[int], str],
+    gold_fault: GoldFault | None = None,
+) -> tuple[list[Prompt], list[Counts]]:
+    """All prompts of several sources that are short enough, and the counts of each source. None left: DataError.
+
+    An id that an earlier prompt has gets `#2`, `#3`, …, so that an id names one prompt.
+    """
+    found, counts = survey(sources, where, gold_fault)
+    kept: list[Prompt] = []
+    shortest, ids = None, Counter()
+    for of_source, count in zip(found, counts, strict=True):
+        for prompt in (_prompt(row, data, tokenizer) for row in of_source):
+            ids[prompt.id] += 1
+            length = len(prompt.token_ids)
+            shortest = min(length, length if shortest is None else shortest)
+            if length > max_prompt_tokens:
+                count.too_long += 1
+            else:
+                kept.append(prompt if ids[prompt.id] == 1 else replace(prompt, id=f"{prompt.id}#{ids[prompt.id]}"))
     if not kept:
-        fix = f"raise model.max_prompt_tokens (shortest: {min(len(p.token_ids) for p in prompts)} tokens)"
-        raise DataError(f"all {len(prompts)} prompts are longer than {max_prompt_tokens} tokens", where=where(0), fix=fix)
-    return kept, len(prompts) - len(kept)
+        what = f"all {sum(map(len, found))} prompts are longer than {max_prompt_tokens} tokens"
+        raise DataError(what, where=where(0), fix=f"raise model.max_prompt_tokens (shortest: {shortest} tokens)")
+    return kept, counts
+
+
+def shared(train: Iterable[str], held_out: Iterable[str]) -> str | None:
+    """A warning where questions of the evaluation are trained on; None where there are none."""
+    known = {same(question) for question in train}
+    asked = [same(question) in known for question in held_out]
+    if not any(asked):
+        return None
+    return f"questions of data.eval that are in data.train too: {sum(asked)} of {len(asked)}; the evaluation flatters the run"
+
+
+def same(question: str) -> str:
+    """What two questions share that differ in spaces or in the composition of accents only. Case tells variables apart."""
+    return " ".join(unicodedata.normalize("NFC", question).split())
+
+
+def on_hub(source: Source) -> bool:
+    """Whether reading it may need a network; a local folder does not."""
+    return bool(source.hf) and source.path is None and not Path(source.hf).is_dir()
+
+
+def name(source: Source) -> str:
+    """What a source is called in a message."""
+    return source.path or (f"{source.hf} ({source.split})" if source.hf else str(source.task))
+
+
+def _checked(row: Row, gold_fault: GoldFault | None) -> Row | DataError:
+    fault = gold_fault(row.reference) if gold_fault else None
+    if fault is None:
+        return row
+    fix = "mend the row, name another column or answer_extract, or leave such rows out by bad_rows=skip"
+    return DataError(fault, where=row.place, fix=fix)
 
 
 def _prompt(row: Row, data: Data, tokenizer) -> Prompt:
     solution = tuple(tokenizer(row.solution, add_special_tokens=False)["input_ids"]) if row.solution else ()
-    return Prompt(row.id, row.question, tokens(row.question, data, tokenizer), row.reference, solution, row.rubric)
-
-
-def tokens(question: str, data: Data, tokenizer) -> tuple[int, ...]:
-    """The ids the model reads. `plain`: system text and question, a line break after each. `chat`: the model's template."""
-    if data.template == "plain":
-        text = "".join(part + "\n" for part in (data.system, question) if part)
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not tokenizer.chat_template:
-        fix = "set data.template=plain, or use an instruct model"
-        raise DataError("the model has no chat template", where="data.template=chat", fix=fix)
-    messages = [{"role": role, "content": text} for role, text in (("system", data.system), ("user", question)) if text]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def gold(answer: str, extract: str) -> str | None:
-    """The gold answer cut out of its column. `gsm8k`: after `####` if there is one. `boxed`: the last box. None: not found."""
-    if extract == "plain" or (extract == "gsm8k" and "####" not in answer):
-        return answer.strip() or None
-    found = final_answer(answer, extract)
-    return found.replace(",", "") if found and extract == "gsm8k" else found
-
-
-def _empty(where: str) -> DataError:
-    return DataError("the data set is empty", where=where, fix="check the file, the split and the limit")
-
-
-def _row(source: Source, fields: dict, number: int, place: str) -> Row:
-    columns = {"prompt": source.prompt, "answer": source.answer, "solution": source.solution, "rubric": source.rubric}
-    for key, column in columns.items():
-        if column is not None and column not in fields:
-            have = ", ".join(map(str, list(fields)[:8]))
-            raise DataError(f"no column {column!r}", where=place, fix=f"set {key}: to one of the columns there: {have}")
-    question, answer = _text(fields, source.prompt, place), fields[source.answer]
-    reference = gold(str(answer), source.answer_extract) if answer is not None else None
-    if reference is None:
-        fix = f"mend the row, or set answer_extract (now {source.answer_extract})"
-        raise DataError(f"no gold answer in column {source.answer!r}", where=place, fix=fix)
-    solution = "" if source.solution is None else _text(fields, source.solution, place)
-    rubric = () if source.rubric is None else _rubric(fields, source.rubric, place)
-    return Row(str(fields.get("id", number)), question, reference, solution, rubric)
-
-
-def _text(fields: dict, column: str, place: str) -> str:
-    text = fields[column]
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"column {column!r} holds no text", where=place, fix="remove or mend the row")
-    return text
-
-
-def _rubric(fields: dict, column: str, place: str) -> tuple[Criterion, ...]:
-    """A list of criteria, or the same as JSON in a string, which is how data sets on the Hub store it."""
-    items = fields[column]
-    if isinstance(items, str):
-        try:
-            items = json.loads(items)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"column {column!r} is not JSON: {error}", where=place, fix="a list of criteria as JSON") from None
-    if not isinstance(items, list) or not items:
-        fix = 'at least one criterion, e.g. [{"text": "adds the two prices", "weight": 2}]'
-        raise DataError(f"column {column!r} holds no list of criteria", where=place, fix=fix)
-    return tuple(_criterion(item, f"criterion {i} in column {column!r}", place) for i, item in enumerate(items, 1))
-
-
-def _criterion(item: object, name: str, place: str) -> Criterion:
-    def bad(what: str, fix: str) -> DataError:
-        return DataError(f"{name}: {what}", where=place, fix=fix)
-
-    if not isinstance(item, dict):
-        raise bad("not an object", f"an object with the keys {', '.join(CRITERION)}")
-    given = {key: value for key, value in item.items() if value is not None}  # on the Hub a key that is not there is null
-    if unknown := [key for key in given if key not in CRITERION]:
-        raise bad(f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), CRITERION)}", f"use {', '.join(CRITERION)}")
-    text, kind, weight = given.get("text"), given.get("kind", "process"), given.get("weight", 1)
-    if not isinstance(text, str) or not text.strip():
-        raise bad("no text", "add text: what must hold, in words")
-    if kind not in ("factual", "process"):
-        raise bad(f"kind {kind!r}", "one of factual, process")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
-        raise bad(f"weight {weight!r}", f"a number above 0, at most {MAX_WEIGHT:g}")
-    rules: list[Rule] = [rule for rule in RULES if rule in given]
-    if len(rules) > 1:
-        raise bad(f"{' and '.join(rules)} at once", "keep one of them, or make two criteria of it")
-    rule = rules[0] if rules else None
-    return Criterion(text, kind, float(weight), rule, _value(rule, given[rule], bad) if rule else "")
-
-
-def _value(rule: str, value: object, bad: Callable[[str, str], DataError]) -> str:
-    """What a rule compares with, checked."""
-    if rule == "numeric" and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise bad(f"{rule} {value!r}", f"give {rule} as text")
-    if rule == "numeric" and as_number(value) is None:
-        raise bad(f"numeric {value!r} is no number", "e.g. 12, 0.5 or 3/4")
-    if rule == "regex":
-        try:
-            re.compile(value)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise bad(f"the pattern is no regular expression: {error}", "mend the pattern") from None
-    return value.strip() if rule == "unit" else value
-
-
-def _from_jsonl(source: Source, where: str) -> Iterator[Row]:
-    path = Path(source.path or "")
-    if not path.is_file():
-        raise DataError(f"no such file: {path}", where=where, fix="check the path, relative to the current folder")
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _row(source, _parse(line, f"{path}:{number}"), number, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}", where=where, fix="a JSONL file is UTF-8, one object a line") from None
-
-
-def _parse(line: str, place: str) -> dict:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", where=place, fix="one JSON object a line") from None
-    if not isinstance(fields, dict):
-        raise DataError("not a JSON object", where=place, fix="one JSON object a line, with the columns as keys")
-    return fields
-
-
-def _from_hub(source: Source, where: str) -> Iterator[Row]:
-    try:
-        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        fix = 'pip install "lgrpo-lite[data]", or give path: FILE.jsonl'
-        raise EnvironmentFault("reading from the Hub needs the package datasets", where=where, fix=fix) from None
-    try:
-        rows = load_dataset(source.hf, source.config, split=source.split)
-    except Exception as error:  # the library raises a dozen kinds, from no network to no such split
-        fix = "check the name, config and split, and the network; or give path: FILE.jsonl"
-        raise DataError(f"cannot load {source.hf} ({source.split}): {error}", where=where, fix=fix) from error
-    for number, fields in enumerate(rows):
-        yield _row(source, fields, number, f"{source.hf} row {number}")
+    ids = tokens(row.question, data, tokenizer, row.messages)
+    return Prompt(row.id, row.question, ids, row.reference, solution, row.rubric)

@@ -1,19 +1,23 @@
 """The order in which prompts are drawn: shuffled per epoch by the seed, resumable from one number."""
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from lgrpo_lite.types import Prompt
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.types import Group, Prompt
 
 
 class PromptStream:
-    """Endless draws from a finite set. The state is how many places have been passed; nothing else."""
+    """Endless draws from a finite set. The state is how many places have been passed, and which prompts they are places of."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: int):
         self.prompts, self.seed, self.drawn = prompts, seed, 0
         self._epoch: int | None = None
         self._order: list[int] = []
         self._skipped: frozenset[int] = frozenset()
+        self._digest = ""
 
     def first(self, count: int) -> list[Prompt]:
         """The prompts of the first `count` draws of a run, each once, in the order they come."""
@@ -25,15 +29,44 @@ class PromptStream:
         self._skipped = frozenset(i for i, p in enumerate(self.prompts) if unwanted(p))
         return len(self._skipped)
 
+    @property
+    def skipped(self) -> frozenset[int]:
+        """Indices of the prompts that are passed over."""
+        return self._skipped
+
     def draw(self, count: int) -> list[Prompt]:
         """The next `count` prompts; every prompt once before any is drawn again."""
-        taken = []
-        while len(taken) < count:
+        return [self.prompts[self.next_index()] for _ in range(count)]
+
+    def next_index(self) -> int:
+        """Of the next prompt in the order."""
+        while True:
             epoch, place = divmod(self.drawn, len(self.prompts))
             if epoch != self._epoch:
                 self._epoch, self._order = epoch, list(range(len(self.prompts)))
                 random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
-            if self._order[place] not in self._skipped:
-                taken.append(self.prompts[self._order[place]])
             self.drawn += 1
-        return taken
+            if self._order[place] not in self._skipped:
+                return self._order[place]
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """This order does not depend on what was sampled."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": self.drawn, "digest": self.digest()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Other prompts than those of the state: DataError, since a place would mean another prompt."""
+        if state.get("digest", self.digest()) != self.digest():
+            fix = "bring back the data and the template the run began with, or start again under another --name"
+            raise DataError("the prompts are not those of the checkpoint", where="data.train", fix=fix)
+        self.drawn = state["drawn"]
+
+    def digest(self) -> str:
+        """Of every prompt's token ids and gold answer, in their order."""
+        if not self._digest:
+            found = hashlib.sha256()
+            for p in self.prompts:
+                found.update(repr((p.token_ids, p.reference)).encode("utf-8", "backslashreplace"))
+            self._digest = found.hexdigest()[:24]
+        return self._digest

@@ -3,8 +3,8 @@
 import torch
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.data.prompts import load
-from lgrpo_lite.data.stream import PromptStream
+from lgrpo_lite.data.curriculum import order_of
+from lgrpo_lite.data.prompts import Counts, load, shared
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError
@@ -13,6 +13,7 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
 from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
+from lgrpo_lite.train.check import gold_fault_of
 from lgrpo_lite.train.optim import Optimizers
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
@@ -31,8 +32,9 @@ def build(recipe: Recipe) -> Run:
     if objective.log_z is not None:
         objective.log_z.to(policy.device)
     reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
-    prompts, left_out = _prompts(recipe, "train", policy)
-    held_out = _prompts(recipe, "eval", policy)[0] if recipe.data.eval else []
+    prompts, counts = _prompts(recipe, "train", policy)
+    held_out, of_held_out = _prompts(recipe, "eval", policy) if recipe.data.eval else ([], [])
+    overlap = shared((p.text for p in prompts), (p.text for p in held_out))
     reward.check([*prompts, *held_out])
     judged = any(r.use == "rubric" and r.judge == "policy" for r in recipe.rewards)
     if judged and not policy.has_adapter and any(c.rule is None for p in (*prompts, *held_out) for c in p.rubric):
@@ -48,12 +50,13 @@ def build(recipe: Recipe) -> Run:
         optimizer=Optimizers(recipe, policy, objective),
         reward=reward,
         plan=RolloutPlan(recipe),
-        prompts=PromptStream(prompts, recipe.seed),
+        prompts=order_of(recipe, prompts),
         eval_prompts=held_out,
         proof=proof_of(engine, policy, prompts, recipe) if recipe.safety.sync_proof_every else None,
         micro_tokens=recipe.memory.micro_tokens,
-        left_out=left_out,
-        notes=notes,
+        counts=(*counts, *of_held_out),
+        notes=(*notes, *(line for count in (*counts, *of_held_out) for line in count.notes())),
+        warnings=(overlap,) if overlap else (),
     )
 
 
@@ -62,7 +65,7 @@ def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
     return _prompts(recipe, "eval" if recipe.data.eval else "train", policy)[0]
 
 
-def _prompts(recipe: Recipe, which: str, policy: Policy):
+def _prompts(recipe: Recipe, which: str, policy: Policy) -> tuple[list[Prompt], list[Counts]]:
     sources = recipe.data.train if which == "train" else recipe.data.eval
-    limit = recipe.model.max_prompt_tokens
-    return load(sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"))
+    limit, fault = recipe.model.max_prompt_tokens, gold_fault_of(recipe)
+    return load(sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), fault)

@@ -38,6 +38,7 @@ def contradictions(recipe: Recipe) -> Iterator[Fault]:
     yield from _loss(recipe, a)
     yield from _rollout(recipe, a)
     yield from _unread(recipe, a)
+    yield from _evaluation(recipe)
 
 
 def warnings(recipe: Recipe) -> list[str]:
@@ -64,6 +65,13 @@ def answers_left(recipe: Recipe) -> int:
     if a.best_draft:
         n -= n // 2 if a.best_draft.drafts is None else a.best_draft.drafts
     return n
+
+
+def _evaluation(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.eval.temperature == 0 and recipe.eval.k > 1:
+        yield "at temperature 0 all samples of a problem are the same", "eval.k", "set eval.k=1, or a temperature above 0"
+    if recipe.train.keep.metric == "greedy" and not recipe.eval.greedy:
+        yield "train.keep.metric=greedy needs greedy answers", "train.keep.metric", "set eval.greedy=true, or another metric"
 
 
 def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
@@ -190,9 +198,23 @@ def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         for name in names if getattr(a, part) else ():
             if "{" + name + "}" not in getattr(recipe.data, key):
                 yield f"the template of {part} does not show the {name}", f"data.{key}", f"put {{{name}}} into it"
-    if recipe.rewards[0].use == "overlong":
-        what = "the first reward says what is right, and overlong is a penalty"
+    yield from _curriculum(recipe, a)
+    if recipe.rewards[0].use in ("overlong", "length"):
+        what = f"the first reward says what is right, and {recipe.rewards[0].use} is a penalty"
         yield what, "rewards.0.use", "put the verifier first"
+
+
+def _curriculum(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
+    settings = recipe.rollout.curriculum
+    if settings.use == "none":
+        for key in ("rate", "ordered_every"):
+            if getattr(settings, key) != type(settings).model_fields[key].default:
+                fix = "remove it, or set rollout.curriculum.use=difficulty_pool"
+                yield f"{key} is not read by use=none", f"rollout.curriculum.{key}", fix
+    elif a.value_cache and not a.value_cache.drop_unsolved:
+        what = "value_cache asks about the prompts to come beforehand, and difficulty_pool decides on the way which come"
+        fix = "set rollout.curriculum.use=none, or algorithm.value_cache.drop_unsolved=true, which asks about all prompts"
+        yield what, "rollout.curriculum.use", fix
 
 
 def _unread(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:

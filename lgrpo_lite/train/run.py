@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.data.prompts import tokens
+from lgrpo_lite.data.curriculum import DifficultyPool
+from lgrpo_lite.data.prompts import Counts, tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
 from lgrpo_lite.engines.probe import SyncProof
@@ -34,13 +35,14 @@ class Run:
     optimizer: Optimizers
     reward: RewardSum
     plan: RolloutPlan
-    prompts: PromptStream
+    prompts: PromptStream | DifficultyPool
     eval_prompts: list[Prompt]
     proof: SyncProof | None = None  # None: safety.sync_proof_every=0
     micro_tokens: int = 0  # of one pass: memory.micro_tokens, less where memory ran out
     told: list[str] = field(default_factory=list)  # what a step had to do to fit, for the events
-    left_out: int = 0  # prompts longer than model.max_prompt_tokens
+    counts: tuple[Counts, ...] = ()  # what became of the rows of each source
     notes: tuple[str, ...] = ()  # what was settled automatically, and why
+    warnings: tuple[str, ...] = ()  # what is wrong with the data, and yet runs
 
     @property
     def sampling(self) -> SamplingParams:

@@ -1,0 +1,208 @@
+"""Files and data sets as rows of named values, each with the place an error names: JSONL, JSON, CSV, TSV, parquet, the Hub.
+
+Nothing here knows what a column means. A line that cannot be read is a record with a fault, so that a reader may go on after
+it; a file that cannot be read raises.
+"""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lgrpo_lite.config import Source
+from lgrpo_lite.errors import DataError, EnvironmentFault
+
+MAX_LINE = 2**26  # bytes; a longer line is a file of another kind, and would be held in memory whole
+READ_ROWS = 1024  # of parquet at once
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row as it stands in its source. `number` counts lines from 1 in text files, rows from 0 elsewhere."""
+
+    number: int
+    place: str  # "FILE:LINE", or "FILE row 7 (index 6)"
+    fields: dict[str, Any] = field(default_factory=dict)
+    fault: DataError | None = None  # why there are no fields
+
+
+def records(source: Source, where: str) -> Iterator[Record]:
+    """All rows of a `path` or an `hf` source, in order. The file's ending says what it is; `.gz` may follow it.
+
+    A source that cannot be opened: DataError. A package that reading needs: EnvironmentFault.
+    """
+    if source.path is None:
+        return _from_hub(source, where)
+    path = Path(source.path)
+    if not path.is_file():
+        raise DataError(f"no such file: {path}", where=where, fix="check the path, relative to the current folder")
+    if ending(path) == ".parquet":
+        return _from_parquet(path, where)
+    reader = {".csv": _from_csv, ".tsv": _from_csv, ".json": _from_json}.get(ending(path), _from_lines)
+    return _opened(path, reader, where)
+
+
+def ending(path: Path) -> str:
+    """`.csv` of `train.csv` and of `train.csv.gz`, in lower case."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def _opened(path: Path, reader, where: str) -> Iterator[Record]:
+    try:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield from reader(path, file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}", where=where, fix="check that the file is whole and readable") from None
+
+
+def _lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, bytes]]:
+    """Numbered from 1, their ends included; a byte order mark is left out."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+        if len(line) > MAX_LINE:
+            fix = f"is this a {', '.join(ENDINGS[:-1])} file of one row a line?"
+            raise DataError(f"a line of more than {MAX_LINE // 2**20} MiB", where=f"{path}:{number}", fix=fix)
+        yield number, line.removeprefix(BOM) if number == 1 else line
+
+
+def _from_lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
+    for number, line in _lines(path, file):
+        if line.strip():
+            yield _record(number, f"{path}:{number}", _parsed, line)
+
+
+def _record(number: int, place: str, parse, line: Any) -> Record:
+    try:
+        return Record(number, place, parse(line, place))
+    except DataError as fault:
+        return Record(number, place, fault=fault)
+
+
+def _parsed(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        return _as_object(json.loads(_text(line, place)), place)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}", where=place, fix="one JSON object a line") from None
+
+
+def _as_object(value: object, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError("not a JSON object", where=place, fix="one JSON object a row, with the columns as keys")
+    return value
+
+
+def _text(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=place, fix="save the file as UTF-8") from None
+
+
+def _from_json(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
+    """One list of objects, each named by the line it begins on. A file that does not begin with `[` is read as JSONL."""
+    lines = _lines(path, file)
+    head = next(((number, line) for number, line in lines if line.strip()), None)
+    if head is None:
+        return
+    rest = chain([head], lines)
+    if not head[1].lstrip().startswith(b"["):
+        yield from (_record(number, f"{path}:{number}", _parsed, line) for number, line in rest if line.strip())
+        return
+    text = "".join(_text(line, f"{path}:{number}") for number, line in rest)
+    decoder, at, number = json.JSONDecoder(), text.index("[") + 1, head[0]
+    seen = 0
+    while True:
+        at = _past(text, at, " \t\r\n,")
+        number += text.count("\n", seen, at)
+        seen = at
+        place = f"{path}:{number}"
+        if text.startswith("]", at):
+            return
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not JSON: {error}", where=place, fix="a list of JSON objects, closed by ]") from None
+        yield _record(number, place, _as_object, value)
+
+
+def _past(text: str, at: int, passed: str) -> int:
+    while at < len(text) and text[at] in passed:
+        at += 1
+    return at
+
+
+def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
+    """The first row names the columns. A value in quotes may hold line breaks; a row is named by the line it begins on."""
+    csv.field_size_limit(MAX_LINE)  # of this process: the module knows no other
+    lines = (_text(line, f"{path}:{number}") for number, line in _lines(path, file))
+    rows = csv.reader(lines, delimiter="\t" if ending(path) == ".tsv" else ",", strict=True)
+    header: list[str] | None = None
+    for number, row in _numbered(path, rows):
+        place = f"{path}:{number}"
+        if header is None:
+            header = [name.strip() for name in row]
+            if len(set(header)) < len(header) or "" in header:
+                raise DataError("two columns of one name, or one without", where=place, fix="name every column in the first row")
+        elif len(row) != len(header):
+            what = f"{len(row)} values, and the first row names {len(header)} columns"
+            fault = DataError(what, where=place, fix="mend the row; a value with a comma, quote or line break goes into quotes")
+            yield Record(number, place, fault=fault)
+        else:
+            yield Record(number, place, dict(zip(header, row, strict=True)))
+
+
+def _numbered(path: Path, rows) -> Iterator[tuple[int, list[str]]]:
+    """Each row that is not blank, with the number of the line it begins on."""
+    while True:
+        number = rows.line_num + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            fix = "close its quotes; a quote inside quotes is written twice"
+            raise DataError(f"not CSV: {error}, in the row that begins here", where=f"{path}:{number}", fix=fix) from None
+        if row is None:
+            return
+        if row:
+            yield number, row
+
+
+def _from_parquet(path: Path, where: str) -> Iterator[Record]:
+    try:
+        from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        fix = 'pip install "lgrpo-lite[data]", or give the data as JSONL or CSV'
+        raise EnvironmentFault("reading parquet needs the package pyarrow", where=where, fix=fix) from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            batches = (batch.to_pylist() for batch in file.iter_batches(READ_ROWS))
+            yield from _indexed(chain.from_iterable(batches), str(path))
+    except (ArrowException, OSError) as error:
+        what = f"cannot read {path}: {str(error).splitlines()[0]}"
+        raise DataError(what, where=where, fix="check that it is a whole parquet file") from None
+
+
+def _from_hub(source: Source, where: str) -> Iterator[Record]:
+    """A data set by its Hub id, or a local folder that `datasets` can read: `train.jsonl`, `data/train-*.parquet`, …"""
+    try:
+        from datasets import disable_progress_bars, load_dataset  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        fix = 'pip install "lgrpo-lite[data]", or give path: FILE.jsonl'
+        raise EnvironmentFault("reading from the Hub needs the package datasets", where=where, fix=fix) from None
+    disable_progress_bars()  # they would write over the live view
+    try:
+        rows = load_dataset(source.hf or "", source.config, split=source.split)
+    except Exception as error:  # the library raises a dozen kinds, from no network to no such split
+        fix = "check the name, config and split, and the network; or give path: FILE.jsonl"
+        raise DataError(f"cannot load {source.hf} ({source.split}): {error}", where=where, fix=fix) from error
+    yield from _indexed(rows, source.hf or "")
+
+
+def _indexed(rows: Iterable[Any], name: str) -> Iterator[Record]:
+    for index, fields in enumerate(rows):
+        yield Record(index, f"{name} row {index + 1} (index {index})", fields)
