@@ -2,14 +2,16 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from lgrpo_lite.algorithm import Section
 from lgrpo_lite.config import Recipe, section_inside
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.yaml_marks import Marks, load_marked, parse_scalar
 
+S = TypeVar("S", bound=Section)
 NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
     "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
     "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
@@ -20,13 +22,13 @@ NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has
 
 def recipe_names() -> list[str]:
     """Names of the recipes inside the package, sorted."""
-    return sorted(f.name.removesuffix(".yaml") for f in _recipes().iterdir() if f.name.endswith(".yaml"))
+    return sorted(f.name.removesuffix(".yaml") for f in packaged().iterdir() if f.name.endswith(".yaml"))
 
 
 def recipe_text(name_or_path: str) -> tuple[str, str]:
     """(text, how to call its place in messages) of a packaged recipe or of a file. Unknown: ConfigError."""
     if name_or_path in recipe_names():
-        return (_recipes() / f"{name_or_path}.yaml").read_text("utf-8"), f"recipe {name_or_path}"
+        return (packaged() / f"{name_or_path}.yaml").read_text("utf-8"), f"recipe {name_or_path}"
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
         try:
@@ -47,18 +49,28 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
 
 def parse_recipe(text: str, origin: str, overrides: list[str] | None = None) -> Recipe:
     """`load_recipe` on a text; `origin` is how messages call it."""
-    raw, marks = load_marked(text, origin)
+    return recipe_of(*load_marked(text, origin), overrides)
+
+
+def recipe_of(raw: dict, marks: Marks, overrides: list[str] | None = None) -> Recipe:
+    """`load_recipe` on what was read already; `marks` says where each key of `raw` came from."""
     for item in overrides or []:
         _override(raw, marks, item)
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error, marks) from None
+    recipe = validated(Recipe, raw, marks, help_="see `lgrpo-lite config`")
     recipe._marks = marks
     return recipe
 
 
-def _recipes():
+def validated(schema: type[S], raw: dict, marks: Marks, *, help_: str) -> S:
+    """`raw` as the schema has it. The first fault is a ConfigError in this project's words."""
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, marks, schema, help_) from None
+
+
+def packaged():
+    """The folder of recipes inside the package; suites/ is one in it."""
     inside = resources.files("lgrpo_lite") / "recipes"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"  # a checkout keeps them at the top
 
@@ -87,7 +99,7 @@ def _index(node: list, part: str, place: str) -> int:
     raise ConfigError(f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}")
 
 
-def _explain(error: ValidationError, marks: Marks) -> ConfigError:
+def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_: str) -> ConfigError:
     """The first fault of a pydantic report, in this project's words."""
     first = error.errors(include_url=False)[0]
     loc = tuple(str(part) for part in first["loc"])
@@ -95,17 +107,17 @@ def _explain(error: ValidationError, marks: Marks) -> ConfigError:
     if first["type"] == "extra_forbidden":
         if reason := NOT_HERE.get(dotted):
             return ConfigError(f"{dotted}: {reason}", where=where, fix="remove it; model.lora.rank is what gives an adapter more")
-        known = _keys_at(Recipe, first["loc"][:-1])
+        known = _keys_at(schema, first["loc"][:-1])
         fix = f"remove it, or use one of: {', '.join(known)}"
         return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
     if first["type"] == "missing":
         return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
     if first["type"] == "model_type":
-        fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {', '.join(_keys_at(Recipe, first['loc']))}"
+        fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {', '.join(_keys_at(schema, first['loc']))}"
         return ConfigError(f"{dotted} is a section, not {first['input']!r}", where=where, fix=fix)
     given = repr(first["input"])
     given = given if len(given) < 60 else given[:57] + "…"
-    return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix="see `lgrpo-lite config`")
+    return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix=help_)
 
 
 def _keys_at(section: Any, loc: tuple) -> list[str]:

@@ -8,7 +8,7 @@ from support import tiny_recipe
 
 from lgrpo_lite.algorithm import Algorithm, Section
 from lgrpo_lite.config import section_inside
-from lgrpo_lite.evaluate import evaluate
+from lgrpo_lite.evaluation.held_out import evaluate
 from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.train.build import build

@@ -15,9 +15,13 @@ VERBS = {
     "train": "run a recipe file of your own",
     "validate": "check a recipe without running it",
     "plan": "what a recipe takes on a GPU, and settings that make it fit",
+    "reward": "`reward test`: is a recipe's reward right, on its gold answers and on labelled cases",
+    "baseline": "what a recipe's model solves before training, and why if it is nothing",
     "selftest": "prove that a recipe's rollouts come from its policy, on this machine",
     "config": "every key of a recipe: type, default, meaning",
     "watch": "look at a live or finished run",
+    "eval": "samples of a run or a model on a set of problems: avg@k, pass@k, maj@k with intervals",
+    "compare": "two evaluations problem by problem: what was gained, what was lost",
     "export": "adapter or merged model out of a run",
     "doctor": "what this machine lacks, and the line that fixes it",
 }

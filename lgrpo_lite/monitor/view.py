@@ -48,17 +48,26 @@ def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
     first, last = run.evals[0], run.evals[-1]
     rows = []
     label = f"accuracy, {first['problems']} problems × {first['k']} samples, T={first['temperature']:g}"
-    before, after = (f"{e['accuracy']:.3f} ± {e['stderr']:.3f}" for e in (first, last))
-    rows.append((label, before, after, f"{last['accuracy'] - first['accuracy']:+.3f}"))
     for name, key, form in (
+        (label, "accuracy", ".3f"),
         ("one of them right (pass@k)", "pass_at_k", ".3f"),
+        ("most frequent answer right (maj@k)", "maj", ".3f"),
         ("greedy accuracy", "greedy", ".3f"),
         ("mean tokens", "length", ".1f"),
         ("truncated", "truncated", ".1%"),
+        ("no answer found", "unparsable", ".1%"),
     ):
         if first.get(key) is not None and last.get(key) is not None:
-            rows.append((name, f"{first[key]:{form}}", f"{last[key]:{form}}", f"{last[key] - first[key]:+{form}}"))
+            rows.append((name, *(_estimate(e, key, form) for e in (first, last)), f"{last[key] - first[key]:+{form}}"))
     return rows
+
+
+def _estimate(row: dict, key: str, form: str) -> str:
+    """A figure with its 95 % interval; evaluations of earlier versions have a standard error of the accuracy alone."""
+    value = f"{row[key]:{form}}"
+    if interval := (row.get("intervals") or {}).get(key):
+        return f"{value} ({interval[0]:{form}} to {interval[1]:{form}})"
+    return f"{value} ± {row['stderr']:.3f}" if key == "accuracy" and row.get("stderr") is not None else value
 
 
 def lambda_path(run: RunView, points: int = 8) -> str:

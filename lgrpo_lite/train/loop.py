@@ -6,11 +6,12 @@ from typing import Any
 
 from lgrpo_lite.engines.probe import demand_passed
 from lgrpo_lite.errors import DataError, LgrpoError
-from lgrpo_lite.evaluate import Evaluation, evaluate
+from lgrpo_lite.evaluation.held_out import evaluate, score_of
 from lgrpo_lite.monitor.text import duration
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.rollout.values import BLOCK
+from lgrpo_lite.train.baseline import as_json, check_prompts, demand_signal, due, measure
 from lgrpo_lite.train.folder import RunFolder
 from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite, StopRequest
 from lgrpo_lite.train.report import write_report
@@ -25,10 +26,14 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
     state = _resume(run, folder) if resume else State(0, 0, 0)
     for message in (*warnings(run.recipe), *run.notes):
         folder.event("note", message=message)
-    if run.left_out:
-        folder.event("prompts_left_out", count=run.left_out, limit=run.recipe.model.max_prompt_tokens)
+    for message in run.warnings:
+        folder.event("warning", message=message)
+    limit = run.recipe.model.max_prompt_tokens
+    for source in (c for c in run.counts if c.too_long):
+        reason = f"longer than {limit} tokens, in {source.source}"
+        folder.event("prompts_left_out", count=source.too_long, limit=limit, source=source.source, reason=reason)
     steps, save_every = run.recipe.train.steps, run.recipe.train.save_every
-    if not _prepare(run, folder, stop, state):
+    if not _prepare(run, folder, stop, state) or not _baseline(run, folder, stop, state):
         return False
     began = state
     state = _evaluate(run, folder, stop, state)  # before the first step, or where a stopped run had not got to it
@@ -37,7 +42,8 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
     while state.step < steps and not stop.asked:
         state = _one(run, folder, state)
         state = _evaluate(run, folder, stop, state)
-        if state.step == steps or stop.asked or state.step % save_every == 0:
+        best = state.score is not None and state.score == state.best_score and run.recipe.train.keep.best
+        if state.step == steps or stop.asked or state.step % save_every == 0 or best:
             _save(run, folder, state)
     write_report(folder.path)
     return state.step >= steps and _evaluated(run, folder, state.step)
@@ -76,6 +82,19 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
         what = "every reward of the pre-pass is missing" if unscored else "the reference solves no prompt"
         fix = "look into logs/ for the reward's fault" if unscored else "set algorithm.value_cache.drop_unsolved=false"
         raise DataError(what, where=recipe.where("algorithm.value_cache"), fix=fix)
+    return True
+
+
+def _baseline(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
+    """Is there anything to learn from, before the first step? If not, exit 5. False: stopped on request."""
+    if state.step or not due(run.recipe, folder.rows("events.jsonl")):
+        return True
+    folder.set_status("looking for a signal", 0)
+    found = measure(run, check_prompts(run), early=True, stop=lambda: stop.asked)
+    if found is None:
+        return False
+    folder.event("baseline", **as_json(found))
+    demand_signal(found, run.recipe)
     return True
 
 
@@ -129,12 +148,13 @@ def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> S
     if not due or _evaluated(run, folder, state.step):
         return state
     folder.set_status("evaluating", state.step)
-    result: Evaluation | None = evaluate(run, state.step, lambda: stop.asked)
+    samples = folder.path / "evals" / f"step-{state.step:06d}.jsonl.gz"
+    result = evaluate(run, state.step, lambda: stop.asked, samples)
     if result is None:
         return state
     folder.evaluation(dataclasses.asdict(result))
     write_report(folder.path)
-    return checkpoint.improved(state, result.accuracy)
+    return checkpoint.improved(state, score_of(result, run.recipe.train.keep.metric))
 
 
 def _evaluated(run: Run, folder: RunFolder, step: int) -> bool:
@@ -151,7 +171,7 @@ def _position(run: Run) -> dict[str, Any]:
 
 def _save(run: Run, folder: RunFolder, state: State) -> None:
     keep = run.recipe.train.keep
-    own = {"optimizer": run.optimizer, "objective": run.objective, "plan": run.plan}
+    own = {"optimizer": run.optimizer, "objective": run.objective, "plan": run.plan, "prompts": run.prompts}
     tensors = {name: part.state_dict() for name, part in own.items()}
     checkpoint.save(folder.path / "checkpoints", run.policy, tensors, state, keep_last=keep.last, keep_best=keep.best)
     folder.event("saved", step=state.step)
@@ -170,7 +190,7 @@ def _resume(run: Run, folder: RunFolder) -> State:
     run.optimizer.load_state_dict(tensors["optimizer"])
     run.objective.load_state_dict(tensors["objective"])
     run.plan.load_state_dict(tensors["plan"])
-    run.prompts.drawn = state.prompts_drawn
+    run.prompts.load_state_dict(tensors.get("prompts", {"drawn": state.prompts_drawn}))
     folder.rewind(state.step)
     folder.event("resumed", step=state.step)
     return state

@@ -1,0 +1,111 @@
+"""`lgrpo-lite compare A B`: two evaluations of the same problems, problem by problem. Needs no model."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lite.errors import ConfigError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lgrpo-lite compare A B [options]"
+    help_ = "result folders of `lgrpo-lite eval`, or runs: their newest evaluation of the same problems; B is set against A"
+    parser.add_argument("words", nargs="+", metavar="A B", help=help_)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write compare.json, compare.png and compare.svg there")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lgrpo_lite.evaluation.paired import compare, read_side
+
+    if len(args.words) != 2:
+        raise ConfigError("compare takes two evaluations", where="command line", fix="lgrpo-lite compare A B")
+    a, b = (read_side(path) for path in _folders(args.words[0], args.words[1], args.runs))
+    result = compare(a, b)
+    found, warnings = result.to_json(), list(result.warnings)
+    if args.out is not None:
+        found["files"], told = _write(found, a, b, args.out)
+        warnings += told
+    if args.json:
+        print(json.dumps({"schema": 1, "ok": True, "command": "compare", "result": found, "warnings": warnings}, allow_nan=False))
+        return 0
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    _show(found)
+    return 0
+
+
+def _folders(first: str, second: str, runs: Path) -> tuple[Path, Path]:
+    """Result folders of the two; a run stands for its newest evaluation of the other's problems."""
+    from lgrpo_lite.cli.watch import find_run
+    from lgrpo_lite.evaluation.paired import newest, read_side
+
+    given = [Path(word) if (Path(word) / "about.json").is_file() else None for word in (first, second)]
+    if given[0] and given[1]:
+        return given[0], given[1]
+    if not given[0] and not given[1] and find_run(first, runs).resolve() == find_run(second, runs).resolve():
+        fix = "name two of its result folders, e.g. RUN/evals/…-base-… and RUN/evals/…-step-000100-…"
+        raise ConfigError("a run and itself", where="command line", fix=fix)
+    known = given[0] or given[1] or newest(find_run(first, runs))
+    about = read_side(known).about
+    asked = about["suite"], about["problems_hash"]
+    one, other = (path or newest(find_run(word, runs), *asked) for path, word in zip(given, (first, second), strict=True))
+    return one, other
+
+
+def _write(found: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str]]:
+    """The comparison as files: their paths, and what could not be written."""
+    from lgrpo_lite.monitor import plots
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = [out / "compare.json"]
+        files[0].write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix="choose another --out") from None
+    if not plots.available():
+        return [str(file) for file in files], [plots.MISSING]
+    own = [s.base_logp_mean for p in a.problems for s in p.samples if s.base_logp_mean is not None]
+    right = [s.base_logp_mean for p in b.problems for s in p.samples if s.right and s.base_logp_mean is not None]
+    return [str(file) for file in (*files, *plots.plot_comparison(found, (own, right), out))], []
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+    table = Table(title=f"{found['suite']}, {found['problems']} problems", title_justify="left")
+    for column in ("", "A", "B", "B - A"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("who", found["a"], found["b"], "")
+    table.add_row("samples a problem", *map(str, found["k"]), "")
+    d = found["difference"]
+    change = f"{d['value']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
+    table.add_row("avg@k  a sample is right", f"{found['avg'][0]:.3f}", f"{found['avg'][1]:.3f}", change)
+    for j, one, other in zip(found["ks"][1:], *(curve[1:] for curve in found["curves"]), strict=True):
+        change = f"{other['value'] - one['value']:+.3f}"
+        table.add_row(f"pass@{j}  one of {j} is right", f"{one['value']:.3f}", f"{other['value']:.3f}", change)
+    if found["maj"]:
+        one, other = found["maj"]
+        table.add_row(
+            f"maj@{min(found['k'])}  the most frequent answer is right", f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
+        )
+    console.print(table)
+    console.print(found["sentence"])
+    c = found["coverage"]
+    console.print(f"Solved at least once: by both {c['both']}, gained by B {c['gained']}, lost by B {c['lost']}, "
+                  f"by neither {c['neither']}.")  # fmt: skip
+    if found["crossover"] is not None:
+        console.print(f"With {found['crossover']} samples or more A finds a right answer on more problems than B.")
+    if (s := found["support"]) is not None:
+        console.print(f"{s['inside']:.1%} of B's {s['right']} right answers are as likely under the base model as its own "
+                      f"samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile), on {s['gained_inside']} "
+                      f"of the {s['gained']} gained problems at least one.")  # fmt: skip
+    else:
+        console.print(f"Support of the base model: not known ({found['no_support']}).")
+    for file in found.get("files", []):
+        print(file)

@@ -1,0 +1,141 @@
+"""One evaluation from beginning to end: the subject loaded, its problems asked in blocks, the figures written down."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.data.prompts import GoldFault
+from lgrpo_lite.data.template import tokens
+from lgrpo_lite.engines.base import RolloutEngine, SamplingParams, open_engine
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.evaluation.figures import Problem, figures
+from lgrpo_lite.evaluation.results import ResultFolder, about
+from lgrpo_lite.evaluation.sampling import scored
+from lgrpo_lite.evaluation.suites import Suite, problems
+from lgrpo_lite.evaluation.support import with_logprobs
+from lgrpo_lite.policy import checkpoint
+from lgrpo_lite.policy.fingerprint import fingerprint
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.policy.prove import prove
+from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rollout.tools import Tools
+from lgrpo_lite.types import Prompt
+
+BLOCK = 512  # answers between two points from which an evaluation can go on
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is asked: a model, or a run at one of its checkpoints. `checkpoint` None: the base model, adapter off."""
+
+    name: str  # as the user calls it
+    run: Path | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What distinguishes it inside its run."""
+        return self.checkpoint.name if self.checkpoint else "base" if self.run else "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What every block needs."""
+
+    recipe: Recipe
+    engine: RolloutEngine
+    policy: Policy
+    reward: RewardSum
+    is_base: bool
+    seed: int
+
+    def block(self, number: int, prompts: list[Prompt], categories: list[dict[str, str]]) -> list[Problem]:
+        """The samples of one block. Its random numbers, and its share of a prefix cache, are its own: those of the seed and of
+        `number`, so that a block is the same whichever were asked before it in this process."""
+        evaluation, policy = self.recipe.eval, self.policy
+        torch.manual_seed((self.seed + 1) * 1_000_003 + number)
+        sampling = SamplingParams(evaluation.temperature, self.recipe.model.max_new_tokens, salt=f"eval-{self.seed}-{number}")
+        with self.engine.serving(policy) as sampler:
+            if self.is_base and policy.has_adapter:
+                with sampler.reference():
+                    answers = sampler.generate(prompts, evaluation.k, sampling)
+            else:
+                answers = sampler.generate(prompts, evaluation.k, sampling)
+            tools = Tools(
+                sampler, sampling, self.reward,
+                encode=lambda question: tokens(question, self.recipe.data, policy.tokenizer),
+                decode=lambda ids: policy.tokenizer.decode(ids, skip_special_tokens=True),
+            )  # fmt: skip
+            found = scored(prompts, answers, tools, categories)
+        micro = self.recipe.memory.micro_tokens
+        return with_logprobs(found, prompts, answers, policy, micro, is_base=self.is_base)  # after the sampler's memory is back
+
+
+def measure(
+    recipe: Recipe,
+    suite: Suite,
+    subject: Subject,
+    out: Path,
+    *,
+    limit: int | None,
+    seed: int,
+    gold_fault: GoldFault | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Evaluate and return what result.json holds. `recipe` is checked and has the suite laid over it.
+
+    Whatever is in `out` already is not asked again; golds in which `gold_fault` finds a fault are told. Raises what loading
+    raises; no reward at all: DataError.
+    """
+    if recipe.model.threads:
+        torch.set_num_threads(recipe.model.threads)
+    torch.manual_seed(recipe.seed)
+    engine = open_engine(recipe)
+    reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
+    reward.log_to(out / "rewards.log")
+    try:
+        policy = Policy.load(recipe, engine.network(recipe))
+        if subject.checkpoint is not None:
+            checkpoint.load(subject.checkpoint, policy)
+        warnings = [*engine.notes, *prove(policy, recipe)]
+        asked = problems(suite, recipe, policy.tokenizer, limit, gold_fault)
+        prompts, categories = asked.prompts, asked.categories
+        reward.check(prompts)
+        warnings += asked.notes
+        asking = Asking(recipe, engine, policy, reward, subject.checkpoint is None, seed)
+        size = max(1, BLOCK // recipe.eval.k)
+        what = about(recipe, suite.suite.name, _facts(subject, policy), asked, seed=seed, block=size)
+        folder = ResultFolder(out, what, recipe)
+        try:
+            while (begin := len(folder.done)) < len(prompts):
+                progress(begin, len(prompts))
+                block = slice(begin, begin + size)
+                folder.append(asking.block(begin // size, prompts[block], categories[block]))
+            return _finish(folder, recipe, warnings)
+        finally:
+            folder.close()
+    finally:
+        reward.close()
+        engine.close()
+
+
+def _finish(folder: ResultFolder, recipe: Recipe, warnings: list[str]) -> dict[str, Any]:
+    found = figures(folder.done)
+    if found is None:
+        fix = "look into the samples and the reward; a fault of a worker process is in the log"
+        raise DataError("every reward of the evaluation is missing", where=recipe.where("rewards"), fix=fix)
+    if found.missing:
+        warnings.append(f"{found.missing} samples have no reward (timeout or error) and count neither way")
+    return folder.finish(found, warnings)
+
+
+def _facts(subject: Subject, policy: Policy) -> dict[str, Any]:
+    """What tells this policy from any other: the base weights, and the checkpoint's own checksum."""
+    sums = None if subject.checkpoint is None else (subject.checkpoint / "SHA256SUMS").read_text("utf-8")
+    adapter = next((line.split()[0][:16] for line in (sums or "").splitlines() if line.endswith(".safetensors")), None)
+    weights = fingerprint(policy.base) if policy.has_adapter else None
+    return {"name": subject.name, "label": subject.label, "base_weights": weights, "trained": adapter}

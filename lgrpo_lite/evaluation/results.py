@@ -1,0 +1,179 @@
+"""The folder of one evaluation: killed at any moment and started again, it ends with the same samples and the same figures.
+
+about.json      what was asked of whom and how; an evaluation goes on only with the same
+recipe.yaml     all settings
+samples.jsonl   one line a problem, with its k samples (figures.Problem); whole blocks only
+result.json     about, figures, versions; written at the end
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lite.config import Recipe
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.evaluation.figures import Figures, Problem
+from lgrpo_lite.evaluation.suites import Asked
+
+PACKAGES = ("lgrpo-lite", "torch", "transformers", "peft", "vllm", "math-verify", "numpy")
+LOGS = {"eval.log", "rewards.log"}
+ROLLOUT = ("engine", "batch_rows", "vllm")  # settings of the sampler that move its random numbers or its rounding
+
+
+class ResultFolder:
+    """Open for one process at a time. `done` are the problems whose samples are on the disk."""
+
+    def __init__(self, path: Path, about: dict[str, Any], recipe: Recipe):
+        """Create the folder, or go on in it. Another evaluation in it, or another process: ConfigError."""
+        self.path, self.about = path, about
+        check_folder(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+        except OSError as error:
+            fix = "choose another place with --out DIR"
+            raise ConfigError(f"cannot write the results: {error.strerror}", where=str(path), fix=fix) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fix = "wait for it, or choose another --out"
+            raise ConfigError("another process writes these results", where=str(path), fix=fix) from None
+        self._check()
+        _replace(path / "recipe.yaml", recipe.to_yaml())
+        _replace(path / "about.json", json.dumps(about, indent=1) + "\n")
+        self.done = self._recover()
+
+    def append(self, block: Sequence[Problem]) -> None:
+        """A block's lines, on the disk before this returns."""
+        with (self.path / "samples.jsonl").open("ab") as file:
+            file.write("".join(json.dumps(p.to_json(), ensure_ascii=False) + "\n" for p in block).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.done += block
+
+    def finish(self, figures: Figures | None, warnings: list[str]) -> dict[str, Any]:
+        """Write result.json and return it."""
+        found = None if figures is None else figures.to_json()
+        result = {"schema": 1, "about": self.about, "figures": found, "versions": versions(), "warnings": warnings}
+        _replace(self.path / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        return result
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def _check(self) -> None:
+        """Whether what is there is this evaluation."""
+        file = self.path / "about.json"
+        if not file.exists():
+            return
+        changed = differences(json.loads(file.read_text("utf-8")), self.about)
+        if changed:
+            shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+            fix = "go on with the settings it was started with, or choose another --out"
+            raise ConfigError(f"these results are of another evaluation: {shown}", where=str(file), fix=fix)
+
+    def _recover(self) -> list[Problem]:
+        """The whole blocks of samples.jsonl; what a kill left behind them is cut off."""
+        path, block = self.path / "samples.jsonl", self.about["block"]
+        data = path.read_bytes() if path.exists() else b""
+        lines, read = data.split(b"\n")[:-1], []
+        for line in lines:
+            try:
+                read.append(Problem.from_json(json.loads(line)))
+            except (ValueError, KeyError, TypeError):
+                break
+        total = self.about["problems"]
+        whole = total if len(read) >= total else len(read) // block * block
+        size = sum(len(line) + 1 for line in lines[:whole])
+        if size < len(data):
+            with path.open("r+b") as file:
+                file.truncate(size)
+                os.fsync(file.fileno())
+        return read[:whole]
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that holds anything but an evaluation: ConfigError."""
+    names = {p.name for p in path.iterdir() if not p.name.startswith(".")} if path.is_dir() else set()
+    if "about.json" not in names and (foreign := sorted(names - LOGS)):
+        what = f"that folder holds something else: {', '.join(foreign[:3])}"
+        raise ConfigError(what, where=str(path), fix="choose another --out")
+
+
+def about(recipe: Recipe, suite: str, subject: dict[str, Any], asked: Asked, *, seed: int, block: int) -> dict[str, Any]:
+    """What an evaluation is. Two with the same `problems_hash` and `checker` can be compared problem by problem."""
+    keys = {key: getattr(recipe.rollout, key) for key in ROLLOUT}
+    return {
+        "suite": suite,
+        "problems": len(asked.prompts),
+        "problems_hash": problems_hash((p.text, p.reference) for p in asked.prompts),
+        "left_out": asked.left_out,
+        "checker": [reward.model_dump(mode="json", exclude_defaults=True) for reward in recipe.rewards],
+        "prompt": {"template": recipe.data.template, "system": recipe.data.system},
+        "subject": subject,
+        "model": recipe.model.model_dump(mode="json"),
+        "rollout": {key: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for key, v in keys.items()},
+        "k": recipe.eval.k,
+        "temperature": recipe.eval.temperature,
+        "seed": seed,
+        "block": block,
+    }
+
+
+def problems_hash(pairs) -> str:
+    """Of (question, gold answer) in order; what is shown of a suite to the model and to the checker."""
+    digest = hashlib.sha256()
+    for question, reference in pairs:
+        digest.update(json.dumps([question, reference]).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def read_samples(path: Path) -> list[Problem]:
+    """All problems of a finished samples.jsonl. A foreign line: ConfigError with file:line."""
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            found.append(Problem.from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"no line of an evaluation: {error}"
+            raise ConfigError(what, where=f"{path}:{number}", fix="run the evaluation again with another --out") from None
+    return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Settings that differ, as `key: old -> new`."""
+    before, after = _flat(old), _flat(json.loads(json.dumps(new)))
+    return [
+        f"{k}: {before.get(k)} -> {after.get(k)}" for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make the figures; those that are not installed are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = {k: v for key, part in items for k, v in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return inner or {prefix: value}
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
