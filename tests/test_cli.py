@@ -86,9 +86,9 @@ def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(find_spec("datasets") is not None, reason="datasets is installed, and would ask the Hub")
 def test_data_from_the_hub_needs_a_package(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lgrpo_lite.train.check.find_spec", lambda name: None if name == "datasets" else find_spec(name))
     assert lgrpo("recipe", "tiny-gsm8k") == 3
     assert "not installed: datasets" in capfd.readouterr().err
 
@@ -117,7 +117,7 @@ def test_a_start_that_failed_does_not_use_up_its_name(tmp_path, monkeypatch, cap
     (tmp_path / "rows.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n')
     assert lgrpo(*argv, "model.max_prompt_tokens=2") == 5  # found out only with the tokenizer
     assert json.loads((tmp_path / "runs" / "x" / "STATUS.json").read_text())["state"] == "failed"
-    assert lgrpo(*argv) == 0
+    assert lgrpo(*argv, "safety.baseline_check=false") == 0
 
 
 def test_a_fault_of_ours_is_three_lines_and_a_traceback_in_the_log(tmp_path, monkeypatch, capfd):

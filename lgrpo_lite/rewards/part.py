@@ -11,20 +11,28 @@ from typing import Any
 from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.plugin import found, read_file
-from lgrpo_lite.rewards import rubric, text
+from lgrpo_lite.rewards import code, rubric, text
+from lgrpo_lite.rewards import math as maths
 from lgrpo_lite.rewards.worker import FileFunction
 from lgrpo_lite.types import Completion, Prompt
 
 REWARDS = {
+    "math": maths.math,
     "exact": text.exact,
     "numeric": text.numeric,
+    "regex": text.regex,
     "format": text.matches,
+    "length": text.length,
     "overlong": text.overlong,
+    "code": code.code,
     "rubric": rubric.sheet,
 }
 LINEAR = ("exact", "numeric", "overlong", "length")  # bounded by construction, called in this process; all others in the pool's
 ROLLOUT = ("completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric")  # what a reward may name
-OPTIONS = ("extract", "pattern", "limit", "cache", "judge", "endpoint", "override")  # keys of a reward that one of them reads
+OPTIONS = ("extract", "pattern", "limit", "cache", "judge", "endpoint", "override", "units", "percent", "order", "rounding",
+           "sandbox", "image", "memory_mb")  # fmt: skip
+"""Keys of a reward that one of them reads, beside `timeout`, which holds for all and may be named too."""
+OWN_LIMIT = 30  # a function that names `timeout` holds it itself (`code`: of what it has started); the pool is behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +99,13 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
     for option in (o for o, value in options.items() if value != Reward.model_fields[o].default and o not in names):
         what = f"reward {reward.use!r} reads no option {option!r}"
         raise ConfigError(what, where=where(f"rewards.{i}.{option}"), fix=f"remove {option}")
+    options["timeout"] = reward.timeout
     if options["limit"] is None:
         options["limit"] = max_new_tokens
     if "pattern" in names:
         _check_pattern(reward, use)
-    if {"limit", "cache"} <= names:
-        _check_lengths(options["limit"], reward.cache, where(f"rewards.{i}.limit"), where(f"rewards.{i}.cache"))
+    if "limit" in names:
+        _check_lengths(options["limit"], reward.cache if "cache" in names else 0, lambda key: where(f"rewards.{i}.{key}"))
     if {"judge", "endpoint"} <= names:
         _check_judge(reward, where(f"rewards.{i}.judge"), where(f"rewards.{i}.endpoint"))
     wanted = sorted(names - options.keys())
@@ -108,15 +117,16 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
         path, _, name = reward.use.rpartition(":")
         function = FileFunction(path, name, read_file(path, use))
     pooled = reward.use not in LINEAR
-    return Part(_name(i, rewards), reward.weight, function, bound, wanted, reward.timeout, pooled)
+    timeout = reward.timeout * (OWN_LIMIT if "timeout" in names else 1)
+    return Part(_name(i, rewards), reward.weight, function, bound, wanted, timeout, pooled)
 
 
-def _check_lengths(limit: int | None, cache: int, at_limit: str, at_cache: str) -> None:
+def _check_lengths(limit: int | None, cache: int, where: Callable[[str], str]) -> None:
     if limit is None:
-        raise ConfigError("the longest answer is not known", where=at_limit, fix="add limit: a number of tokens")
+        raise ConfigError("the longest answer is not known", where=where("limit"), fix="add limit: a number of tokens")
     if cache > limit:
         what = f"cache {cache} is more than limit {limit}: every answer would be penalised"
-        raise ConfigError(what, where=at_cache, fix=f"set cache to at most {limit}, e.g. {max(1, limit // 5)}")
+        raise ConfigError(what, where=where("cache"), fix=f"set cache to at most {limit}, e.g. {max(1, limit // 5)}")
 
 
 def _check_judge(reward: Reward, judge: str, endpoint: str) -> None:

@@ -1,4 +1,4 @@
-"""Rewards on a completion alone: answer against gold, exactly or as numbers, the format of an answer, and its length."""
+"""Rewards that take the text as it is: answer against gold, as text or number or by a pattern, the format, and the length."""
 
 import re
 
@@ -9,10 +9,7 @@ from lgrpo_lite.types import Outcome
 def exact(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:
     """1 when the final answer equals the gold as text, white space aside; `unparsable` when there is no final answer."""
     answer = final_answer(completion, extract)
-    if answer is None:
-        return 0.0, Outcome.unparsable
-    same = "".join(answer.split()) == "".join(reference.split())
-    return (1.0, Outcome.ok) if same else (0.0, Outcome.wrong)
+    return (0.0, Outcome.unparsable) if answer is None else _same(answer, reference)
 
 
 def numeric(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:
@@ -33,6 +30,25 @@ def matches(completion: str, *, pattern: str) -> tuple[float, Outcome]:
     return (1.0, Outcome.ok) if found else (0.0, Outcome.wrong)
 
 
+def regex(completion: str, reference: str, *, pattern: str) -> tuple[float, Outcome]:
+    """1 when the last match's first group (the whole match, where the pattern has no group) equals the gold as text, white
+    space aside; `unparsable` when there is no match."""
+    last = None
+    for last in re.finditer(pattern, completion):  # noqa: B007 - the last one is what counts
+        pass
+    found = None if last is None else last[1] if last.re.groups else last[0]
+    return (0.0, Outcome.unparsable) if found is None else _same(found, reference)
+
+
+def length(completion_tokens: int, *, limit: int) -> tuple[float, Outcome]:
+    """-n/M of n tokens, M=limit: 0 for nothing said, -1 from M on. A small weight makes it a price a token."""
+    return -min(1.0, completion_tokens / limit), Outcome.ok
+
+
 def overlong(completion_tokens: int, *, limit: int, cache: int) -> tuple[float, Outcome]:
     """DAPO's soft penalty (arXiv:2503.14476) of n tokens, M=limit, C=cache: 0 up to M-C, (M-C-n)/C up to M, then -1."""
     return max(-1.0, min(0, limit - cache - completion_tokens) / cache), Outcome.ok
+
+
+def _same(answer: str, reference: str) -> tuple[float, Outcome]:
+    return (1.0, Outcome.ok) if "".join(answer.split()) == "".join(reference.split()) else (0.0, Outcome.wrong)

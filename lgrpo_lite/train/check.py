@@ -1,15 +1,20 @@
 """Combinations of settings that have no meaning, each refused with its reason, before anything is loaded. No torch here."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from lgrpo_lite.algorithm import ADVANTAGES, SURROGATES
 from lgrpo_lite.config import Recipe
+from lgrpo_lite.data.files import ending
+from lgrpo_lite.data.prompts import GoldFault
+from lgrpo_lite.data.template import check_template
 from lgrpo_lite.engines.base import engine_row, missing_packages, unservable
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.plugin import from_file
 from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.code import missing_sandbox
 from lgrpo_lite.rewards.judge import missing_variables
 from lgrpo_lite.train.rules import contradictions
 
@@ -33,18 +38,37 @@ def check(recipe: Recipe) -> Recipe:
         refuse("quantised weights cannot be trained themselves", "model.weights", "set model.weights=bf16, or train an adapter")
     if recipe.model.weights not in ("nf4", "int8") and recipe.export.base == "dequantized":
         refuse("only a quantised base can be dequantized", "export.base", "set export.base=auto")
+    check_template(recipe.data, recipe.where("data.template"))
     RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens)
     for fault in unservable(recipe, engine_row(recipe).can):
         refuse(*fault)
     return recipe
 
 
+def gold_fault_of(recipe: Recipe) -> GoldFault | None:
+    """What tells a gold answer that the recipe's verifier cannot compare with; None where any text will do."""
+    if all(reward.use != "math" for reward in recipe.rewards):
+        return None
+    from lgrpo_lite.verifier.verify import gold_fault
+
+    return gold_fault
+
+
+def _missing_readers(recipe: Recipe) -> list[str]:
+    """Packages that reading the data needs and that are not here."""
+    sources = (*recipe.data.train, *recipe.data.eval)
+    needed = {
+        "datasets": any(s.hf and s.path is None for s in sources),
+        "pyarrow": any(s.path is not None and ending(Path(s.path)) == ".parquet" for s in sources),
+    }
+    return [package for package, wanted in needed.items() if wanted and find_spec(package) is None]
+
+
 def demand(recipe: Recipe) -> None:
     """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that names it. Imports nothing heavy."""
     row = engine_row(recipe)
     missing = missing_packages(row, recipe.model.weights)
-    if any(s.hf and not s.path for s in (*recipe.data.train, *recipe.data.eval)) and find_spec("datasets") is None:
-        missing.append("datasets")
+    missing += _missing_readers(recipe)
     no_gpu = bool(row.needs_gpu or recipe.recipe.min_vram_gb) and not cuda_devices()
     lacks = []
     if no_gpu:
@@ -55,14 +79,19 @@ def demand(recipe: Recipe) -> None:
     unset = missing_variables(recipe.rewards)
     if unset:
         lacks.append(f"not set: {', '.join(unset)}")
+    no_sandbox = missing_sandbox(recipe.rewards)
+    if no_sandbox:
+        lacks.append(no_sandbox.what)
     if not lacks:
         return
     fix = []
     if no_gpu:
         fix.append("run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here")
     if missing:
-        fix.append(f'pip install "lgrpo-lite[{row.extra}{",data" if "datasets" in missing else ""}]"')
+        fix.append(f'pip install "lgrpo-lite[{row.extra}{",data" if {"datasets", "pyarrow"} & set(missing) else ""}]"')
     if unset:
         fix.append("set that environment variable to the endpoint's key")
+    if no_sandbox:
+        fix.append(no_sandbox.fix)
     what = f"{recipe.recipe.name} cannot run here: {'; '.join(lacks)}"
     raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix="; ".join(fix))

@@ -1,0 +1,52 @@
+"""`lgrpo-lite baseline`: what a recipe's model makes of its training prompts before training. Trains nothing."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from lgrpo_lite.errors import ConfigError
+
+PROMPTS = 64
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lgrpo-lite baseline FILE|NAME [key=value …] [-n PROMPTS] [--json]"
+    parser.add_argument("words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value")
+    parser.add_argument("-n", type=int, default=PROMPTS, metavar="PROMPTS", help=f"prompts of data.train (default: {PROMPTS})")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sample groups as the first steps would. No signal: exit 5, with the likeliest cause."""
+    from lgrpo_lite.cli.train import log_to
+    from lgrpo_lite.recipe import load_recipe
+    from lgrpo_lite.train.baseline import as_json, cause, demand_signal, measure
+    from lgrpo_lite.train.build import build
+    from lgrpo_lite.train.check import check, demand
+
+    if args.n < 1:
+        raise ConfigError("no prompts to look at", where=f"command line, -n {args.n}", fix="give -n 1 or more")
+    recipe = check(load_recipe(args.words[0], args.words[1:]))
+    demand(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        log_to(Path(folder) / "main.log")
+        run_ = build(recipe)
+        try:
+            found = measure(run_, run_.prompts.first(args.n))
+        finally:
+            run_.reward.close()
+            run_.engine.close()
+    assert found is not None, "nothing asked it to stop"
+    why = None if found.signal else cause(found, recipe)
+    if args.json:
+        result = as_json(found) | {"cause": why[0] if why else None, "fix": why[1] if why else None}
+        warnings = [*run_.notes, *run_.warnings]
+        print(json.dumps({"schema": 1, "ok": found.signal, "command": "baseline", "result": result, "warnings": warnings}))
+    else:
+        print("\n".join(found.lines()))
+        for note in (*run_.notes, *run_.warnings):
+            print(f"note: {note}", file=sys.stderr)
+    demand_signal(found, recipe)
+    return 0

@@ -1,0 +1,298 @@
+"""Running code that nobody has read: bubblewrap, or a docker container. Nothing runs outside one of them.
+
+Inside: no network, a read-only system without home folders, 64 MiB of /tmp, no environment, no second process, memory and CPU
+time limited, ended with the process that started it. A worker that is killed takes its sandboxes along.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from select import select
+from typing import IO, Literal, NamedTuple
+
+from lgrpo_lite.errors import EnvironmentFault
+from lgrpo_lite.rewards import inside, peer
+from lgrpo_lite.rewards.bubblewrap import TMP_BYTES, bubblewrap, closed_calls, python
+
+MAX_PRINTED = 1 << 20  # bytes
+POLL = 0.02  # seconds between two looks at the clocks
+PROBE_SECONDS = 30.0
+MAX_WALL = 30  # times its limit: the end of code on a machine that gives it no CPU at all
+Kind = Literal["auto", "bwrap", "docker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """`startup`: seconds until code runs, as the probe found; limits begin after it."""
+
+    kind: Literal["bwrap", "docker"]
+    image: str | None
+    startup: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`seconds`: of all processes of a job together, waits for a CPU left out. `memory`: MiB of address space, each."""
+
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A started sandbox. `complaints`: its stderr, where nothing else reads it."""
+
+    process: subprocess.Popen
+    container: str | None
+    complaints: IO[bytes] | None
+
+
+class Ran(NamedTuple):
+    """What a program printed, its exit code (None: stopped, for time or for what it printed), and the seconds it used."""
+
+    printed: str
+    exit_code: int | None
+    seconds: float
+
+
+class Clock:
+    """The time of some boxes from now on: wall time less waits for a CPU, or their CPU time where that is more.
+
+    A busy machine thus changes no verdict, and code that sleeps is ended too. Of a container only wall time is known.
+    """
+
+    def __init__(self, startup: float):
+        self.began, self.startup, self.cpu, self.waits = time.monotonic(), startup, 0.0, 0.0
+
+    def look(self, boxes: Sequence[Box]) -> None:
+        """Read the boxes' clocks; what has ended keeps what it had."""
+        cpu, waits = _cpu_and_waits(boxes)
+        self.cpu, self.waits = max(cpu, self.cpu), max(waits, self.waits)
+
+    @property
+    def wall(self) -> float:
+        return time.monotonic() - self.began - self.startup
+
+    @property
+    def used(self) -> float:
+        return max(self.cpu, self.wall - self.waits, 0.0)
+
+    def over(self, limit: float) -> bool:
+        return self.used > limit or self.wall > MAX_WALL * limit
+
+
+class SandboxFault(RuntimeError):
+    """The sandbox did not work, which says nothing of the code: the reward is missing."""
+
+
+@functools.cache
+def open_sandbox(kind: Kind, image: str | None) -> Sandbox:
+    """The sandbox to use, found by running Python in it once. None that works: EnvironmentFault (exit 3), with what each said."""
+    reasons = []
+    for which in ("bwrap", "docker") if kind == "auto" else (kind,):
+        if which == "docker" and image is None:
+            reasons.append("docker: rewards.N.image names no image")
+            continue
+        found = _probe(which, image)
+        if isinstance(found, Sandbox):
+            return found
+        reasons.append(f"{which}: {found}")
+    fix = (
+        "install bubblewrap 0.7 or later (apt-get install bubblewrap) where user namespaces are allowed,"
+        " or start docker and set sandbox: docker, image: python:3.12-slim"
+    )
+    raise EnvironmentFault(f"no sandbox works here ({'; '.join(reasons)})", where="the reward 'code'", fix=fix)
+
+
+def _probe(kind: Literal["bwrap", "docker"], image: str | None) -> Sandbox | str:
+    """The sandbox, or why it does not work."""
+    if shutil.which(kind) is None:
+        return "not installed"
+    began = time.monotonic()
+    sandbox = Sandbox(kind, image, 0.0)
+    try:
+        ran = run_program(sandbox, "print(6 * 7)", "", Limits(PROBE_SECONDS, 512))
+    except (SandboxFault, OSError) as error:
+        return str(error)
+    if (ran.printed, ran.exit_code) != ("42\n", 0):
+        return f"Python in it printed {ran.printed!r}, exit code {ran.exit_code}"
+    return Sandbox(kind, image, time.monotonic() - began)
+
+
+def run_program(sandbox: Sandbox, text: str, given: str, limits: Limits) -> Ran:
+    """A program on the input `given`. More than MAX_PRINTED bytes are not read."""
+    clock = Clock(sandbox.startup)
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(_sized(text) + given.encode("utf-8", "replace"))
+        stdin.seek(0)
+        box = _start(sandbox, "program", limits, stdin, subprocess.PIPE, None)
+    try:
+        out, whole = _read(box.process.stdout, [box], clock, limits)
+        code = _wait(box, clock, limits) if whole else None
+    finally:
+        _end([box])
+    _demand_ready(box)
+    return Ran(out.decode("utf-8", "replace"), code, clock.used)
+
+
+def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
+    """The verdict of test code on a solution, as JSON; each in a sandbox of its own, which share a line and nothing else.
+
+    Empty: it took too long, or the tests' process was ended.
+    """
+    to_tests, to_solution = os.pipe(), os.pipe()
+    boxes: list[Box] = []
+    clock = Clock(sandbox.startup)
+    open_ends = {*to_tests, *to_solution}
+    try:
+        boxes.append(_start(sandbox, "tests", limits, to_tests[0], to_solution[1], subprocess.PIPE))
+        _drop(open_ends, to_tests[0])
+        _put(to_tests[1], tests)
+        boxes.append(_start(sandbox, "solution", limits, to_solution[0], to_tests[1], None))
+        _drop(open_ends, to_solution[0], to_tests[1])  # before the text goes out, so that a box that died is noticed
+        with contextlib.suppress(BrokenPipeError):
+            _put(to_solution[1], text)
+        _drop(open_ends, to_solution[1])
+        verdict, _ = _read(boxes[0].process.stderr, boxes, clock, limits)
+    finally:
+        _drop(open_ends, *tuple(open_ends))
+        _end(boxes)
+    if b"ready\n" not in verdict:
+        raise SandboxFault(f"the tests did not start: {verdict.decode('utf-8', 'replace')[:300] or 'nothing was said'}")
+    _demand_ready(boxes[1])
+    return verdict.partition(b"ready\n")[2]
+
+
+def _sized(text: str) -> bytes:
+    data = text.encode("utf-8", "replace")
+    return len(data).to_bytes(8, "big") + data
+
+
+def _put(fd: int, text: str) -> None:
+    data = _sized(text)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _drop(open_ends: set[int], *ends: int) -> None:
+    for fd in ends:
+        open_ends.discard(fd)
+        os.close(fd)
+
+
+# ------------------------------------------------------------------------------------------- processes
+
+
+def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -> Box:
+    """`stderr` None: kept, to tell what went wrong."""
+    argv = ["-I", "-X", "utf8", "-c", _source(), role, str(limits.memory << 20), str(int(limits.seconds) + 2)]
+    complaints = tempfile.TemporaryFile() if stderr is None else None  # noqa: SIM115 - closed by _demand_ready
+    container = f"lgrpo-lite-{uuid.uuid4().hex}" if sandbox.kind == "docker" else None
+    if container:
+        command = [*_docker(container, sandbox.image or "", limits), "python3", *argv]
+        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=complaints or stderr)
+        return Box(process, container, complaints)
+    with closed_calls() as rules:
+        pass_fds = [rules.fileno()] if rules else []
+        command = [*bubblewrap(pass_fds), python(), "-S", *argv]
+        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=complaints or stderr, pass_fds=pass_fds)
+    return Box(process, container, complaints)
+
+
+def _read(pipe: IO[bytes] | None, boxes: Sequence[Box], clock: Clock, limits: Limits) -> tuple[bytes, bool]:
+    """What comes out of a pipe, and whether that is all: not when it took too long, or is more than MAX_PRINTED."""
+    assert pipe is not None, "the box was started with a pipe"
+    found = b""
+    while len(found) <= MAX_PRINTED:
+        if select([pipe], [], [], POLL)[0]:
+            part = os.read(pipe.fileno(), 1 << 16)
+            if not part:
+                return found, True
+            found += part
+        clock.look(boxes)
+        if clock.over(limits.seconds):
+            break
+    return found, False
+
+
+def _wait(box: Box, clock: Clock, limits: Limits) -> int | None:
+    while not clock.over(limits.seconds):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return box.process.wait(POLL)
+        clock.look([box])
+    return None
+
+
+def _cpu_and_waits(boxes: Sequence[Box]) -> tuple[float, float]:
+    """Seconds of all processes; zeros where the system does not tell, which is so of containers."""
+    cpu = waits = 0.0
+    for pid in (p for box in boxes for p in _tree(box.process.pid)):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                waits += int((thread / "schedstat").read_text().split()[1]) / 1e9
+    return cpu, waits
+
+
+def _tree(pid: int) -> list[int]:
+    """bubblewrap and the process inside it."""
+    try:
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except OSError:
+        return [pid]
+
+
+def _end(boxes: Sequence[Box]) -> None:
+    for box in boxes:
+        for pid in _tree(box.process.pid)[1:] if box.process.poll() is None else []:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if box.process.poll() is None:
+            box.process.kill()
+            if box.container:
+                subprocess.run(["docker", "kill", box.container], capture_output=True)
+        box.process.wait()
+        for pipe in (box.process.stdout, box.process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def _demand_ready(box: Box) -> None:
+    if box.complaints is None:
+        return
+    with box.complaints as file:
+        file.seek(0)
+        said = file.read(1 << 16)
+    if b"ready\n" not in said:
+        raise SandboxFault(said.decode("utf-8", "replace").strip()[-300:] or f"exit code {box.process.returncode}, nothing said")
+
+
+# ------------------------------------------------------------------------------------------- what is around them
+
+
+@functools.cache
+def _source() -> str:
+    """Both files as one text: where it runs there is no package to import from."""
+    text = "".join(Path(file).read_text("utf-8") for file in (peer.__file__, inside.__file__))
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("from lgrpo_lite"))
+
+
+def _docker(name: str, image: str, limits: Limits) -> list[str]:
+    """`timeout` inside ends a container whose client was killed."""
+    memory, latest = f"{limits.memory + 64}m", str(int(MAX_WALL * limits.seconds) + 1)
+    return [
+        "docker", "run", "--rm", "--interactive", "--name", name, "--network", "none", "--read-only", "--user", "65534:65534",
+        "--tmpfs", f"/tmp:size={TMP_BYTES},mode=1777", "--workdir", "/tmp", "--memory", memory, "--memory-swap", memory,
+        "--shm-size", "1m", "--pids-limit", str(inside.MAX_PROCESSES), "--cap-drop", "ALL", "--cpus", "1",
+        "--security-opt", "no-new-privileges", "--entrypoint", "timeout", image, "-s", "KILL", latest,
+    ]  # fmt: skip

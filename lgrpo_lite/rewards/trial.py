@@ -1,0 +1,228 @@
+"""Trying a reward before it is trained on: gold answers must score 1, near misses 0, labelled cases as they are labelled."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lite.answers import as_number, normal
+from lgrpo_lite.config import Reward
+from lgrpo_lite.errors import DataError
+from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.part import Tally
+from lgrpo_lite.types import Completion, Outcome, Prompt, Score
+
+SHOWN = 20  # rows of what went wrong that are told
+MAX_SHOWN = 200  # characters of a text in a report
+WRAPS = ("{}", "\\boxed{{{}}}", "#### {}", "The answer is {}", "<answer>{}</answer>", "({})")  # forms tried for a pattern
+NO_PROGRAMS = ("```python\npass\n```", "```python\nimport sys\nsys.exit(0)\n```", "```python\nimport os\nos._exit(0)\n```")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A completion and whether it is right. `where` names its row."""
+
+    prediction: str
+    gold: str
+    label: bool
+    where: str
+    category: str = ""
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the reward said of a case."""
+
+    case: Case
+    score: Score
+
+    @property
+    def passed(self) -> bool:
+        """Whether it scored as it must: 1 for a right one, 0 for a wrong one. A missing reward is neither."""
+        return self.score.value == (1.0 if self.case.label else 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        case = self.case
+        short = {"prediction": case.prediction[:MAX_SHOWN], "gold": case.gold[:MAX_SHOWN]}
+        about = {"where": case.where, "category": case.category, "tier": case.tier, "label": case.label}
+        return about | short | {"value": self.score.value, "outcome": self.score.outcome.value}
+
+
+# ------------------------------------------------------------------------------------------- gold answers
+
+
+def gold_cases(gold: str, solution: str, reward: Reward, where: str) -> tuple[list[Case], list[Case]]:
+    """Right completions made of a gold answer, and near misses of it, in the form the reward reads.
+
+    Of `code` the gold is the worked solution, and a near miss a program that does nothing. Without one: no right completion.
+    """
+    if reward.use == "code":
+        right = [solution if "```" in solution else f"```python\n{solution}\n```"] if solution.strip() else []
+        misses = list(NO_PROGRAMS)
+    else:
+        wrap = _form(reward, gold)
+        right, misses = [wrap(gold)], [wrap(miss) for miss in near_misses(gold)]
+    return [Case(text, gold, True, where) for text in right], [Case(text, gold, False, where) for text in misses]
+
+
+def near_misses(gold: str) -> list[str]:
+    """Answers that are nearly the gold one: a digit changed, one more and one less, the sign, the last term or element lost.
+
+    Each differs from the gold in value where that can be told, else in spelling.
+    """
+    number = as_number(gold)
+    found = [changed for changed in (_digit(gold),) if changed]
+    if number is not None:
+        plain = gold.strip()
+        if re.fullmatch(r"[-+]?\d+", plain):
+            found += [str(int(number) + 1), str(int(number) - 1)]
+        found.append(plain[1:] if plain[0] in "-+" else f"-{plain}")
+        if plain.startswith("+"):
+            found[-1] = f"-{plain[1:]}"
+    else:
+        found += [shorter for shorter in (_without_last(gold),) if shorter]
+        if re.fullmatch(r"\(?[A-Y]\)?", gold.strip()):
+            found.append(re.sub("[A-Y]", lambda m: chr(ord(m[0]) + 1), gold.strip()))
+    return [miss for miss in dict.fromkeys(found) if not _same(miss, gold)]
+
+
+def _same(one: str, other: str) -> bool:
+    a, b = as_number(one), as_number(other)
+    return a == b if a is not None and b is not None else normal(one) == normal(other)
+
+
+def _digit(gold: str) -> str | None:
+    """The last digit of the first number that is no index and no exponent, one higher; 9 becomes 0."""
+    match = re.search(r"(?<![\d_^.])(?<!\^\{)(?<!_\{)\d+", gold)
+    if match is None:
+        return None
+    end = match.end() - 1
+    return gold[:end] + str((int(gold[end]) + 1) % 10) + gold[end + 1 :]
+
+
+def _without_last(gold: str) -> str | None:
+    """Without the last element of a list, or the last term of a sum, at the top level of brackets."""
+    inner, depth, cut = gold.strip(), 0, {}
+    for i, character in enumerate(inner):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and i and character in ",+-" and inner[i - 1] not in "^_,+-=({[<> ":
+            cut["," if character == "," else "+"] = i
+        elif depth == 0 and i > 1 and character in "+-" and inner[i - 1] == " " and inner[i - 2] not in "^_,+-=({[<>":
+            cut["+"] = i
+    at = cut.get(",", cut.get("+"))
+    return None if at is None or "=" in inner[at:] else inner[:at].strip() or None
+
+
+def _form(reward: Reward, gold: str) -> Callable[[str], str]:
+    """How a completion states an answer so that the reward finds it."""
+    if reward.use == "regex" and reward.pattern is not None:
+        for wrap in WRAPS:
+            found = re.search(reward.pattern, wrap.format(gold))
+            if found and (found[1] if found.re.groups else found[0]) == gold:
+                return wrap.format
+    return (lambda text: f"#### {text}") if reward.extract == "gsm8k" else (lambda text: f"\\boxed{{{text}}}")
+
+
+# ------------------------------------------------------------------------------------------- labelled cases
+
+
+def read_cases(path: Path) -> list[Case]:
+    """JSON lines of {prediction, gold, label}, optionally category and tier. A bad row, or none at all: DataError (file:line)."""
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        what = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise DataError(f"cannot read the cases: {what}", where=str(path), fix="name a JSON lines file") from None
+    cases = [_case(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not cases:
+        raise DataError("no cases in the file", where=str(path), fix='one object a line: {"prediction", "gold", "label"}')
+    return cases
+
+
+def _case(line: str, where: str) -> Case:
+    fix = 'one object a line: {"prediction": "…", "gold": "…", "label": true or false}'
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}", where=where, fix=fix) from None
+    if not isinstance(row, dict):
+        raise DataError("not a JSON object", where=where, fix=fix)
+    if missing := [key for key in ("prediction", "gold", "label") if key not in row]:
+        raise DataError(f"no key {missing[0]!r}", where=where, fix=fix)
+    if not isinstance(row["label"], bool):
+        raise DataError(f"label {row['label']!r} is neither true nor false", where=where, fix=fix)
+    texts = {}
+    for key in ("prediction", "gold"):  # null: a completion or an answer of nothing
+        value = "" if row[key] is None else row[key]
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise DataError(f"{key} is no text", where=where, fix=fix)
+        texts[key] = str(value)
+    return Case(**texts, label=row["label"], where=where, category=str(row.get("category", "")), tier=str(row.get("tier", "")))
+
+
+def judged(cases: Sequence[Case], reward: RewardSum) -> tuple[list[Scored], Tally]:
+    """Every case through the reward as training scores it: the same worker processes, deadlines and limits."""
+    prompts = [Prompt(case.where, case.gold, (), case.gold) for case in cases]
+    answers = [[Completion((), None, case.prediction, "stop", 0)] for case in cases]
+    tally = Tally()
+    scores = reward.scores(prompts, answers, tally=tally)
+    return [Scored(case, row[0]) for case, row in zip(cases, scores, strict=True)], tally
+
+
+def verifier(rewards: Sequence[Reward]) -> Reward:
+    """The first reward alone, which says what is right."""
+    return rewards[0].model_copy(update={"weight": 1.0})
+
+
+# ------------------------------------------------------------------------------------------- reports
+
+
+def counts(rows: Sequence[Scored]) -> dict[str, Any]:
+    """Right is what the reward calls ok; a missing reward calls nothing right. `accuracy`: agreement with the labels."""
+    said = [(row.case.label, row.score.outcome is Outcome.ok) for row in rows]
+    return {
+        "cases": len(rows),
+        "accuracy": sum(label == ok for label, ok in said) / len(rows),
+        "right": sum(label for label, _ in said),
+        "false_positives": sum(ok and not label for label, ok in said),
+        "false_negatives": sum(label and not ok for label, ok in said),
+        "missing": sum(row.score.value is None for row in rows),
+    }
+
+
+def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
+    """Of all cases, by tier and by category; the first disagreements; seconds a case without waits for a CPU."""
+    wrong = [row for row in rows if row.case.label != (row.score.outcome is Outcome.ok)]
+    by_tier = {name: counts(group) for name, group in _by(rows, lambda case: case.tier)}
+    by_category = {name: counts(group) for name, group in _by(rows, lambda case: case.category)}
+    seconds = {"p50": tally.quantile(0.5), "p95": tally.quantile(0.95), "max": tally.quantile(1.0)}
+    return counts(rows) | {
+        "seconds": seconds, "faults": dict(tally.faults), "by_tier": by_tier, "by_category": by_category,
+        "disagreements": [row.to_json() for row in wrong[:SHOWN]], "disagreements_left_out": max(0, len(wrong) - SHOWN),
+    }  # fmt: skip
+
+
+def gold_report(right: Sequence[Scored], misses: Sequence[Scored], tally: Tally) -> dict[str, Any]:
+    """How many golds score 1 and near misses 0, and the first that do not, by row."""
+    failed = {name: [row for row in rows if not row.passed] for name, rows in (("golds", right), ("near_misses", misses))}
+    found: dict[str, Any] = {"ok": not any(failed.values()), "golds": len(right), "near_misses": len(misses)}
+    for name, rows in failed.items():
+        found[f"{name}_failed"] = len(rows)
+        found[f"{name}_shown"] = [row.to_json() for row in rows[:SHOWN]]
+    return found | {"faults": dict(tally.faults)}
+
+
+def split_by_label(rows: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:
+    return [row for row in rows if row.case.label], [row for row in rows if not row.case.label]
+
+
+def _by(rows: Sequence[Scored], key: Callable[[Case], str]) -> Iterator[tuple[str, list[Scored]]]:
+    found = defaultdict(list)
+    for row in rows:
+        if key(row.case):
+            found[key(row.case)].append(row)
+    yield from sorted(found.items())
