@@ -23,6 +23,8 @@ PACKAGES = (
     "trl",
     "liger-kernel",
     "cut-cross-entropy",
+    "math-verify",
+    "sympy",
     "lgrpo-lite",
 )
 

@@ -1,4 +1,4 @@
-"""Writes docs/algorithms.md, cli.md and memory.md from the code, performance.md from stored benches; `--check` finds stale ones.
+"""Writes docs/algorithms.md, cli.md and memory.md from the code, performance.md and rewards.md from benches; `--check`.
 
 Every Python words its argparse help a little differently, so the help texts are those of 3.11 and checked there only.
 """
@@ -63,6 +63,50 @@ def performance() -> str:
     for mark, filling in made.items():
         text = text.replace(f"<!-- {mark} -->", filling)
     return text
+
+
+def rewards() -> str:
+    """rewards.in.md with its table from bench/baselines/verifier-cpu.json."""
+    text = (HERE / "rewards.in.md").read_text("utf-8")
+    result = json.loads((HERE.parent / "bench" / "baselines" / "verifier-cpu.json").read_text("utf-8"))
+    made = {"generated": GENERATED.replace("the code", "rewards.in.md, or run a bench"), "verifier": _verifier(result)}
+    for mark, filling in made.items():
+        text = text.replace(f"<!-- {mark} -->", filling)
+    return text
+
+
+def _verifier(result: dict) -> str:
+    rows, versions = result["rows"], result["versions"]
+    text = f"{result['date']}, {result['machine']}; math-verify {versions['math-verify']}, sympy {versions['sympy']}.\n\n"
+    text += "| rows | | agree with the label | FP | FN | beyond 5 s CPU | CPU ms a row: mean | p50 | p99 |\n"
+    text += "|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
+    tables = {name: rows["tiers"][name] for name in ("core", "convention", "robust", "semantic")}
+    tables["model outputs"] = rows["outputs"]
+    for tier, both in tables.items():
+        for who, row in both.items():
+            text += f"| {tier}, {row['rows']:,} | {who} | {row['accuracy']:.2f} % | {row['fp']} of {row['wrong_rows']} |"
+            text += f" {row['fn']} | {row['late']} | {row['mean_ms']:.3g} | {row['p50_ms']:.2g} | {row['p99_ms']:.3g} |\n"
+    speed, gold, ours = rows["outputs"]["ours"]["per_cpu_second"], rows["gsm8k"], rows["outputs_disagreements"]["ours"]
+    text += f"\nModel outputs a CPU second: {speed:,.0f}; disagreements with their labels: {', '.join(ours) or 'none'}.\n\n"
+    text += (
+        f"GSM8K test: {gold['gold']:,} of its {gold['rows']:,} gold solutions score 1. Each against the answer of the row before"
+    )
+    text += f" it, {gold['shuffled']} score 1; in {gold['coincidences']} of these pairs it is the same number.\n\n"
+    text += "Categories with errors, FP / FN:\n\n| category | rows | ours | math-verify |\n|---|---:|---:|---:|\n"
+    for name, row in _families(rows["categories"]).items():
+        if any(row[1:]):
+            text += f"| {name} | {row[0]:,} | {row[1]} / {row[2]} | {row[3]} / {row[4]} |\n"
+    return text.rstrip()
+
+
+def _families(categories: dict[str, dict]) -> dict[str, list[int]]:
+    """Rows and errors of each category; meta/x is one of meta."""
+    found: dict[str, list[int]] = {}
+    for name, row in categories.items():
+        counts = [row["rows"], *row["ours"], *row["math-verify"]]
+        before = found.get(name.partition("/")[0], [0] * len(counts))
+        found[name.partition("/")[0]] = [a + b for a, b in zip(before, counts, strict=True)]
+    return found
 
 
 def memory() -> str:
@@ -246,7 +290,7 @@ COLUMNS = {
 }
 
 
-PAGES = {"algorithms.md": algorithms, "cli.md": cli, "memory.md": memory, "performance.md": performance}
+PAGES = {"algorithms.md": algorithms, "cli.md": cli, "memory.md": memory, "performance.md": performance, "rewards.md": rewards}
 
 
 def main() -> int:

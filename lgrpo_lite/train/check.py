@@ -54,12 +54,13 @@ def gold_fault_of(recipe: Recipe) -> GoldFault | None:
     return gold_fault
 
 
-def _missing_readers(recipe: Recipe) -> list[str]:
-    """Packages that reading the data needs and that are not here."""
+def _missing_parts(recipe: Recipe) -> list[str]:
+    """Packages that the data and the rewards need and that are not here."""
     sources = (*recipe.data.train, *recipe.data.eval)
     needed = {
         "datasets": any(s.hf and s.path is None for s in sources),
         "pyarrow": any(s.path is not None and ending(Path(s.path)) == ".parquet" for s in sources),
+        "math_verify": any(reward.use == "math" for reward in recipe.rewards),
     }
     return [package for package, wanted in needed.items() if wanted and find_spec(package) is None]
 
@@ -68,7 +69,7 @@ def demand(recipe: Recipe) -> None:
     """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that names it. Imports nothing heavy."""
     row = engine_row(recipe)
     missing = missing_packages(row, recipe.model.weights)
-    missing += _missing_readers(recipe)
+    missing += _missing_parts(recipe)
     no_gpu = bool(row.needs_gpu or recipe.recipe.min_vram_gb) and not cuda_devices()
     lacks = []
     if no_gpu:

@@ -1,0 +1,62 @@
+"""A text as the trees it may mean: 1,234 is a number or a list, 1000,99 may have a decimal comma."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lgrpo_lite.answers import MAX_ANSWER
+from lgrpo_lite.spelling import spell
+from lgrpo_lite.verifier.parse import Parser
+from lgrpo_lite.verifier.tokens import Unreadable, tokens
+from lgrpo_lite.verifier.tree import Node
+
+_SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)(?:\s*\\?%)?")
+_GROUPED = re.compile(r"\d,[1-9]\d{2}")
+_ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
+_CHOICE = re.compile(r"\(([A-J])\)(?:\s+[\w\\(-].*)?|([A-J])(?:\s*[).:]\s+\S.*|[).:]?[^\x00-\x7f].*)?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A text in the one spelling, and the trees it may mean; none where it is no mathematics that is read here."""
+
+    spelled: str
+    trees: tuple[Node, ...]
+
+    @property
+    def choice(self) -> str | None:
+        """The letter of a multiple-choice answer: B, (B), (B) 4."""
+        bare = self.spelled[6:-1].strip() if self.spelled.startswith("\\text{") and self.spelled.endswith("}") else self.spelled
+        bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", bare)
+        found = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
+        return found[1] or found[2] if found else None
+
+
+@lru_cache(maxsize=512)
+def read(answer: str) -> Reading:
+    """Never raises. Beyond MAX_ANSWER characters a text is only ever equal to itself."""
+    if len(answer) > MAX_ANSWER:
+        return Reading(answer.strip(), ())
+    spelled = spell(answer)
+    return Reading(spelled, tuple(dict.fromkeys(_trees(spelled))))
+
+
+def _trees(spelled: str) -> list[Node]:
+    if not spelled:
+        return []
+    if _SPACED.fullmatch(spelled):
+        spelled = spelled.replace(" ", "")
+    found = [_tree(spelled, True)]
+    if _GROUPED.search(spelled) and not _ZEROS.search(spelled):
+        found.append(_tree(spelled, False))
+    if _DECIMAL_COMMA.fullmatch(spelled):
+        found.append(_tree(spelled.replace(",", "."), True))
+    return [tree for tree in found if tree is not None]
+
+
+def _tree(spelled: str, thousands: bool) -> Node | None:
+    try:
+        return Parser(tokens(spelled, thousands=thousands)).answer()
+    except (Unreadable, RecursionError):
+        return None
