@@ -1,5 +1,6 @@
 """Answers, numbers, rewards: right is 1, wrong is 0, missing is neither."""
 
+import inspect
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from lgrpo_lite.answers import as_number, final_answer
 from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.part import OPTIONS, REWARDS
 from lgrpo_lite.rewards.text import exact, numeric, overlong
 from lgrpo_lite.types import Completion, Outcome, Prompt
 
@@ -172,3 +174,9 @@ def test_faults_of_the_recipe(tmp_path, reward, error, words):
     (tmp_path / "mine.py").write_text(USER)
     with pytest.raises(error, match=words):
         reward_sum(reward.model_copy(update={"use": reward.use.format(tmp=tmp_path)}))
+
+
+def test_every_key_of_a_reward_is_read_by_one():
+    named = {option for function in REWARDS.values() for option in inspect.signature(function).parameters}
+    assert set(OPTIONS) <= named
+    assert set(Reward.model_fields) == {"use", "weight", "timeout", *OPTIONS}

@@ -92,6 +92,8 @@ def _same_lists(p: Node, g: Node, policy: Policy) -> bool:
     if any(found is not None for found in ranges):
         return same_solutions(p, g)
     mine, gold = elements(p), elements(g)
+    if p[0] == "list" and len(gold) == 1 and len(set(mine)) > 1 and all(same(e, gold[0], policy) for e in mine):
+        return True  # one answer in several forms: 15 39/40 or 639/40
     named = [[assigned(e) for e in side] for side in (mine, gold)]
     ordered = policy.order == "same" and not sets
     for side, other in ((0, 1), (1, 0)):
@@ -170,7 +172,7 @@ def _same_statements(p: Node, g: Node, policy: Policy) -> bool:
 
 def _same_measure(p: Node, g: Node, policy: Policy) -> bool:
     """Values with units, degrees or percent. A measure that one side alone names is dropped, or read as a number."""
-    (a, unit), (b, gold_unit) = _measure(p), _measure(g)
+    (a, unit), (b, gold_unit) = measured(p), measured(g)
     if unit and gold_unit:
         size = units.factor(unit, gold_unit)
         if size is None:
@@ -188,14 +190,14 @@ def _same_measure(p: Node, g: Node, policy: Policy) -> bool:
     return policy.units == "ignore" and same(a, b, policy)
 
 
-def _measure(node: Node) -> tuple[Node, str]:
+def measured(node: Node) -> tuple[Node, str]:
     """The bare value and its unit; a word like `million` is part of the value."""
     if node[0] == "%":
         return node[1], "%"
     if node[0] == "deg":
         return node[1], "^circ"
     if node[0] == "neg":
-        value, unit = _measure(node[1])
+        value, unit = measured(node[1])
         return ("neg", value), unit
     if node[0] != "unit":
         return node, ""

@@ -1,4 +1,4 @@
-"""A text as the trees it may mean: 1,234 is a number or a list, 1000,99 may have a decimal comma."""
+"""A text as the trees it may mean: 1,234 is a number or a list, 1000,99 beside 1000.99 has a decimal comma."""
 
 import re
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from lgrpo_lite.verifier.tree import Node
 
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)(?:\s*\\?%)?")
+_DECIMAL_POINT = re.compile(r"[-+]?\d*\.\d+(?:\s*\\?%)?")
+_MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
 _CHOICE = re.compile(r"\(([A-J])\)(?:\s+[\w\\(-].*)?|([A-J])(?:\s*[).:]\s+\S.*|[).:]?[^\x00-\x7f].*)?", re.DOTALL)
@@ -23,6 +25,15 @@ class Reading:
 
     spelled: str
     trees: tuple[Node, ...]
+    money: bool = False  # a sign of a currency stood in it, which the spelling leaves out
+
+    def beside(self, other: "Reading") -> tuple[Node, ...]:
+        """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point; 0,5 may be 0.5."""
+        pointed = _DECIMAL_POINT.fullmatch(other.spelled) or self.spelled.lstrip("+-").startswith("0,")
+        if pointed and _DECIMAL_COMMA.fullmatch(self.spelled):
+            decimal = _tree(self.spelled.replace(",", "."), True)
+            return self.trees if decimal is None else (*self.trees, decimal)
+        return self.trees
 
     @property
     def choice(self) -> str | None:
@@ -39,7 +50,7 @@ def read(answer: str) -> Reading:
     if len(answer) > MAX_ANSWER:
         return Reading(answer.strip(), ())
     spelled = spell(answer)
-    return Reading(spelled, tuple(dict.fromkeys(_trees(spelled))))
+    return Reading(spelled, tuple(dict.fromkeys(_trees(spelled))), _MONEY.search(answer) is not None)
 
 
 def _trees(spelled: str) -> list[Node]:
@@ -50,8 +61,6 @@ def _trees(spelled: str) -> list[Node]:
     found = [_tree(spelled, True)]
     if _GROUPED.search(spelled) and not _ZEROS.search(spelled):
         found.append(_tree(spelled, False))
-    if _DECIMAL_COMMA.fullmatch(spelled):
-        found.append(_tree(spelled.replace(",", "."), True))
     return [tree for tree in found if tree is not None]
 
 

@@ -13,7 +13,7 @@ _TABLE = {
         "pound": "45359237/100000", "ton": "1000000", "tonne": "1000000"},
     "time": {"ms": "1/1000", "s": "1", "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600", "hr": "3600",
         "hour": "3600", "day": "86400", "week": "604800"},
-    "money": {"cent": "1/100", "dollar": "1", "usd": "1"},
+    "money": {"cent": "1/100", "dollar": "1", "usd": "1", "buck": "1"},
     "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "l": "1", "L": "1", "liter": "1", "litre": "1"},
     "angle": {"degree": "1", "deg": "1", "^circ": "1"},
 }  # fmt: skip

@@ -6,10 +6,11 @@ from functools import lru_cache
 from lgrpo_lite.answers import MAX_ANSWER, bare, committed, final_answer, is_prose
 from lgrpo_lite.spelling import words
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.compare import Policy, same
+from lgrpo_lite.verifier.compare import Policy, measured, same
 from lgrpo_lite.verifier.evaluate import Undecided
 from lgrpo_lite.verifier.read import Reading, read
 from lgrpo_lite.verifier.symbolic import agrees
+from lgrpo_lite.verifier.units import factor
 
 DEFAULT = Policy()
 _LAST_LETTER = re.compile(r"\b([A-J])\b[\s.)*$}]*$")
@@ -74,8 +75,10 @@ def matches(reading: Reading, golden: Reading, policy: Policy) -> bool:
             return True
         if not golden.trees or not reading.trees:
             return False
-    for i, tree in enumerate(reading.trees):
-        for gold in golden.trees[:1] if i else golden.trees:  # never the second reading of both
+    if _priced(reading, golden) or _priced(golden, reading):
+        return False
+    for i, tree in enumerate(reading.beside(golden)):
+        for gold in golden.trees[:1] if i else golden.beside(reading):  # never the second reading of both
             try:
                 if same(tree, gold, policy):
                     return True
@@ -87,6 +90,12 @@ def matches(reading: Reading, golden: Reading, policy: Policy) -> bool:
 def _typed_the_same(a: str, b: str) -> bool:
     """Whether two texts differ in spaces only, none of which parts digits: 5 5 is not 55."""
     return a.replace(" ", "") == b.replace(" ", "") and not re.search(r"[\d.] +[\d.]", f"{a}|{b}")
+
+
+def _priced(one: Reading, other: Reading) -> bool:
+    """Whether one is a price and the other counts something else: $5 is not 5 inches."""
+    unit = measured(other.trees[0])[1] if one.money and other.trees else ""
+    return bool(unit) and factor(unit.split()[0], "dollar") is None
 
 
 def _choice(reading: Reading) -> str | None:
