@@ -104,6 +104,7 @@ def test_a_second_signal_stops_now(whole, number, code):
     assert process.returncode == code
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint_falls_back_and_says_so(whole):
     process = start(whole, "corrupt")
     wait_for(whole, "corrupt", 8, process)
@@ -146,6 +147,7 @@ def test_a_finished_run_resumed_is_still_the_same(whole):
     assert result(whole, "whole") == before
 
 
+@pytest.mark.slow
 def test_a_time_limit_stops_resumable(whole):
     done = subprocess.run(command(whole, "limit", "train.time_limit=0.0001"), capture_output=True, text=True)
     assert done.returncode == 75, done.stderr
