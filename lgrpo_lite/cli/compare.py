@@ -102,9 +102,9 @@ def _show(found: dict[str, Any]) -> None:
     if found["crossover"] is not None:
         console.print(f"With {found['crossover']} samples or more A finds a right answer on more problems than B.")
     if (s := found["support"]) is not None:
+        gained = f", on {s['gained_inside']} of the {s['gained']} gained problems at least one" if s["gained"] else ""
         console.print(f"{s['inside']:.1%} of B's {s['right']} right answers are as likely under the base model as its own "
-                      f"samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile), on {s['gained_inside']} "
-                      f"of the {s['gained']} gained problems at least one.")  # fmt: skip
+                      f"samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile){gained}.")  # fmt: skip
     else:
         console.print(f"Support of the base model: not known ({found['no_support']}).")
     for file in found.get("files", []):
