@@ -10,7 +10,7 @@ demo: .venv/ready        ## the main job: train, show, export
 test: .venv/ready        ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-slow: .venv/ready   ## every named algorithm trains
+test-slow: .venv/ready   ## every named algorithm trains; kills at other moments; a few minutes of tests that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow
 
 test-gpu: .venv/ready

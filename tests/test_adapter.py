@@ -52,6 +52,7 @@ def test_a_root_that_is_not_there_is_refused(tmp_path):
     assert "rollout.server.adapter_dir" in fault.value.fix
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_by_an_error_takes_its_folder_along(tmp_path):
     """A forked child that exits before it does not."""
     lines = (
@@ -82,6 +83,7 @@ def test_the_checksum_changes_with_one_bit_and_comes_back(policy):
     assert checksum(policy) == before
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_in_memory_is_swept(tmp_path, monkeypatch):
     """SIGKILL runs no clean-up: the next run finds the folder unlocked. One that is alive keeps its own."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -170,7 +170,7 @@ def test_the_main_job_leaves_what_it_promises(done):
     assert resolved["train"]["steps"] == 2 and resolved["algorithm"]["length_preference"]["r"]
 
 
-@pytest.mark.parametrize("kind", ["adapter", "merged"])
+@pytest.mark.parametrize("kind", [pytest.param("adapter", marks=pytest.mark.slow), "merged"])
 def test_export_again(done, tmp_path, kind):
     path, _ = done
     argv = [sys.executable, "-m", "lgrpo_lite", "export", str(path), kind, "--json"]

@@ -146,7 +146,7 @@ def test_two_hundred_problems_by_an_independent_computation(whole):
             assert s["base_logp"] <= 0 and s["base_logp_mean"] == pytest.approx(s["base_logp"] / s["tokens"])
 
 
-@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.4, 0.999])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.4, marks=pytest.mark.slow), 0.999])
 def test_cut_anywhere_and_started_again(whole, tmp_path, share):
     """A kill leaves whole blocks and at most a piece of one; the rest is asked again, with the same answers."""
     data = (whole / "samples.jsonl").read_bytes()

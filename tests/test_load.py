@@ -105,6 +105,7 @@ def test_recomputing_draws_the_same_dropout_and_gives_the_same_gradient(batch, w
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_fp16_gradients_are_those_of_fp32_and_underflow_without_the_scale(groups):
     """The loss of a step of 10^4 times as many tokens: its gradients lie below the smallest number of fp16."""
 

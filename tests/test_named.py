@@ -99,6 +99,7 @@ def sections(section):
             yield from sections(inner)
 
 
+@pytest.mark.slow
 def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
     """Not in `check`, which compares settings: an option that neither building nor stepping looks at does nothing."""
     small = ["rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=16", "rollout.max_redraw=0"]

@@ -76,6 +76,7 @@ def test_killed_at_random_and_resumed(whole, seed):
     same(whole, name)
 
 
+@pytest.mark.slow
 def test_first_ctrl_c_finishes_the_step_and_saves(whole):
     process = start(whole, "interrupted")
     wait_for(whole, "interrupted", 4, process)
@@ -93,6 +94,7 @@ def test_first_ctrl_c_finishes_the_step_and_saves(whole):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_second_signal_stops_now(whole, number, code):
     name = f"twice{code}"
     process = start(whole, name, "--debug")
@@ -131,6 +133,7 @@ def test_an_existing_run_is_not_written_over(whole, capfd):
     assert (whole / "whole" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_share_a_run(whole):
     process = start(whole, "locked")
     wait_for(whole, "locked", 1, process)
@@ -141,6 +144,7 @@ def test_two_processes_cannot_share_a_run(whole):
     assert "another process is training" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumed_is_still_the_same(whole):
     before = result(whole, "whole")
     subprocess.run(command(whole, "whole"), check=True, capture_output=True)

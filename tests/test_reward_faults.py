@@ -45,6 +45,7 @@ def run(tmp_path):
     built.reward.close()
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_the_rows_whose_reward_is_missing(run, monkeypatch):
     space: dict = {}
     exec(USER, space)

@@ -141,6 +141,7 @@ PARTS = {
     chosen=st.lists(st.sampled_from([(k, v) for k, values in PARTS.items() for v in values]), min_size=2, max_size=5),
     updates=st.integers(1, 2),
 )
+@pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_random_legal_combinations_run(use, chosen, updates):
     import torch
