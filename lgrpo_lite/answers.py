@@ -21,7 +21,7 @@ _SAYS = re.compile(
     r"(?:\b(?:final )?answers?\b|答案)[\s*_}]{0,6}(?:(?:is|are|be)\b\s*:?|[:：=])[\s*_}]*(?:(?=\S)|$)|^A: *",
     re.IGNORECASE | re.MULTILINE,
 )
-_DENIED = re.compile(r"\bnot\s*[\s$(\[\\]*$", re.IGNORECASE)  # "is not \boxed{5}"
+_DENIED = re.compile(r"\bnot\s*(?:[\s$(\[\\]|boxed\s*\{)*$", re.IGNORECASE)  # "is not \boxed{5}"
 _FINAL = re.compile(r"\bfinal answer is\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL)
 _IN_PROSE = re.compile(r"(?<![\w.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?")
@@ -35,6 +35,8 @@ _REASON = re.compile(r",?\s+(?:because|since|as required)\b", re.IGNORECASE)
 _HEDGE = re.compile(
     r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*", re.I
 )
+_LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)  # Result: 42
+_CONTRAST = re.compile(r",\s*(?:and |but )?not\b", re.IGNORECASE)  # 5, not 6
 _STOPS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 _BETWEEN = re.compile(r"\\(?:text|mbox|quad|qquad|[()\[\],; ])|[\s${}.]")
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
@@ -65,8 +67,8 @@ def committed(text: str) -> str | None:
 
 
 def bare(text: str) -> str:
-    """A text that is an answer and nothing else, without a word like `therefore` before it."""
-    return _HEDGE.sub("", text.strip())
+    """A text that is an answer and nothing else, without a word like `therefore` or `Result:` before it."""
+    return _LABEL.sub("", _HEDGE.sub("", text.strip()))
 
 
 def _said(text: str) -> str:
@@ -114,7 +116,7 @@ def _in_sentence(rest: str) -> str | None:
     first = _FORMULA.match(rest) if opened else None
     first = first if first and _content(first) else None
     line = rest.partition("\n")[0]
-    sentence = _SENTENCE.split(line, maxsplit=1)[0]
+    sentence = _CONTRAST.split(_SENTENCE.split(line, maxsplit=1)[0], maxsplit=1)[0]
     if first and (first.end() > len(line) or not re.search(r"\$|\\\(", line[first.end() : len(sentence)])):
         tail = sentence[first.end() :].strip(" .*\\]$)") if first.end() < len(line) else ""
         return _content(first) + (f" {tail}" if 0 < len(tail) <= 12 else "")
@@ -129,7 +131,7 @@ def _last_line(text: str) -> str | None:
     lines = [line for line in text[-4000:].splitlines() if re.search(r"\w", line)]
     if not lines:
         return None
-    last = lines[-1].strip()
+    last = _LABEL.sub("", lines[-1].strip()).strip("`")
     if (counted := _COUNTED.match(last)) and is_prose(last):
         return str([*_COUNTS].index(counted[0].lower()))
     if as_number(last) is not None:
@@ -148,7 +150,9 @@ def _last_formula(line: str) -> str | None:
         return found[-1][1]
     sentence = _SENTENCE.split(line.strip())[-1]  # a number is an answer only in the last sentence, and only of one
     numbers = list(_IN_PROSE.finditer(sentence)) if is_prose(sentence) else []
-    return numbers[-1][0].strip() if numbers else None
+    if not numbers or _DENIED.search(sentence[max(0, numbers[-1].start() - 40) : numbers[-1].start()]):
+        return None
+    return numbers[-1][0].strip()
 
 
 def _content(match: re.Match[str]) -> str:

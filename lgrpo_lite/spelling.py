@@ -86,6 +86,9 @@ def _plain(character: str) -> str:
     return folded if folded == character else "".join(_plain(c) if not c.isascii() else c for c in folded)
 
 
+_CELSIUS = re.compile(r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-Z])")  # a scale is no more than a unit
+
+
 def spell(text: str) -> str:
     """The text in the one spelling; equal results mean the same answer, typed differently."""
     text = _RAISED.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}", text)
@@ -102,7 +105,7 @@ def spell(text: str) -> str:
         text = _COLOR.sub(" ", text)
         text = _COMMAND.sub(_command, text.replace("^{\\circ}", "^\\circ ").replace("\\not=", "\\ne "))
         text = re.sub("[\u2009\u200a]+", " ", _GROUPED.sub(r"\1", text))
-    text = _ORDINAL.sub("", text)
+    text = _ORDINAL.sub("", _CELSIUS.sub(r"\1", text))
     text = text.replace("$", " ").replace("~", " ").replace("!=", "\\ne ")
     text = _STOP.sub("", " ".join(text.split()))
     return _ends(text)

@@ -41,6 +41,11 @@ EXTRACTED = [
     ("7", "First we add.\nThen the answer is $7$."),
     ("7", "3 + 4 = 7\n#### 7"),
     ("therefore I think it's B", "B"),
+    ("The answer is 5, not 6.", "5"),
+    ("We add the two.\nResult: `42`", "42"),
+    ("Solution: 9", "9"),
+    ("ans = 9", "9"),
+    ("Option (C)", "C"),
 ]
 
 
@@ -55,6 +60,8 @@ def test_the_answer_is_found(text, gold):
         ("<think>The answer is \\boxed{4}", "4"),
         ("<think>\\boxed{42}</think> Some other text.", "42"),
         ("The answer is not \\boxed{5}. The answer is 6", "5"),
+        ("The answer is not \\boxed{5}.", "5"),
+        ("The answer is 5, not 6.", "6"),
         ("\\boxed{5} or \\boxed{6}", "5"),
         ("\\boxed{1} no no \\boxed{2}", "1"),
         ("\\boxed{}", "5"),
