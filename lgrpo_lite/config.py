@@ -244,7 +244,7 @@ class Safety(Section):
         default=True,
         description="before the first step, stop a run whose rewards would teach it nothing; false trains all the same",
     )
-    reward_workers: int | None = Field(default=None, ge=1, description="processes that score; null: one for each CPU")
+    reward_workers: int | None = Field(default=None, ge=1, description="processes that score; null: one for each CPU, at most 16")
     reward_memory_gb: float = Field(default=4.0, gt=0, description="GiB one of them may take, with all that it starts")
 
 

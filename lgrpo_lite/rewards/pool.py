@@ -43,6 +43,7 @@ class Loadable(Protocol):
 POLL = 0.05  # seconds between two looks at the deadlines
 START_LIMIT = 120.0  # seconds a worker may take to import what it needs
 START_TRIES = 3
+MOST_WORKERS = 16  # by default: a container may see all CPUs of a machine and be given a few
 ROUNDS = 100  # of killing what a worker has started, each up to POLL long
 MARK = "LGRPO_LITE_REWARD_OF"  # in the environment of all that workers start: the pid of the trainer
 GRACE = 0.2  # a process that waits for a CPU is charged for that wait until it gets one
@@ -96,7 +97,9 @@ class Pool:
         log: Path | None = None,
     ):
         self.functions, self.timeouts, self.memory = list(functions), list(timeouts), memory
-        self.size = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        self.size = workers or min(
+            MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
         self.log = log  # what workers print; None: nowhere
         self.started = 0  # processes so far
         self._failures = 0  # to start, in a row
