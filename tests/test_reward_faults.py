@@ -38,7 +38,7 @@ def faulty(completion):
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "mine.py").write_text(USER)
-    overrides = [f"rewards.0.use={tmp_path}/mine.py:faulty", "rewards.0.extract=final", "rewards.0.timeout=1.0"]
+    overrides = [f"rewards.0.use={tmp_path}/mine.py:faulty", "rewards.0.extract=final", "rewards.0.timeout=3.0"]
     sizes = ["rollout.prompts_per_step=8", "rollout.group_size=8", "safety.reward_memory_gb=0.25", "safety.reward_workers=2"]
     built = build(tiny_recipe("model.max_new_tokens=8", *overrides, *sizes))
     yield built
