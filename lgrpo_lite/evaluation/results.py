@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.evaluation.figures import Figures, Problem
 from lgrpo_lite.evaluation.suites import Asked
+from lgrpo_lite.stacks import installed_packages, normal
+from lgrpo_lite.train.folder import differences, write_whole
 
 PACKAGES = ("lgrpo-lite", "torch", "transformers", "peft", "vllm", "math-verify", "numpy")
 LOGS = {"eval.log", "rewards.log"}
@@ -44,8 +45,8 @@ class ResultFolder:
             fix = "wait for it, or choose another --out"
             raise ConfigError("another process writes these results", where=str(path), fix=fix) from None
         self._check()
-        _replace(path / "recipe.yaml", recipe.to_yaml())
-        _replace(path / "about.json", json.dumps(about, indent=1) + "\n")
+        write_whole(path / "recipe.yaml", recipe.to_yaml())
+        write_whole(path / "about.json", json.dumps(about, indent=1) + "\n")
         self.done = self._recover()
 
     def append(self, block: Sequence[Problem]) -> None:
@@ -60,7 +61,7 @@ class ResultFolder:
         """Write result.json and return it."""
         found = None if figures is None else figures.to_json()
         result = {"schema": 1, "about": self.about, "figures": found, "versions": versions(), "warnings": warnings}
-        _replace(self.path / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        write_whole(self.path / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
         return result
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class ResultFolder:
         file = self.path / "about.json"
         if not file.exists():
             return
-        changed = differences(json.loads(file.read_text("utf-8")), self.about)
+        changed = differences(file.read_text("utf-8"), json.dumps(self.about), free=())
         if changed:
             shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
             fix = "go on with the settings it was started with, or choose another --out"
@@ -145,35 +146,7 @@ def read_samples(path: Path) -> list[Problem]:
     return found
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that differ, as `key: old -> new`."""
-    before, after = _flat(old), _flat(json.loads(json.dumps(new)))
-    return [
-        f"{k}: {before.get(k)} -> {after.get(k)}" for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)
-    ]
-
-
 def versions() -> dict[str, str]:
     """Of the packages that make the figures; those that are not installed are left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    inner = {k: v for key, part in items for k, v in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()}
-    return inner or {prefix: value}
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    installed = installed_packages()
+    return {name: installed[normal(name)] for name in PACKAGES if normal(name) in installed}

@@ -75,12 +75,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Replace a file as a whole."""
-        fresh = self.path / f".{name}.new"
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, self.path / name)
+        write_whole(self.path / name, text)
 
     def set_status(self, state: str, step: int, exit_code: int | None = None, **more: Any) -> None:
         """state: starting, evaluating, training, exporting, done, stopped, failed. The heartbeat is Unix time."""
@@ -142,6 +137,16 @@ class RunFolder:
         os.replace(fresh, final)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write or replace a file: after a kill at any moment it is the old one or the new one."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -156,7 +161,7 @@ def _finite(value: Any) -> Any:
 
 
 def differences(old: str, new: str, free: Iterable[str]) -> list[str]:
-    """Settings that differ between two resolved recipes, as `key: old -> new`; keys below `free` may differ."""
+    """Settings that differ between two texts of YAML or JSON, as `key: old -> new`; keys below `free` may differ."""
     import yaml
 
     before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
