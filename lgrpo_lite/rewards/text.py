@@ -1,6 +1,7 @@
 """Rewards that take the text as it is: answer against gold, as text or number or by a pattern, the format, and the length."""
 
 import re
+from collections import deque
 
 from lgrpo_lite.answers import as_number, final_answer
 from lgrpo_lite.types import Outcome
@@ -33,10 +34,8 @@ def matches(completion: str, *, pattern: str) -> tuple[float, Outcome]:
 def regex(completion: str, reference: str, *, pattern: str) -> tuple[float, Outcome]:
     """1 when the last match's first group (the whole match, where the pattern has no group) equals the gold as text, white
     space aside; `unparsable` when there is no match."""
-    last = None
-    for last in re.finditer(pattern, completion):  # noqa: B007 - the last one is what counts
-        pass
-    found = None if last is None else last[1] if last.re.groups else last[0]
+    last = deque(re.finditer(pattern, completion), maxlen=1)
+    found = (last[0][1] if last[0].re.groups else last[0][0]) if last else None
     return (0.0, Outcome.unparsable) if found is None else _same(found, reference)
 
 

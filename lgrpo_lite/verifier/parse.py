@@ -13,7 +13,6 @@ MAX_DEPTH = 60
 END = Token("end", "")
 RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "=", "equiv": "="}
 _UNIT_ENDS = frozenset([",", ";", "and", "or", ")", "]", "}", "\\}", "=", "|", "cup"])
-_OPENS = FUNCTIONS | GREEK | ACCENTS | frozenset(["pi", "frac", "sqrt", "binom", "begin", "sum", "prod", *ROUND])
 _SETS = {"cup": "cup", "cap": "cap", "setminus": "minus"}
 
 
