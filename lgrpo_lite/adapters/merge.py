@@ -13,6 +13,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lgrpo_lite import progress
+
 SHARD_BYTES = 2 * 1024**3
 
 
@@ -23,25 +25,32 @@ def merged_tensors(
     """(name in the plain model, merged tensor on the CPU) for every weight of a model, with or without an adapter.
 
     `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from. Tied weights
-    come once.
+    come once. Told as "merging".
     """
+    weights = list(_weights(model))
+    for done, (name, parameter, module, holder) in enumerate(weights):
+        progress.told("merging", done, len(weights))
+        weight = original[name] if original is not None else dense(parameter, holder)
+        if isinstance(module, LoraLayer) and name.endswith(".weight"):
+            weight = weight.float() + sum(_delta(module, a).to(weight.device) for a in module.active_adapters)
+        yield name, weight.to(dtype).cpu().contiguous()
+    progress.told("merging", len(weights), len(weights))
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any, nn.Module]]:
+    """(name in the plain model, weight, its module, what holds it inside that), each once; an adapter's own are left out."""
     seen: set[int] = set()
     for path, module in model.named_modules():
         if "lora_" in path:
             continue
-        adapted = isinstance(module, LoraLayer)
-        holder = module.get_base_layer() if adapted else module
+        holder = module.get_base_layer() if isinstance(module, LoraLayer) else module
         if path.endswith(".base_layer"):
             continue
         for leaf, parameter in holder.named_parameters(recurse=False):
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            name = plain_name(f"{path}.{leaf}" if path else leaf)
-            weight = original[name] if original is not None else dense(parameter, holder)
-            if adapted and leaf == "weight":
-                weight = weight.float() + sum(_delta(module, a).to(weight.device) for a in module.active_adapters)
-            yield name, weight.to(dtype).cpu().contiguous()
+            yield plain_name(f"{path}.{leaf}" if path else leaf), parameter, module, holder
 
 
 def _delta(module: Any, adapter: str) -> Tensor:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lgrpo_lite.cli.progress import showing
 from lgrpo_lite.errors import ConfigError
 
 PROMPTS = 64
@@ -22,16 +23,17 @@ def run(args: argparse.Namespace) -> int:
     """Sample groups as the first steps would. No signal: exit 5, with the likeliest cause."""
     from lgrpo_lite.cli.train import log_to
     from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.baseline import as_json, cause, demand_signal, measure
-    from lgrpo_lite.train.build import build
     from lgrpo_lite.train.check import check, demand
 
     if args.n < 1:
         raise ConfigError("no prompts to look at", where=f"command line, -n {args.n}", fix="give -n 1 or more")
     recipe = check(load_recipe(args.words[0], args.words[1:]))
     demand(recipe)
-    with tempfile.TemporaryDirectory() as folder:
+    with showing(as_json=args.json), tempfile.TemporaryDirectory() as folder:
         log_to(Path(folder) / "main.log")
+        from lgrpo_lite.train.baseline import as_json, cause, demand_signal, measure
+        from lgrpo_lite.train.build import build
+
         run_ = build(recipe)
         try:
             found = measure(run_, run_.prompts.first(args.n))

@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
@@ -129,23 +129,15 @@ def _place(subject, suite: str, evaluation, args: argparse.Namespace) -> Path:
 def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that needs torch."""
     from lgrpo_lite.cli.train import log_to
-    from lgrpo_lite.evaluation.measure import measure
     from lgrpo_lite.evaluation.results import check_folder
-    from lgrpo_lite.monitor.text import duration
     from lgrpo_lite.train.check import gold_fault_of
 
-    began: list[tuple[float, int]] = []
+    with showing(as_json=args.json):
+        check_folder(out)
+        log_to(out / "eval.log")
+        from lgrpo_lite.evaluation.measure import measure
 
-    def progress(done: int, of: int) -> None:
-        began.append((time.monotonic(), done))
-        spent, made = began[-1][0] - began[0][0], done - began[0][1]
-        left = f", {duration(spent / made * (of - done))} left" if made else ""
-        print(f"{suite.suite.name}: {done} of {of} problems{left}", file=sys.stderr)
-
-    check_folder(out)
-    log_to(out / "eval.log")
-    faults = gold_fault_of(recipe)
-    return measure(recipe, suite, subject, out, limit=args.limit, seed=args.seed, gold_fault=faults, progress=progress)
+        return measure(recipe, suite, subject, out, limit=args.limit, seed=args.seed, gold_fault=gold_fault_of(recipe))
 
 
 def _show(result: dict[str, Any]) -> None:

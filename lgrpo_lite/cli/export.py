@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from lgrpo_lite.cli.progress import showing
 from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
@@ -55,9 +56,15 @@ def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) 
     if found is None:
         fix = "train on with --resume auto, or name another --checkpoint"
         raise DataError(f"the run has no usable checkpoint {args.checkpoint!r}", where=str(path / "checkpoints"), fix=fix)
-    result = {"out": str(out), "checkpoint": found.name}
+    with showing(as_json=args.json):
+        return {"out": str(out), "checkpoint": found.name} | _written(recipe, found, kind, out, args)
+
+
+def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
+    """Everything that needs torch; of a merge, how it compares with the policy."""
     import torch
 
+    from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
     from lgrpo_lite.train.export import export_adapter, export_merged
@@ -68,8 +75,8 @@ def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) 
     checkpoint.load(found, policy)
     if kind == "adapter":
         export_adapter(policy, out)
-        return result
+        return {}
     _, comparison = export_merged(
         policy, recipe, out, eval_prompts(recipe, policy), base=args.base or recipe.export.base, tolerance=args.tolerance
     )
-    return result | {"check": dataclasses.asdict(comparison)}
+    return {"check": dataclasses.asdict(comparison)}

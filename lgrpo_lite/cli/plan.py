@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lgrpo_lite.cli.progress import showing
 from lgrpo_lite.errors import ConfigError
 
 UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is sold as 24 GB has 24 GiB
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         recipe = check(load_recipe(args.words[0], [*args.words[1:], *map(str, settings)]))
     settings = settings if closest.fits else []
     found = plan(recipe, capacity)
-    weighed = _weigh(recipe) if args.probe else []
+    weighed = _weigh(recipe, as_json=args.json) if args.probe else []
     if args.json:
         result = {**_plain(found), "settings": [{"set": str(s), "reason": s.reason} for s in settings]}
         result["probe"] = [{**row._asdict(), "ratio": row.ratio} for row in weighed]
@@ -48,13 +49,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _weigh(recipe) -> list:
+def _weigh(recipe, *, as_json: bool) -> list:
     from lgrpo_lite.cli.train import log_to
     from lgrpo_lite.train.check import demand
-    from lgrpo_lite.train.weigh import weigh
 
     demand(recipe)
-    with tempfile.TemporaryDirectory() as folder:
+    with showing(as_json=as_json), tempfile.TemporaryDirectory() as folder:
+        from lgrpo_lite.train.weigh import weigh
+
         log_to(Path(folder) / "main.log")
         return weigh(recipe)
 

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.progress import showing
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, VerificationError, nearest
+from lgrpo_lite.progress import told
 
 GOLDS = 256
 ALONE = "schema: 1\nmodel: {id: 'builtin:tiny-math'}\ndata: {train: {task: arithmetic}}\nrewards: [{use: NAME}]\n"
@@ -40,17 +42,19 @@ def run(args: argparse.Namespace) -> int:
     first = verifier(recipe.rewards)
     if fault := missing_sandbox([first]):
         raise fault
-    golds, warnings = ([], []) if alone else _golds(recipe, first, args.n, optional=bool(cases))
-    reward = RewardSum([first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
-    try:
-        result: dict[str, Any] = {"reward": first.use}
-        if golds:
-            scored, tally = judged(golds, reward)
-            result["golds"] = gold_report(*split_by_label(scored), tally)
-        if cases:
-            result["cases"] = case_report(*judged(cases, reward))
-    finally:
-        reward.close()
+    result: dict[str, Any] = {"reward": first.use}
+    with showing(as_json=args.json):
+        golds, warnings = ([], []) if alone else _golds(recipe, first, args.n, optional=bool(cases))
+        told(f"scoring {len(golds) + len(cases)} answers", 0)
+        reward = RewardSum([first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
+        try:
+            if golds:
+                scored, tally = judged(golds, reward)
+                result["golds"] = gold_report(*split_by_label(scored), tally)
+            if cases:
+                result["cases"] = case_report(*judged(cases, reward))
+        finally:
+            reward.close()
     failure = _failure(result, args.min_accuracy)
     if args.json:
         print(json.dumps({"schema": 1, "ok": not failure, "command": "reward test", "result": result, "warnings": warnings}))

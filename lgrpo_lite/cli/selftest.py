@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lgrpo_lite.cli.progress import showing
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite selftest FILE|NAME [key=value …] [--json]"
@@ -16,16 +18,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load the recipe's policy and engine, prove them with adapters made up for it; a failed check is exit 6."""
     from lgrpo_lite.cli.train import log_to
-    from lgrpo_lite.engines.probe import demand_passed, proof_of
-    from lgrpo_lite.engines.selftest import stages
     from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.build import build
     from lgrpo_lite.train.check import check, demand
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))
     demand(recipe)
-    with tempfile.TemporaryDirectory() as folder:
+    with showing(as_json=args.json) as line, tempfile.TemporaryDirectory() as folder:
         log_to(Path(folder) / "main.log")
+        from lgrpo_lite.engines.probe import demand_passed, proof_of
+        from lgrpo_lite.engines.selftest import stages
+        from lgrpo_lite.train.build import build
+
         run_ = build(recipe)
         proof = proof_of(run_.engine, run_.policy, run_.prompts.prompts, recipe)
         rows = []
@@ -33,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
             for stage, checks in stages(run_.engine, run_.policy, proof):
                 rows += [(stage, check) for check in checks]
                 if not args.json:
-                    _print(stage, checks)
+                    with line.aside():
+                        _print(stage, checks)
         finally:
             run_.engine.close()
     failed = [check for _, check in rows if not check.passed]

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lgrpo_lite import progress
 from lgrpo_lite.config import Source
 from lgrpo_lite.errors import DataError, EnvironmentFault
 
@@ -196,7 +197,9 @@ def _from_hub(source: Source, where: str) -> Iterator[Record]:
         raise EnvironmentFault("reading from the Hub needs the package datasets", where=where, fix=fix) from None
     disable_progress_bars()  # they would write over the live view
     try:
+        progress.told(f"reading {source.hf}", 0)
         rows = load_dataset(source.hf or "", source.config, split=source.split)
+        progress.told(f"reading {source.hf}", 1, 1)
     except Exception as error:  # the library raises a dozen kinds, from no network to no such split
         fix = "check the name, config and split, and the network; or give path: FILE.jsonl"
         raise DataError(f"cannot load {source.hf} ({source.split}): {error}", where=where, fix=fix) from error

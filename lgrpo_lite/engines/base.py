@@ -7,7 +7,7 @@ with engine.serving(policy) as sampler:      # adapter in on entry, memory back 
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +16,8 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError, LgrpoError, nearest
 from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.types import Completion, Prompt
+
+Tick = Callable[[float], None] | None  # hears which share of some work is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class SamplingParams:
     temperature: float
     max_new_tokens: int
     salt: str | None = None
+    tick: Tick = None  # hears how far a call is, from engines that can tell
+
+
+def part(tick: Tick, begin: float, size: float) -> Tick:
+    """For a part of the work that `tick` hears of: it begins at the share `begin`, and `size` is its own."""
+    return None if tick is None else lambda share: tick(begin + size * share)
 
 
 class Sampler(Protocol):

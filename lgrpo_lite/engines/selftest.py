@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from lgrpo_lite import progress
 from lgrpo_lite.batch import for_scoring
 from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
 from lgrpo_lite.engines.probe import Check, SyncProof
@@ -19,14 +20,19 @@ def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[
 
     Each stage enters `serving` anew, so what sleeps between rollouts slept here too.
     """
+    tried = 4 if policy.has_adapter else 2
+    progress.told("proving the rollouts", 0, tried)
     yield "as loaded", _proved(engine, policy, proof)
     if policy.has_adapter:
-        for name in ("an adapter", "another adapter"):
+        for done, name in enumerate(("an adapter", "another adapter"), 1):
+            progress.told("proving the rollouts", done, tried)
             moved = stir(engine, policy, proof, seed=policy.version)
             checks = _proved(engine, policy, proof)
             yield f"{name} that moves log-probs by {moved:.2g}", [_certain(check) for check in checks]
+    progress.told("proving the rollouts", tried - 1, tried)
     policy.temperature = 1.0 if policy.temperature != 1.0 else OTHER
     yield f"temperature {policy.temperature:g}", _proved(engine, policy, proof)
+    progress.told("proving the rollouts", tried, tried)
 
 
 def _certain(check: Check) -> Check:

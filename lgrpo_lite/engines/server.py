@@ -210,7 +210,11 @@ class ServerSampler:
             asked = [body | {"seed": seed} for body, seed in zip(asked, seeds, strict=True)]
         answers = [[self._completion([], [], prefix)] * n for prefix in given]
         with ThreadPoolExecutor(max(1, min(self.parallel, len(asked)))) as pool:
-            replies = list(pool.map(partial(self.server.complete, version=self.policy_version), asked))
+            replies = []
+            for reply in pool.map(partial(self.server.complete, version=self.policy_version), asked):
+                replies.append(reply)
+                if sampling.tick is not None:
+                    sampling.tick(len(replies) / len(asked))
         for i, choices in zip(room, replies, strict=True):
             made = [self._read(choice, given[i], limit) for choice in sorted(choices, key=lambda c: c["index"])]
             answers[i] = made if len(made) == n else made * n  # greedy: n times the same

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
+from lgrpo_lite.engines.base import SamplingParams, Tick, given_tokens, not_finite, part
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
+
+TOKENS_A_TICK = 16  # of each row between two words on how far it is
 
 
 class TransformersEngine:
@@ -62,7 +65,9 @@ class TransformersSampler:
         order = [r for r in order if r not in done]
         for begin in range(0, len(order), self.batch_rows):
             chunk = order[begin : begin + self.batch_rows]
-            done |= zip(chunk, self._sample([rows[r] for r in chunk], sampling), strict=True)
+            tick = part(sampling.tick, begin / len(order), len(chunk) / len(order))
+            made = self._sample([rows[r] for r in chunk], replace(sampling, tick=tick))
+            done |= zip(chunk, made, strict=True)
         return [[done[i * n + k] for k in range(n)] for i in range(len(prompts))]
 
     @torch.no_grad()
@@ -74,7 +79,7 @@ class TransformersSampler:
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in read])
         room = [sampling.max_new_tokens - len(given) for _, given in rows]
         tempered = _Tempered(sampling.temperature or 1.0)
-        recorder = _Recorder(tempered)
+        recorder = _Recorder(tempered, max(room), sampling.tick)
         whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # no truncation: it would bias the ratio
         settings = GenerationConfig(
             **whole if sampling.temperature > 0 else {"do_sample": False}, max_new_tokens=max(room),
@@ -93,6 +98,8 @@ class TransformersSampler:
             if "probability tensor" in str(error):  # torch.multinomial's words for NaN or infinite logits
                 raise not_finite(self.policy_version) from error
             raise
+        if sampling.tick is not None:
+            sampling.tick(1.0)
         sampled, logp = out[:, width:].tolist(), torch.stack(recorder.logp, 1).tolist()
         return [
             self._completion(tokens[:most], row[:most], given)
@@ -123,12 +130,14 @@ class _Tempered(LogitsProcessor):
 class _Recorder(StoppingCriteria):
     """Keeps the log-prob of each token just sampled: rows × V floats at a time, not rows × tokens × V. It never stops."""
 
-    def __init__(self, tempered: _Tempered):
-        self.tempered = tempered
+    def __init__(self, tempered: _Tempered, longest: int, tick: Tick):
+        self.tempered, self.longest, self.tick = tempered, longest, tick
         self.logp: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
         latest = self.tempered.scores
         assert latest is not None, "a token is sampled from scores"
         self.logp.append(latest.gather(-1, input_ids[:, -1:])[:, 0] - latest.logsumexp(-1))
+        if self.tick is not None and len(self.logp) % TOKENS_A_TICK == 0:
+            self.tick(len(self.logp) / self.longest)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from lgrpo_lite import progress
 from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder
 from lgrpo_lite.engines.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
 from lgrpo_lite.engines.vllm_sampler import VllmSampler, at_once, longest_request
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
 from lgrpo_lite.policy import budget
+from lgrpo_lite.policy.fetch import OTHERS, WEIGHTS, download_bar
 from lgrpo_lite.policy.load import config_of, locate, settle
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.shape import Shape
@@ -31,8 +33,7 @@ from lgrpo_lite.stacks import compare, installed_packages
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 NEEDED = ("unsloth", "unsloth-zoo", "vllm", "transformers", "trl", "torch")
-FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # of a model on the Hub,
-OTHERS = ("original/*", "consolidated*")  # which some bring a second time
+FILES = (*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # of a model on the Hub
 DTYPE = torch.bfloat16
 ENVIRONMENT = VLLM_ENVIRONMENT | {  # read by Unsloth when it is imported or loads
     "UNSLOTH_VLLM_STANDBY": "1",  # keys and values leave the GPU while training, weights stay
@@ -63,6 +64,7 @@ class UnslothEngine:
         assert self._model is None, "an engine has one network"
         config = config_of(recipe.model, recipe.where("model.id"))
         folder = checkpoint(recipe.model, recipe.where("model.id"))
+        progress.told("starting Unsloth and vLLM", 0)
         unsloth = self._import()
         options = self._options(folder, config)
         with self._told():
@@ -70,6 +72,7 @@ class UnslothEngine:
             self._vllm = engine_of(model, self.where)
             self._check_loaded(model, options["max_seq_length"])
             self._model = unsloth.get_peft_model(model, **_adapter(recipe))
+        progress.told("starting Unsloth and vLLM", 1, 1)
         self._sleeps = self._vllm.llm_engine.vllm_config.model_config.enable_sleep_mode
         if not self._sleeps:
             self.notes += ("vLLM keeps its KV cache while training: Unsloth has no standby for this model",)
@@ -234,7 +237,8 @@ def checkpoint(model: Model, where: str = "model.id") -> str:
 
     files = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHERS)}
     try:
-        return snapshot_download(path, revision=model.revision, local_files_only=is_offline_mode(), **files)
+        bar = download_bar(f"downloading {model.id}")
+        return snapshot_download(path, revision=model.revision, local_files_only=is_offline_mode(), tqdm_class=bar, **files)
     except (OSError, ValueError) as error:
         fix = "check the name, the revision and the network, or give a folder"
         raise ConfigError(f"cannot load {model.id}: {_first_line(error)}", where=where, fix=fix) from error

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
+from lgrpo_lite import progress
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
 from lgrpo_lite.engines.shared import Unshareable, share
@@ -24,6 +25,7 @@ from lgrpo_lite.engines.vllm_sampler import VllmSampler, at_once, longest_reques
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
 from lgrpo_lite.machine import gpu_processes
 from lgrpo_lite.policy.budget import GIB, SLOT_RANKS, VLLM_BLOCK, kv_bytes_per_token, weights_bytes
+from lgrpo_lite.policy.fetch import fetch_ahead
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import adapted, compute_dtype, config_of, device_of, empty_base, locate, settle
 from lgrpo_lite.policy.memory import free_bytes
@@ -64,6 +66,8 @@ class VllmEngine:
     def _start(self):
         os.environ.update(ENVIRONMENT)
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over kv_cache_memory_bytes
+        fetch_ahead(locate(self.recipe.model.id), self.recipe.model.revision)
+        progress.told("starting vLLM", 0)
         from vllm import LLM
 
         unpacked = nullcontext() if self.on_gpu or not self.share_weights else _weights_as_loaded()
@@ -82,6 +86,7 @@ class VllmEngine:
             raise EnvironmentFault(f"vLLM does not start: {reason}", where=where, fix=fix) from error
         finally:
             torch.set_rng_state(random)
+            progress.told("starting vLLM", 1, 1)
 
     def _arguments(self) -> dict[str, Any]:
         model, vllm = self.recipe.model, self.recipe.rollout.vllm

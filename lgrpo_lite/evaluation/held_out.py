@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lgrpo_lite.engines.base import SamplingParams
+from lgrpo_lite import progress
+from lgrpo_lite.engines.base import SamplingParams, part
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.evaluation.figures import Estimate, Problem, estimates, figures, table
-from lgrpo_lite.evaluation.sampling import scored
+from lgrpo_lite.evaluation.sampling import scored, ticking
 from lgrpo_lite.train.run import Run
 
 BLOCK = 64  # problems between two looks at whether to stop
@@ -47,7 +48,7 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False, keep
     evaluations of one policy agree. The samples go to the file `keep`. No reward at all: DataError.
     """
     settings, limit = run.recipe.eval, run.recipe.model.max_new_tokens
-    sampling = SamplingParams(settings.temperature, limit)
+    sampled = settings.k / (settings.k + settings.greedy)  # share of a problem's answers that are samples
     problems: list[Problem] = []
     greedy: list[Problem] = []
     devices = [run.policy.device] if run.policy.device.type == "cuda" else []
@@ -58,11 +59,15 @@ def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False, keep
             if stop():
                 return None
             block = run.eval_prompts[begin : begin + BLOCK]
+            tick = ticking("evaluating", begin, len(block), len(run.eval_prompts))
+            sampling = SamplingParams(settings.temperature, limit, tick=part(tick, 0.0, sampled))
             problems += scored(block, sampler.generate(block, settings.k, sampling), tools)
             if settings.greedy:
-                greedy += scored(block, sampler.generate(block, 1, SamplingParams(0.0, limit)), tools)
+                sampling = SamplingParams(0.0, limit, tick=part(tick, sampled, 1 - sampled))
+                greedy += scored(block, sampler.generate(block, 1, sampling), tools)
     if not problems:
         return None
+    progress.told("evaluating", len(run.eval_prompts), len(run.eval_prompts))
     if keep is not None:
         write_samples(keep, problems)
     return _summary(run, step, problems, greedy)

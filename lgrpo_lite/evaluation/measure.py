@@ -1,20 +1,20 @@
 """One evaluation from beginning to end: the subject loaded, its problems asked in blocks, the figures written down."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lgrpo_lite import progress
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.prompts import GoldFault
 from lgrpo_lite.data.template import tokens
-from lgrpo_lite.engines.base import RolloutEngine, SamplingParams, open_engine
+from lgrpo_lite.engines.base import RolloutEngine, SamplingParams, Tick, open_engine
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.evaluation.figures import Problem, figures
 from lgrpo_lite.evaluation.results import ResultFolder, about
-from lgrpo_lite.evaluation.sampling import scored
+from lgrpo_lite.evaluation.sampling import scored, ticking
 from lgrpo_lite.evaluation.suites import Suite, problems
 from lgrpo_lite.evaluation.support import with_logprobs
 from lgrpo_lite.policy import checkpoint
@@ -53,12 +53,13 @@ class Asking:
     is_base: bool
     seed: int
 
-    def block(self, number: int, prompts: list[Prompt], categories: list[dict[str, str]]) -> list[Problem]:
+    def block(self, number: int, prompts: list[Prompt], categories: list[dict[str, str]], tick: Tick = None) -> list[Problem]:
         """The samples of one block. Its random numbers, and its share of a prefix cache, are its own: those of the seed and of
         `number`, so that a block is the same whichever were asked before it in this process."""
         evaluation, policy = self.recipe.eval, self.policy
         torch.manual_seed((self.seed + 1) * 1_000_003 + number)
-        sampling = SamplingParams(evaluation.temperature, self.recipe.model.max_new_tokens, salt=f"eval-{self.seed}-{number}")
+        salt = f"eval-{self.seed}-{number}"
+        sampling = SamplingParams(evaluation.temperature, self.recipe.model.max_new_tokens, salt, tick)
         with self.engine.serving(policy) as sampler:
             if self.is_base and policy.has_adapter:
                 with sampler.reference():
@@ -84,7 +85,6 @@ def measure(
     limit: int | None,
     seed: int,
     gold_fault: GoldFault | None,
-    progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """Evaluate and return what result.json holds. `recipe` is checked and has the suite laid over it.
 
@@ -112,9 +112,10 @@ def measure(
         folder = ResultFolder(out, what, recipe)
         try:
             while (begin := len(folder.done)) < len(prompts):
-                progress(begin, len(prompts))
                 block = slice(begin, begin + size)
-                folder.append(asking.block(begin // size, prompts[block], categories[block]))
+                tick = ticking(f"evaluating {suite.suite.name}", begin, len(prompts[block]), len(prompts))
+                folder.append(asking.block(begin // size, prompts[block], categories[block], tick))
+            progress.told(f"evaluating {suite.suite.name}", len(prompts), len(prompts))
             return _finish(folder, recipe, warnings)
         finally:
             folder.close()

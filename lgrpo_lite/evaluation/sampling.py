@@ -1,12 +1,19 @@
 """Answers scored and written down, with the rewards and the judge of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from lgrpo_lite import progress
 from lgrpo_lite.answers import normal
 from lgrpo_lite.evaluation.figures import Problem, Sample
 from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
+
+
+def ticking(what: str, begin: int, count: int, of: int) -> Callable[[float], None]:
+    """For `count` of `of` problems from `begin` on: tells that they begin now, and then how many the share heard of makes."""
+    progress.told(what, begin, of)
+    return lambda share: progress.told(what, min(begin + int(count * share), of - 1), of)  # the last is done when it is scored
 
 
 def scored(

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.ops.logprob import Head
+from lgrpo_lite.policy.fetch import bars_told, download_bar
 
 BUILTIN = "builtin:"
 
@@ -67,7 +68,9 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     else:
         options = {"dtype": dtype if model.lora else torch.float32}
     _check_saved(model, where)
-    base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, attn_implementation="sdpa", **options)
+    options |= {"attn_implementation": "sdpa", "tqdm_class": download_bar(f"downloading {model.id}")}
+    with bars_told():
+        base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
     if not quantised:
         base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
     base.requires_grad_(model.lora is None)

@@ -138,6 +138,8 @@ class ValueStore:
     ) -> bool:
         """Fill in what is missing, under the reference. False: stopped on request; what is done stays in the file.
 
+        `progress` hears how many prompts are done, before each block and, from an engine that can tell, inside it.
+
         Each block draws from a seed of its own, so that a pre-pass that was killed ends with the values of one that was not.
         """
         self._read(path)
@@ -151,7 +153,7 @@ class ValueStore:
                 if stop():
                     return False
                 progress(begin)
-                for prompt, rewards in self._ask(block, tools, number):
+                for prompt, rewards in self._ask(block, _ticking(tools, progress, begin, len(block)), number):
                     file.write(json.dumps({"key": self.key(prompt), "id": prompt.id, "rewards": rewards}) + "\n")
                 file.flush()
         return True
@@ -184,3 +186,8 @@ class ValueStore:
                 self.rewards.setdefault(row["key"], [float(r) for r in row["rewards"]])
             except (ValueError, KeyError, TypeError):  # a line cut short by a kill: its prompt is asked again
                 continue
+
+
+def _ticking(tools: Tools, progress: Callable[[int], None], begin: int, count: int) -> Tools:
+    sampling = replace(tools.sampling, tick=lambda share: progress(begin + int(count * share)))
+    return replace(tools, sampling=sampling)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lgrpo_lite import progress
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.rollout.plan import RolloutPlan
@@ -18,6 +19,7 @@ from lgrpo_lite.types import Group, Outcome, Prompt
 ROUNDS = 8  # of rollout.prompts_per_step prompts, before a run is told that there is no signal
 MOST = 0.5  # a share from which on something is the likeliest cause
 Z = 1.959964  # 95 %
+WHAT = "looking for a signal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,11 @@ def measure(
         for begin in range(0, len(prompts), count):
             if stop():
                 return None
+            progress.told(WHAT, begin, len(prompts))
             groups += plan(prompts[begin : begin + count], tools)
             if early and has_signal(groups, run.recipe):
                 break
+    progress.told(WHAT, len(prompts), len(prompts))
     return summary(groups, has_signal(groups, run.recipe))
 
 

@@ -2,20 +2,24 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from lgrpo_lite import progress
 from lgrpo_lite.adapters import merge, verify
 from lgrpo_lite.adapters.verify import Comparison
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.engines.base import SamplingParams
+from lgrpo_lite.engines.base import SamplingParams, part
 from lgrpo_lite.engines.transformers import TransformersSampler
 from lgrpo_lite.errors import ConfigError, VerificationError
+from lgrpo_lite.policy.fetch import bars_told
 from lgrpo_lite.policy.load import load_base, locate, saved_as
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Prompt
@@ -67,19 +71,32 @@ def export_merged(
 def _verify(
     policy: Policy, recipe: Recipe, folder: Path, prompts: Sequence[Prompt], tolerance: float | None, *, judged: bool
 ) -> Comparison:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype, attn_implementation="sdpa").eval()
+    with bars_told():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype, attn_implementation="sdpa").eval()
     torch.nn.Module.to(model, policy.device)  # transformers wraps .to() without types
     merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
     training = policy.model.training
     policy.model.eval()
-    greedy = SamplingParams(0.0, VERIFY_TOKENS)
-    answers = [
-        [one[0].token_ids for one in TransformersSampler(p, len(prompts)).generate(prompts, 1, greedy)] for p in (policy, merged)
-    ]
+    told = partial(progress.told, "verifying the merged model", of=3 * len(prompts))  # two models answer, then their logits
+    told(0)
+
+    def answered(share: float) -> None:
+        told(int(share * 2 * len(prompts)))
+
+    answers = []
+    for asked, tick in ((policy, part(answered, 0.0, 0.5)), (merged, part(answered, 0.5, 0.5))):
+        greedy = SamplingParams(0.0, VERIFY_TOKENS, tick=tick)
+        answers.append([one[0].token_ids for one in TransformersSampler(asked, len(prompts)).generate(prompts, 1, greedy)])
+    compared = itertools.count(2 * len(prompts))
+
+    def logits_of_policy(ids: torch.Tensor) -> torch.Tensor:
+        told(next(compared))
+        return policy.model(input_ids=ids.to(policy.device)).logits
+
     usual, least = verify.ROUNDED if recipe.model.weights == "int8" else verify.TOLERANCE[policy.dtype]
     with policy.compute():
         result = verify.compare(
-            lambda ids: policy.model(input_ids=ids.to(policy.device)).logits,
+            logits_of_policy,
             lambda ids: model(input_ids=ids.to(policy.device)).logits,
             [p.token_ids for p in prompts],
             *answers,
@@ -87,6 +104,7 @@ def _verify(
             least_same_top=least,
         )
     policy.model.train(training)
+    told(3 * len(prompts))
     return result
 
 

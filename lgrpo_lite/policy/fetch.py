@@ -1,0 +1,89 @@
+"""Downloads and loading of the libraries under us, told as progress: their own bars are replaced, never drawn beside them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import is_offline_mode, snapshot_download
+from huggingface_hub.utils import are_progress_bars_disabled
+from tqdm import tqdm
+from transformers.utils import logging
+
+from lgrpo_lite import progress
+
+MB = 10**6
+WEIGHTS = ("*.safetensors",)  # of a model on the Hub,
+OTHERS = ("original/*", "consolidated*")  # which some bring a second time
+
+
+class Told(tqdm):
+    """A bar that draws nothing and says to whoever listens what it would show; bytes as MB, less than one not at all."""
+
+    what: str | None = None  # instead of the bar's own description
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **(options | {"disable": True}))
+        self.name = self.what or str(options.get("desc") or "").strip().lower()
+        self.in_bytes = options.get("unit") == "B"
+        # Of the two bars of a transfer the one of the network moves first; that of the file on the disk follows it.
+        self.silent = "reconstruct" in str(options.get("desc")).lower() or (bool(self.what) and not self.in_bytes)
+        self._tell()
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable or ():
+            yield item
+            self.update()
+
+    def update(self, n: float | None = 1) -> None:
+        self.n += n or 0
+        self._tell()
+
+    def refresh(self, *_: Any, **__: Any) -> None:
+        """A library that changes `total` calls it."""
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.silent or not self.name:
+            return
+        done, of = int(self.n), None if self.total is None else int(self.total)
+        if not self.in_bytes:
+            progress.told(self.name, done, of)
+        elif (of or done) >= MB:
+            whole = None if of is None else -(-of // MB)
+            progress.told(f"{self.name}, MB", whole if whole and done == of else done // MB, whole)
+
+
+Told.set_lock(threading.RLock())  # tqdm's own would start a process
+
+
+def download_bar(what: str) -> Any:
+    """For `tqdm_class` of a download of the Hub. None, so the library's own bar, where those are wanted."""
+    return type("Download", (Told,), {"what": what}) if are_progress_bars_disabled() else None
+
+
+@contextmanager
+def bars_told() -> Iterator[None]:
+    """Inside it the bars of transformers ("Loading weights") are told. Where its bars are wanted they stay as they are."""
+
+    def hook(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return bar(*args, **options) if logging.is_progress_bar_enabled() else Told(*args, **options)
+
+    before = logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def fetch_ahead(model_id: str, revision: str | None) -> None:
+    """The weights of a model on the Hub into its cache, for an engine that would fetch them without a word.
+
+    Whatever goes wrong, and whatever else it needs, that engine meets again and says so.
+    """
+    if Path(model_id).exists() or is_offline_mode():
+        return
+    files = {"allow_patterns": list(WEIGHTS), "ignore_patterns": list(OTHERS)}
+    with suppress(OSError, ValueError):
+        snapshot_download(model_id, revision=revision, tqdm_class=download_bar(f"downloading {model_id}"), **files)
