@@ -250,6 +250,10 @@ class Safety(Section):
 
 class Log(Section):
     completions_per_step: int = Field(default=4, ge=0, description="sampled answers kept per step; 0 keeps none")
+    tensorboard: bool = Field(default=False, description="curves as TensorBoard events, in the run folder")
+    wandb: bool = Field(default=False, description="curves to Weights & Biases; WANDB_MODE=offline keeps them in the run folder")
+    trackio: bool = Field(default=False, description="curves to trackio; on this machine unless TRACKIO_SPACE_ID names a Space")
+    project: str = Field(default="lgrpo-lite", min_length=1, description="under which wandb and trackio keep them")
 
 
 class Recipe(Section):

@@ -17,6 +17,7 @@ from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rewards.code import missing_sandbox
 from lgrpo_lite.rewards.judge import missing_variables
 from lgrpo_lite.train.rules import contradictions
+from lgrpo_lite.train.sinks import LOGGERS, missing_loggers
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -65,11 +66,14 @@ def _missing_parts(recipe: Recipe) -> list[str]:
     return [package for package, wanted in needed.items() if wanted and find_spec(package) is None]
 
 
-def demand(recipe: Recipe) -> None:
-    """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that names it. Imports nothing heavy."""
+def demand(recipe: Recipe, *, loggers: bool = False) -> None:
+    """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that names it. Imports nothing heavy.
+
+    `loggers`: what its `log` section asks for is needed too, as by training and by nothing else.
+    """
     row = engine_row(recipe)
     missing = missing_packages(row, recipe.model.weights)
-    missing += _missing_parts(recipe)
+    missing += _missing_parts(recipe) + (missing_loggers(recipe) if loggers else [])
     no_gpu = bool(row.needs_gpu or recipe.recipe.min_vram_gb) and not cuda_devices()
     lacks = []
     if no_gpu:
@@ -89,7 +93,8 @@ def demand(recipe: Recipe) -> None:
     if no_gpu:
         fix.append("run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here")
     if missing:
-        fix.append(f'pip install "lgrpo-lite[{row.extra}{",data" if {"datasets", "pyarrow"} & set(missing) else ""}]"')
+        extras = {row.extra: True, "data": {"datasets", "pyarrow"} & set(missing), "log": set(LOGGERS) & set(missing)}
+        fix.append(f'pip install "lgrpo-lite[{",".join(name for name, wanted in extras.items() if wanted)}]"')
     if unset:
         fix.append("set that environment variable to the endpoint's key")
     if no_sandbox:
