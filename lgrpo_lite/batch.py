@@ -70,6 +70,11 @@ class TrainBatch:
             **per_token,
         )
 
+    def tokens_of(self, rows: Int[Tensor, " K"]) -> Int[Tensor, " M"]:
+        """Which of the completion tokens belong to the sequences `rows`, in their order."""
+        count = torch.bincount(self.seq, minlength=self.num_sequences)
+        return ranges((count.cumsum(0) - count)[rows], count[rows])[0]
+
     @property
     def context(self) -> Int[Tensor, " S"]:
         """Tokens before the first one that is trained: prompt, and guidance that is context."""

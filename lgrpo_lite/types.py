@@ -5,6 +5,7 @@ Prompt -> Completion -> Score -> Rollout -> Group -> (batch.TrainBatch) -> StepR
 
 import enum
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 
@@ -73,6 +74,7 @@ class Rollout:
     off: bool = False  # sampled under another prompt than it is trained under
     spans: tuple[tuple[int, int], ...] = ()  # steps of the answer, as ranges of tokens
     values: tuple[float, ...] | None = None  # V at the start of each step, as far as estimated
+    credit: tuple[float, ...] = ()  # -∂loss/∂log π of each token, its normaliser divided out; empty: not trained on
 
     @property
     def reward(self) -> float:
@@ -111,6 +113,7 @@ class StepRecord:
 
     step: int  # 1-based
     policy_version: int  # optimiser updates done so far
+    time: float | None = None  # Unix, when the line was written
     skipped: str | None = None  # why no update was made
     reward: float | None = None  # mean over scored rollouts
     reward_std: float | None = None
@@ -130,12 +133,15 @@ class StepRecord:
     length: float | None = None  # mean completion tokens
     length_right: float | None = None
     length_wrong: float | None = None
+    length_p95: float | None = None
+    length_ended: float | None = None  # mean of those that ended by themselves
     truncated: float | None = None  # share that hit max_new_tokens
     loss: float | None = None
     grad_norm: float | None = None  # of the policy, before clipping
     lr: float | None = None
     clip_low: float | None = None  # share of trained tokens clipped below / above
     clip_high: float | None = None
+    ratio_max: float | None = None  # largest π/π_old of a trained token; 1 where a batch has one update
     kl: float | None = None  # to the reference, nats a token; None when no reference pass was asked for
     entropy: float | None = None  # nats a token
     disagreement: float | None = None  # mean |d|, d = logp trainer - logp sampler, nats a token
@@ -148,12 +154,19 @@ class StepRecord:
     weight_short: float | None = None  # weight the λ before the update gave the shortest / median / longest answers
     weight_median: float | None = None
     weight_long: float | None = None
+    weight_effective: float | None = None  # (Σf)²/(G Σf²), mean over groups: 1, all answers count alike; 1/G, one counts alone
     length_lambda_grpo: float | None = None  # λ at which the preference would weigh like GRPO, to first order
+    credit_first: float | None = None  # share of Σ|∂loss/∂log π| that falls on the first third of the answers
+    credit_middle: float | None = None
+    credit_last: float | None = None
+    credit_floored: float | None = None  # share of the answers trained against whose advantage the floor raised
     rollout_tokens: int = 0  # tokens sampled for this step, drafts and probes included
     rollout_answers: int = 0  # answers sampled for this step, drafts and probes included
     guide_tokens: int | None = None  # guidance length of the next step (arXiv:2508.13023)
     trained_tokens: int = 0  # completion tokens with a gradient
-    seconds: dict[str, float] = field(default_factory=dict)  # by phase: rollout, reward, score, update
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase: sync, rollout, reward, score, update
+    memory: dict[str, int] = field(default_factory=dict)  # bytes, see train.memory
+    alarms: tuple[str, ...] = ()  # names of monitor.alarms whose condition holds
 
     def after_update(self, policy_version: int, length_lambda: float | None, seconds: dict[str, float]) -> "StepRecord":
         """The record with what the update changed."""
@@ -162,5 +175,9 @@ class StepRecord:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "StepRecord":
         """Read a line back; keys of a later version are ignored."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in row.items() if key in known})
+        return cls(**{key: value for key, value in row.items() if key in _known()})
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(f.name for f in fields(StepRecord))

@@ -19,7 +19,7 @@ from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.policy import budget, load
 from lgrpo_lite.policy.budget import GIB, Pass
-from lgrpo_lite.policy.memory import Saved, layers_of, recompute
+from lgrpo_lite.policy.memory import Saved, layers_of, loaded_bytes, recompute
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import probe, usable_layouts
 from lgrpo_lite.policy.shape import FAMILIES, Shape, find_config, shapes
@@ -27,7 +27,7 @@ from lgrpo_lite.recipe import load_recipe
 from lgrpo_lite.train.check import check
 from lgrpo_lite.train.fit import fit
 from lgrpo_lite.train.plan import PHASES, plan
-from lgrpo_lite.train.weigh import full_pass, loaded_bytes
+from lgrpo_lite.train.weigh import full_pass
 
 CPU = torch.device("cpu")
 SMALL = {

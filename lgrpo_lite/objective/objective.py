@@ -137,7 +137,7 @@ class Objective(nn.Module):
         prompt_hidden: Float[Tensor, "S D"] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step
-        (but for disagreement_max, a maximum).
+        (but for disagreement_max and ratio_max, maxima).
 
         `entropy` is read by top_entropy and entropy_coef; `prompt_hidden`, the mean hidden state of each answer's prompt, by
         the log Z head.
@@ -170,6 +170,7 @@ class Objective(nn.Module):
             assert entropy is not None, "the policy gives entropies with its log-probs"
             loss = loss - parts.entropy_coef * (b.coef * entropy).sum()
         told = {name: float(values.detach().sum()) for name, values in (seen | self._disagreement(apart_by, sampled)).items()}
+        told["ratio_max"] = float((logp.detach() - old).max().exp())
         return loss, told | {"disagreement_max": float(apart_by.detach().abs().max())}
 
     def _disagreement(self, d: Tensor, sampled: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,12 @@
 """How much is recomputed in the backward pass: as many layers as the free memory asks for, measured on the model itself."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -104,3 +107,38 @@ def fitting(needed: int, kept: int, layers: int, free: int) -> int:
         if (layers - count) * each + count * kept + again <= room:
             return count
     return layers
+
+
+def loaded_bytes(network: Any) -> tuple[int, int]:
+    """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds beside them, each storage once."""
+    adapter = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for n, t in network.named_parameters() if "lora_" in n
+    }
+    held = [*network.parameters(), *network.buffers()]
+    for module in network.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            held += [state.absmax, state.code, *([state.offset, state.state2.absmax, state.state2.code] if state.nested else [])]
+        int8 = getattr(module, "state", None)
+        held += [t for t in (getattr(int8, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None)) if t is not None]
+    everything = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    return sum(size for at, size in everything.items() if at not in adapter), sum(adapter.values())
+
+
+def measured(policy: Any, moments: Iterable[Tensor]) -> dict[str, int]:
+    """Bytes now, by what holds them. `host`: resident memory of this process; `host_free`: what it could still take.
+
+    On a GPU also `activations` (the most that was held beside the rest since the last call), `cached` (by PyTorch, for reuse),
+    `other` (the sampler's and other processes') and `free`; there weights, adapter and optimizer are on the GPU.
+    """
+    weights, adapter = loaded_bytes(policy.model)
+    found = {"weights": weights, "adapter": adapter, "optimizer": sum(t.untyped_storage().nbytes() for t in moments)}
+    if policy.device.type == "cuda":
+        held = sum(found.values())
+        free, total = torch.cuda.mem_get_info(policy.device)
+        reserved, peak = torch.cuda.memory_reserved(policy.device), torch.cuda.max_memory_allocated(policy.device)
+        torch.cuda.reset_peak_memory_stats(policy.device)
+        found["activations"] = max(0, peak - held)
+        found["cached"] = max(0, reserved - max(peak, held))
+        found |= {"other": max(0, total - free - reserved), "free": free}
+    return found | {"host": psutil.Process().memory_info().rss, "host_free": free_bytes(torch.device("cpu"))}

@@ -8,15 +8,32 @@ import dataclasses
 import fcntl
 import gzip
 import json
+import logging
 import math
 import os
+import socket
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.types import Group, StepRecord
+from lgrpo_lite.monitor.alarms import Alarms
+from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
+from lgrpo_lite.progress import Progress, listening
+from lgrpo_lite.types import StepRecord
+
+TELL = 10.0  # seconds between two lines that say how far long work is; shorter work gets none
+
+
+class Curves(Protocol):
+    """Who else wants the numbers of a run (`train.sinks`)."""
+
+    def log(self, record: StepRecord) -> None: ...
+
+    def evaluation(self, row: dict[str, Any]) -> None: ...
 
 
 class RunFolder:
@@ -26,6 +43,13 @@ class RunFolder:
         self.path = path
         self.attempt = 1
         self._lock = None
+        self._status: dict[str, Any] = {}
+        self._process = {"pid": os.getpid(), "began": process_start(os.getpid()), "host": socket.gethostname()}
+        self._writing = threading.Lock()
+        self._fresh = threading.Event()  # the status changed since it was written
+        self._told: dict[str, float] = {}  # when each long work was last told of
+        self._alarms = Alarms({})
+        self._curves: Curves | None = None
 
     # ------------------------------------------------------------------------------------------- opening
 
@@ -45,6 +69,10 @@ class RunFolder:
             raise ConfigError("another process is training in this run folder", where=str(self.path), fix=fix) from None
         self.attempt = 1 + len(list((self.path / "logs").glob("attempt_*")))
         self.log_path.parent.mkdir()
+        latest = self.path / "logs" / "latest"
+        with suppress(OSError):  # a file system without links
+            latest.unlink(missing_ok=True)
+            latest.symlink_to(self.log_path.parent.name)
 
     @property
     def log_path(self) -> Path:
@@ -78,22 +106,102 @@ class RunFolder:
         write_whole(self.path / name, text)
 
     def set_status(self, state: str, step: int, exit_code: int | None = None, **more: Any) -> None:
-        """state: starting, evaluating, training, exporting, done, stopped, failed. The heartbeat is Unix time."""
-        row = {"state": state, "step": step, "pid": os.getpid(), "heartbeat": time.time(), "exit_code": exit_code}
-        self.write("STATUS.json", json.dumps(row | more, allow_nan=False))
+        """What the run does now; STATUS.json, replaced whole. Times are Unix times, `began` is the process's.
+
+        state: starting, loading, evaluating, looking for a signal, estimating values, proving the rollouts, training, saving,
+        exporting; done, stopped or failed with an exit code. `more` stays until it is given again.
+        """
+        ended = {"stopping": None} if state in ENDED else {}
+        self._moved({"state": state, "step": step, "exit_code": exit_code, "phase": None, "progress": None} | ended | more)
+        self._write_status(sync=True)
+
+    def at(self, phase: str) -> None:
+        """What a step is at: sync, rollout, reward, score, update. Costs nothing: the next heartbeat writes it down."""
+        self._moved({"phase": phase})
+
+    def hear(self, work: Progress) -> None:
+        """Progress of long work, for the status, and now and then for events.jsonl."""
+        now, row = time.time(), {"what": work.what, "done": work.done, "of": work.of, "left": work.left}
+        self._moved({"progress": None if work.finished else row})
+        if now - self._told.setdefault(work.what, now) > TELL:
+            self._told[work.what] = now
+            self.event("progress", **row)
+        if work.finished:
+            self._told.pop(work.what, None)
+
+    @contextmanager
+    def alive(self, stopping: Callable[[], bool]) -> Iterator[None]:
+        """Inside it the run shows that it lives: a heartbeat every second, and how far long work is."""
+        over = threading.Event()
+
+        def beat() -> None:
+            last = 0.0
+            while not over.wait(BEAT / 4):
+                if stopping() and not self._status.get("stopping"):
+                    self._moved({"stopping": True})
+                if self._fresh.is_set() or time.monotonic() - last >= BEAT:
+                    last = time.monotonic()
+                    try:
+                        self._write_status(sync=False)
+                    except OSError:  # a full disk ends a run where it matters, not here
+                        logging.exception("no heartbeat")
+
+        self._status.pop("stopping", None)
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            with listening(self.hear):
+                yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _moved(self, change: dict[str, Any]) -> None:
+        self._status |= change | {"moved": time.time()}
+        self._fresh.set()
+
+    def _write_status(self, *, sync: bool) -> None:
+        with self._writing:
+            self._fresh.clear()
+            row = self._status | self._process | {"heartbeat": time.time()}
+            row = {key: value for key, value in row.items() if value is not None or key == "exit_code"}
+            write_whole(self.path / "STATUS.json", json.dumps(_finite(row), allow_nan=False), sync=sync)
 
     def event(self, kind: str, **more: Any) -> None:
         """One line of events.jsonl: what happened, beside the steps."""
         self._append("events.jsonl", {"time": time.time(), "attempt": self.attempt, "kind": kind} | more)
 
-    def record(self, record: StepRecord, groups: list[Group], keep: int) -> None:
-        """One line of metrics.jsonl, and up to `keep` of the step's completions, right ones and wrong ones mixed."""
-        if keep:
-            self._completions(record.step, groups, keep)
+    def follow(self, recipe: dict[str, Any], curves: "Curves | None" = None) -> None:
+        """From here on every recorded step is looked at for alarms, those that are in the folder already first; and `curves`
+        gets steps and evaluations too."""
+        self._alarms, self._curves = Alarms(recipe), curves
+        for row in self.rows("metrics.jsonl"):
+            with suppress(TypeError):  # a foreign line
+                self._alarms.look(StepRecord.from_json(row))
+        self._status["alarms"] = [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]
+
+    def record(self, record: StepRecord, samples: Sequence[dict[str, Any]] = ()) -> None:
+        """One line of metrics.jsonl, the step's samples (`train.samples`) as a file of their own, the alarms it raises."""
+        holding, known = self._alarms.look(record), {row["name"] for row in self._status.get("alarms", ())}
+        for alarm in holding:
+            if alarm.name not in known:
+                self.event("alarm", step=record.step, **dataclasses.asdict(alarm))
+        self._moved({"alarms": [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]})
+        record = dataclasses.replace(record, alarms=tuple(alarm.name for alarm in holding))
+        if samples:
+            final = self.path / "completions" / f"step-{record.step:06d}.jsonl.gz"
+            fresh = final.with_suffix(".new")
+            with gzip.open(fresh, "wt", encoding="utf-8", compresslevel=5) as file:
+                file.writelines(_line(row) for row in samples)
+            os.replace(fresh, final)
         self._append("metrics.jsonl", dataclasses.asdict(record) | {"time": time.time()})
+        if self._curves is not None:
+            self._curves.log(record)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._append("evals.jsonl", row | {"time": time.time()})
+        if self._curves is not None:
+            self._curves.evaluation(row)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSONL file; a line cut short by a kill is not one."""
@@ -117,33 +225,15 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(_line(row))
 
-    def _completions(self, step: int, groups: list[Group], keep: int) -> None:
-        rollouts = [r for g in groups for r in g.rollouts]
-        ranked = sorted(rollouts, key=lambda r: -r.reward)
-        picked = [ranked[i // 2] if i % 2 == 0 else ranked[-1 - i // 2] for i in range(min(keep, len(ranked)))]
-        rows = [
-            {
-                "prompt_id": r.prompt.id, "prompt": r.prompt.text, "reference": r.prompt.reference,
-                "completion": r.completion.text, "reward": r.reward, "parts": r.score.parts, "outcome": r.score.outcome,
-                "tokens": len(r.completion.token_ids), "finish_reason": r.completion.finish_reason,
-                "policy_version": r.completion.policy_version, "given": r.completion.given, "off": r.off,
-            }
-            for r in picked
-        ]  # fmt: skip
-        final = self.path / "completions" / f"step-{step:06d}.jsonl.gz"
-        fresh = final.with_suffix(".new")
-        with gzip.open(fresh, "wt", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
-        os.replace(fresh, final)
 
-
-def write_whole(path: Path, text: str) -> None:
-    """Write or replace a file: after a kill at any moment it is the old one or the new one."""
+def write_whole(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write or replace a file: after a kill at any moment it is the old one or the new one; with `sync` after a power cut too."""
     fresh = path.with_name(f".{path.name}.new")
     with fresh.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     os.replace(fresh, path)
 
 

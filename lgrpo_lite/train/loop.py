@@ -2,21 +2,25 @@
 
 import dataclasses
 import time
+from functools import partial
 from typing import Any
 
+from lgrpo_lite import progress
 from lgrpo_lite.engines.probe import demand_passed
 from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluation.held_out import evaluate, score_of
-from lgrpo_lite.monitor.text import duration
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.rollout.values import BLOCK
 from lgrpo_lite.train.baseline import as_json, check_prompts, demand_signal, due, measure
+from lgrpo_lite.train.chosen import chosen
 from lgrpo_lite.train.folder import RunFolder
 from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite, StopRequest
 from lgrpo_lite.train.report import write_report
 from lgrpo_lite.train.rules import warnings
 from lgrpo_lite.train.run import Run
+from lgrpo_lite.train.samples import samples
+from lgrpo_lite.train.sinks import open_sinks
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.types import StepRecord
 
@@ -24,8 +28,20 @@ from lgrpo_lite.types import StepRecord
 def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bool:
     """Run to the last step. True: done. False: stopped on request, saved, resumable."""
     state = _resume(run, folder) if resume else State(0, 0, 0)
+    sinks = open_sinks(run.recipe, folder.path, lambda message: folder.event("warning", message=message))
+    folder.follow(run.recipe.model_dump(mode="json", by_alias=True), sinks)
+    run.at = folder.at
+    try:
+        return _train(run, folder, stop, state)
+    finally:
+        sinks.close()
+
+
+def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
     for message in (*warnings(run.recipe), *run.notes):
         folder.event("note", message=message)
+    for setting in chosen(run):
+        folder.event("chosen", **dataclasses.asdict(setting))
     for message in run.warnings:
         folder.event("warning", message=message)
     limit = run.recipe.model.max_prompt_tokens
@@ -45,7 +61,6 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
         best = state.score is not None and state.score == state.best_score and run.recipe.train.keep.best
         if state.step == steps or stop.asked or state.step % save_every == 0 or best:
             _save(run, folder, state)
-    write_report(folder.path)
     return state.step >= steps and _evaluated(run, folder, state.step)
 
 
@@ -59,18 +74,10 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     if store.settings.drop_unsolved:
         draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
     prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)  # whole blocks: a longer run then has the same values
-    began: list[tuple[float, int]] = []
-
-    def progress(done: int) -> None:
-        """Where the pre-pass is, for the view and the plain lines; time left by what this process has done so far."""
-        began.append((time.monotonic(), done))
-        spent, made = began[-1][0] - began[0][0], done - began[0][1]
-        left = spent / made * (len(prompts) - done) if made else None
-        folder.set_status("estimating values", state.step, progress=f"{done}/{len(prompts)}, {duration(left)} left")
-        folder.event("progress", what="values of prompts under the reference", done=done, of=len(prompts), left=left)
-
+    folder.set_status("estimating values", state.step)
     with run.engine.serving(run.policy) as sampler:
-        done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", progress, lambda: stop.asked)
+        told = partial(progress.told, "values of prompts under the reference", of=len(prompts))
+        done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", told, lambda: stop.asked)
     if not done:
         return False
     left_out = run.prompts.skip(lambda p: store.knows(p) and not store.teaches(p))
@@ -115,7 +122,8 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
         for message in run.told:  # what did not fit, also where nothing was left to shrink
             folder.event("warning", step=step, message=message)
         run.told.clear()
-    folder.record(record, groups, run.recipe.log.completions_per_step)
+    decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
+    folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode))
     state = dataclasses.replace(state, step=step, refused=refused, score=None, **_position(run))
     if refused == MAX_REFUSED:
         _save(run, folder, state)
@@ -148,11 +156,12 @@ def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> S
     if not due or _evaluated(run, folder, state.step):
         return state
     folder.set_status("evaluating", state.step)
-    samples = folder.path / "evals" / f"step-{state.step:06d}.jsonl.gz"
-    result = evaluate(run, state.step, lambda: stop.asked, samples)
+    kept = folder.path / "evals" / f"step-{state.step:06d}.jsonl.gz"
+    began = time.monotonic()
+    result = evaluate(run, state.step, lambda: stop.asked, kept)
     if result is None:
         return state
-    folder.evaluation(dataclasses.asdict(result))
+    folder.evaluation(dataclasses.asdict(result) | {"seconds": time.monotonic() - began})
     write_report(folder.path)
     return checkpoint.improved(state, score_of(result, run.recipe.train.keep.metric))
 
@@ -170,11 +179,13 @@ def _position(run: Run) -> dict[str, Any]:
 
 
 def _save(run: Run, folder: RunFolder, state: State) -> None:
+    folder.set_status("saving", state.step)
+    began = time.monotonic()
     keep = run.recipe.train.keep
     own = {"optimizer": run.optimizer, "objective": run.objective, "plan": run.plan, "prompts": run.prompts}
     tensors = {name: part.state_dict() for name, part in own.items()}
     checkpoint.save(folder.path / "checkpoints", run.policy, tensors, state, keep_last=keep.last, keep_best=keep.best)
-    folder.event("saved", step=state.step)
+    folder.event("saved", step=state.step, seconds=time.monotonic() - began)
 
 
 def _resume(run: Run, folder: RunFolder) -> State:

@@ -1,7 +1,7 @@
 """One optimiser for each kind of parameter: AdamW for the policy, plain SGD for λ, AdamW of its own for a log Z head."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -48,6 +48,11 @@ class Optimizers:
     def zero_grad(self) -> None:
         self.policy.zero_grad(set_to_none=True)
         self.objective.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> Iterator[torch.Tensor]:
+        """Moments and the like, for what they weigh."""
+        for optimizer in filter(None, (self.policy, self.own, self.head)):
+            yield from (t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor))
 
     def state_dict(self) -> dict[str, Any]:
         made = {"policy": self.policy, "own": self.own, "head": self.head}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lgrpo_lite.batch import TrainBatch, ranges
+from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.curriculum import DifficultyPool
 from lgrpo_lite.data.prompts import Counts, tokens
@@ -38,6 +38,7 @@ class Run:
     prompts: PromptStream | DifficultyPool
     eval_prompts: list[Prompt]
     proof: SyncProof | None = None  # None: safety.sync_proof_every=0
+    at: Callable[[str], None] = lambda phase: None  # told which phase of a step begins
     micro_tokens: int = 0  # of one pass: memory.micro_tokens, less where memory ran out
     told: list[str] = field(default_factory=list)  # what a step had to do to fit, for the events
     counts: tuple[Counts, ...] = ()  # what became of the rows of each source
@@ -77,8 +78,7 @@ class Run:
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""
         logp, entropy = torch.empty_like(batch.advantage), torch.empty_like(batch.advantage)
-        count = torch.bincount(batch.seq, minlength=batch.num_sequences)
         for rows, micro in self.split(batch):
-            at, _ = ranges((count.cumsum(0) - count)[rows], count[rows])
+            at = batch.tokens_of(rows)
             logp[at], entropy[at], _ = self.policy.logprobs(micro)
         return logp, entropy

@@ -7,32 +7,36 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.train.guard import check_finite, within_memory
 from lgrpo_lite.train.rules import answers_left
 from lgrpo_lite.train.run import Run
-from lgrpo_lite.train.summary import Clock, Sums, summarise
+from lgrpo_lite.train.summary import Clock, Sums, credited, summarise
 from lgrpo_lite.types import Group, StepRecord
 
 
-def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums]:
-    """Adds the gradient of a step's loss to all that is trained; the loss, and sums over its tokens."""
-    loss, sums = 0.0, Sums()
-    for _, micro in run.split(batch):
+def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums, Tensor]:
+    """Adds the gradient of a step's loss to all that is trained; the loss, sums over its tokens, and -∂loss/∂log π of each."""
+    loss, sums, push = 0.0, Sums(), torch.zeros_like(batch.advantage)
+    for rows, micro in run.split(batch):
         scored = run.policy.logprobs(micro, prompt_hidden=run.objective.log_z is not None)
+        scored.logp.retain_grad()
         part, terms = run.objective(scored.logp, micro, scored.entropy, scored.prompt_hidden)
         (run.policy.loss_scale * part).backward()
         loss += part.item()
         sums.add(terms | {"entropy": scored.entropy.sum().item()})
+        if scored.logp.grad is not None:
+            push[batch.tokens_of(rows)] = -scored.logp.grad.to(push.dtype) / run.policy.loss_scale
     run.unscale()
-    return loss, sums
+    return loss, sums, push
 
 
 def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     """Sample, score, update. A loss that is not finite raises NonFinite before its update moves any parameter."""
-    recipe, policy, objective, clock = run.recipe, run.policy, run.objective, Clock()
+    recipe, policy, objective, clock = run.recipe, run.policy, run.objective, Clock(run.at)
     lr = run.optimizer.set_lr(step)
     shape = recipe.rollout.prompts_per_step, answers_left(recipe)
 
@@ -40,7 +44,7 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     groups: list[Group] = []
     sampled: list[Group] = []
     draws = 0
-    with run.engine.serving(policy) as sampler:
+    with clock.entering("sync", run.engine.serving(policy)) as sampler:
         tools = run.tools(sampler, clock)
         while (wanted := objective.wanted(groups, *shape)) and draws <= recipe.rollout.max_redraw:
             fresh = run.plan(run.prompts.draw(wanted), tools)  # sampled and scored; a timeout is a missing reward, never a zero
@@ -64,12 +68,13 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     # Update. A micro-batch's loss is already divided, so the sum over any split is the loss of the step.
     with clock("update"):
         for _ in range(recipe.optim.updates_per_batch):
-            loss, sums = within_memory(run, partial(gradient, run, batch))
+            loss, sums, push = within_memory(run, partial(gradient, run, batch))
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
             check_finite(step, loss=loss, grad_norm=grad_norm, **own)
-            record = summarise(step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums)
+            record = summarise(step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums, push)
             run.optimizer.step()  # AdamW on the policy, SGD on λ, AdamW on a log Z head
             run.optimizer.zero_grad()
             policy.version += 1
-    return record.after_update(policy.version, objective.length_lambda, clock.seconds), sampled
+    done = record.after_update(policy.version, objective.length_lambda, clock.seconds)
+    return done, credited(sampled, groups, objective, batch, push)

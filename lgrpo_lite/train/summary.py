@@ -3,29 +3,50 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from lgrpo_lite.batch import TrainBatch
+import torch
+from torch import Tensor
+
+from lgrpo_lite.batch import TrainBatch, ranges
+from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.objective.weight import grpo_lambda
+from lgrpo_lite.policy.memory import measured
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Group, Outcome, Rollout, StepRecord
 
+T = TypeVar("T")
+
 
 class Clock:
-    """Seconds by phase: `with clock("rollout"): …` adds up."""
+    """Seconds by phase: `with clock("rollout"): …` adds up, and tells which phase begins."""
 
-    def __init__(self):
+    def __init__(self, at: Callable[[str], None] = lambda phase: None):
         self.seconds: dict[str, float] = defaultdict(float)
+        self.at = at
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         began = time.perf_counter()
+        self.at(phase)
         try:
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - began
+
+    @contextmanager
+    def entering(self, phase: str, context: AbstractContextManager[T]) -> Iterator[T]:
+        """`context`, with the time that entering and leaving it take; not what is done inside."""
+        with ExitStack() as stack:
+            with self(phase):
+                inside = stack.enter_context(context)
+            yield inside
+            with self(phase):
+                stack.close()
 
 
 class Sums(defaultdict[str, float]):
@@ -55,6 +76,7 @@ def summarise(
     loss: float | None = None,
     grad_norm: float | None = None,
     sums: Sums | None = None,
+    push: Tensor | None = None,
     *,
     skipped: str | None = None,
 ) -> StepRecord:
@@ -91,6 +113,8 @@ def summarise(
         length=_mean(_lengths(rollouts)),
         length_right=_mean(_lengths(right)),
         length_wrong=_mean(_lengths(wrong)),
+        length_p95=_p95(_lengths(rollouts)),
+        length_ended=_mean(_lengths([r for r in rollouts if r.completion.finish_reason == "stop"])),
         truncated=_mean([r.completion.finish_reason == "length" for r in rollouts]),
         loss=loss,
         grad_norm=grad_norm,
@@ -102,13 +126,53 @@ def summarise(
         guide_tokens=run.plan.guide_length.length if run.plan.guide_length else None,
         trained_tokens=batch.num_tokens if batch else 0,
         seconds=dict(clock.seconds),
+        memory=measured(run.policy, run.optimizer.state_tensors()),
         disagreement_max=sums["disagreement_max"] if sums is not None and sums["sampled"] else None,
+        ratio_max=sums["ratio_max"] if sums is not None else None,
         **{name: per_token.get(name) for name in ("clip_low", "clip_high", "kl", "entropy", *SAMPLED)},
         **_token_preference(run, batch),
+        **_credit(batch, push, run.objective.parts.advantage_floor),
     )
 
 
-def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, float]:
+def credited(
+    sampled: Sequence[Group], groups: Sequence[Group], objective: Objective, batch: TrainBatch, push: Tensor
+) -> list[Group]:
+    """The sampled groups, with each trained answer's credit: -∂loss/∂log π of its tokens, its normaliser divided out.
+
+    For a plain policy gradient that is the advantage; with λ times its answer's weight; with a trace times its token's sum.
+    """
+    _, chosen = objective.credit(groups)
+    order = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]  # what batch.row counts
+    per_token = (push / batch.coef).tolist()
+    found: dict[int, tuple[float, ...]] = {}
+    count = torch.bincount(batch.seq, minlength=batch.num_sequences).tolist()
+    at = 0
+    for row, size in zip(batch.row.tolist(), count, strict=True):
+        given = len(order[row].completion.token_ids) - size  # guidance that was shown and is not trained
+        found[id(order[row])] = (0.0,) * given + tuple(per_token[at : at + size])
+        at += size
+    return [replace(g, rollouts=tuple(replace(r, credit=found.get(id(r), ())) for r in g.rollouts)) for g in sampled]
+
+
+def _credit(batch: TrainBatch | None, push: Tensor | None, floor: float | None) -> dict[str, Any]:
+    """Where the update's push falls: shares of Σ|∂loss/∂log π| by thirds of the answers, and how many advantages were floored."""
+    if batch is None or push is None:
+        return {}
+    size, total = push.abs().double(), float(push.abs().double().sum())
+    count = torch.bincount(batch.seq, minlength=batch.num_sequences)
+    offset, _ = ranges(torch.zeros_like(count), count)
+    third = torch.zeros(3, dtype=torch.float64).index_add(0, 3 * offset // count[batch.seq], size)
+    names = ("credit_first", "credit_middle", "credit_last")
+    told: dict[str, Any] = dict(zip(names, (third / total).tolist(), strict=True)) if total else {}
+    if floor is not None:
+        first = batch.advantage[count.cumsum(0) - count]
+        against = int((first < 0).sum())
+        told["credit_floored"] = int((first == floor).sum()) / against if against else 0.0
+    return told
+
+
+def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, Any]:
     """Means over the trained tokens; the disagreement over those whose sampling log-prob belongs to the trained prompt."""
     if sums is None or batch is None:
         return {}
@@ -116,7 +180,7 @@ def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, float]:
     return {name: sums[name] / size for name, size in count.items() if size}
 
 
-def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, float]:
+def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, Any]:
     """The weight λ gives the shortest, median and longest answer of a group, averaged over groups."""
     preference = run.objective.preference
     if preference is None or batch is None:
@@ -126,7 +190,9 @@ def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, float]:
     for length, group, f in zip(batch.step_length.tolist(), batch.step_group.tolist(), weight, strict=True):
         by_group[group].append((length, f))
     ranked = [sorted(answers) for answers in by_group.values()]
+    share = [sum(f for _, f in g) ** 2 / (len(g) * sum(f * f for _, f in g)) for g in ranked]
     return {
+        "weight_effective": statistics.fmean(share),
         "weight_short": statistics.fmean(g[0][1] for g in ranked),
         "weight_median": statistics.fmean(g[len(g) // 2][1] for g in ranked),
         "weight_long": statistics.fmean(g[-1][1] for g in ranked),
@@ -136,6 +202,11 @@ def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, float]:
 
 def _lengths(rollouts: Sequence[Rollout]) -> list[int]:
     return [len(r.completion.token_ids) - r.completion.given for r in rollouts]
+
+
+def _p95(lengths: Sequence[int]) -> float | None:
+    """Nearest rank."""
+    return float(sorted(lengths)[max(0, -(-95 * len(lengths) // 100) - 1)]) if lengths else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

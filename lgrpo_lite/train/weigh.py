@@ -32,7 +32,7 @@ def weigh(recipe: Recipe) -> list[Weighed]:
     Predicted is what this device computes with: a CPU runs quantised weights in float32 and has no kernels of its own for
     packed sequences.
     """
-    from lgrpo_lite.policy.memory import Saved, recompute
+    from lgrpo_lite.policy.memory import Saved, loaded_bytes, recompute
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.policy.prove import probe
 
@@ -56,22 +56,6 @@ def weigh(recipe: Recipe) -> list[Weighed]:
         policy.offload = recipe.memory.offload_activations
         found.append(_peak(policy, recipe))
     return found
-
-
-def loaded_bytes(network: Any) -> tuple[int, int]:
-    """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds beside them, each storage once."""
-    adapter = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for n, t in network.named_parameters() if "lora_" in n
-    }
-    held = [*network.parameters(), *network.buffers()]
-    for module in network.modules():
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if state is not None:
-            held += [state.absmax, state.code, *([state.offset, state.state2.absmax, state.state2.code] if state.nested else [])]
-        int8 = getattr(module, "state", None)
-        held += [t for t in (getattr(int8, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None)) if t is not None]
-    everything = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    return sum(size for at, size in everything.items() if at not in adapter), sum(adapter.values())
 
 
 def full_pass(policy: Any, recipe: Recipe) -> tuple[Any, int, int]:

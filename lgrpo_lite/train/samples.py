@@ -1,0 +1,70 @@
+"""A few answers of a step as people read them: one right, one wrong, one truncated, with the credit of every token."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lgrpo_lite.types import Group, Outcome, Rollout
+
+Decode = Callable[[Sequence[int]], str]
+
+
+def samples(groups: Sequence[Group], keep: int, decode: Decode) -> list[dict[str, Any]]:
+    """Rows of a completions file: at most `keep`, of each kind one before any gets a second; in the order of the step."""
+    picked = picks([r for g in groups for r in g.rollouts], keep)
+    return [_row(rollout, decode) for rollout in picked]
+
+
+def picks(rollouts: Sequence[Rollout], keep: int) -> list[Rollout]:
+    """Right, wrong and truncated in turn; inside a kind those of different prompts and with credit come first."""
+    kinds: dict[str, list[int]] = {"right": [], "wrong": [], "truncated": []}
+    for i, rollout in enumerate(rollouts):
+        kinds[_kind(rollout)].append(i)
+    for rows in kinds.values():
+        rows.sort(key=lambda i: not any(rollouts[i].credit))
+    chosen: list[int] = []
+    while len(chosen) < keep and any(kinds.values()):
+        for rows in kinds.values():
+            if rows and len(chosen) < keep:
+                seen = {rollouts[i].prompt.id for i in chosen}
+                at = next((at for at, i in enumerate(rows) if rollouts[i].prompt.id not in seen), 0)
+                chosen.append(rows.pop(at))
+    return [rollouts[i] for i in chosen]
+
+
+def pieces(ids: Sequence[int], text: str, decode: Decode) -> list[str]:
+    """What each token adds to `text`, the decoding of them all without special tokens; one string a token, end to end `text`.
+
+    A character made of several tokens stands at its last one. What a tokenizer writes otherwise in a row stands at the end.
+    """
+    found, held, at = [], [], 0
+    for token in ids:
+        held.append(token)
+        piece = decode(held)
+        for lead in ("", " "):  # some tokenizers leave out the space before the first word
+            if not piece.endswith("\ufffd") and text.startswith(lead + piece, at):
+                found.append(lead + piece if piece else "")
+                at += len(found[-1])
+                held = []
+                break
+        else:
+            found.append("")
+    if found:
+        found[-1] += text[at:]
+    return found
+
+
+def _kind(rollout: Rollout) -> str:
+    if rollout.score.outcome is Outcome.ok:
+        return "right"
+    return "truncated" if rollout.completion.finish_reason == "length" else "wrong"
+
+
+def _row(r: Rollout, decode: Decode) -> dict[str, Any]:
+    return {
+        "prompt_id": r.prompt.id, "prompt": r.prompt.text, "reference": r.prompt.reference,
+        "completion": r.completion.text, "reward": r.reward, "parts": r.score.parts, "outcome": r.score.outcome,
+        "tokens": len(r.completion.token_ids), "finish_reason": r.completion.finish_reason,
+        "policy_version": r.completion.policy_version, "given": r.completion.given, "off": r.off,
+        "pieces": pieces(r.completion.token_ids, r.completion.text, decode),
+        "credit": [float(f"{c:.4g}") for c in r.credit],
+    }  # fmt: skip
