@@ -1,0 +1,75 @@
+"""How a figure of a run moves: its mean now and at the beginning, and whether it grows without end."""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+SLOPE_STEPS, BLOCKS = 50, 5  # how many steps a growth is looked for in, in how many parts
+SLOPE, SLOPE_SHARE = 0.2e6, 0.01  # bytes a step, and growth over SLOPE_STEPS as a share of what was taken: less is no leak
+HUGE = 2**63  # a whole number from there on is no figure of a run, and may be too large for a float
+RISE, LATER = 0.25, 2 / 3  # a part rises by this share of the mean rise at least; the later half by this share of the earlier one
+
+
+def number(value: Any) -> float | None:
+    """A finite number that can be computed with, or None."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
+    return value if type(value) is int and -HUGE < value < HUGE else None
+
+
+class Recent:
+    """Mean of the last `size` values, and of a run's first `start`."""
+
+    def __init__(self, size: int, start: int):
+        self.values: deque[float] = deque(maxlen=size)
+        self._first: list[float] = []
+        self._start = start
+
+    def add(self, value: float) -> None:
+        self.values.append(value)
+        if len(self._first) < self._start:
+            self._first.append(value)
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    @property
+    def began(self) -> float:
+        return sum(self._first) / len(self._first)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the beginning is over."""
+        return len(self._first) == self._start
+
+
+class Growth:
+    """Does a level of bytes rise steadily? By the least value of each fifth of the last SLOPE_STEPS.
+
+    So peaks do not count, nor a saw's teeth of up to 40 steps; a warm-up flattens, and a leak does not.
+    """
+
+    def __init__(self):
+        self.values: deque[float] = deque(maxlen=SLOPE_STEPS)
+
+    def add(self, value: float) -> float | None:
+        """Bytes a step, None while it does not rise."""
+        values = self.values
+        values.append(value)
+        least = max(SLOPE * SLOPE_STEPS, SLOPE_SHARE * values[0])
+        if len(values) < SLOPE_STEPS or value - values[0] < least / 2:
+            return None
+        size, row = SLOPE_STEPS // BLOCKS, list(values)
+        floors = [min(row[i : i + size]) for i in range(0, SLOPE_STEPS, size)]
+        rate = (floors[-1] - floors[0]) / (SLOPE_STEPS - size)
+        return rate if rate * SLOPE_STEPS >= least and _steady(floors) else None
+
+
+def _steady(floors: Sequence[float]) -> bool:
+    """Every part lies above the one before, and the later half rises about as fast."""
+    rises = [b - a for a, b in itertools.pairwise(floors)]
+    half = len(rises) // 2
+    return min(rises) >= RISE * sum(rises) / len(rises) and sum(rises[half:]) >= LATER * sum(rises[:half])
