@@ -1,0 +1,85 @@
+"""Is the run alive? From STATUS.json, a clock and, on the machine that trains, its process. No GPU, no training."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+BEAT = 1.0  # seconds between two heartbeats of a process that trains
+SILENT = 4.0  # seconds without one, from another machine: it is gone, or the network is slow
+STUCK = 3.0  # medians of a step without any progress …
+AT_LEAST = 60.0  # … and so many seconds, since short steps vary
+ENDED = ("done", "stopped", "failed")
+STOPPED = {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM", 75: "stopped at its time limit"}  # by exit code
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`state`: starting, live, stuck, silent (no heartbeat), killed, done, stopped or failed."""
+
+    state: str
+    why: str = ""  # one sentence for people, empty while all is well
+    resume: str = ""  # the command that goes on, where there is something to go on with
+
+    @property
+    def ended(self) -> bool:
+        """Nothing will be added to the folder by itself."""
+        return self.state in (*ENDED, "killed")
+
+
+def health(status: dict[str, Any], path: Path, now: float, step_seconds: float | None) -> Health:
+    """`step_seconds`: median time of a step, if known. Never raises, whatever the file holds."""
+    if not status:
+        return Health("starting")
+    state, resume = status.get("state"), str(status.get("resume") or f"… --name {path.name} --resume auto")
+    if state in ENDED:
+        return Health(str(state), _ended(status), "" if state == "done" else resume)
+    beat = now - _number(status.get("heartbeat"), now)
+    if status.get("host") in (None, socket.gethostname()):
+        if not _runs(status):
+            return Health("killed", f"the process is gone without a word, {_ago(beat)} after its last sign of life", resume)
+        if beat > AT_LEAST / 2:
+            return Health("silent", f"no sign of life for {_ago(beat)}, though its process is there: stopped or hung", resume)
+    elif beat > SILENT:
+        return Health("silent", f"no sign of life from {status.get('host')} for {_ago(beat)}: killed, or out of reach", resume)
+    still = now - _number(status.get("moved"), now)
+    if still > max(AT_LEAST, STUCK * (step_seconds or 0.0)):
+        return Health("stuck", f"{status.get('phase') or state} for {_ago(still)} without progress", resume)
+    return Health("live")
+
+
+def process_start(pid: int) -> float | None:
+    """When a process began, so that another one with its number is not taken for it; None: there is none."""
+    try:
+        return psutil.Process(pid).create_time()
+    except (psutil.Error, ValueError, OverflowError):
+        return None
+
+
+def _runs(status: dict[str, Any]) -> bool:
+    pid = status.get("pid")
+    if not isinstance(pid, int) or pid < 1:
+        return False
+    try:
+        process = psutil.Process(pid)
+        began, zombie = process.create_time(), process.status() == psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+    return not zombie and abs(began - _number(status.get("began"), began)) < 2.0
+
+
+def _ended(status: dict[str, Any]) -> str:
+    code = status.get("exit_code")
+    if status.get("state") == "stopped":
+        return STOPPED.get(code, "stopped") if isinstance(code, int) else "stopped"
+    return f"failed, exit {code}" if status.get("state") == "failed" else ""
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) else otherwise
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

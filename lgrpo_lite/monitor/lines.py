@@ -1,0 +1,79 @@
+"""The lines of a growing JSONL file, at a cost that does not grow with it: its end whole, the rest in samples."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+WHOLE = 2 * 2**20  # bytes at the end of a file that are read in full; a line of metrics.jsonl has 1 to 2 KB
+HEAD = 2**16  # bytes at the beginning that are read in full: the first evaluation, what was settled at the start
+SAMPLES = 300  # lines read of what lies between
+
+
+class Lines:
+    """Follows one file: `read()` returns what it newly found. A file that shrank or was replaced is read anew.
+
+    `whole`: nothing is left out. Half a last line waits for its rest; lines that are no JSON objects are passed over.
+    """
+
+    def __init__(self, path: Path, *, whole: bool = False):
+        self.path, self.whole = path, whole
+        self.sparse: list[dict[str, Any]] = []  # from before the part that is read in full, in order, with gaps
+        self._offset, self._inode = 0, None
+
+    def read(self) -> tuple[list[dict[str, Any]], bool] | None:
+        """(new rows, whether they replace all that was read before); None while nothing changed."""
+        try:
+            with self.path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                size, inode = found.st_size, (found.st_ino, found.st_dev)
+                anew = inode != self._inode or size < self._offset
+                if not anew and size == self._offset:
+                    return None
+                if anew:
+                    self._inode = inode
+                    self._offset = 0 if self.whole else self._skip(file, size)
+                file.seek(self._offset)
+                fresh = file.read(max(0, size - self._offset))
+        except OSError:
+            return None
+        end = fresh.rfind(b"\n") + 1
+        self._offset += end
+        rows = list(_objects(fresh[:end].splitlines()))
+        return (rows, anew) if rows or anew else None
+
+    def _skip(self, file: BinaryIO, size: int) -> int:
+        """Reads the beginning and samples of the middle into `sparse`; where the part to read in full begins."""
+        self.sparse = []
+        if size <= WHOLE + HEAD:
+            return 0
+        head = file.read(HEAD)
+        head = head[: head.rfind(b"\n") + 1]
+        end = _line_after(file, size - WHOLE)
+        taken, at = [*head.splitlines()], len(head)
+        for i in range(SAMPLES):
+            begin = _line_after(file, len(head) + i * (end - len(head)) // SAMPLES)
+            if at <= begin < end:
+                file.seek(begin)
+                taken.append(file.readline())
+                at = file.tell()
+        self.sparse = list(_objects(taken))
+        return end
+
+
+def _line_after(file: BinaryIO, offset: int) -> int:
+    """Where the first line that begins at or after `offset` begins."""
+    file.seek(max(0, offset - 1))
+    file.readline()
+    return file.tell()
+
+
+def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
