@@ -69,8 +69,8 @@ def test_fits_any_terminal(tmp_path, size, part):
 
 def test_shows_what_matters(tmp_path):
     text = render(Tail(folder(tmp_path)).refresh(), 120, 40)
-    for words in ("tiny-math", "λ-GRPO arXiv:2510.06870", "step 12/40", "0.531 ± 0.38", "+0.1200", "11 mixed", "0.450 → 0.900",
-                  "short", "truncated 3%", "47+36=?", "1 warnings"):  # fmt: skip
+    for words in ("tiny-math", "λ-GRPO arXiv:2510.06870", "step 12/40", "0.531 ± 0.38", "+0.1200", "mixed 11", "0.450 → 0.900",
+                  "short", "truncated       3.0%", "47+36=?", "! a warning"):  # fmt: skip
         assert words in text, words
 
 

@@ -1,211 +1,169 @@
-"""RunView -> what the terminal shows. Pure: no files, no clock, no training."""
+"""RunView -> what the terminal shows. Pure: no files, no clock, no training; never more than width × height cells.
 
-from rich.console import Group, RenderableType
-from rich.layout import Layout
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+Panels (panels_*.py) make lines; here is which of them stand where, and the frame around them.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from rich.console import Group
 from rich.text import Text
 
+from lgrpo_lite.monitor import panels_credit as credit
+from lgrpo_lite.monitor import panels_learning as learning
+from lgrpo_lite.monitor import panels_machine as machine
+from lgrpo_lite.monitor.panels import Panel
+from lgrpo_lite.monitor.panels_run import alarms, doing, eta_words, head, state, step_words, trouble
+from lgrpo_lite.monitor.panels_samples import samples, wanted
+from lgrpo_lite.monitor.tables import lambda_path, result_rows, result_table
 from lgrpo_lite.monitor.tail import RunView
-from lgrpo_lite.monitor.text import duration, sparkline, step_line, visible
-from lgrpo_lite.types import StepRecord
+from lgrpo_lite.monitor.theme import LABEL, WARN, clean, fit, number
 
-PAPERS = {"length_preference": "λ-GRPO arXiv:2510.06870", "trace": "GRPO-λ arXiv:2510.00194"}
-DIM, GOOD, BAD, MAIN, LAMBDA = "dim", "green", "red", "bold cyan", "bold magenta"
+__all__ = ["lambda_path", "live", "result_rows", "result_table"]
 
-
-def live(run: RunView, width: int, height: int) -> RenderableType:
-    """The whole screen; smaller terminals drop panels, the smallest gets the plain line."""
-    if width < 60 or height < 12:
-        return Text(step_line(run.records[-1], run.steps, run.eta) if run.records else _state(run), overflow="ellipsis")
-    rows = [Layout(_head(run), size=4)]
-    half = (width - 8) // 2
-    rows.append(_row(8, _reward(run, half), _preference(run, half)))
-    if height >= 24:
-        rows.append(_row(7, _length(run, half), _policy(run, half)))
-    if height >= 19:
-        rows.append(Layout(_sample(run), minimum_size=5))
-    screen = Layout()
-    screen.split_column(*rows)
-    return screen
+LEAST = (60, 12)  # below it there are words without a frame
+PANELS: dict[str, Callable[[RunView, int, int], Panel]] = {
+    "run": head, "reward": learning.reward, "signal": learning.signal, "preference": credit.preference, "trace": credit.trace,
+    "length": learning.length, "policy": machine.policy, "agreement": machine.agreement, "optimiser": machine.optimiser,
+    "speed": machine.speed, "memory": machine.memory, "samples": samples, "alarms": alarms,
+    "reward+signal": learning.reward_and_signal, "credit": credit.credit, "update": machine.update,
+}  # fmt: skip
 
 
-def result_table(run: RunView) -> Table:
-    """Before and after, side by side."""
-    table = Table(title=f"{run.name}: {_algorithm(run)}, {run.step} steps", title_justify="left")
-    for column in ("", "before", "after", "change"):
-        table.add_column(column, justify="left" if not column else "right")
-    for cells in result_rows(run):
-        table.add_row(*cells)
-    return table
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Panels side by side. `least` lines at least, and a share of the spare ones by `more`, up to `most`."""
+
+    names: tuple[str, ...]
+    least: int
+    more: float = 0.0
+    most: int = 1000
+    widths: tuple[float, ...] = ()  # equal where empty
 
 
-def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
-    """(what, before, after, change) of the first and the last evaluation; empty without evaluations."""
-    if not run.evals:
-        return []
-    first, last = run.evals[0], run.evals[-1]
-    rows = []
-    label = f"accuracy, {first['problems']} problems × {first['k']} samples, T={first['temperature']:g}"
-    for name, key, form in (
-        (label, "accuracy", ".3f"),
-        ("one of them right (pass@k)", "pass_at_k", ".3f"),
-        ("most frequent answer right (maj@k)", "maj", ".3f"),
-        ("greedy accuracy", "greedy", ".3f"),
-        ("mean tokens", "length", ".1f"),
-        ("truncated", "truncated", ".1%"),
-        ("no answer found", "unparsable", ".1%"),
-    ):
-        if first.get(key) is not None and last.get(key) is not None:
-            rows.append((name, *(_estimate(e, key, form) for e in (first, last)), f"{last[key] - first[key]:+{form}}"))
-    return rows
+RUN, ALARMS, SAMPLES = Row(("run",), 3, 0.5, 4), Row(("alarms",), 2, 0.5, 6), Row(("samples",), 3, 3)
+LEARNED = ("reward", "signal", "preference", "trace", "length")
+MACHINE, FIVE = ("policy", "agreement", "optimiser", "speed", "memory"), (1.1, 1, 1, 1, 1)
+BOTH = ("reward+signal", "credit")
+LAYOUTS: tuple[tuple[int, tuple[Row, ...]], ...] = (  # (least width, rows): the first that fits is taken
+    (180, (RUN, Row(LEARNED, 6, 2, 20, FIVE), Row(MACHINE, 5, 1.2, 14, FIVE), replace(SAMPLES, more=4), ALARMS)),
+    (108, (RUN, Row(LEARNED[:3], 6, 2, 16), Row((*LEARNED[3:], MACHINE[0]), 5, 1, 10), Row(MACHINE[1:4], 4, 1, 10),
+           Row(MACHINE[4:], 2), SAMPLES, ALARMS)),
+    (76, (RUN, Row(LEARNED[:2], 5, 2, 14), Row(LEARNED[2:4], 6, 1, 12), Row((LEARNED[4], MACHINE[0]), 4, 1, 10),
+          Row(MACHINE[1:3], 4, 1, 10), Row(MACHINE[3:], 4, 1, 10), SAMPLES, ALARMS)),
+    (108, (RUN, Row((*BOTH, "length"), 5, 1, 12), SAMPLES, ALARMS)),
+    (60, (RUN, Row(BOTH, 5, 1, 12), Row(("length", "update"), 4, 0.5, 8), SAMPLES, ALARMS)),
+    (60, (RUN, Row(BOTH, 5, 1, 8), replace(SAMPLES, least=1), replace(ALARMS, least=1))),
+    (60, (replace(RUN, least=2), Row(BOTH, 4, 1, 8), replace(ALARMS, least=1))),
+    (60, (replace(RUN, least=2), replace(ALARMS, least=1))),
+)  # fmt: skip
 
 
-def _estimate(row: dict, key: str, form: str) -> str:
-    """A figure with its 95 % interval; evaluations of earlier versions have a standard error of the accuracy alone."""
-    value = f"{row[key]:{form}}"
-    if interval := (row.get("intervals") or {}).get(key):
-        return f"{value} ({interval[0]:{form}} to {interval[1]:{form}})"
-    return f"{value} ± {row['stderr']:.3f}" if key == "accuracy" and row.get("stderr") is not None else value
+def live(run: RunView, width: int, height: int) -> Group:
+    """The whole screen, as lines of at most `width` cells, at most `height` of them."""
+    width, height = max(1, width), max(1, height)
+    if width < LEAST[0] or height < LEAST[1]:
+        lines = [fit(line, width) for line in in_words(run, width)[:height]]
+    else:
+        lines = _framed(run, width, height)
+    for line in lines:
+        line.no_wrap, line.overflow = True, "crop"
+    return Group(*lines)
 
 
-def lambda_path(run: RunView, points: int = 8) -> str:
-    """λ over the run in a few numbers; empty without a token preference."""
-    path = [r.length_lambda for r in run.records if r.length_lambda is not None]
-    if not path:
-        return ""
-    picked = [path[round(i * (len(path) - 1) / max(1, points - 1))] for i in range(min(points, len(path)))]
-    return f"λ {sparkline(path, 24)} " + " → ".join(f"{x:+.3f}" for x in picked)
+def in_words(run: RunView, width: int) -> list[Text]:
+    """The most important of it for a terminal that has no room for panels."""
+    said = state(run)
+    lines = [said, Text(step_words(run) + ("" if run.health.ended else f" eta {eta_words(run)}")), *trouble(run, width, 5)]
+    if now := doing(run, width):
+        lines.append(now)
+    if run.records:
+        r = run.records[-1]
+        lines.append(Text(f"reward {number(r.reward)}±{number(r.reward_std, '.2f')}"))
+        lines.append(Text(f"signal {r.groups_mixed}/{r.groups}"))
+        lines.append(Text(f"len {number(r.length, '.0f')} (trunc {number(r.truncated, '.0%')})"))
+        lines += [Text(f"λ {number(r.length_lambda, '+.4f')}")] if r.length_lambda is not None else []
+    return [*lines, Text(clean(run.name), LABEL)]
 
 
-def _row(size: int, left: RenderableType, right: RenderableType) -> Layout:
-    row = Layout(size=size)
-    row.split_row(Layout(left), Layout(right))
-    return row
-
-
-def _algorithm(run: RunView) -> str:
-    use = str(run.get("algorithm.use", "?"))
-    return f"{use} ({PAPERS[use]})" if use in PAPERS else use
-
-
-def _state(run: RunView) -> str:
-    return f"{run.name}: {run.status.get('state', 'starting')} {run.status.get('progress', '')}".rstrip()
-
-
-def _head(run: RunView) -> Panel:
-    model = f"  {run.get('model.id')} {run.get('model.weights')}"
-    line = Text.assemble((run.name, MAIN), "  ", _algorithm(run), (model, DIM), no_wrap=True, overflow="ellipsis")
-    done = Table.grid(expand=True, padding=(0, 1))
-    done.add_column(ratio=1)
-    done.add_column(justify="right")
-    state = f"{run.status.get('state', 'starting')} {run.status.get('progress', '')}".rstrip()
-    text = f"{state}  step {run.step}/{run.steps}  eta {duration(run.eta)}"
-    done.add_row(ProgressBar(total=max(1, run.steps), completed=run.step), text)
-    return Panel(Group(line, done), padding=(0, 1))
-
-
-def _panel(title: str, rows: list[tuple[str, Text | str]]) -> Panel:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(style=DIM, no_wrap=True, min_width=max(len(name) for name, _ in rows))
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return Panel(grid, title=title, title_align="left", padding=(0, 1))
-
-
-def _last(run: RunView) -> StepRecord:
-    return run.records[-1] if run.records else StepRecord(0, 0)
-
-
-def _series(run: RunView, name: str, width: int) -> Text:
-    return Text(sparkline([getattr(r, name) for r in run.records], max(8, width - 14)), MAIN)
-
-
-def _reward(run: RunView, width: int) -> Panel:
-    r = _last(run)
-    parts = "  ".join(f"{name} {value:.2f}" for name, value in r.reward_parts.items())
-    rows = [
-        ("mean ± std", f"{_f(r.reward, '.3f')} ± {_f(r.reward_std, '.2f')}"),
-        ("", _series(run, "reward", width)),
-        ("parts", parts or "–"),
-        ("groups", Text.assemble(
-            (f"{r.groups_right} right ", GOOD), f"· {r.groups_mixed} mixed · ", (f"{r.groups_wrong} wrong", BAD),
-            (f"  of {r.groups}", DIM))),
-        ("held-out", " → ".join(f"{e['accuracy']:.3f}" for e in run.evals[-4:]) or "–"),
-    ]  # fmt: skip
-    if r.missing:
-        why = [(r.reward_timeouts, "timed out"), (r.reward_crashes, "crashed"), (r.reward_errors, "failed")]
-        told = ", ".join(f"{count} {what}" for count, what in why if count) or "no verdict"
-        rows.append(("missing", Text(f"{r.missing} rewards: {told}", BAD)))
-    return _panel("reward", rows)
-
-
-def _preference(run: RunView, width: int) -> Panel:
-    r = _last(run)
-    if r.length_lambda is None:
-        t = run.get("algorithm.trace")
-        if not t:
-            return _panel("credit", [("token weight", f"{run.get('algorithm.reduce')}, the same for every answer")])
-        decay = t["gamma"] * t["lambda"]
-        horizon = "∞" if decay >= 1 else f"{1 / (1 - decay):.0f} tokens"
-        return _panel("trace", [("γλ", f"{decay:.3f}"), ("style", t["style"]), ("horizon", horizon), ("mode", t["mode"])])
-    bars = [("short", r.weight_short), ("median", r.weight_median), ("long", r.weight_long)]
-    rows: list[tuple[str, Text | str]] = [
-        ("λ", Text.assemble((f"{r.length_lambda:+.4f}", LAMBDA), (f"  ∂loss/∂λ {_f(r.length_lambda_grad, '+.4f')}", DIM))),
-        ("", _series(run, "length_lambda", width)),
+def _framed(run: RunView, width: int, height: int) -> list[Text]:
+    rows = _chosen(width, height, len(trouble(run, width - 4)), wanted(run, width - 4))
+    heights = _heights(rows, height - len(rows) - 1)
+    cells = [_widths(row, width) for row in rows]
+    drawn = [
+        [_panel(name, run, w - 2, tall) for name, w in zip(row.names, widths, strict=True)]
+        for row, widths, tall in zip(rows, cells, heights, strict=True)
     ]
-    for name, weight in bars:
-        filled = "█" * round(min(weight or 0, 2.0) * max(4, width - 26) / 2)
-        rows.append((name, Text.assemble(f"{_f(weight, '.3f')} ", (filled, LAMBDA))))
-    rows.append(("like GRPO at", f"λ {_f(r.length_lambda_grpo, '+.2f')}"))
-    return _panel("token preference", rows)
+    lines: list[Text] = []
+    for i, (panels, widths, tall) in enumerate(zip(drawn, cells, heights, strict=True)):
+        lines.append(_rule(width, cells[i - 1] if i else [], widths, [p.title for p in panels]))
+        for n in range(tall):
+            lines.append(_line([p.lines[n] if n < len(p.lines) else Text("") for p in panels], widths))
+    return [*lines, _rule(width, cells[-1], [], [])]
 
 
-def _length(run: RunView, width: int) -> Panel:
-    r = _last(run)
-    return _panel("length", [
-        ("mean tokens", f"{_f(r.length, '.1f')}   truncated {_f(r.truncated, '.0%')}"),
-        ("", _series(run, "length", width)),
-        ("right · wrong", f"{_f(r.length_right, '.1f')} · {_f(r.length_wrong, '.1f')}"),
-        ("speed", _speed(r)),
-    ])  # fmt: skip
+def _chosen(width: int, height: int, trouble: int, samples: int) -> tuple[Row, ...]:
+    """The first layout that fits; trouble is told in the run's row, which then grows; samples take what they can fill."""
+    for extra in (trouble, 0):
+        for least, rows in LAYOUTS:
+            told = (replace(rows[0], least=rows[0].least + extra, most=rows[0].most + extra), *rows[1:])
+            told = tuple(replace(row, most=max(row.least, samples)) if row.names == ("samples",) else row for row in told)
+            if width >= least and sum(row.least for row in told) + len(told) + 1 <= height:
+                return told
+    return LAYOUTS[-1][1]
 
 
-def _policy(run: RunView, width: int) -> Panel:
-    r = _last(run)
-    kl = "no reference pass" if r.kl is None else f"{r.kl:.5f} nats a token"
-    return _panel("policy", [
-        ("clip low · high", f"{_f(r.clip_low, '.1%')} · {_f(r.clip_high, '.1%')}"),
-        ("KL", kl),
-        ("entropy", Text.assemble(f"{_f(r.entropy, '.3f')}  ", _series(run, "entropy", width - 8))),
-        ("rollout Δlogp", f"{_f(r.disagreement, '.1e')}   grad norm {_f(r.grad_norm, '.3f')}"),
-        ("note", Text(r.skipped or f"{len(run.warnings)} warnings", BAD if r.skipped or run.warnings else DIM)),
-    ])  # fmt: skip
+def _heights(rows: tuple[Row, ...], lines: int) -> list[int]:
+    """Lines of each row: what it needs, then one by one to the row that lacks most of its share of the rest."""
+    heights = [row.least for row in rows]
+    for _ in range(lines - sum(heights)):
+        open_ = [i for i, row in enumerate(rows) if row.more and heights[i] < row.most] or [len(rows) - 2]
+        heights[min(open_, key=lambda i: (heights[i] - rows[i].least + 1) / (rows[i].more or 1.0))] += 1
+    return heights
 
 
-def _speed(r: StepRecord) -> str:
-    total = sum(r.seconds.values())
-    if not total:
-        return "–"
-    share = "  ".join(f"{name} {value / total:.0%}" for name, value in r.seconds.items() if value / total >= 0.05)
-    rollout = r.seconds.get("rollout")
-    return (f"{r.rollout_tokens / rollout:,.0f} tok/s  " if rollout else "") + share
+def _widths(row: Row, width: int) -> list[int]:
+    """Cells inside each panel's borders."""
+    room, shares = width - len(row.names) - 1, row.widths or (1.0,) * len(row.names)
+    edges = [round(room * sum(shares[:i]) / sum(shares)) for i in range(len(shares) + 1)]
+    return [b - a for a, b in itertools.pairwise(edges)]
 
 
-def _sample(run: RunView) -> Panel:
-    if not run.samples:
-        return Panel(Text("no completion yet", DIM), title="sample", title_align="left")
-    texts = []
-    for sample in run.samples[:4]:
-        right = sample.get("outcome") == "ok"
-        mark = ("✓ ", GOOD) if right else ("✗ ", BAD)
-        question = visible(str(sample.get("prompt", ""))).replace("\n", " ⏎ ")
-        answer = visible(str(sample.get("completion", ""))).replace("\n", " ⏎ ")
-        texts.append(Text.assemble(mark, (question + " ", DIM), answer, (f"  gold {sample.get('reference')}", DIM)))
-    return Panel(Group(*texts), title=f"samples, step {run.step}", title_align="left", padding=(0, 1))
+def _panel(name: str, run: RunView, width: int, height: int) -> Panel:
+    """A panel; one that a foreign file trips says so in its place, and costs no other."""
+    try:
+        return PANELS[name](run, width, height)
+    except Exception as error:  # a fault of one panel is no reason to lose the others for a night
+        return Panel(name, [Text(f"! cannot be drawn: {clean(repr(error), 200)}", WARN)])
 
 
-def _f(value: float | None, form: str) -> str:
-    return "–" if value is None else f"{value:{form}}"
+def _rule(width: int, above: list[int], below: list[int], titles: list[Text | str]) -> Text:
+    """A line of the frame, shared by the panels above and below it (none: an edge), with the titles of those below."""
+    ups, downs = _borders(above), _borders(below)
+    cells = ["─"] * width
+    for at in ups | downs:
+        cells[at] = "┼" if at in ups & downs else "┴" if at in ups else "┬"
+    cells[0], cells[-1] = "├┤" if above and below else "╭╮" if below else "╰╯"
+    line, at = Text(), 0
+    for begin, wide, title in zip([0, *sorted(downs)], below, titles, strict=False):
+        words = Text(title, "bold") if isinstance(title, str) else title.copy()
+        words = fit(words, min(words.cell_len, wide - 3))
+        line.append("".join(cells[at : begin + 2]), LABEL).append(" ").append_text(words).append(" ")
+        at = begin + 4 + words.cell_len
+    return line.append("".join(cells[at:]), LABEL)
+
+
+def _borders(widths: list[int]) -> set[int]:
+    places, at = set(), 0
+    for wide in widths[:-1]:
+        at += wide + 1
+        places.add(at)
+    return places
+
+
+def _line(texts: list[Text], widths: list[int]) -> Text:
+    line = Text().append("│", LABEL)
+    for text, wide in zip(texts, widths, strict=True):
+        line.append(" ", LABEL).append_text(fit(text, wide - 2)).append(" │", LABEL)
+    return line

@@ -1,0 +1,88 @@
+"""RunView -> the words and tables of a result: before and after, λ's path, what the algorithm is called."""
+
+import re
+from typing import Any
+
+from rich.table import Table
+
+from lgrpo_lite.monitor.tail import RunView
+from lgrpo_lite.monitor.text import sparkline
+from lgrpo_lite.monitor.theme import clean, known
+from lgrpo_lite.objective.named import NAMED
+
+FIGURES = (
+    ("one of them right (pass@k)", "pass_at_k", ".3f"),
+    ("most frequent answer right (maj@k)", "maj", ".3f"),
+    ("greedy accuracy", "greedy", ".3f"),
+    ("mean tokens", "length", ".1f"),
+    ("truncated", "truncated", ".1%"),
+    ("no answer found", "unparsable", ".1%"),
+)
+
+
+def evaluations(run: RunView) -> list[dict[str, Any]]:
+    """The evaluations that have an accuracy; foreign rows are left out."""
+    return [row for row in run.evals if known(row.get("accuracy")) is not None]
+
+
+def interval(row: dict[str, Any], key: str) -> tuple[float, float] | None:
+    """The 95 % interval of a figure of an evaluation, where it has one."""
+    found = row.get("intervals")
+    pair = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return None
+    low, high = map(known, pair)
+    return None if low is None or high is None else (low, high)
+
+
+def title(run: RunView) -> tuple[str, str]:
+    """(name as its paper has it, `arXiv:…` or empty) of the run's algorithm; a row of one's own keeps its key."""
+    use = run.get("algorithm.use", "?")
+    row = NAMED.get(use) if isinstance(use, str) else None
+    found = re.match(r"([^:(]+) \((arXiv:[\d.]+)\)", (row.__doc__ or "") if row else "")
+    return (found[1], found[2]) if found else (clean(use, 60), "")
+
+
+def result_table(run: RunView) -> Table:
+    """Before and after, side by side."""
+    name, paper = title(run)
+    table = Table(title=f"{clean(run.name)}: {name}{f' ({paper})' if paper else ''}, {run.step} steps", title_justify="left")
+    for column in ("", "before", "after", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    for cells in result_rows(run):
+        table.add_row(*cells)
+    return table
+
+
+def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
+    """(what, before, after, change) of the first and the last evaluation; empty without evaluations."""
+    rows = evaluations(run)
+    if not rows:
+        return []
+    first, last = rows[0], rows[-1]
+    words = [f"{clean(first.get('problems', '?'), 20)} problems × {clean(first.get('k', '?'), 20)} samples"]
+    words += [f"T={heat:g}"] if (heat := known(first.get("temperature"))) is not None else []
+    told = []
+    for name, key, form in ((f"accuracy, {', '.join(words)}", "accuracy", ".3f"), *FIGURES):
+        before, after = known(first.get(key)), known(last.get(key))
+        if before is not None and after is not None:
+            told.append((name, _estimate(first, key, form), _estimate(last, key, form), f"{after - before:+{form}}"))
+    return told
+
+
+def _estimate(row: dict[str, Any], key: str, form: str) -> str:
+    """A figure with its 95 % interval; evaluations of earlier versions have a standard error of the accuracy alone."""
+    value = f"{row[key]:{form}}"
+    if found := interval(row, key):
+        return f"{value} ({found[0]:{form}} to {found[1]:{form}})"
+    error = known(row.get("stderr"))
+    return f"{value} ± {error:.3f}" if key == "accuracy" and error is not None else value
+
+
+def lambda_path(run: RunView, points: int = 8) -> str:
+    """λ over the run in a few numbers; empty without a token preference."""
+    path = [x for x in map(known, run.series("length_lambda")) if x is not None]
+    if not path:
+        return ""
+    picked = [path[round(i * (len(path) - 1) / max(1, points - 1))] for i in range(min(points, len(path)))]
+    return f"λ {sparkline(path, 24)} " + " → ".join(f"{x:+.3f}" for x in picked)

@@ -1,0 +1,131 @@
+"""The tokens of an answer as text that shows their credit: by colour, and without colour by a strip of marks below it.
+
+Credit is advantage × weight: above zero the update makes the token more likely, below zero less.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from lgrpo_lite.monitor.theme import BAD, ELLIPSIS, GOOD, LABEL, clean, known, place
+
+RAISED, LOWERED = "▁▃▅▇", "·░▒▓"  # weak to strong: bars for what is raised, shades for what is lowered
+GREENS = ("on #0d2818", "on #124427", "on #1a6637", "on #228b49")
+REDS = ("on #2f1214", "on #541a1d", "on #7f2427", "on #ab2f33")
+EVEN = 0.05  # tokens whose credit differs by less than this share of the largest are credited alike
+READ = 4096  # tokens of an answer that are looked at, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """An answer as pieces with their credit; `credit` empty: not trained on, or not known."""
+
+    pieces: tuple[str, ...]
+    credit: tuple[float, ...]
+    total: int | None  # tokens of the whole answer, None: unknown (then a piece is a character)
+
+    @property
+    def strongest(self) -> float:
+        """The credit of largest size."""
+        return max(self.credit, key=abs, default=0.0)
+
+    @property
+    def even(self) -> bool:
+        """Whether every token has the same credit, so that one number says it all."""
+        return not self.credit or max(self.credit) - min(self.credit) <= EVEN * abs(self.strongest)
+
+
+def tokens_of(row: dict[str, Any]) -> Tokens:
+    """From a row of a completions file; without pieces that can be read, the plain text by characters."""
+    pieces, credit = row.get("pieces"), row.get("credit")
+    if not isinstance(pieces, list) or not pieces or not all(isinstance(p, str) for p in pieces[:READ]):
+        return Tokens(tuple(str(row.get("completion", ""))[: 4 * READ]), (), None)
+    found = [known(c) for c in credit[: len(pieces)]] if isinstance(credit, list) else []
+    return Tokens(tuple(pieces[:READ]), tuple(c or 0.0 for c in found[:READ]), len(pieces))
+
+
+def drawn(tokens: Tokens, width: int, lines: int, scale: float, *, length: int = 0, marked: bool = False) -> list[Text]:
+    """The beginning of an answer in at most `lines` lines of `width` cells, the rest counted: `… (+412 tokens)`.
+
+    `scale`: the credit drawn strongest. `length`: characters of the whole text where pieces are characters.
+    `marked`: every second line is the strip of marks of the line above it.
+    """
+    rows = max(1, lines // 2) if marked else lines
+    if rows < 1 or width < 1:
+        return []
+    texts, strips, used = _filled(tokens, width, rows, scale)
+    left = (tokens.total if tokens.total is not None else length) - used
+    if left > 0:
+        _close(texts, strips, width, left, "tokens" if tokens.total is not None else "characters")
+    return [line for pair in zip(texts, strips, strict=True) for line in pair][: max(lines, 1)] if marked else texts
+
+
+def _filled(tokens: Tokens, width: int, rows: int, scale: float) -> tuple[list[Text], list[Text], int]:
+    """Lines, their strips, and how many pieces they show whole."""
+    texts, strips, room = [Text()], [Text()], width
+    for used, (piece, level) in enumerate(_levels(tokens, scale)):
+        style, mark = _style(level)
+        rest = clean(piece.replace("\n", "⏎"), 400)
+        while rest:
+            taken = place(rest, room)
+            if not taken and room == width:
+                taken = 1  # a character that is wider than the line; the frame cuts it
+            if taken:
+                cells = cell_len(rest[:taken])
+                texts[-1].append(rest[:taken], style)
+                strips[-1].append(mark * cells, GOOD if level > 0 else BAD)
+                rest, room = rest[taken:], room - cells
+            if rest:
+                if len(texts) == rows:
+                    return texts, strips, used
+                texts, strips, room = [*texts, Text()], [*strips, Text()], width
+    return texts, strips, len(tokens.pieces)
+
+
+def _levels(tokens: Tokens, scale: float) -> Iterator[tuple[str, int]]:
+    """Pieces with 1 to 4 for a raised token, -1 to -4 for a lowered one, 0 for none."""
+    for i, piece in enumerate(tokens.pieces):
+        credit = tokens.credit[i] if i < len(tokens.credit) else 0.0
+        strength = min(4, 1 + int(4 * min(1.0, abs(credit) / scale))) if credit and scale > 0 else 0
+        yield piece, strength if credit > 0 else -strength
+
+
+def _style(level: int) -> tuple[str, str]:
+    if not level:
+        return "", " "
+    return (f"white {GREENS[level - 1]}", RAISED[level - 1]) if level > 0 else (f"white {REDS[-level - 1]}", LOWERED[-level - 1])
+
+
+def _close(texts: list[Text], strips: list[Text], width: int, left: int, what: str) -> None:
+    """End the last line with what was left out."""
+    words = f"{ELLIPSIS} (+{left:,} {what})"
+    if len(words) > width:
+        words = ELLIPSIS
+    while texts[-1].cell_len + len(words) > width and len(texts[-1]):
+        texts[-1].right_crop(1)
+    strips[-1].truncate(texts[-1].cell_len)
+    texts[-1].append(words, LABEL)
+
+
+def stamp(tokens: Tokens) -> tuple[str, str]:
+    """One number for an answer: `▲ +0.84 on every token`, `▼ -0.31 at most`, or that it was not trained on."""
+    if not tokens.credit:
+        return ("credit unknown" if tokens.total is None else "not trained on"), LABEL
+    top = tokens.strongest
+    if not top:
+        return "· no credit", LABEL
+    where = "on every token" if tokens.even else "at most"
+    return (f"▲ {top:+.3g} {where}", GOOD) if top > 0 else (f"▼ {top:+.3g} {where}", BAD)
+
+
+def scales_of(shown: Sequence[Tokens]) -> list[float]:
+    """The credit that is drawn strongest, for each of several answers that are seen together.
+
+    Where an answer's tokens differ, its own largest, so that it shows where the credit falls; where they do not, the largest of
+    all such answers, so that it shows which answer counts more.
+    """
+    largest = max((abs(t.strongest) for t in shown if t.even), default=0.0)
+    return [largest if t.even else abs(t.strongest) for t in shown]
