@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check check fix docs bench bench-gpu bench-vllm bench-algorithms size clean
+.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -55,6 +55,9 @@ bench-gpu:               ## the same on a GPU and what fits into 24 GiB; no netw
 bench-vllm:              ## sampling through our engine beside vLLM alone
 	tests/with_vllm/install.sh .venv-vllm
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python bench/rollout.py
+
+bench-view: .venv/ready       ## what looking at a run costs: opening 100,000 steps, following, a step with the view and without; ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python bench/view.py
 
 bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds; an hour and a half
 	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py

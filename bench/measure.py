@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 PACKAGES = (
+    "rich",
     "torch",
     "transformers",
     "peft",

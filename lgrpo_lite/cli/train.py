@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -48,7 +49,7 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
     if args.dry_run:
         print("\n".join([*describe(recipe), "dry run: nothing was started"]))
         return 0
-    demand(recipe)
+    demand(recipe, loggers=True)
     expected = _expected(recipe)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     source = recipe_text(name_or_path)[0] + "".join(f"# {item}\n" for item in overrides)
@@ -60,8 +61,17 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
     except Exception as error:
         logging.exception("the run failed")
         folder.event("failed", message=getattr(error, "what", repr(error)))
-        folder.set_status("failed", folder.status.get("step", 0), getattr(error, "exit_code", 1))
+        _ended(folder, "failed", getattr(error, "exit_code", 1))
         raise
+
+
+def _ended(folder, state: str, code: int) -> None:
+    """The last word of a run, and its report with it."""
+    from lgrpo_lite.train.report import write_report
+
+    folder.set_status(state, folder.status.get("step", 0), code)
+    if folder.started:
+        write_report(folder.path)
 
 
 def _expected(recipe) -> list[str]:
@@ -164,24 +174,32 @@ def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: boo
 
     folder.write("config.yaml", source)
     folder.write("env.json", json.dumps(_environment(), indent=1))
-    folder.set_status("starting", folder.status.get("step", 0))
+    folder.set_status("starting", folder.status.get("step", 0), resume=resume_command(folder.path, args, command))
     log_to(folder.log_path)
     print(f"run {folder.path}", file=sys.stderr)
     ui = "none" if args.json else args.ui
+    screen = Screen(folder.path, ui, log=folder.log_path, fresh_only=True)
     try:
-        with StopRequest(recipe.train.time_limit) as stop, Screen(folder.path, ui, fresh_only=True):
+        with StopRequest(recipe.train.time_limit) as stop, folder.alive(lambda: stop.exit_code is not None), screen:
             exports = _work(recipe, folder, stop, resume=resume)
     except Stopped as stopped:
-        folder.set_status("stopped", folder.status.get("step", 0), stopped.exit_code)
-        print("stopped at once; go on with --resume auto", file=sys.stderr)
+        _ended(folder, "stopped", stopped.exit_code)
+        print(f"stopped at once; go on with: {resume_command(folder.path, args, command)}", file=sys.stderr)
         return stopped.exit_code
     if exports is None:
         code = stop.exit_code or EXIT_INTERRUPTED
-        folder.set_status("stopped", folder.status.get("step", 0), code)
-        print(f"saved; go on with: --name {folder.path.name} --resume auto", file=sys.stderr)
+        _ended(folder, "stopped", code)
+        print(f"saved; go on with: {resume_command(folder.path, args, command)}", file=sys.stderr)
         return code
-    _show(folder.path, exports, args, command)
+    _show(folder.path, exports, args, command, plain=screen.mode == "plain")
     return 0
+
+
+def resume_command(path: Path, args: argparse.Namespace, command: str) -> str:
+    """What goes on with a run: the command that began it, with the run's name."""
+    words = [word for word in args.words if word not in ("run",)] if command == "recipe" else args.words
+    runs = [] if args.runs == Path("runs") else ["--runs", str(args.runs)]
+    return shlex.join(["lgrpo-lite", command, *words, *runs, "--name", path.name, "--resume", "auto"])
 
 
 def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
@@ -192,6 +210,7 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
 
     if "merged" in recipe.export.formats and recipe.export.base == "original":
         check_original(recipe)
+    folder.set_status("loading", folder.status.get("step", 0))
     run = build(recipe)
     run.reward.log_to(folder.log_path.with_name("rewards.log"))
     folder.write("config.resolved.yaml", recipe.to_yaml())  # from here on it is a run; a name with a typo in its data is not
@@ -209,12 +228,12 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
                            f"max |Δlogit| {comparison.max_logit_diff:.2g}"  # fmt: skip
     run.engine.close()
     run.reward.close()
-    folder.set_status("done", recipe.train.steps, 0)
+    _ended(folder, "done", 0)
     return exports
 
 
-def _show(path: Path, exports: dict, args: argparse.Namespace, command: str) -> None:
-    """The result on stdout: the before/after table, λ's path, where the exports are."""
+def _show(path: Path, exports: dict, args: argparse.Namespace, command: str, *, plain: bool) -> None:
+    """The result: the before/after table, λ's path, where the exports are. On stdout, but where that holds the steps' lines."""
     from rich.console import Console
 
     from lgrpo_lite.monitor.tail import Tail
@@ -227,13 +246,14 @@ def _show(path: Path, exports: dict, args: argparse.Namespace, command: str) -> 
         warnings = [w.get("message") or w.get("reason") for w in view.warnings]
         print(json.dumps({"schema": 1, "ok": True, "command": command, "result": result, "warnings": warnings}))
         return
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    out = sys.stderr if plain else sys.stdout
+    console = Console(file=out, width=None if out.isatty() else 120)
     if view.evals:
         console.print(result_table(view))
     if line := lambda_path(view):
         console.print(line, highlight=False)
     for name, value in ({"run": str(path)} | exports).items():
-        print(f"{name:8} {value}")
+        print(f"{name:8} {value}", file=out)
 
 
 def _environment() -> dict:

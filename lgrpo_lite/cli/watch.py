@@ -9,35 +9,68 @@ from pathlib import Path
 
 from lgrpo_lite.errors import ConfigError
 
+PICTURE = (120, 40)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite watch RUN [options]"
     parser.add_argument("words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--svg", type=Path, help="write the view as a picture instead of showing it")
+    ui = "live: the view; plain: a line a step; auto: live on a terminal (default)"
+    parser.add_argument("--ui", choices=("auto", "live", "plain"), default="auto", help=ui)
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the view as a picture instead of showing it")
+    size = f"columns and rows of the picture (default: {PICTURE[0]}x{PICTURE[1]})"
+    parser.add_argument("--size", default=f"{PICTURE[0]}x{PICTURE[1]}", metavar="WxH", help=size)
 
 
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from lgrpo_lite.cli.screen import Screen
+    from lgrpo_lite.cli.live import REFRESH_SECONDS, follow, last_words
+    from lgrpo_lite.cli.screen import Screen, can_draw
     from lgrpo_lite.monitor.tail import Tail
     from lgrpo_lite.monitor.view import live, result_table
 
     path = find_run(args.words[0], args.runs)
-    view = Tail(path).refresh()
     if args.svg:
-        console = Console(record=True, width=110, height=26, file=io.StringIO(), force_terminal=True)
-        console.print(live(view, 110, 26))
-        picture = console.export_svg(title=f"lgrpo-lite recipe {view.name}")
+        return _picture(path, args)
+    console, tail = Console(stderr=True), Tail(path)
+    view = tail.refresh()
+    if args.ui == "live" or (args.ui == "auto" and can_draw()):
+        if not view.health.ended:
+            view = follow(path, console, lambda: bool(time.sleep(REFRESH_SECONDS)))
+        console.print(live(view, console.width, console.height - 2))
+    else:
+        with Screen(path, "plain"):
+            while not view.health.ended:
+                time.sleep(REFRESH_SECONDS)
+                view = tail.refresh()
+    if words := last_words(view):
+        print("\n".join(words), file=sys.stderr)
+    if view.evals and sys.stdout.isatty():
+        Console(file=sys.stdout).print(result_table(view))
+    return 0
+
+
+def _picture(path: Path, args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from lgrpo_lite.monitor.tail import Tail
+    from lgrpo_lite.monitor.view import live
+
+    size = re.fullmatch(r"(\d{2,3})x(\d{1,3})", args.size)
+    if size is None:
+        raise ConfigError(f"not a size: {args.size!r}", where="command line, --size", fix="columns x rows, as in --size 120x40")
+    width, height = map(int, size.groups())
+    view = Tail(path).refresh()
+    console = Console(record=True, width=width, height=height, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(live(view, width, height))
+    picture = console.export_svg(title=f"lgrpo-lite watch {path.name}")
+    try:
         args.svg.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8")  # fetch no fonts
-        print(args.svg)
-        return 0
-    with Screen(path, "auto"):
-        while _alive(Tail(path).refresh()):
-            time.sleep(1)
-    if view.evals:
-        Console(file=sys.stdout).print(result_table(Tail(path).refresh()))
+    except OSError as error:
+        raise ConfigError(f"cannot write: {error.strerror}", where=str(args.svg), fix="choose another --svg FILE") from None
+    print(args.svg)
     return 0
 
 
@@ -49,13 +82,3 @@ def find_run(name: str, runs: Path) -> Path:
     known = sorted((p.parent for p in runs.glob("*/STATUS.json")), key=lambda p: p.stat().st_mtime)
     fix = f"the newest run here is {known[-1]}" if known else "start one: lgrpo-lite recipe tiny-math"
     raise ConfigError(f"no run {name!r}", where="command line", fix=fix)
-
-
-def _alive(view) -> bool:
-    import os
-
-    try:
-        os.kill(int(view.status.get("pid", -1)), 0)
-    except (OSError, ValueError, TypeError):
-        return False
-    return view.status.get("state") not in ("done", "stopped", "failed") and view.status.get("pid", -1) > 0

@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from lgrpo_lite.types import StepRecord
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+GIB = 2**30
+_N = r"[-+\d.,e]+"  # a number, as 1,234 or 4.2e-07 too
+STEP_LINE = (  # what `step_line` writes, for programs that read it; every field but the first two and eta may be missing
+    rf"step (?P<step>\d+)/(?P<steps>\d+) \| (?P<seconds>{_N})s"
+    rf"(?: \| reward (?P<reward>{_N})±(?P<reward_std>{_N}) \| signal (?P<mixed>\d+)/(?P<groups>\d+)"
+    rf" \| len (?P<length>{_N}) \(trunc (?P<truncated>{_N})%\))?"
+    rf"(?: \| λ (?P<length_lambda>{_N}))?(?: \| clip (?P<clip>{_N})%)?(?: \| kl (?P<kl>{_N}))?"
+    rf"(?: \| Δlogp (?P<disagreement>{_N}))?(?: \| mis-KL (?P<mismatch_kl>{_N}))?"
+    rf"(?: \| H (?P<entropy>{_N}))?(?: \| gn (?P<grad_norm>{_N}))?(?: \| roll (?P<rollout_tokens_a_second>{_N}) tok/s)?"
+    rf"(?: \| guide (?P<guide_tokens>\d+))?(?: \| vram (?P<vram>{_N})/(?P<vram_total>{_N}))?(?: \| missing (?P<missing>\d+))?"
+    r"(?: \| alarms (?P<alarms>[a-z_,]+))?(?: \| skipped: (?P<skipped>[^|]*))? \| eta (?P<eta>[\dhms?]+)"
+)
 
 
 def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
     """One greppable line: `name value` fields in a fixed order, those that do not apply left out."""
     fields = [f"step {record.step}/{steps}", f"{sum(record.seconds.values()):.1f}s"]
-    if record.reward is not None:
+    if None not in (record.reward, record.reward_std, record.length, record.truncated):
         fields += [f"reward {record.reward:.3f}±{record.reward_std:.2f}", f"signal {record.groups_mixed}/{record.groups}"]
         fields += [f"len {record.length:.0f} (trunc {record.truncated:.0%})"]
     if record.length_lambda is not None:
@@ -20,6 +32,7 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
         ("clip", _sum(record.clip_low, record.clip_high), ".1%"),
         ("kl", record.kl, ".4f"),
         ("Δlogp", record.disagreement, ".1e"),
+        ("mis-KL", record.mismatch_kl, ".1e"),
         ("H", record.entropy, ".3f"),
         ("gn", record.grad_norm, ".3f"),
     ):
@@ -29,10 +42,15 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
         fields.append(f"roll {record.rollout_tokens / record.seconds['rollout']:,.0f} tok/s")
     if record.guide_tokens is not None:
         fields.append(f"guide {record.guide_tokens}")
+    if (free := record.memory.get("free")) is not None:
+        total = sum(size for name, size in record.memory.items() if not name.startswith("host"))
+        fields.append(f"vram {(total - free) / GIB:.1f}/{total / GIB:.1f}")
     if record.missing:
         fields.append(f"missing {record.missing}")
+    if record.alarms:
+        fields.append(f"alarms {','.join(record.alarms)}")
     if record.skipped:
-        fields.append(f"skipped: {record.skipped}")
+        fields.append(f"skipped: {' '.join(record.skipped.replace('|', '/').split())}")
     return " | ".join([*fields, f"eta {duration(eta)}"])
 
 
