@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from support import lgrpo
@@ -185,6 +186,26 @@ def test_a_run_stands_for_its_newest_evaluation(trained, capfd):
     assert lgrpo("compare", trained, trained) == 2 and "a run and itself" in capfd.readouterr().err
     assert lgrpo("compare", base) == 2 and "takes two evaluations" in capfd.readouterr().err
     assert lgrpo("compare", base, "nobody", "--runs", trained.parent) == 2
+
+
+def test_two_runs_have_curves_and_their_evaluations(trained, tmp_path, capfd):
+    """The curves, and below them what the newest evaluations of the same problems say; without one in common, why not."""
+    other = shutil.copytree(trained, tmp_path / "other", symlinks=True)
+    assert lgrpo("compare", trained, other, "--out", tmp_path / "out") == 0
+    out = capfd.readouterr().out
+    assert out.index("settings") < out.index("held-out avg@k") < out.index("arithmetic, 48 problems") < out.index("curves.json")
+    assert "are right equally often on every one of these 48 problems" in out
+    names = {"curves.json", "curves.png", "curves.svg", "compare.json", "compare.png", "compare.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert lgrpo("compare", trained, other, "--json") == 0
+    found = json.loads(capfd.readouterr().out)["result"]
+    assert found["evaluations"]["difference"]["value"] == 0.0 and len(found["runs"]) == 2
+    for about in other.glob("evals/*/result.json"):
+        about.write_text(about.read_text().replace('"problems_hash": "', '"problems_hash": "0'))
+    assert lgrpo("compare", trained, other) == 0
+    assert "not compared: the run has no finished evaluation of arithmetic" in " ".join(capfd.readouterr().out.split())
+    evaluation = trained / "evals" / "arithmetic-base-k4-t1-s0-n48"
+    assert lgrpo("compare", evaluation, trained, other) == 2 and "two evaluations, no more" in capfd.readouterr().err
 
 
 def test_what_is_no_evaluation_is_told(trained, tmp_path, capfd):

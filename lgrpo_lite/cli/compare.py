@@ -1,4 +1,4 @@
-"""`lgrpo-lite compare A B`: two evaluations of the same problems, problem by problem. Needs no model."""
+"""`lgrpo-lite compare`: training curves of runs side by side; two evaluations problem by problem. Needs no model."""
 
 import argparse
 import json
@@ -8,34 +8,89 @@ from typing import Any
 
 from lgrpo_lite.errors import ConfigError
 
+EPILOG = """what is compared:
+  RUN RUN …     training curves of two or more runs (or names under --runs). Of exactly two, also their newest evaluations by
+                `lgrpo-lite eval`, where both have one of the same problems
+  A B           two evaluations, result folders of `lgrpo-lite eval`, problem by problem; B is set against A. A run beside a
+                result folder stands for its newest evaluation of the same problems"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite compare A B [options]"
-    help_ = "result folders of `lgrpo-lite eval`, or runs: their newest evaluation of the same problems; B is set against A"
-    parser.add_argument("words", nargs="+", metavar="A B", help=help_)
+    parser.usage = "lgrpo-lite compare RUN RUN … [options]\n       lgrpo-lite compare A B [options]"
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("words", nargs="+", metavar="A B", help="runs, or result folders of `lgrpo-lite eval`")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write compare.json, compare.png and compare.svg there")
+    files = "write curves.json, .png and .svg of runs, compare.json, .png and .svg of evaluations there"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=files)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
+    if len(args.words) < 2:
+        fix = "lgrpo-lite compare RUN RUN …, or compare A B with result folders of `lgrpo-lite eval`"
+        raise ConfigError("compare takes two evaluations, or two or more runs", where="command line", fix=fix)
+    results = [(Path(word) / "about.json").is_file() for word in args.words]
+    if any(results) and len(results) != 2:
+        fix = "name two of them, or runs alone"
+        raise ConfigError("compare takes two evaluations, no more", where="command line", fix=fix)
+    if any(results):
+        found, warnings = _evaluations(args)
+        show = _show
+    else:
+        from lgrpo_lite.cli import curves
+
+        found, warnings = _runs(args)
+        show = curves.show
+    if args.json:
+        print(json.dumps({"schema": 1, "ok": True, "command": "compare", "result": found, "warnings": warnings}, allow_nan=False))
+        return 0
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    show(found)
+    if (paired := found.get("evaluations")) is not None:
+        print()
+        _show(paired)
+    for file in found.get("files", []):
+        print(file)
+    return 0
+
+
+def _evaluations(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Two evaluations as JSON, and warnings."""
     from lgrpo_lite.evaluation.paired import compare, read_side
 
-    if len(args.words) != 2:
-        raise ConfigError("compare takes two evaluations", where="command line", fix="lgrpo-lite compare A B")
     a, b = (read_side(path) for path in _folders(args.words[0], args.words[1], args.runs))
     result = compare(a, b)
     found, warnings = result.to_json(), list(result.warnings)
     if args.out is not None:
         found["files"], told = _write(found, a, b, args.out)
         warnings += told
-    if args.json:
-        print(json.dumps({"schema": 1, "ok": True, "command": "compare", "result": found, "warnings": warnings}, allow_nan=False))
-        return 0
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    _show(found)
-    return 0
+    return found, warnings
+
+
+def _runs(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Training curves as JSON, under `evaluations` what `_evaluations` says of two that have one in common, and warnings."""
+    from lgrpo_lite.cli import curves
+    from lgrpo_lite.cli.watch import find_run
+
+    paths = [find_run(word, args.runs) for word in args.words]
+    if len({path.resolve() for path in paths}) < len(paths):
+        fix = "name each run once; of one run, compare two result folders, e.g. RUN/evals/…-base-… and RUN/evals/…-step-000100-…"
+        raise ConfigError("a run and itself", where="command line", fix=fix)
+    found, warnings = curves.compared(paths, args.out, as_json=args.json)
+    found["evaluations"] = None
+    if len(paths) == 2 and all(any(path.glob("evals/*/result.json")) for path in paths):
+        try:
+            paired, told = _evaluations(args)
+        except ConfigError as error:
+            found["no_evaluations"] = error.what
+            return found, warnings
+        except (ValueError, KeyError, TypeError, OSError):
+            found["no_evaluations"] = "a result.json of theirs cannot be read"
+            return found, warnings
+        found["files"] = [*found.get("files", []), *paired.pop("files", [])]
+        found["evaluations"], warnings = paired, list(dict.fromkeys([*warnings, *told]))
+    return found, warnings
 
 
 def _folders(first: str, second: str, runs: Path) -> tuple[Path, Path]:
@@ -46,9 +101,6 @@ def _folders(first: str, second: str, runs: Path) -> tuple[Path, Path]:
     given = [Path(word) if (Path(word) / "about.json").is_file() else None for word in (first, second)]
     if given[0] and given[1]:
         return given[0], given[1]
-    if not given[0] and not given[1] and find_run(first, runs).resolve() == find_run(second, runs).resolve():
-        fix = "name two of its result folders, e.g. RUN/evals/…-base-… and RUN/evals/…-step-000100-…"
-        raise ConfigError("a run and itself", where="command line", fix=fix)
     known = given[0] or given[1] or newest(find_run(first, runs))
     about = read_side(known).about
     asked = about["suite"], about["problems_hash"]
@@ -107,5 +159,3 @@ def _show(found: dict[str, Any]) -> None:
                       f"samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile){gained}.")  # fmt: skip
     else:
         console.print(f"Support of the base model: not known ({found['no_support']}).")
-    for file in found.get("files", []):
-        print(file)

@@ -20,8 +20,10 @@ VERBS = {
     "selftest": "prove that a recipe's rollouts come from its policy, on this machine",
     "config": "every key of a recipe: type, default, meaning",
     "watch": "look at a live or finished run",
+    "runs": "all runs: state, best score, age, alarms",
+    "show": "answers of a run's step, token by token with their credit",
     "eval": "samples of a run or a model on a set of problems: avg@k, pass@k, maj@k with intervals",
-    "compare": "two evaluations problem by problem: what was gained, what was lost",
+    "compare": "training curves of runs side by side; two evaluations problem by problem",
     "export": "adapter or merged model out of a run",
     "doctor": "what this machine lacks, and the line that fixes it",
 }

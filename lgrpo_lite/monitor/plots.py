@@ -4,13 +4,18 @@ Equal data give equal SVG files: no date, and identifiers from a fixed salt.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.monitor.curves import CURVES, held_out, points
+from lgrpo_lite.monitor.tables import evaluations, interval
 from lgrpo_lite.monitor.tail import RunView
+from lgrpo_lite.monitor.theme import known
+from lgrpo_lite.types import StepRecord
 
 MISSING = 'no plots: matplotlib is not installed; pip install "lgrpo-lite[train]"'
 STYLE: Any = {
@@ -18,6 +23,9 @@ STYLE: Any = {
     "axes.titlesize": 10.0, "axes.titlelocation": "left", "legend.frameon": False, "figure.dpi": 100.0,
 }  # fmt: skip
 A, B, GREY = "#7f7f7f", "#1f77b4", "#d0d0d0"
+COLOURS = (B, "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")  # of runs
+DASHES = ("-", "--", ":", "-.")
+THIRDS = ("first", "middle", "last")
 Band = tuple[float, float, float]  # value, low, high
 
 
@@ -45,30 +53,79 @@ def plot_comparison(
 
 
 def plot_run(run: RunView, folder: Path, name: str = "report") -> list[Path]:
-    """What a run did, by step: reward, length, share of groups with a signal, λ where there is one, evaluations."""
-    steps = [r.step for r in run.records]
-    lam = [r.length_lambda for r in run.records]
-    signal = [r.groups_mixed / r.groups if r.groups else None for r in run.records]
-    panels: list[tuple[str, list[float | None]]] = [
-        ("reward (mean of a step)", [r.reward for r in run.records]),
-        ("completion tokens (mean)", [r.length for r in run.records]),
-        ("groups with a signal (share)", signal),
-    ]
-    if any(x is not None for x in lam):
-        panels.append(("λ of the token preference", lam))
+    """What a run did, by step: reward, length, share of groups with a signal, λ or where the credit falls, evaluations."""
+    records = [*run.sparse, *run.records]
+    panels = [(title, points(records, of)) for title, of in CURVES.items()]
+    thirds = [(part, points(records, partial(_field, f"credit_{part}"))) for part in THIRDS]
     with _styled():
         figure, axes = _figure(2, 3, (12.0, 6.0))
-        for axis, (title, values) in zip(axes, panels, strict=False):
-            known = [(s, v) for s, v in zip(steps, values, strict=True) if v is not None]
-            axis.plot([s for s, _ in known], [v for _, v in known], color=B, linewidth=1.0)
-            axis.set_title(title)
-        if run.evals:
-            _evaluations(axes[len(panels)], run.evals)
-        for axis in axes:
+        drawn: list[Callable[[Any], None]] = [partial(_line, title=title, rows=rows) for title, rows in panels if rows]
+        if any(rows for _, rows in thirds):
+            drawn.append(partial(_thirds, thirds=thirds))
+        if evaluations(run):
+            drawn.append(partial(_evaluations, run=run))
+        for axis, draw in zip(axes, drawn, strict=False):
+            draw(axis)
             axis.set_xlabel("step")
-        for axis in axes[len(panels) + bool(run.evals) :]:
+        for axis in axes[len(drawn) :]:
             axis.set_visible(False)
         return _save(figure, folder, name, ("svg",))
+
+
+def plot_curves(runs: Sequence[tuple[str, RunView]], folder: Path, name: str = "curves") -> list[Path]:
+    """Runs over each other, by step and under their names: the curves that any of them has, and held-out avg@k."""
+    with _styled():
+        figure, axes = _figure(2, 3, (13.0, 6.4))
+        places = iter(axes)
+        for title, of in CURVES.items():
+            lines = [(label, points([*run.sparse, *run.records], of)) for label, run in runs]
+            if any(rows for _, rows in lines):
+                axis = next(places)
+                for i, (label, rows) in enumerate(lines):
+                    axis.plot(*_columns(rows), label=label, **_look(i))
+                axis.set_title(title)
+        if any(held_out(run) for _, run in runs):
+            axis = next(places)
+            for i, (label, run) in enumerate(runs):
+                rows = held_out(run)
+                colour = str(_look(i)["color"])
+                _band(axis, [row[0] for row in rows], [row[1:] for row in rows], colour, label, linestyle=_look(i)["linestyle"])
+            axis.set_title("avg@k on held-out problems, 95 % intervals")
+        rest = [*places]
+        shown = axes[: len(axes) - len(rest)]
+        for axis in shown:
+            axis.set_xlabel("step")
+        if shown:
+            shown[0].legend(fontsize=8)
+        for axis in rest:
+            axis.set_visible(False)
+        return _save(figure, folder, name, ("png", "svg"))
+
+
+def _field(name: str, record: StepRecord) -> float | None:
+    return getattr(record, name)
+
+
+def _look(i: int) -> dict[str, Any]:
+    """Of the i-th run: lines differ without colour too."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.1}
+
+
+def _columns(rows: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in rows], [value for _, value in rows]
+
+
+def _line(axis: Any, title: str, rows: Sequence[tuple[int, float]]) -> None:
+    axis.plot(*_columns(rows), color=B, linewidth=1.0)
+    axis.set_title(title)
+
+
+def _thirds(axis: Any, thirds: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> None:
+    for (part, rows), colour, dash in zip(thirds, (B, "#2ca02c", A), DASHES, strict=False):
+        axis.plot(*_columns(rows), color=colour, linestyle=dash, linewidth=1.2, label=f"{part} third")
+    axis.set_ylim(0, 1)
+    axis.set_title("share of the credit by thirds of an answer")
+    axis.legend(fontsize=8)
 
 
 def _curves(axis: Any, found: dict[str, Any]) -> None:
@@ -105,19 +162,22 @@ def _likelihoods(axis: Any, values: tuple[Sequence[float], Sequence[float]], thr
     axis.legend(loc="upper left", fontsize=8)
 
 
-def _evaluations(axis: Any, evals: Sequence[dict[str, Any]]) -> None:
+def _evaluations(axis: Any, run: RunView) -> None:
     for key, label, colour in (("accuracy", "avg@k", B), ("pass_at_k", "pass@k", A), ("maj", "maj@k", "#2ca02c")):
-        rows = [
-            (e["step"], e[key], *(e.get("intervals") or {}).get(key, (e[key], e[key]))) for e in evals if e.get(key) is not None
-        ]
+        rows = []
+        for row in evaluations(run):
+            step, value = known(row.get("step")), known(row.get(key))
+            if step is not None and value is not None:
+                rows.append((step, (value, *(interval(row, key) or (value, value)))))
         if rows:
-            _band(axis, [row[0] for row in rows], [row[1:] for row in rows], colour, label)
+            _band(axis, [step for step, _ in rows], [band for _, band in rows], colour, label)
     axis.set_title("held-out problems, 95 % intervals")
     axis.legend()
 
 
-def _band(axis: Any, at: Sequence[float], rows: Sequence[Band], colour: str, label: str) -> None:
-    axis.plot(at, [row[0] for row in rows], color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
+def _band(axis: Any, at: Sequence[float], rows: Sequence[Band], colour: str, label: str, linestyle: str = "-") -> None:
+    values = [row[0] for row in rows]
+    axis.plot(at, values, color=colour, linestyle=linestyle, marker="o", markersize=3, linewidth=1.2, label=label)
     axis.fill_between(at, [row[1] for row in rows], [row[2] for row in rows], color=colour, alpha=0.2, linewidth=0)
 
 

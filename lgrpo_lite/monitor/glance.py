@@ -1,0 +1,122 @@
+"""A run at a glance, for a table of many: from the ends of its files, at the same few milliseconds however long it is."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lgrpo_lite.monitor.curves import METRICS, Best, best_row
+from lgrpo_lite.monitor.health import Health
+from lgrpo_lite.monitor.health import health as health_of
+from lgrpo_lite.monitor.lines import Lines
+from lgrpo_lite.monitor.theme import known
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+END = 2**16  # bytes of metrics.jsonl that are read: some 30 steps
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """None, and a question mark for words: not known."""
+
+    name: str  # of the folder
+    path: str
+    health: Health
+    step: int
+    steps: int | None
+    algorithm: str
+    model: str
+    best: Best | None
+    reward: float | None  # of the last step that had one
+    seen: float  # Unix time of its last sign of life
+    alarms: tuple[str, ...]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, however broken."""
+    return any((path / name).is_file() for name in ("STATUS.json", "config.resolved.yaml"))
+
+
+def glance(path: Path) -> Glance:
+    """Of a run folder. Missing and foreign files are passed over."""
+    status = _read(path / "STATUS.json", json.loads)
+    recipe = _read(path / "config.resolved.yaml", lambda text: yaml.load(text, Loader=_LOADER))
+    rows = _last_rows(path / "metrics.jsonl")
+    steps, rewards = (_numbers(rows, name) for name in ("step", "reward"))
+    keep = _inside(recipe, "train", "keep", "metric")
+    evals = Lines(path / "evals.jsonl", whole=True).read() or ([], True)
+    best = best_row(evals[0], keep if isinstance(keep, str) and keep in METRICS else "avg")
+    seen, alarms = known(status.get("heartbeat")), status.get("alarms")
+    wanted = known(_inside(recipe, "train", "steps"))
+    return Glance(
+        name=path.name,
+        path=str(path),
+        health=health_of(status, path, time.time(), _median(rows)),
+        step=int(steps[-1] if steps else 0),
+        steps=None if wanted is None else int(wanted),
+        algorithm=str(_inside(recipe, "algorithm", "use") or "?"),
+        model=str(_inside(recipe, "model", "id") or "?"),
+        best=best,
+        reward=rewards[-1] if rewards else None,
+        seen=_touched(path) if seen is None else seen,
+        alarms=tuple(str(a["name"]) for a in alarms if isinstance(a, dict) and "name" in a) if isinstance(alarms, list) else (),
+    )
+
+
+def _read(path: Path, parse) -> dict[str, Any]:
+    try:
+        found = parse(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines at the end of a JSONL file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - END))
+            lines = file.read(END).split(b"\n")[:-1]
+    except OSError:
+        return []
+    rows = []
+    for line in lines[1:] if size > END else lines:  # the first one is cut
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [value for row in rows if (value := known(row.get(name))) is not None]
+
+
+def _median(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Seconds of a step, of the last ones."""
+    phases = [row["seconds"] for row in rows[-20:] if isinstance(row.get("seconds"), dict) and row["seconds"]]
+    times = sorted(sum(known(value) or 0.0 for value in one.values()) for one in phases)
+    return times[len(times) // 2] if times else None
+
+
+def _inside(recipe: dict[str, Any], *keys: str) -> Any:
+    node: Any = recipe
+    for key in keys:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _touched(path: Path) -> float:
+    """When a run without a heartbeat last wrote something."""
+    times = [0.0]
+    for name in ("STATUS.json", "metrics.jsonl", "config.resolved.yaml"):
+        try:
+            times.append((path / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times)

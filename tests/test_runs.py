@@ -1,0 +1,103 @@
+"""`lgrpo-lite runs`: every run of a folder in one line, whatever state it is in and whatever else lies there."""
+
+import json
+import os
+import time
+
+import pytest
+from run_folders import lines, record, written
+from support import lgrpo
+
+from lgrpo_lite.monitor.glance import END, glance, is_run
+
+NOBODY = 2**22 + 1  # no process has this number
+
+
+def table(capfd) -> dict[str, str]:
+    """The table's lines by their first word."""
+    return {line.split()[0]: line for line in capfd.readouterr().out.splitlines()[1:]}
+
+
+def test_the_table(tmp_path, capfd):
+    """Newest first; state, best evaluation (of equals the first) and its step, last reward, age, alarms."""
+    now = time.time()
+    written(tmp_path / "done", evals=[(0, 0.4), (6, 0.9), (12, 0.9)], heartbeat=now - 7200)
+    alarms = [{"name": "no_signal", "count": 3, "first": 1, "last": 9, "what": "w", "fix": "f"}]
+    written(tmp_path / "gone", state="training", pid=NOBODY, heartbeat=now - 600, alarms=alarms)
+    written(tmp_path / "new", steps=0, evals=(), state="failed", exit_code=5, heartbeat=now)
+    assert lgrpo("runs", "--runs", tmp_path) == 0
+    out = table(capfd)
+    assert list(out) == ["new", "gone", "done"]
+    assert out["done"].split() == ["done", "✓", "done", "12/40", "length_preference", "builtin:tiny-math", "avg", "0.900", "6",
+                                   "0.120", "2", "h", "–"]  # fmt: skip
+    assert "✗ killed" in out["gone"] and out["gone"].split()[-3:] == ["10", "min", "1"]
+    assert "✗ failed" in out["new"] and "0/40" in out["new"]
+
+
+def test_as_json(tmp_path, capfd):
+    written(tmp_path / "one", state="training", pid=NOBODY, resume="lgrpo-lite train x.yaml --name one --resume auto")
+    (tmp_path / "notes").mkdir()
+    assert lgrpo("runs", "--runs", tmp_path, "--json") == 0
+    reply = json.loads(capfd.readouterr().out)
+    [row] = reply["result"]["runs"]
+    assert row["health"]["state"] == "killed" and row["health"]["resume"].startswith("lgrpo-lite train x.yaml")
+    assert row["best"] == {"value": 0.9, "step": 12, "metric": "avg"} and row["step"] == 12 and row["steps"] == 40
+    assert reply["warnings"] == [f"{tmp_path / 'notes'} holds no run"]
+
+
+def test_what_is_no_run_is_passed_over_with_a_word(tmp_path, capfd):
+    written(tmp_path / "[red]one")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "file").write_text("x")
+    os.symlink(tmp_path / "nowhere", tmp_path / "dangling")
+    assert lgrpo("runs", "--runs", tmp_path) == 0
+    got = capfd.readouterr()
+    assert "[red]one" in got.out and "notes holds no run" in got.err and "hidden" not in got.err and "file" not in got.err
+
+
+@pytest.mark.parametrize("argv", [[], ["extra"], ["--runs", "nowhere"]])
+def test_without_runs(tmp_path, capfd, monkeypatch, argv):
+    monkeypatch.chdir(tmp_path)
+    code = lgrpo("runs", *argv)
+    got = capfd.readouterr()
+    assert (code == 0 and "start one: lgrpo-lite recipe tiny-math" in got.out) if not argv else (code == 2 and "fix" in got.err)
+
+
+@pytest.mark.parametrize("name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"{", b"[]", b"null\n", b"1\n", b'{"step": "x", "reward": {}, "seconds": 1, "alarms": 3}\n']
+)
+def test_foreign_files_are_survived(tmp_path, capfd, name, content):
+    path = written(tmp_path / "one")
+    (path / name).write_bytes(content)
+    assert lgrpo("runs", "--runs", tmp_path) == 0
+    assert "one" in capfd.readouterr().out
+    (path / name).unlink()
+    (path / name).mkdir()
+    assert lgrpo("runs", "--runs", tmp_path) == 0
+
+
+def test_only_the_end_of_a_long_run_is_read(tmp_path):
+    """64 GiB of a metrics file that nobody could read while one waits; the last line is the second one of what is read."""
+    path = written(tmp_path / "long")
+    with (path / "metrics.jsonl").open("r+b") as file:
+        file.truncate(2**36)
+        file.seek(0, 2)
+        file.write(b"\n" + json.dumps(record(100_000, reward=0.5)).encode() + b"\n" + b'{"step": 100001, "rew')
+    found = glance(path)
+    assert (found.step, found.reward) == (100_000, 0.5)
+
+
+def test_the_first_line_that_is_read_may_be_cut(tmp_path):
+    path = written(tmp_path / "one")
+    lines(path / "metrics.jsonl", [record(i) for i in range(1, 200)])
+    assert (path / "metrics.jsonl").stat().st_size > END
+    assert glance(path).step == 199
+
+
+def test_a_folder_with_one_of_the_files_is_a_run(tmp_path):
+    path = written(tmp_path / "one")
+    (path / "STATUS.json").unlink()
+    assert is_run(path) and glance(path).health.state == "starting" and glance(path).seen > 0
+    assert not is_run(tmp_path)
