@@ -39,7 +39,7 @@ def result(runs: Path, name: str) -> dict:
     last = runs / name / "checkpoints" / "step-000012"
     state = json.loads((last / "state.json").read_text())
     rows = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
-    steps = [{k: v for k, v in row.items() if k not in ("seconds", "time", "reward_p50", "reward_p95")} for row in rows]
+    steps = [{k: v for k, v in row.items() if k not in ("seconds", "time", "reward_p50", "reward_p95", "memory")} for row in rows]
     evals = [json.loads(line)["accuracy"] for line in (runs / name / "evals.jsonl").read_text().splitlines()]
     adapter = (last / "adapter" / "adapter_model.safetensors").read_bytes()
     exported = (runs / name / "export" / "adapter" / "adapter_model.safetensors").read_bytes()

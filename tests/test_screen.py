@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_folders import written
 
 from lgrpo_lite.monitor.text import STEP_LINE, step_line
 from lgrpo_lite.types import StepRecord
@@ -142,34 +143,12 @@ QUIET = [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CI": "true"}]
 
 
 @pytest.mark.parametrize("environment", QUIET, ids=lambda e: next(iter(e)))
-def test_a_terminal_that_wants_no_drawing_gets_lines(tmp_path, environment, finished):
+def test_a_terminal_that_wants_no_drawing_gets_lines(tmp_path, environment):
+    finished = written(tmp_path / "a", steps=2)
     terminal = Terminal([sys.executable, "-m", "lgrpo_lite", "watch", str(finished)], **environment)
     terminal.read()
     assert terminal.process.wait() == 0
-    assert b"step 2/2 | " in terminal.seen and b"\x1b[?" not in terminal.seen
-
-
-@pytest.fixture(scope="module")
-def piped(tmp_path_factory):
-    """`recipe tiny-math | cat`, small: its streams."""
-    runs = tmp_path_factory.mktemp("runs")
-    small = [*SMALL, "train.steps=2", "data.train.limit=64"]
-    command = [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *small, "--runs", str(runs), "--name", "a"]
-    return runs / "a", subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-@pytest.fixture(scope="module")
-def finished(piped):
-    return piped[0]
-
-
-def test_on_a_pipe_a_step_is_a_line_and_nothing_else_is_on_stdout(piped):
-    _, done = piped
-    assert done.returncode == 0, done.stderr
-    found = [re.fullmatch(STEP_LINE, line) for line in done.stdout.splitlines()]
-    assert all(found) and [m["step"] for m in found] == ["1", "2"]
-    assert all(m["reward"] and m["groups"] == "4" and m["length_lambda"] for m in found)
-    assert "before" in done.stderr and "adapter" in done.stderr and "\x1b" not in done.stdout + done.stderr
+    assert b"step 2/40 | " in terminal.seen and b"\x1b[?" not in terminal.seen
 
 
 def test_the_documented_expression_is_the_one_that_is_tested():

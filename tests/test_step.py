@@ -184,7 +184,7 @@ def test_a_record_says_what_happened():
     assert record.rollout_tokens == sum(len(r.completion.token_ids) for g in groups for r in g.rollouts)
     assert record.groups_right + record.groups_wrong <= record.groups
     assert 0 < record.trained_tokens <= record.rollout_tokens
-    assert set(record.seconds) == {"rollout", "reward", "score", "update"}
+    assert set(record.seconds) == {"sync", "rollout", "reward", "score", "update"}
     assert dataclasses.asdict(record)
 
 

@@ -63,6 +63,8 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
         folder.event("failed", message=getattr(error, "what", repr(error)))
         _ended(folder, "failed", getattr(error, "exit_code", 1))
         raise
+    finally:
+        folder.close()
 
 
 def _ended(folder, state: str, code: int) -> None:

@@ -49,7 +49,7 @@ class RunFolder:
         self._fresh = threading.Event()  # the status changed since it was written
         self._told: dict[str, float] = {}  # when each long work was last told of
         self._alarms = Alarms({})
-        self._curves: Curves | None = None
+        self.curves: Curves | None = None
 
     # ------------------------------------------------------------------------------------------- opening
 
@@ -73,6 +73,12 @@ class RunFolder:
         with suppress(OSError):  # a file system without links
             latest.unlink(missing_ok=True)
             latest.symlink_to(self.log_path.parent.name)
+
+    def close(self) -> None:
+        """Give the lock back; nothing is written from here on."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @property
     def log_path(self) -> Path:
@@ -174,7 +180,7 @@ class RunFolder:
     def follow(self, recipe: dict[str, Any], curves: "Curves | None" = None) -> None:
         """From here on every recorded step is looked at for alarms, those that are in the folder already first; and `curves`
         gets steps and evaluations too."""
-        self._alarms, self._curves = Alarms(recipe), curves
+        self._alarms, self.curves = Alarms(recipe), curves
         for row in self.rows("metrics.jsonl"):
             with suppress(TypeError):  # a foreign line
                 self._alarms.look(StepRecord.from_json(row))
@@ -195,13 +201,13 @@ class RunFolder:
                 file.writelines(_line(row) for row in samples)
             os.replace(fresh, final)
         self._append("metrics.jsonl", dataclasses.asdict(record) | {"time": time.time()})
-        if self._curves is not None:
-            self._curves.log(record)
+        if self.curves is not None:
+            self.curves.log(record)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._append("evals.jsonl", row | {"time": time.time()})
-        if self._curves is not None:
-            self._curves.evaluation(row)
+        if self.curves is not None:
+            self.curves.evaluation(row)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSONL file; a line cut short by a kill is not one."""

@@ -35,6 +35,7 @@ def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
         return _train(run, folder, stop, state)
     finally:
         sinks.close()
+        folder.curves, run.at = None, Run.at  # nothing holds the folder, and with it its lock, any longer
 
 
 def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
