@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 from measure import keep
 
 from lgrpo_lite.recipe import load_recipe
@@ -116,30 +117,30 @@ def training(path: Path, blocks: int) -> dict[str, float]:
     folder.set_status("training", 0)
     folder.follow(recipe.model_dump(mode="json", by_alias=True))
     run.at = folder.at
-    step, ratios = 0, []
+    step, ratios, start = 0, [], run.prompts.state_dict()
 
-    def block(size: int) -> float:
+    def block(seed: int) -> float:
+        """Seconds of a block; of one seed it is the same work each time: prompts, sampled tokens, and a policy that hardly moves."""
         nonlocal step
-        spent = 0.0
-        for _ in range(size):
+        torch.manual_seed(seed)
+        run.prompts.load_state_dict(start)
+        begin = time.perf_counter()
+        for _ in range(BLOCK):
             step += 1
-            begin = time.perf_counter()
             record, groups = train_step(step, run)
             folder.record(record, samples(groups, 4, run.policy.tokenizer.decode))
-            tokens = max(1, record.rollout_tokens)  # steps sample more or fewer tokens: time is taken by the token
-            spent += (time.perf_counter() - begin) / tokens
-        return spent / size
+        return time.perf_counter() - begin
 
     view = None
     with folder.alive(lambda: False):
-        block(BLOCK)
+        block(0)
         for number in range(blocks):
             taken = {}
             for shown in ((True, False), (False, True))[number % 2]:
                 if shown:
                     view = Shown([sys.executable, "-m", "lgrpo_lite.cli.live", str(path)], stdin=subprocess.PIPE)
                     view.first.wait(60)
-                taken[shown] = block(BLOCK)
+                taken[shown] = block(number)
                 if shown and view is not None:
                     view.end()
             ratios.append(taken[True] / taken[False])

@@ -15,6 +15,7 @@ import termios
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +138,18 @@ def test_a_sigkill_leaves_the_terminal_in_order_and_is_told_with_the_command_tha
     assert onlooker.process.wait() == 0
     ago = re.search(r"(\d+) s after its last sign of life", onlooker.seen.decode(errors="replace"))
     assert ago and int(ago[1]) <= 5  # by the run's own heartbeat
+
+
+@pytest.mark.slow
+def test_without_its_view_a_run_goes_on_in_lines(tmp_path):
+    terminal = Terminal(recipe(tmp_path, "train.steps=12"))
+    terminal.read(lambda seen: steps_made(tmp_path) >= 1)
+    (view,) = [p for p in psutil.Process(terminal.process.pid).children() if "lgrpo_lite.cli.live" in p.cmdline()]
+    view.kill()
+    terminal.read()
+    assert terminal.process.wait() == 0 and terminal.clean()
+    after = terminal.seen[terminal.seen.rfind(LEAVE) :].decode().replace("\r", "")
+    assert "step 12/12 | " in after and "before" in after and "Traceback" not in after
 
 
 QUIET = [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CI": "true"}]

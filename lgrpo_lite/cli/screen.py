@@ -42,6 +42,7 @@ class Screen:
         self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
         self._view: subprocess.Popen | None = None
         self._own: tuple[int, int] | None = None  # stdout and stderr, while they point to the log
+        self._restored, self._turn = False, threading.Lock()
 
     def __enter__(self) -> "Screen":
         if self.mode == "live" and not sys.stderr.isatty():
@@ -76,14 +77,18 @@ class Screen:
         os.close(file)
 
     def _loud(self) -> None:
-        if self._own is None:
-            return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, own in enumerate(self._own, 1):
-            os.dup2(own, number)
-            os.close(own)
-        self._own = None
+        """The view is gone: the terminal is this process's again."""
+        with self._turn:
+            if self._own is not None:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                for number, own in enumerate(self._own, 1):
+                    os.dup2(own, number)
+                    os.close(own)
+                self._own = None
+            if self._view is not None and self._view.returncode not in (0, 1) and not self._restored:
+                self._restored = True  # it was killed, and could not put the terminal in order
+                print(RESTORE, end="", file=sys.stderr, flush=True)
 
     def _end_view(self) -> None:
         if self._view is None:
@@ -96,8 +101,6 @@ class Screen:
             self._view.kill()
             self._view.wait()
         self._loud()
-        if self._view.returncode < 0:  # killed: it could not put the terminal in order
-            print(RESTORE, end="", file=sys.stderr, flush=True)
 
     # ------------------------------------------------------------------------------------------- plain
 
