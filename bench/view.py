@@ -120,7 +120,7 @@ def training(path: Path, blocks: int) -> dict[str, float]:
     step, ratios, start = 0, [], run.prompts.state_dict()
 
     def block(seed: int) -> float:
-        """Seconds of a block; of one seed it is the same work each time: prompts, sampled tokens, and a policy that hardly moves."""
+        """Seconds of a block. One seed is the same work each time: prompts, tokens, and a policy that hardly moves."""
         nonlocal step
         torch.manual_seed(seed)
         run.prompts.load_state_dict(start)

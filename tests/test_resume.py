@@ -62,7 +62,8 @@ def same(whole: Path, name: str) -> None:
     assert actual["exported"] == expected["exported"]
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_killed_at_random_and_resumed(whole, seed):
     name, rng = f"killed{seed}", random.Random(seed)
     process = start(whole, name)
