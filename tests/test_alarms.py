@@ -368,6 +368,7 @@ MINE = """
 import random, zlib
 
 KEPT = []
+random.seed(0)
 
 def praise(completion):
     return 1.0
@@ -399,7 +400,8 @@ REAL = {
     "one text pays": (
         "entropy_collapse",
         [*MY_REWARD, "rewards.0.use=MINE:short", "algorithm.use=grpo", "optim.lr=2e-3", "optim.scheduler=constant",
-         "data.train.limit=1", "rollout.prompts_per_step=4", "rollout.group_size=16", "train.steps=24"],
+         "data.train.limit=1", "rollout.prompts_per_step=4", "rollout.group_size=16", "train.steps=36",
+         "safety.reward_workers=1"],  # one process draws all of the noise, so that it is the same each time
     ),
     "an advantage that keeps memory": (
         "memory_slope", ["algorithm.use=grpo", "algorithm.advantage=MINE:leaking", "optim.lr=1e-4", "train.steps=70"]
