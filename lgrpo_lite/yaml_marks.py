@@ -78,3 +78,12 @@ def _build(loader: _Loader, node: yaml.Node, path: tuple[str, ...], marks: Marks
         marks.lines[(*path, key)] = line
         result[key] = _build(loader, child, (*path, key), marks)
     return result
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; lists of sections by index, other lists and empty sections as they are."""
+    if isinstance(value, dict) and value:
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        return {k: v for i, inner in enumerate(value) for k, v in flat(inner, f"{prefix}.{i}").items()}
+    return {prefix: value}

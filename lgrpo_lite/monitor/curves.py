@@ -11,6 +11,7 @@ from lgrpo_lite.monitor.tables import evaluations, interval
 from lgrpo_lite.monitor.tail import RunView
 from lgrpo_lite.monitor.theme import known
 from lgrpo_lite.types import StepRecord
+from lgrpo_lite.yaml_marks import flat
 
 MOST = 2000  # points of a curve
 END = 0.1  # share of the steps that "at the end" means
@@ -123,11 +124,11 @@ def _outcome(run: RunView, settings: dict[str, Any]) -> Outcome:
 
 def differing(recipes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each recipe the settings, by dotted key, in which not all agree; names, logs and what changes no curve left out."""
-    flat = [dict(_flat(recipe)) for recipe in recipes]
-    keys = sorted({key for one in flat for key in one})
+    each = [flat(recipe) for recipe in recipes]
+    keys = sorted({key for one in each for key in one})
     keys = [key for key in keys if not any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)]
-    unequal = [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
-    return [{key: one.get(key) for key in unequal} for one in flat]
+    unequal = [key for key in keys if any(one.get(key) != each[0].get(key) for one in each)]
+    return [{key: one.get(key) for key in unequal} for one in each]
 
 
 def held_out(run: RunView) -> list[tuple[int, float, float, float]]:
@@ -138,14 +139,6 @@ def held_out(run: RunView) -> list[tuple[int, float, float, float]]:
             low, high = interval(row, "accuracy") or (row["accuracy"], row["accuracy"])
             rows.append((int(step), float(row["accuracy"]), low, high))
     return rows
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        return [pair for key, inner in value.items() for pair in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
-    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        return [pair for i, inner in enumerate(value) for pair in _flat(inner, f"{prefix}.{i}")]
-    return [(prefix, value)]
 
 
 def _mean(values) -> float | None:

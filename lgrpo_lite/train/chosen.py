@@ -18,6 +18,7 @@ from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.memory import free_bytes, layers_of, tile_bytes
 from lgrpo_lite.rewards.pool import MOST_WORKERS
 from lgrpo_lite.train.run import Run
+from lgrpo_lite.yaml_marks import flat
 
 GIB = 2**30
 _CACHE = attrgetter("llm.llm_engine.vllm_config.cache_config.kv_cache_memory_bytes")
@@ -80,10 +81,10 @@ def _algorithm(recipe: Recipe) -> Iterator[Chosen]:
     """What the algorithm's name stands for, where the recipe leaves it so; the parts that are those of any algorithm left out."""
     use = recipe.algorithm.use
     row = complete(Algorithm(use=use), recipe.where("algorithm.use"))
-    plain = dict(_flat(Algorithm(use=use).model_dump(mode="json", by_alias=True)))
+    plain = flat(Algorithm(use=use).model_dump(mode="json", by_alias=True))
     parts = [
         f"{key}={_short(value)}"
-        for key, value in _flat(row.model_dump(mode="json", by_alias=True))
+        for key, value in flat(row.model_dump(mode="json", by_alias=True)).items()
         if plain.get(key, plain) != value and _left_out(recipe, f"algorithm.{key}")
     ]
     if parts:
@@ -93,14 +94,6 @@ def _algorithm(recipe: Recipe) -> Iterator[Chosen]:
 def _left_out(recipe: Recipe, key: str) -> bool:
     """Whether a recipe says nothing of a key itself."""
     return recipe.where(key).endswith((f"({key})", f"({key}, by default)"))
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value
 
 
 def _short(value: Any) -> str:

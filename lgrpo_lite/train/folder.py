@@ -24,6 +24,7 @@ from lgrpo_lite.monitor.alarms import Alarms
 from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
 from lgrpo_lite.types import StepRecord
+from lgrpo_lite.yaml_marks import flat
 
 TELL = 10.0  # seconds between two lines that say how far long work is; shorter work gets none
 
@@ -260,14 +261,6 @@ def differences(old: str, new: str, free: Iterable[str]) -> list[str]:
     """Settings that differ between two texts of YAML or JSON, as `key: old -> new`; keys below `free` may differ."""
     import yaml
 
-    before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    before, after = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
     keys = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if not k.startswith(tuple(free))]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else key).items()}
-    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        return {k: v for i, inner in enumerate(value) for k, v in _flat(inner, f"{prefix}.{i}").items()}
-    return {prefix: value}
