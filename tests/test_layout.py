@@ -1,6 +1,7 @@
 """Rows, packed and shared prompt are one computation: the same loss and gradients, fewer tokens."""
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from support import tiny_recipe
 from test_exact import COMBINED, groups
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -234,6 +236,83 @@ def test_attention_that_leaks_is_noticed(monkeypatch):
 
 def _merged(segments):
     return type(segments[0])(0, sum(s.length for s in segments))
+
+
+# ------------------------------------------------------------------------------------------- variable-length attention
+
+
+def by_hand(q, k, v, plan, scale):
+    """What attention._varlen gives on a card: sequence by sequence, the end of the queries at the end of the keys."""
+    outs = []
+    for (first, last), (begin, end) in zip(pairwise(plan.ends_q.tolist()), pairwise(plan.ends_k.tolist()), strict=True):
+        mask = torch.ones(last - first, end - begin, dtype=torch.bool).tril(end - begin - (last - first))
+        own, keys, values = (x.transpose(0, 1) for x in (q[first:last], k[begin:end], v[begin:end]))
+        out = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+        outs.append(out.transpose(0, 1))
+    return torch.cat(outs)
+
+
+class Fails(torch.autograd.Function):
+    """Right forwards only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("no kernel image for this card\nCUDA error")
+
+
+class Halves(Fails):
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / 2
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (lambda out: out, None),
+        (Fails.apply, "no kernel image for this card"),
+        (Halves.apply, "its gradients differ from those of `rows` by 0."),
+        (lambda out: out.flip(0), "its log-probs differ from those of `rows` by "),
+    ],
+)
+def test_variable_length_attention_is_tried_forwards_and_backwards(monkeypatch, turn, reason):
+    p = made(Qwen2Config, Qwen2ForCausalLM)
+    monkeypatch.setattr("lgrpo_lite.policy.prove._may_varlen", lambda policy: True)
+    monkeypatch.setattr(attention, "_varlen", lambda *given: turn(by_hand(*given)))
+    usable, refused = usable_layouts(p, 256)
+    assert usable == ("rows", "packed", "shared")  # buckets do what it cannot
+    assert p.varlen == (reason is None)
+    assert [*refused] == ([] if reason is None else ["variable-length attention"])
+    assert reason is None or refused["variable-length attention"].startswith(reason)
+    assert all(x.grad is None for x in p.model.parameters())
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_keys_are_repeated_only_for_a_torch_that_takes_no_groups(monkeypatch, grouped):
+    """4 heads of queries to 2 of keys. torch 2.11 has no `enable_gqa`."""
+    heads = []
+
+    def old(q, k, v, ends_q, ends_k, longest_q, longest_k, *, scale, window_size):
+        heads.append((q.shape[1], k.shape[1], v.shape[1]))
+        return torch.zeros_like(q)
+
+    def new(q, k, v, ends_q, ends_k, longest_q, longest_k, *, scale, window_size, enable_gqa=False):
+        assert enable_gqa
+        return old(q, k, v, ends_q, ends_k, longest_q, longest_k, scale=scale, window_size=window_size)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", new if grouped else old)
+    monkeypatch.setattr(attention, "_varlen_options", attention._varlen_options.__wrapped__)  # as it is, not as it was
+    p = made(Qwen2Config, Qwen2ForCausalLM)
+    assert attention.install(p.base, 256) is None and attention.has_varlen()
+    p.varlen = True
+    for layout in ("packed", "shared"):
+        (_, micro), *_ = split(probe(64), 10**9, (layout,))
+        p.logprobs(micro)
+    assert set(heads) == {(4, 2, 2) if grouped else (4, 4, 4)}
 
 
 def test_a_layout_asked_for_and_not_possible():

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from support import lgrpo, tiny_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from lgrpo_lite.batch import for_scoring
-from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.engines.vllm import serving_dtype
+from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.policy import load
 from lgrpo_lite.policy.fingerprint import fingerprint
-from lgrpo_lite.policy.load import empty_base, load_base, locate, settle
+from lgrpo_lite.policy.load import compute_dtype, empty_base, load_base, locate, settle
 from lgrpo_lite.policy.memory import layers_of, recompute
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.train.build import build
@@ -122,6 +125,79 @@ def test_fp16_gradients_are_those_of_fp32_and_underflow_without_the_scale(groups
     assert lam_scaled == pytest.approx(lam, rel=1e-3) and lam != 0  # λ lives in float32, and its scale is taken out too
     assert (plain - full).norm() > 0.3 * full.norm()
     assert not scaled.eq(0).any() and plain.eq(0).float().mean() > 0.1
+
+
+# ------------------------------------------------------------------------------------------- GPUs we do not have
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(params=[(7, 5), (8, 6)], ids=str)
+def card(request, monkeypatch):
+    """The compute capability of a GPU that torch says is here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: request.param)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA GeForce RTX")
+    return request.param
+
+
+def test_a_gpu_without_bfloat16_computes_in_float16(card):
+    wanted = torch.float16 if card < (8, 0) else torch.bfloat16
+    assert {compute_dtype(weights, CUDA) for weights in ("nf4", "int8")} == {wanted}
+    plain = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    assert {weights: compute_dtype(weights, CUDA) for weights in plain} == plain
+
+
+def test_vllm_does_not_serve_4_bits_on_a_gpu_without_bfloat16(card):
+    """Its 4-bit layers would compute in bfloat16 beside a trainer that computes in float16."""
+    assert serving_dtype("fp16") == torch.float16
+    if card >= (8, 0):
+        assert serving_dtype("nf4") == torch.bfloat16
+        return
+    with pytest.raises(EnvironmentFault, match="RTX has no bfloat16, in which vLLM's 4-bit layers compute") as error:
+        serving_dtype("nf4", "r.yaml:3")
+    assert (error.value.exit_code, error.value.where) == (3, "r.yaml:3")
+    assert error.value.fix == "set rollout.engine=transformers, or model.weights=fp16"
+
+
+class Stream:
+    """As much of a CUDA stream as waits, and says so."""
+
+    def __init__(self, name: str, said: list[str]):
+        self.name, self.said = name, said
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.said.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.mark.parametrize("weights", ["nf4", "int8", "bf16"])
+def test_weights_are_loaded_on_the_default_stream(card, monkeypatch, weights):
+    """bitsandbytes quantises there. vLLM leaves a stream of its own as the current one."""
+    said: list[str] = []
+    own, default = Stream("own", said), Stream("default", said)
+
+    @contextmanager
+    def current(stream):
+        said.append(f"on {stream.name}")
+        yield
+        said.append(f"off {stream.name}")
+
+    fetch = load._fetch
+
+    def on_the_cpu(from_pretrained, model, where, **options):
+        if from_pretrained.__self__ is AutoModelForCausalLM:
+            said.append("load")
+            options |= {"device_map": {"": CPU}} if "device_map" in options else {}
+        return fetch(from_pretrained, model, where, **options)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: own)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device=None: default)
+    monkeypatch.setattr(torch.cuda, "stream", current)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: said.append("copy") or self)
+    monkeypatch.setattr(load, "_fetch", on_the_cpu)
+    load_base(tiny_recipe(f"model.weights={weights}").model, CUDA)
+    done = ["load"] if weights in ("nf4", "int8") else ["load", "copy"]
+    assert said == ["default waits for own", "on default", *done, "off default", "own waits for default"]
 
 
 def test_nf4_is_quantised_twice_and_computes_as_the_recipe_says():

@@ -147,21 +147,28 @@ def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *,
 def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    repeat = q.shape[1] // k.shape[1]
-    if repeat > 1:
-        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    window = {"window_size": (-1, 0)}  # causal; a shorter query side is aligned with the end of its keys
-    return varlen_attn(q, k, v, plan.ends_q, plan.ends_k, *plan.longest, scale=scale, **window)  # pyright: ignore
+    options: dict = {"scale": scale, "window_size": (-1, 0)}  # causal; a shorter query side is aligned with the end of its keys
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and "enable_gqa" in _varlen_options():
+        options["enable_gqa"] = True
+    elif groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return varlen_attn(q, k, v, plan.ends_q, plan.ends_k, *plan.longest, **options)  # pyright: ignore
+
+
+def has_varlen() -> bool:
+    """Whether this torch has variable-length attention with windows."""
+    return {"window_size", "scale"} <= _varlen_options()
 
 
 @cache
-def has_varlen() -> bool:
-    """Whether this torch has variable-length attention with windows."""
+def _varlen_options() -> frozenset[str]:
+    """Parameters of torch's variable-length attention; of a torch without it none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return {"window_size", "scale"} <= set(inspect.signature(varlen_attn).parameters)
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 AttentionInterface.register(NAME, attend)

@@ -1,6 +1,7 @@
 """Base model and adapter, from the recipe's `model` section: transformers, peft, and bitsandbytes for NF4."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.ops.logprob import Head
+from lgrpo_lite.policy import lean
 from lgrpo_lite.policy.fetch import bars_told, download_bar
 
 BUILTIN = "builtin:"
+BFLOAT16 = (8, 0)  # compute capability from which a GPU multiplies it
 
 
 def locate(model_id: str, where: str = "model.id") -> str:
@@ -33,10 +36,20 @@ def device_of() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether this GPU multiplies it. Before the RTX 30 series none does, and torch emulates it."""
+    return torch.cuda.get_device_capability(device) >= BFLOAT16
+
+
 def compute_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """What matmuls run in. Quantised weights compute in float32 on a CPU, where bfloat16 is slower and less exact."""
+    """What matmuls run in. Quantised weights compute in float32 on a CPU, where bfloat16 is slower and less exact.
+
+    On a GPU they compute in bfloat16, or in float16 where it has none.
+    """
     if weights in ("nf4", "int8"):
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if has_bfloat16(device) else torch.float16
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[weights]
 
 
@@ -69,12 +82,29 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
         options = {"dtype": dtype if model.lora else torch.float32}
     _check_saved(model, where)
     options |= {"attn_implementation": "sdpa", "tqdm_class": download_bar(f"downloading {model.id}")}
-    with bars_told():
+    with bars_told(), on_default_stream(device):
         base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
-    if not quantised:
-        base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if not quantised:
+            base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
     base.requires_grad_(model.lora is None)
     return settle(base, dtype)
+
+
+@contextmanager
+def on_default_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU: what is inside runs on the default stream, after what was begun before it, and what follows waits for it.
+
+    bitsandbytes quantises there whatever stream is current, and after its start vLLM's own one is: a weight would be read
+    while it is still being copied, and its statistics before they are written.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    current, default = torch.cuda.current_stream(device), torch.cuda.default_stream(device)
+    default.wait_stream(current)
+    with torch.cuda.stream(default):
+        yield
+    current.wait_stream(default)
 
 
 def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
@@ -165,9 +195,11 @@ def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.ta
     )  # fmt: skip
     torch.manual_seed(seed)
     try:
-        return get_peft_model(base, config)
+        net = get_peft_model(base, config)
     except ValueError as error:
         raise ConfigError(f"no adapter fits: {error}", where=where, fix="use all-linear, or names of linear layers") from error
+    lean.install(net)
+    return net
 
 
 def _fetch(from_pretrained, model: Model, where: str, **options):
