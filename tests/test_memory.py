@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support import tiny_recipe
 
 from lgrpo_lite.layout import split
-from lgrpo_lite.policy.memory import MARGIN, Saved, fitting, free_bytes, layers_of, recompute, tile_bytes
+from lgrpo_lite.policy.memory import Saved, fitting, free_bytes, layers_of, recompute, tile_bytes
 from lgrpo_lite.policy.prove import by_memory, probe
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
@@ -61,33 +61,52 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("needed", "kept", "free", "layers"),
-    [(0, 0, GIB, 0), (8 * GIB, 0, 10 * GIB, 0), (8 * GIB, 0, 9 * GIB, 2), (8 * GIB, 0, GIB, 8), (8 * GIB, GIB // 8, 5 * GIB, 6)],
+    ("layer", "kept", "room", "count"),
+    [(0, 0, GIB, 0), (GIB, 0, 8 * GIB, 0), (GIB, 0, 7 * GIB, 1), (GIB, 0, 0, 8), (GIB, GIB // 8, 4 * GIB, 5)],
 )
-def test_fewest_layers_that_fit(needed, kept, free, layers):
-    assert fitting(needed, kept, 8, free) == layers
+def test_fewest_layers_that_fit(layer, kept, room, count):
+    assert fitting(layer, kept, 8, room) == count
 
 
-@given(needed=st.integers(0, 1 << 40), kept=st.integers(0, 1 << 30), layers=st.integers(1, 80), free=st.integers(0, 1 << 40))
-def test_one_layer_less_would_not_fit(needed, kept, layers, free):
-    count = fitting(needed, kept, layers, free)
+@given(layer=st.integers(0, 1 << 36), kept=st.integers(0, 1 << 30), layers=st.integers(1, 80), room=st.integers(0, 1 << 40))
+def test_one_layer_less_would_not_fit(layer, kept, layers, room):
+    count = fitting(layer, kept, layers, room)
 
     def peak(k):
-        return (layers - k) * needed / layers + k * kept + (needed / layers if k else 0)
+        return (layers - k) * layer + k * kept
 
     assert 0 <= count <= layers
-    assert count == layers or peak(count) <= MARGIN * free
-    assert all(peak(k) > MARGIN * free for k in range(count))
+    assert count == layers or peak(count) <= room
+    assert all(peak(k) > room for k in range(count))
 
 
 def test_the_estimate_is_what_a_pass_keeps():
-    policy = build(tiny_recipe()).policy
+    recipe = tiny_recipe("model.max_prompt_tokens=40", "model.max_new_tokens=60", "memory.micro_tokens=396")
+    policy = build(recipe).policy
     recompute(policy.base, 0)
     (_, micro), *_ = split(probe(256, ((40, 60),) * 4), 10**9)
     with Saved(policy.model) as saved:
         policy.logprobs(micro)
-    tokens = 4 * 99
-    assert by_memory(policy, tokens).needed == pytest.approx(saved.bytes, rel=0.1)
+    assert (found := by_memory(policy, recipe)).tokens == 4 * 99
+    assert found.needed == pytest.approx(saved.bytes, rel=0.1)
+
+
+def test_a_probe_that_does_not_fit_recomputes_everything(monkeypatch):
+    import lgrpo_lite.policy.prove as prove
+
+    def full(policy):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    recipe = tiny_recipe()
+    policy = build(recipe).policy
+    monkeypatch.setattr(prove, "kept_bytes", full)
+    assert by_memory(policy, recipe).layers == len(layers_of(policy.base))
+
+
+def test_the_largest_pass_is_at_least_one_answer():
+    """A pass has whole answers, so that a long one is more than memory.micro_tokens: it counts."""
+    recipe = tiny_recipe("memory.micro_tokens=32")
+    assert by_memory(build(recipe).policy, recipe).tokens == recipe.model.max_prompt_tokens + recipe.model.max_new_tokens - 1
 
 
 def test_a_full_machine_recomputes(monkeypatch):

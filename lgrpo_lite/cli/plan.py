@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe import load_recipe
     from lgrpo_lite.train.check import check
-    from lgrpo_lite.train.fit import fit
+    from lgrpo_lite.train.fit import faster, fit
     from lgrpo_lite.train.plan import plan
 
     recipe, capacity = check(load_recipe(args.words[0], args.words[1:])), _capacity(args.gpu)
@@ -35,14 +35,17 @@ def run(args: argparse.Namespace) -> int:
         recipe = check(load_recipe(args.words[0], [*args.words[1:], *map(str, settings)]))
     settings = settings if closest.fits else []
     found = plan(recipe, capacity)
+    told = [*found.warnings]
+    if args.fit and (line := faster(recipe, capacity)):
+        told.append(line)
     weighed = _weigh(recipe, as_json=args.json) if args.probe else []
     if args.json:
         result = {**_plain(found), "settings": [{"set": str(s), "reason": s.reason} for s in settings]}
         result["probe"] = [{**row._asdict(), "ratio": row.ratio} for row in weighed]
         about = {"schema": 1, "ok": found.fits, "command": "plan"}
-        print(json.dumps({**about, "result": result, "warnings": [*found.warnings]}))
+        print(json.dumps({**about, "result": result, "warnings": told}))
     else:
-        _print(found, settings, weighed)
+        _print(found, settings, weighed, told)
     if args.fit:
         closest.demand("use a smaller model or a larger GPU: no setting makes this one fit")
     found.demand()
@@ -71,21 +74,22 @@ def _capacity(text: str | None) -> int | None:
 
 
 def _plain(found) -> dict:
-    from lgrpo_lite.train.plan import PHASES
+    from lgrpo_lite.train.plan import MOMENTS
 
-    parts = [{"name": p.name, "bytes": p.bytes, "phases": p.phases, "note": p.note} for p in found.parts]
+    parts = [{"name": p.name, "bytes": p.bytes, "moments": p.moments, "note": p.note} for p in found.parts]
     return {
-        "fits": found.fits, "capacity_bytes": found.capacity, "spare_bytes": found.spare, "engine": found.engine,
-        "peak_bytes": {phase: found.peak(phase) for phase in PHASES}, "parts": parts, "at_once": found.at_once,
+        "fits": found.fits, "size_bytes": found.size, "capacity_bytes": found.capacity, "spare_bytes": found.spare,
+        "binding": found.worst, "engine": found.engine,
+        "peak_bytes": {moment: found.peak(moment) for moment in MOMENTS}, "parts": parts, "at_once": found.at_once,
         "recomputed_layers": found.recomputed, "layers": found.layers, "offloaded_bytes": found.offloaded,
     }  # fmt: skip
 
 
-def _print(found, settings, weighed) -> None:
+def _print(found, settings, weighed, told) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lgrpo_lite.train.plan import PHASES
+    from lgrpo_lite.train.plan import MOMENTS
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
     for setting in settings:
@@ -95,13 +99,13 @@ def _print(found, settings, weighed) -> None:
         return [f"{size / 2**30:.2f}" if size else "" for size in sizes]
 
     table = Table("GiB")
-    for phase in PHASES:
-        table.add_column(phase, justify="right")
+    for moment in MOMENTS:
+        table.add_column(moment, justify="right")
     table.add_column("")
     for part in found.parts:
-        table.add_row(part.name, *cells(part.at(phase) for phase in PHASES), part.note)
+        table.add_row(part.name, *cells(part.at(moment) for moment in MOMENTS), part.note)
     table.add_section()
-    table.add_row("peak", *cells(found.peak(phase) for phase in PHASES), f"engine {found.engine}")
+    table.add_row("peak", *cells(found.peak(moment) for moment in MOMENTS), f"engine {found.engine}")
     console.print(table)
     if weighed:
         beside = Table("MiB")
@@ -110,6 +114,6 @@ def _print(found, settings, weighed) -> None:
         for row in weighed:
             beside.add_row(row.name, f"{row.predicted / 2**20:,.2f}", f"{row.measured / 2**20:,.2f}", f"{row.ratio:.3f}")
         console.print(beside)
-    for warning in found.warnings:
-        print(f"note: {warning}")
+    for line in told:
+        print(f"note: {line}")
     print(found.verdict())

@@ -22,9 +22,9 @@ from lgrpo_lite import progress
 from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder
 from lgrpo_lite.engines.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
-from lgrpo_lite.engines.vllm_sampler import VllmSampler, at_once, longest_request
+from lgrpo_lite.engines.vllm_sampler import VllmSampler, longest_request
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
-from lgrpo_lite.policy import budget
+from lgrpo_lite.policy import budget, passes
 from lgrpo_lite.policy.fetch import OTHERS, WEIGHTS, download_bar
 from lgrpo_lite.policy.load import config_of, locate, settle
 from lgrpo_lite.policy.policy import Policy
@@ -104,7 +104,7 @@ class UnslothEngine:
             "max_seq_length": longest_request(self.recipe, config), "dtype": DTYPE, "load_in_4bit": recipe.model.weights == "nf4",
             "fast_inference": True, "unsloth_vllm_standby": True, "float8_kv_cache": False, "max_lora_rank": lora.rank,
             "random_state": recipe.seed, "use_gradient_checkpointing": False,  # policy.prove decides
-            "max_num_seqs": at_once(self.recipe), "enforce_eager": not vllm.cuda_graphs, "max_logprobs": 1,
+            "max_num_seqs": budget.sequences_at_once(self.recipe), "enforce_eager": not vllm.cuda_graphs, "max_logprobs": 1,
         }  # fmt: skip
         share = {} if vllm.kv_cache_gb is None else {"gpu_memory_utilization": self._share(config, vllm.kv_cache_gb)}
         return options | share
@@ -113,8 +113,8 @@ class UnslothEngine:
         """Part of the free memory that vLLM may use so that this much is left for its cache."""
         model, shape, width = self.recipe.model, Shape.of(config), DTYPE.itemsize
         assert model.lora is not None, "capabilities refuse recipes without an adapter"
-        own = budget.weights_bytes(shape, model.weights) + budget.slot_bytes(shape, model.lora.rank, width)
-        needed = own + budget.vllm_bytes(shape, width, at_once(self.recipe)) + int(kv_cache_gb * budget.GIB)
+        own = budget.weights_bytes(shape, model.weights, by_vllm=True) + budget.slot_bytes(shape, model.lora.rank, width)
+        needed = own + passes.vllm_bytes(shape, width, budget.sequences_at_once(self.recipe)) + int(kv_cache_gb * budget.GIB)
         free, _ = torch.cuda.mem_get_info()
         if needed > free:
             what = f"vLLM needs {needed / budget.GIB:.1f} GiB with this cache, {free / budget.GIB:.1f} GiB are free"
@@ -150,7 +150,8 @@ class UnslothEngine:
         dtype = model.get_input_embeddings().weight.dtype
         if dtype != DTYPE:
             what = f"this GPU computes in {dtype}, Unsloth's rollouts need bfloat16"
-            raise EnvironmentFault(what, where=self.where, fix="set rollout.engine=vllm")
+            fix = "set rollout.engine=transformers, or rollout.engine=vllm with model.weights=fp16"
+            raise EnvironmentFault(what, where=self.where, fix=fix)
         longest = self._vllm.llm_engine.vllm_config.model_config.max_model_len
         if longest < wanted:
             what = f"the KV cache holds sequences of {longest} tokens, the recipe needs {wanted}"

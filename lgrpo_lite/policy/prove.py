@@ -5,17 +5,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, flatten
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy import attention
-from lgrpo_lite.policy.memory import Recompute, Saved, fitting, free_bytes, layers_of, recompute
+from lgrpo_lite.policy.budget import FRAGMENTATION, moments_bytes
+from lgrpo_lite.policy.memory import MARGIN, Recompute, Saved, fitting, free_bytes, layers_of, recompute
+from lgrpo_lite.policy.passes import Pass, pass_tokens, work_bytes
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
+PROBED = ((64, 64), (64, 65), (64, 66), (64, 67))  # prompt and answer tokens of the probe of memory
 # Mean |Δ log-prob| that is only rounding; a foreign token is worth more.
 NEAR = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+BENT = 5  # times as much may gradients differ, as a share: rounding adds up on the way back too
 
 
 def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
@@ -38,7 +44,7 @@ def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
     if isinstance(memory.checkpointing, bool):
         recompute(policy.base, len(layers_of(policy.base)) if memory.checkpointing else 0)
     else:
-        chosen = by_memory(policy, memory.micro_tokens)
+        chosen = by_memory(policy, recipe)
         recompute(policy.base, chosen.layers)
         notes += [str(chosen)] if chosen.layers else []
     return tuple(notes)
@@ -88,7 +94,7 @@ def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[
     if reason:
         return ("rows",), {"packed": reason, "shared": reason}
     usable, refused = ["rows"], {}
-    policy.varlen = policy.device.type == "cuda" and policy.dtype != torch.float32 and attention.has_varlen()
+    policy.varlen = _may_varlen(policy)
     if policy.varlen and (wrong := _differs(policy, "shared")):
         policy.varlen, refused["variable-length attention"] = False, wrong
     for layout in ("packed", "shared"):
@@ -97,6 +103,10 @@ def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[
         else:
             usable.append(layout)
     return tuple(usable), refused
+
+
+def _may_varlen(policy: Policy) -> bool:
+    return policy.device.type == "cuda" and policy.dtype != torch.float32 and attention.has_varlen()
 
 
 @contextmanager
@@ -110,29 +120,88 @@ def _evaluating(policy: Policy) -> Iterator[None]:
         policy.model.train(training)
 
 
-@torch.no_grad()
 def _differs(policy: Policy, layout: str) -> str | None:
+    """Why this layout is not `rows`: its log-probs, or the gradients that its backward pass gives, or an error of either."""
     batch = probe(policy.base.get_output_embeddings().weight.shape[0])
     try:
         with _evaluating(policy):
-            rows = policy.logprobs(batch).logp
-            apart = (policy.logprobs(replace(batch, layout=layout)).logp - rows).abs().mean().item()
+            rows, rows_grad = _with_gradient(policy, batch)
+            logp, grad = _with_gradient(policy, replace(batch, layout=layout))
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        return str(error).strip().splitlines()[0]
-    return None if apart <= NEAR.get(policy.dtype, 1e-3) else f"its log-probs differ from those of `rows` by {apart:.3g}"
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    near = NEAR.get(policy.dtype, 1e-3)
+    apart = (logp - rows).abs().mean().item()
+    if not apart <= near:
+        return f"its log-probs differ from those of `rows` by {apart:.3g}"
+    bent = ((grad - rows_grad).norm() / rows_grad.norm()).item()
+    return None if bent <= BENT * near else f"its gradients differ from those of `rows` by {bent:.3g} of their size"
 
 
-def by_memory(policy: Policy, micro_tokens: int) -> Recompute:
-    """Layers to recompute so that a pass of `micro_tokens` fits into the free memory, from a pass of a few hundred tokens."""
-    recompute(policy.base, 0)
-    batch = probe(policy.base.get_output_embeddings().weight.shape[0], ((64, 64), (64, 65), (64, 66), (64, 67)))
-    with Saved(policy.model) as saved:
-        scored = policy.logprobs(batch)
-    tokens = batch.num_sequences * (int(batch.length.max()) - 1)
-    del scored
-    width = policy.base.get_output_embeddings().weight.shape[1]
-    kept = micro_tokens * width * torch.finfo(policy.dtype).bits // 8
-    needed, layers, free = saved.bytes * micro_tokens // tokens, len(layers_of(policy.base)), free_bytes(policy.device)
+def _with_gradient(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+    """Log-probs [T], and the gradient of their sum towards what the tokens are embedded as, added up over tokens [D].
+
+    That passes through every layer, is of the same size in any layout, and no parameter's gradient is touched.
+    """
+    embedded = []
+
+    def as_leaf(module, inputs, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    hook = policy.base.get_input_embeddings().register_forward_hook(as_leaf)
+    try:
+        logp = policy.logprobs(batch).logp
+    finally:
+        hook.remove()
+    (grad,) = torch.autograd.grad(logp.sum(), embedded)
+    return logp.detach(), grad.float().sum((0, 1))
+
+
+def by_memory(policy: Policy, recipe: Recipe) -> Recompute:
+    """Layers to recompute so that the largest pass of the recipe fits into the free memory.
+
+    What a layer keeps is measured on PROBED, of which one layer at most is kept whole, so that this fits where the run will.
+    What a pass needs beside that is budget.py's; of a model that it does not know, 1 - MARGIN of what is free.
+    """
+    layers, tokens, free = len(layers_of(policy.base)), pass_tokens(recipe), free_bytes(policy.device)
+    try:
+        layer, kept, rest = (int(tokens * size) for size in kept_bytes(policy))
+    except torch.OutOfMemoryError:
+        return Recompute(layers, layers, tokens, 0, free)
+    needed = layers * layer + rest
     if policy.offload:
-        return Recompute(0, layers, needed, free)
-    return Recompute(fitting(needed, kept, layers, free), layers, needed, free)
+        return Recompute(0, layers, tokens, needed, free)
+    room = _room(policy, recipe, tokens, free) - rest
+    return Recompute(fitting(layer, kept, layers, room), layers, tokens, needed, free)
+
+
+def _room(policy: Policy, recipe: Recipe, tokens: int, free: int) -> int:
+    """Bytes for what a pass keeps: without gradients, what is in work, and a share that is lost between tensors."""
+    try:
+        shape = Shape.of(policy.base.config)
+    except ConfigError:
+        return int(MARGIN * free)
+    run = Pass(policy.dtype.itemsize, recipe.model.lora, recipe.model.weights == "int8", policy.layouts != ("rows",))
+    sizes = [p.numel() for p in policy.trainable()]
+    to_come = 4 * sum(sizes) + moments_bytes(sizes, recipe.optim.use)  # gradients, and moments that are made after this
+    work = sum(work_bytes(shape, recipe, run, tokens).values())
+    return int((free - to_come) / (1 + FRAGMENTATION)) - work
+
+
+def kept_bytes(policy: Policy) -> tuple[float, int, float]:
+    """Bytes a token that autograd keeps of a layer, of one that is recomputed (its input), and of what is no layer.
+
+    Leaves all layers recomputed.
+    """
+    vocabulary, width = policy.base.get_output_embeddings().weight.shape
+    batch = probe(vocabulary, PROBED)
+    tokens = batch.num_sequences * (int(batch.length.max()) - 1)
+    layers, found = len(layers_of(policy.base)), []
+    for whole in (1, 0):
+        recompute(policy.base, layers - whole)
+        with Saved(policy.model) as saved:
+            policy.logprobs(batch)
+        found.append(saved.bytes / tokens)
+    one_whole, none = found
+    kept = width * policy.dtype.itemsize
+    return one_whole - none + kept, kept, none - layers * kept

@@ -1,5 +1,8 @@
 """Composition root: a checked recipe -> a Run. The only place that turns settings into objects."""
 
+import re
+from collections.abc import Iterator
+
 import torch
 
 from lgrpo_lite.config import Recipe
@@ -7,26 +10,44 @@ from lgrpo_lite.data.curriculum import order_of
 from lgrpo_lite.data.prompts import Counts, load, shared
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
-from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
 from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.train.check import gold_fault_of
 from lgrpo_lite.train.optim import Optimizers
+from lgrpo_lite.train.plan import plan, too_small
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
 
 
 def build(recipe: Recipe) -> Run:
-    """Load policy and data, compose the objective. Seeds torch; raises the errors of its parts."""
+    """Load policy and data, compose the objective. Seeds torch; raises the errors of its parts.
+
+    A GPU that is full before the first step: OutOfMemory, in the words of the plan.
+    """
+    try:
+        return _build(recipe)
+    except torch.OutOfMemoryError as error:
+        size = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+        tried = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
+        gap = tried[0].lower() if tried else "out of memory"
+        what = f"the run {too_small(size, gap, 'build')}"
+        fix = "`lgrpo-lite plan … --fit` proposes settings; `lgrpo-lite doctor` shows who else is on the GPU"
+        raise OutOfMemory(what, where=recipe.where("model.id"), fix=fix) from error
+
+
+def _build(recipe: Recipe) -> Run:
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
+    again = _planned_again(recipe, getattr(engine, "cache_stays", 0))
     policy = Policy.load(recipe, engine.network(recipe))
-    notes = (*engine.notes, *prove(policy, recipe))
+    notes = (*engine.notes, *again, *prove(policy, recipe))
     width = policy.base.get_output_embeddings().weight.shape[1]
     objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
     if objective.log_z is not None:
@@ -58,6 +79,18 @@ def build(recipe: Recipe) -> Run:
         notes=(*notes, *(line for count in (*counts, *of_held_out) for line in count.notes())),
         warnings=(overlap,) if overlap else (),
     )
+
+
+def _planned_again(recipe: Recipe, cache_stays: int) -> Iterator[str]:
+    """Where vLLM keeps its cache while training, the plan is another one: said, and OutOfMemory where it does not fit."""
+    if not cache_stays:
+        return
+    try:
+        found = plan(recipe, cache_stays=cache_stays)
+    except ConfigError:  # a family of models that it cannot count
+        return
+    found.demand("set rollout.vllm.kv_cache_gb lower: it stays while the policy is trained")
+    yield f"with {cache_stays / GIB:.2f} GiB of keys and values that stay, the plan {found.verdict()}"
 
 
 def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:

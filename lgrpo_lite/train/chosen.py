@@ -12,9 +12,9 @@ import torch
 from lgrpo_lite.algorithm import Algorithm
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import ENGINES, engine_name, missing_packages, unservable
-from lgrpo_lite.engines.vllm_sampler import at_once
 from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.named import complete
+from lgrpo_lite.policy.budget import sequences_at_once
 from lgrpo_lite.policy.memory import free_bytes, layers_of, tile_bytes
 from lgrpo_lite.rewards.pool import MOST_WORKERS
 from lgrpo_lite.train.run import Run
@@ -52,11 +52,12 @@ def _rollout(run: Run) -> Iterator[Chosen]:
     if engine not in ("vllm", "unsloth"):
         return
     if rollout.vllm.kv_cache_gb is None:
-        why = f"room for {at_once(recipe)} answers of a step at once, or as much as is free beside the weights"
+        why = f"room for {sequences_at_once(recipe)} answers of a step at once, or as much as is free beside the weights"
         yield Chosen("rollout.vllm.kv_cache_gb", _cache(run), why)
     if rollout.vllm.max_sequences is None:
         answers = rollout.prompts_per_step * rollout.group_size
-        yield Chosen("rollout.vllm.max_sequences", str(at_once(recipe)), f"a step has {answers} answers, and 256 is the most")
+        why = f"a step has {answers} answers, and 256 is the most"
+        yield Chosen("rollout.vllm.max_sequences", str(sequences_at_once(recipe)), why)
 
 
 def _why_engine(recipe: Recipe, engine: str) -> str:

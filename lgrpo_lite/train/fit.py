@@ -8,10 +8,15 @@ from typing import Any
 from lgrpo_lite.config import Lora, Recipe
 from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.shape import find_config
-from lgrpo_lite.train.plan import PHASES, Plan, plan
+from lgrpo_lite.train.plan import MOMENTS, Plan, plan
 
 SHORTEST = 16  # tokens; answers are not cut below
 HOST = 64 * GIB  # CPU memory that offloaded activations may take in a proposal
+
+PUBLISHED = (
+    4_515,
+    7_775,
+)  # tokens/s of vLLM from NF4 and from bfloat16, as reported in unslothai/unsloth#5108; not measured here
 
 COST = {  # by key, in the order of the moves
     "memory.checkpointing": "every layer is computed again in the backward pass: slower, same gradient",
@@ -94,6 +99,21 @@ def fit(recipe: Recipe, capacity: int | None = None, config: Any = None) -> tupl
     return settings, planned(chosen)
 
 
+def faster(recipe: Recipe, capacity: int | None = None, config: Any = None) -> str | None:
+    """Says so where the rollouts could run in 16 bits on the same card: 4-bit weights are unpacked for every token."""
+    if recipe.model.weights != "nf4" or recipe.model.lora is None:
+        return None
+    config = config or find_config(recipe.model, recipe.where("model.id"))
+    found = plan(_with(recipe, ["model", "weights"], "bf16"), capacity, config)
+    if found.engine != "vllm" or not found.fits:
+        return None
+    weights = next(part.bytes for part in found.parts if part.name == "base weights")
+    return (
+        f"model.weights=bf16 {found.verdict()}, with {weights / 1e9:.1f} GB of weights once; published figures put decoding from"
+        f" 4 bits at {PUBLISHED[0] / PUBLISHED[1]:.2f} of the speed of 16 ({PUBLISHED[0]:,} against {PUBLISHED[1]:,} tokens/s)"
+    )
+
+
 def _needed(recipe: Recipe, planned: Callable[[dict[str, Any]], Plan]) -> dict[str, Any]:
     """Every move that helps, until it fits; then without those that are not needed after all, the costliest first."""
     chosen: dict[str, Any] = {}
@@ -119,14 +139,14 @@ def _needed(recipe: Recipe, planned: Callable[[dict[str, Any]], Plan]) -> dict[s
 
 
 def _short(found: Plan) -> int:
-    """Bytes that are missing, over all phases, since a move that helps one of two is a step; and in CPU memory."""
-    return sum(max(0, found.peak(phase) - found.capacity) for phase in PHASES) + max(0, found.offloaded - HOST)
+    """Bytes that are missing, over all moments, since a move that helps one of two is a step; and in CPU memory."""
+    return sum(max(0, found.peak(moment) - found.capacity) for moment in MOMENTS) + max(0, found.offloaded - HOST)
 
 
 def _reason(key: str, before: Plan, after: Plan) -> str:
-    phase = max(PHASES, key=lambda phase: before.peak(phase) - after.peak(phase))
-    change = [f"{plan.peak(phase) / GIB:.1f}" for plan in (before, after)]
-    return COST[key] if change[0] == change[1] else f"{COST[key]}; {phase} {change[0]} -> {change[1]} GiB"
+    moment = max(MOMENTS, key=lambda moment: before.peak(moment) - after.peak(moment))
+    change = [f"{plan.peak(moment) / GIB:.1f}" for plan in (before, after)]
+    return COST[key] if change[0] == change[1] else f"{COST[key]}; {moment} {change[0]} -> {change[1]} GiB"
 
 
 def _get(section: Any, key: str) -> Any:

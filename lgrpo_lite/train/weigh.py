@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from lgrpo_lite.config import Recipe
-from lgrpo_lite.policy import budget
-from lgrpo_lite.policy.budget import Pass
+from lgrpo_lite.policy import budget, passes
+from lgrpo_lite.policy.passes import Pass
 from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.train.plan import plan
 
@@ -50,8 +50,8 @@ def weigh(recipe: Recipe) -> list[Weighed]:
     with Saved(policy.model) as saved:
         policy.logprobs(batch)
     tokens = batch.num_sequences * (int(batch.length.max()) - 1)
-    run = Pass(width, model.lora, gathered=False, expanded=False)
-    found.append(Weighed(f"activations of {tokens} tokens", budget.saved_bytes(shape, run, tokens), saved.bytes))
+    run = Pass(width, model.lora, gathered=False)
+    found.append(Weighed(f"activations of {tokens} tokens", passes.saved_bytes(shape, run, tokens), saved.bytes))
     if policy.device.type == "cuda":
         policy.offload = recipe.memory.offload_activations
         found.append(_peak(policy, recipe))

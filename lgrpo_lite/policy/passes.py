@@ -1,0 +1,227 @@
+"""Bytes that a pass through a model takes on a GPU, from its config.json alone: what it keeps and what is in work.
+
+What a pass keeps was read off autograd and off the live tensors of real passes; tests/test_plan.py and tests/test_card.py measure
+it again.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from lgrpo_lite.config import Lora, Recipe
+from lgrpo_lite.policy.budget import WIDTH, kv_bytes_per_token, sequences_at_once, targeted
+from lgrpo_lite.policy.shape import Shape
+
+SCORED_TOKENS = 1024  # of one pass of the proofs' scoring, which runs while keys and values are there
+PROBED_TOKENS = 520  # of the probe of memory (policy/prove.py), padding included
+BLOCK_ROWS = 1024  # of ops/lean.py
+VERIFY_ROWS = 4  # prompts that a merged model and the policy answer at once where memory is short
+VERIFY_TOKENS = 64  # of an answer
+VLLM_TOKENS = 8192  # of one forward pass of vLLM, its default under 70 GiB
+TILE = 32 << 20  # logits of a tile, where 2 GiB are free
+SCRATCH = 14  # bytes for each logit of a tile in 16 bits: two buffers and a product of 4, one of 2
+
+
+# ------------------------------------------------------------------------------------------- what a pass takes
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """How a training pass runs. `width`: bytes of the compute type. lora None: all parameters, float32 under autocast."""
+
+    width: int
+    lora: Lora | None
+    int8: bool = False
+    gathered: bool = True  # packed and shared gather sequences for attention, where there is no kernel for them (float32, a CPU)
+    keys: float = 1.0  # keys a token attends with, on average: above 1 where a shared prompt stands before every answer
+
+
+def pass_of(recipe: Recipe, engine: str) -> Pass:
+    """That of a recipe's updates on a GPU. Unsloth's models take rows alone."""
+    model, layout = recipe.model, "rows" if engine == "unsloth" else recipe.memory.layout
+    keys = 1 + model.max_prompt_tokens / model.max_new_tokens if layout in ("auto", "shared") else 1.0
+    width = WIDTH[model.weights]
+    return Pass(width, model.lora, model.weights == "int8", gathered=layout != "rows" and width == 4, keys=keys)
+
+
+def pass_tokens(recipe: Recipe) -> int:
+    """Of the largest pass: micro_tokens, but at least one sequence (or group, where a loss needs it whole), at most all."""
+    rollout = recipe.rollout
+    each = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens - 1  # the last token predicts nothing
+    least = each * (rollout.group_size if recipe.algorithm.whole_groups else 1)
+    return max(least, min(recipe.memory.micro_tokens, rollout.prompts_per_step * rollout.group_size * each))
+
+
+def layer_bytes(shape: Shape, p: Pass) -> int:
+    """What autograd keeps of one layer for each token. b: bytes of a number, q and k: width of all query and of all key heads.
+
+    With an adapter (policy/lean.py): norms b·width · 4 for each row of a norm and of attention · MLP 2·b·i · attention
+    b·(2·q + 2·k) · inputs of linear layers, see below. All parameters: norms 8·width (a float32 copy twice), MLP 3·b·i.
+    """
+    query, key = shape.query, shape.kv_heads * shape.head_dim
+    norms, rows = 2 * shape.hidden, 2 + shape.heads
+    if shape.head_norms:
+        norms, rows = norms + query + key, rows + shape.heads + shape.kv_heads
+    attention = 2 * query + ceil(2 * p.keys * key)
+    inner = 2 if p.lora else 3
+    kept = norms * (p.width if p.lora else 8) + 4 * rows + p.width * (inner * shape.inner + attention)
+    return kept + _inputs_bytes(shape, p) + _hidden_bytes(shape, p, adapted=False)
+
+
+def _inputs_bytes(shape: Shape, p: Pass) -> int:
+    """A trained or adapted layer keeps its input, once for those that read the same; dropout a copy and a mask of a byte.
+
+    Autocast makes a copy for each. Attention's output is counted there, unless gathering sequences copies it.
+    """
+    kept, seen = 0, set() if p.gathered or (p.lora is None and p.width < 4) else {"heads"}
+    for linear in shape.linears:
+        if p.lora and not targeted(p.lora, f"model.layers.0.{linear.name}"):
+            continue
+        if p.lora and p.lora.dropout:
+            kept += (p.width + 1) * linear.inputs
+        elif linear.source not in seen:
+            kept += p.width * linear.inputs
+        if p.lora or p.width == 4:
+            seen.add(linear.source)
+    return kept
+
+
+def _hidden_bytes(shape: Shape, p: Pass, *, adapted: bool = True) -> int:
+    """What bitsandbytes' int8 layers hold on to outside autograd's reach, recomputed or not: their input.
+
+    adapted: also of layers whose adapter keeps the same input.
+    """
+    if not p.int8 or p.width == 4:
+        return 0
+    inputs = {}
+    for linear in shape.linears:
+        own = p.lora is not None and not p.lora.dropout and targeted(p.lora, f"model.layers.0.{linear.name}")
+        if adapted or not own:
+            inputs[linear.source] = linear.inputs
+    if not p.gathered:
+        inputs.pop("heads", None)
+    return p.width * sum(inputs.values())
+
+
+def kept_bytes(shape: Shape, p: Pass) -> int:
+    """What a recomputed layer keeps for each token: its input, and what int8 layers do not let go."""
+    return (p.width if p.lora else 4) * shape.hidden + _hidden_bytes(shape, p)
+
+
+def head_bytes(shape: Shape, p: Pass) -> int:
+    """Kept for each token outside the layers: the gradient towards the last hidden state (where all is trained, that state and
+    the last norm's), rotary tables, places. The last norm's input makes up for the first one's, which needs no gradient."""
+    return (p.width if p.lora else 12) * shape.hidden + 2 * p.width * shape.head_dim + 40
+
+
+def saved_bytes(shape: Shape, p: Pass, tokens: int, recomputed: int = 0, *, offload: bool = False) -> int:
+    """What a pass of `tokens` keeps on the GPU until its backward pass, with so many layers recomputed."""
+    if offload:
+        return tokens * shape.layers * _hidden_bytes(shape, p)
+    layers = (shape.layers - recomputed) * layer_bytes(shape, p) + recomputed * kept_bytes(shape, p)
+    first = p.width * shape.hidden if recomputed and p.lora else 0  # its input stays where it is computed again
+    return tokens * (layers + first + head_bytes(shape, p))
+
+
+def work_bytes(shape: Shape, recipe: Recipe, p: Pass, tokens: int, recomputed: int = 0) -> dict[str, int]:
+    """What is in work at the peak of a pass beside what it keeps, by name: the larger of the head's tiles, at the end of the
+    forward pass, and of a layer in the backward pass."""
+    layer = layer_work_bytes(shape, recipe, p, tokens, recomputed)
+    tiles = tiles_bytes(shape, p, recipe.memory.logprob_chunk) + tokens * head_work_bytes(shape, p)
+    return {"head tiles": tiles} if tiles > sum(layer.values()) else layer
+
+
+def layer_work_bytes(shape: Shape, recipe: Recipe, p: Pass, tokens: int, recomputed: int = 0) -> dict[str, int]:
+    """Of a layer in the backward pass, which is there a second time where it is computed again."""
+    offload = recipe.memory.offload_activations
+    alone = recomputed == shape.layers or offload  # else other layers' activations are free by then
+    again = tokens * (layer_bytes(shape, p) - p.width * shape.hidden) if recomputed and alone else 0  # its input is there
+    each = offloaded_bytes(shape, p) if offload and not recomputed else backward_bytes(shape, p)
+    unpacked = max(block_bytes(shape, p, tokens), unpacked_bytes(shape, recipe.model.weights, p))
+    return {"recomputed layer": again, "layer in work": tokens * each + unpacked}
+
+
+def head_work_bytes(shape: Shape, p: Pass) -> int:
+    """For each token, beside its tile: the last hidden states and the last norm's, and what is gathered of them."""
+    return 3 * p.width * shape.hidden
+
+
+def backward_bytes(shape: Shape, p: Pass) -> int:
+    """For each token, what the backward pass of one layer makes on top of what the layer kept: gradients inside the MLP."""
+    down = p.lora is None or targeted(p.lora, "model.layers.0.mlp.down_proj")  # its kept input is free by then
+    return (2 if down else 3) * p.width * shape.inner + (p.width if p.lora else 4) * shape.hidden
+
+
+def forward_bytes(shape: Shape, p: Pass) -> int:
+    """For each token, what one layer makes in a forward pass without gradient: the MLP."""
+    inner = 8 if p.lora is None and p.width < 4 else 3 * p.width
+    return inner * shape.inner + (3 * p.width if p.lora else 19) * shape.hidden
+
+
+def block_bytes(shape: Shape, p: Pass, tokens: int) -> int:
+    """A block of rows in work (ops/lean.py): its widest tensor in float32, or two in 16 bits."""
+    return 4 * min(tokens, BLOCK_ROWS) * shape.inner if p.lora else 0
+
+
+def offloaded_bytes(shape: Shape, p: Pass) -> int:
+    """For each token, what is on the GPU at once where activations wait in CPU memory and no layer is recomputed."""
+    return max(forward_bytes(shape, p), 5 * p.width * shape.inner + 4 * shape.hidden)
+
+
+def unpacked_bytes(shape: Shape, weights: str, p: Pass) -> int:
+    """Weights as numbers, for a moment: the largest quantised layer; all layers under autocast; gradients of a trained head."""
+    table = shape.vocabulary * shape.hidden
+    if p.lora is None:  # a tied table has two gradients, and a pass adds to those that are there
+        copies = shape.layers * sum(linear.numbers for linear in shape.linears) * p.width if p.width < 4 else 0
+        return 4 * table + copies
+    head = (4 + 3 * p.width) * table if targeted(p.lora, "lm_head") else 0  # B·A, head and sum, gradient
+    return head + (shape.largest * p.width if weights in ("nf4", "int8") else 0)
+
+
+def tiles_bytes(shape: Shape, p: Pass, rows: int | None) -> int:
+    """Buffers of the head for one tile of logits, `rows` × 8192 (None: 32 MiB of logits), and three of `rows` × hidden."""
+    columns = min(shape.vocabulary, 8192)
+    rows = rows or max(64, TILE // (4 * columns) // 64 * 64)
+    trained = p.lora is None or targeted(p.lora, "lm_head")
+    logit = (4 if p.width == 4 else SCRATCH) + (12 if trained else 0)
+    return rows * columns * logit + 12 * rows * shape.hidden + (8 * columns * shape.hidden if trained else 0)
+
+
+# ------------------------------------------------------------------------------------------- sampling
+
+
+def vllm_bytes(shape: Shape, width: int, sequences: int) -> int:
+    """vLLM's forward pass: an MLP of VLLM_TOKENS tokens, the largest weight as numbers, 16 bytes for each logit sampled from."""
+    forward = VLLM_TOKENS * (3 * shape.inner + 4 * shape.hidden) * width
+    return forward + shape.largest * width + 16 * sequences * shape.vocabulary
+
+
+def sampling_bytes(shape: Shape, recipe: Recipe) -> int:
+    """What is in work while vLLM's keys and values are there: its own pass, or a pass of the proofs' scoring by the trainer."""
+    width = WIDTH[recipe.model.weights]
+    run = Pass(width, recipe.model.lora, gathered=False)
+    scored = SCORED_TOKENS * forward_bytes(shape, run) + 2 * block_bytes(shape, run, SCORED_TOKENS)
+    scored += unpacked_bytes(shape, recipe.model.weights, run)
+    return max(vllm_bytes(shape, width, sequences_at_once(recipe)), scored + tiles_bytes(shape, run, recipe.memory.logprob_chunk))
+
+
+def generate_bytes(shape: Shape, p: Pass, rows: int, prompt: int, tokens: int) -> int:
+    """transformers' generate() beside its cache: all prompts in one pass, or later one layer's keys and values once for each
+    query head, a longer copy of one of them, and 20 bytes for each logit."""
+    prefill = rows * prompt * forward_bytes(shape, p) + 2 * block_bytes(shape, p, rows * prompt)
+    decode = rows * tokens * p.width * (2 * shape.query + shape.kv_heads * shape.head_dim) + 20 * rows * shape.vocabulary
+    return max(prefill, decode)
+
+
+# ------------------------------------------------------------------------------------------- export
+
+
+def merged_bytes(shape: Shape, recipe: Recipe) -> int:
+    """The merged model, as it is checked beside the policy."""
+    return WIDTH[recipe.model.weights] * sum(shape.parameters)
+
+
+def checked_bytes(shape: Shape, recipe: Recipe, p: Pass, rows: int = VERIFY_ROWS) -> int:
+    """What so many prompts that are answered at once take beside a model: a pass, keys and values."""
+    longest = recipe.model.max_prompt_tokens + VERIFY_TOKENS
+    cache = rows * longest * kv_bytes_per_token(shape, p.width)
+    return cache + generate_bytes(shape, p, rows, recipe.model.max_prompt_tokens, longest)
