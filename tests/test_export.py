@@ -1,6 +1,11 @@
 """What comes out of a run: a PEFT adapter, and a merged model that is the policy in plain transformers."""
 
+import argparse
 import json
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,11 +15,19 @@ from support import tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lgrpo_lite.adapters.merge import write_shards
+from lgrpo_lite.cli import export as command
+from lgrpo_lite.cli.main import main
 from lgrpo_lite.engines.base import SamplingParams
-from lgrpo_lite.errors import ConfigError, VerificationError
+from lgrpo_lite.engines.transformers import TransformersEngine, TransformersSampler
+from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
 from lgrpo_lite.policy.load import load_base, locate
+from lgrpo_lite.policy.passes import VERIFY_ROWS
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.progress import listening
+from lgrpo_lite.train import export
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.export import export_adapter, export_merged
+from lgrpo_lite.train.export import VERIFY_PROMPTS, answering_bytes, export_adapter, export_merged, let_go, places, room_for
+from lgrpo_lite.train.step import train_step
 
 KINDS = ["fp32", "nf4", "bf16", "full fp32", "full bf16"]
 
@@ -129,3 +142,168 @@ def test_shards(tmp_path):
     assert index["metadata"]["total_size"] == 5 * 1024
     for name, file in index["weight_map"].items():
         assert torch.equal(load_file(tmp_path / file)[name], tensors[name])
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def cuda_is_full(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.5 GiB.")
+
+
+def cpu_is_full(*_, **__):
+    torch.empty(1 << 52)  # what torch's own allocator raises
+
+
+def python_is_full(*_, **__):
+    raise MemoryError
+
+
+@contextmanager
+def holding(rows: int, full=cuda_is_full):
+    """A memory for answers to that many prompts at once; yields how many were tried."""
+    real, tried = TransformersSampler._sample, []
+
+    def sample(self, asked, sampling):
+        tried.append(len(asked))
+        if len(asked) > rows:
+            full()
+        return real(self, asked, sampling)
+
+    with patch.object(TransformersSampler, "_sample", sample):
+        yield tried
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    return trained("fp32")
+
+
+@pytest.fixture(scope="module")
+def compared(fp32, tmp_path_factory):
+    """What its export says where there is room for all."""
+    return export_merged(fp32.policy, fp32.recipe, tmp_path_factory.mktemp("room") / "merged", fp32.eval_prompts)[1]
+
+
+@pytest.mark.parametrize(("rows", "full"), [(VERIFY_ROWS, cuda_is_full), (VERIFY_ROWS, python_is_full), (1, cpu_is_full)])
+def test_where_memory_ends_fewer_prompts_are_answered_at_once_and_the_comparison_is_the_same(
+    tmp_path, fp32, compared, rows, full
+):
+    training = fp32.policy.model.training
+    with holding(rows, full) as tried:
+        out, check = export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+    assert check == compared and out.exists()
+    assert tried[0] == 32 and tried[-1] == rows
+    assert fp32.policy.model.training == training
+
+
+def test_where_nothing_fits_the_error_is_of_the_export_and_nothing_is_left(tmp_path, fp32):
+    with holding(0), pytest.raises(OutOfMemory, match="the export does not fit into memory") as error:
+        export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+    assert error.value.exit_code == 4 and error.value.where == "export"
+    assert "lgrpo-lite export RUN merged" in error.value.fix and "micro_tokens" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_fault_is_not_taken_for_memory(tmp_path, fp32):
+    def broken():
+        raise RuntimeError("a shape is wrong")
+
+    with holding(0, broken), pytest.raises(RuntimeError, match="a shape is wrong"):
+        export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+
+
+def test_the_merged_model_on_the_cpu_is_compared_with_a_policy_elsewhere(tmp_path, fp32, monkeypatch):
+    """`cpu:0` is not the policy's `cpu`: this device is another for torch, and is there."""
+    tried = [(torch.device("cpu"), 32), (torch.device("cpu:0"), 4)]
+    monkeypatch.setattr(export, "places", lambda *_: tried)
+    heard = []
+    with holding(4), listening(heard.append):
+        out, check = export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+    assert check.passed and check.prompts == export.CPU_PROMPTS
+    assert heard[-1].what.startswith("verifying on the CPU") and heard[-1].finished
+    report = json.loads((out / "merge_report.json").read_text())
+    assert report["device"] == "cpu" and report["prompts"] == check.prompts
+
+
+GPU = torch.device("cuda", 0)
+CPU = torch.device("cpu")
+LONGEST = 40
+MERGED = 100 << 20
+
+
+@pytest.mark.parametrize(
+    ("beside", "host", "expected"),  # prompts that there is room for beside the merged model, bytes of the machine
+    [
+        (32, MERGED, [(GPU, 32), (GPU, 4), (GPU, 1), (CPU, 32), (CPU, 4), (CPU, 1)]),
+        (32, MERGED - 1, [(GPU, 32), (GPU, 4), (GPU, 1)]),
+        (9, MERGED, [(GPU, 8), (GPU, 4), (GPU, 1), (CPU, 32), (CPU, 4), (CPU, 1)]),
+        (4, 0, [(GPU, 4), (GPU, 1)]),
+        (3, MERGED, [(CPU, 32), (CPU, 4), (CPU, 1)]),  # no room on the GPU for the policy's own answers and the model
+        (3, 0, []),
+    ],
+)
+def test_the_places_ask_for_less_and_less(fp32, monkeypatch, beside, host, expected):
+    free = MERGED + answering_bytes(fp32.policy, fp32.recipe, beside, LONGEST)
+    monkeypatch.setattr(export, "free_bytes", lambda device: host if device.type == "cpu" else free)
+    policy = SimpleNamespace(device=GPU, base=fp32.policy.base, dtype=fp32.policy.dtype)
+    prompts = [SimpleNamespace(token_ids=range(n)) for n in (3, LONGEST, 7)]
+    assert places(policy, fp32.recipe, MERGED, prompts) == expected
+
+
+def test_room_is_counted_to_the_byte(fp32):
+    for rows in (32, 16, 8, 4):
+        needed = MERGED + answering_bytes(fp32.policy, fp32.recipe, rows, LONGEST)
+        found = [room_for(fp32.policy, fp32.recipe, MERGED, LONGEST, free) for free in (needed - 1, needed)]
+        assert found == [rows // 2 if rows > VERIFY_ROWS else 0, rows]
+    assert room_for(fp32.policy, fp32.recipe, MERGED, LONGEST, 1 << 50) == VERIFY_PROMPTS
+
+
+def test_a_model_that_fits_nowhere_is_not_loaded(tmp_path, fp32, monkeypatch):
+    monkeypatch.setattr(export, "places", lambda *_: [])
+    monkeypatch.setattr(export, "_loaded", None)
+    with pytest.raises(OutOfMemory, match=r"the merged model takes \d+\.\d\d GiB"):
+        export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+
+
+def test_a_run_lets_go_of_engine_and_optimiser_and_the_policy_stays(tmp_path):
+    run = build(tiny_recipe("data.eval.limit=8", "rollout.group_size=4", "algorithm.kl.coef=0.04"))
+    train_step(1, run)
+    for parameter in run.policy.trainable():
+        parameter.grad = torch.ones_like(parameter)
+    assert any(True for _ in run.optimizer.state_tensors())
+    before = export_adapter(run.policy, tmp_path / "before") / "adapter_model.safetensors"
+    with patch.object(TransformersEngine, "close", side_effect=ValueError("cannot close")) as closed:  # a fault of a library
+        let_go(run)
+    closed.assert_called_once()
+    assert not any(True for _ in run.optimizer.state_tensors())
+    assert all(parameter.grad is None for parameter in run.policy.trainable())
+    after = export_adapter(run.policy, tmp_path / "after") / "adapter_model.safetensors"
+    assert after.read_bytes() == before.read_bytes()
+    assert export_merged(run.policy, run.recipe, tmp_path / "merged", run.eval_prompts)[1].passed
+
+
+def test_a_finished_run_closes_its_engine_before_it_exports(tmp_path, monkeypatch, capsys):
+    order = []
+    monkeypatch.setattr(TransformersEngine, "close", lambda self: order.append("closed"))
+
+    def full(*_, **__):
+        order.append("export")
+        with export.memory_told():
+            cuda_is_full()
+
+    monkeypatch.setattr(export, "export_merged", full)
+    small = ["train.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2", "model.max_new_tokens=8", "data.eval.limit=2",
+             "data.train.limit=8", "eval.k=1", "safety.sync_proof_every=0", "safety.baseline_check=false"]  # fmt: skip
+    code = main(["recipe", "tiny-math", "--runs", str(tmp_path), "--name", "one", "--ui", "none", *small])
+    assert (code, order) == (4, ["closed", "export"])
+    assert "lgrpo-lite export RUN merged" in capsys.readouterr().err
+    assert json.loads((tmp_path / "one" / "STATUS.json").read_text())["state"] == "failed"
+    assert (tmp_path / "one" / "export" / "adapter").exists()
+
+
+def test_export_by_hand_says_so_where_the_policy_itself_has_no_room(fp32, monkeypatch):
+    monkeypatch.setattr(Policy, "load", cuda_is_full)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory") as error:
+        command._written(fp32.recipe, Path(), "merged", Path(), argparse.Namespace())
+    assert error.value.where == "export"

@@ -61,18 +61,19 @@ def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) 
 
 
 def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
-    """Everything that needs torch; of a merge, how it compares with the policy."""
+    """Everything that needs torch; of a merge, how it compares with the policy. No room for it: OutOfMemory (exit 4)."""
     import torch
 
     from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
-    from lgrpo_lite.train.export import export_adapter, export_merged
+    from lgrpo_lite.train.export import export_adapter, export_merged, memory_told
 
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
-    policy = Policy.load(recipe)
-    checkpoint.load(found, policy)
+    with memory_told():
+        policy = Policy.load(recipe)
+        checkpoint.load(found, policy)
     if kind == "adapter":
         export_adapter(policy, out)
         return {}

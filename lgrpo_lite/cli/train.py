@@ -79,6 +79,7 @@ def _ended(folder, state: str, code: int) -> None:
 def _expected(recipe) -> list[str]:
     """What the run will take of the GPU, told before it starts; what cannot fit is refused (exit 4). No GPU: nothing."""
     from lgrpo_lite.machine import cuda_devices
+    from lgrpo_lite.train.fit import faster
     from lgrpo_lite.train.plan import plan
 
     if not cuda_devices():
@@ -90,7 +91,10 @@ def _expected(recipe) -> list[str]:
         return []
     print("\n".join(found.lines()), file=sys.stderr)
     found.demand()
-    return found.lines()
+    told = faster(recipe)
+    if told:
+        print(f"note: {told}", file=sys.stderr)
+    return [*found.lines(), *([told] if told else [])]
 
 
 def describe(recipe) -> list[str]:
@@ -207,7 +211,7 @@ def resume_command(path: Path, args: argparse.Namespace, command: str) -> str:
 def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     """Everything that needs torch. None: stopped on request."""
     from lgrpo_lite.train.build import build
-    from lgrpo_lite.train.export import check_original, export_adapter, export_merged
+    from lgrpo_lite.train.export import check_original, export_adapter, export_merged, let_go
     from lgrpo_lite.train.loop import train
 
     if "merged" in recipe.export.formats and recipe.export.base == "original":
@@ -219,6 +223,7 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     if not train(run, folder, stop, resume=resume):
         return None
     folder.set_status("exporting", recipe.train.steps)
+    let_go(run)
     exports = {}
     if "adapter" in recipe.export.formats and run.policy.has_adapter:
         exports["adapter"] = str(export_adapter(run.policy, folder.path / "export" / "adapter"))
@@ -228,7 +233,6 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
         exports["merged"] = str(out)
         exports["check"] = f"{comparison.greedy_equal}/{comparison.prompts} greedy answers equal, " \
                            f"max |Δlogit| {comparison.max_logit_diff:.2g}"  # fmt: skip
-    run.engine.close()
     run.reward.close()
     _ended(folder, "done", 0)
     return exports

@@ -1,8 +1,11 @@
 """How much is recomputed in the backward pass: as many layers as the free memory asks for, measured on the model itself."""
 
 import os
+import sys
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-MARGIN = 0.8  # of the free memory may go to activations
+MARGIN = 0.7  # of the free memory may go to activations, in a model of which nothing more is known
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -21,13 +24,15 @@ class Recompute:
 
     layers: int  # checkpointed
     of: int
-    needed: int  # activations of one pass without recomputing
+    tokens: int  # of the largest pass
+    needed: int  # its activations without recomputing
     free: int
 
     def __str__(self) -> str:
         gib = 2**30
         return (
-            f"recomputing {self.layers} of {self.of} layers: activations of a pass are {self.needed / gib:.2f} GiB,"
+            f"recomputing {self.layers} of {self.of} layers: activations of a pass of {self.tokens:,} tokens are"
+            f" {self.needed / gib:.2f} GiB,"
             f" {self.free / gib:.2f} GiB are free"
         )
 
@@ -36,7 +41,9 @@ def free_bytes(device: torch.device) -> int:
     """Memory that a pass could still take: on the GPU, or of the machine or its container."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        apart = pools()
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached - (apart.reserved - apart.allocated)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     available = [line for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable")]
     if available:
@@ -54,6 +61,54 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """What torch's figures contain of memory that a pass cannot have: vLLM's pools and those of CUDA graphs. Bytes.
+
+    vLLM keeps weights, keys and values in pools of its own allocator (vllm/device_allocator/cumem.py); what its CUDA graphs work
+    in is a pool of torch's. torch counts a segment of any pool in memory_reserved, and each tensor in it in memory_allocated
+    and max_memory_allocated, until the tensor is collected. vLLM's `discard` and `sleep` give a segment back to the driver
+    without a word to torch: mem_get_info has it as free, torch's three figures stay as they were, and so they do for free
+    segments that vLLM trims. A free block of a pool serves no one but that pool.
+    """
+
+    reserved: int = 0  # of memory_reserved, mapped or not
+    allocated: int = 0  # of memory_allocated and, since vLLM is there, of max_memory_allocated
+    begins: tuple[int, ...] = ()  # addresses of the segments, ascending
+    ends: tuple[int, ...] = ()
+
+    def hold(self, address: int) -> bool:
+        """Whether that address lies in one of the pools."""
+        at = bisect_right(self.begins, address) - 1
+        return at >= 0 and address < self.ends[at]
+
+
+def pools() -> Pools:
+    """All pools of this process; none where vLLM is not there."""
+    module = sys.modules.get("vllm.device_allocator.cumem")
+    allocator = module.CuMemAllocator.instance if module else None
+    return _pools(allocator.get_current_usage()) if allocator else Pools()
+
+
+@lru_cache(maxsize=1)
+def _pools(usage: int) -> Pools:
+    """Kept while vLLM has `usage` bytes, asleep or awake: its start and its end change that, and a snapshot takes a while."""
+    segments = [s for s in torch.cuda.memory_snapshot() if tuple(s["segment_pool_id"]) != (0, 0)]
+    segments.sort(key=lambda segment: segment["address"])
+    return Pools(
+        reserved=sum(s["total_size"] for s in segments),
+        allocated=sum(s["allocated_size"] for s in segments),
+        begins=tuple(s["address"] for s in segments),
+        ends=tuple(s["address"] + s["total_size"] for s in segments),
+    )
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is what an error says, of a GPU or of a CPU's allocator."""
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
 def tile_bytes(free: int) -> int:
     """Logits that may be held at once: a power of two near 1/64 of the free memory, 4 to 32 MiB. 32 is fast enough anywhere."""
     return 1 << min(25, max(22, (free // 64).bit_length() - 1))
@@ -63,7 +118,7 @@ class Saved:
     """Context manager: counts the bytes that autograd keeps for the backward pass, parameters not included."""
 
     def __init__(self, model: torch.nn.Module):
-        self._own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+        self._own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}  # FakeTensors have no address
         self._found: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
 
@@ -73,8 +128,8 @@ class Saved:
 
     def _pack(self, kept: Tensor) -> Tensor:
         storage = kept.untyped_storage()
-        if storage.data_ptr() not in self._own:
-            self._found[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in self._own:
+            self._found[storage._cdata] = storage.nbytes()
         return kept
 
     def __enter__(self) -> "Saved":
@@ -99,18 +154,26 @@ def recompute(base, count: int) -> None:
         layer.gradient_checkpointing = False
 
 
-def fitting(needed: int, kept: int, layers: int, free: int) -> int:
-    """Fewest layers to checkpoint so that a pass fits. `needed`: its bytes without any; `kept`: of one checkpointed layer."""
-    room, each = MARGIN * free, needed / max(1, layers)
+def fitting(layer: int, kept: int, layers: int, room: int) -> int:
+    """Fewest layers to checkpoint so that `layers` of them fit into `room` bytes.
+
+    layer: what one keeps for the backward pass; kept: what one that is checkpointed keeps. When that one is computed again the
+    others are through, so it takes no room beside them.
+    """
     for count in range(layers):
-        again = each if count else 0.0  # one layer is alive a second time while it is recomputed
-        if (layers - count) * each + count * kept + again <= room:
+        if (layers - count) * layer + count * kept <= room:
             return count
     return layers
 
 
 def loaded_bytes(network: Any) -> tuple[int, int]:
     """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds beside them, each storage once."""
+    base, adapter = _storages(network)
+    return sum(base.values()), sum(adapter.values())
+
+
+def _storages(network: Any) -> tuple[dict[int, int], dict[int, int]]:
+    """(base, adapter) of a network: the bytes of each storage by its address."""
     adapter = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for n, t in network.named_parameters() if "lora_" in n
     }
@@ -122,23 +185,28 @@ def loaded_bytes(network: Any) -> tuple[int, int]:
         int8 = getattr(module, "state", None)
         held += [t for t in (getattr(int8, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None)) if t is not None]
     everything = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    return sum(size for at, size in everything.items() if at not in adapter), sum(adapter.values())
+    return {at: size for at, size in everything.items() if at not in adapter}, adapter
 
 
 def measured(policy: Any, moments: Iterable[Tensor]) -> dict[str, int]:
     """Bytes now, by what holds them. `host`: resident memory of this process; `host_free`: what it could still take.
 
     On a GPU also `activations` (the most that was held beside the rest since the last call), `cached` (by PyTorch, for reuse),
-    `other` (the sampler's and other processes') and `free`; there weights, adapter and optimizer are on the GPU.
+    `other` (the sampler's and other processes') and `free`; there weights, adapter and optimizer are on the GPU. Weights that the
+    policy shares with vLLM count as weights, all else in vLLM's pools that is mapped as `other`.
     """
-    weights, adapter = loaded_bytes(policy.model)
-    found = {"weights": weights, "adapter": adapter, "optimizer": sum(t.untyped_storage().nbytes() for t in moments)}
+    base, adapter = _storages(policy.model)
+    optimizer = sum(t.untyped_storage().nbytes() for t in moments)
+    found = {"weights": sum(base.values()), "adapter": sum(adapter.values()), "optimizer": optimizer}
     if policy.device.type == "cuda":
-        held = sum(found.values())
+        apart = pools()
+        shared = sum(size for at, size in base.items() if apart.hold(at))
+        held = sum(found.values()) - shared
         free, total = torch.cuda.mem_get_info(policy.device)
-        reserved, peak = torch.cuda.memory_reserved(policy.device), torch.cuda.max_memory_allocated(policy.device)
+        reserved = torch.cuda.memory_reserved(policy.device) - apart.reserved
+        peak = torch.cuda.max_memory_allocated(policy.device) - apart.allocated
         torch.cuda.reset_peak_memory_stats(policy.device)
         found["activations"] = max(0, peak - held)
         found["cached"] = max(0, reserved - max(peak, held))
-        found |= {"other": max(0, total - free - reserved), "free": free}
+        found |= {"other": max(0, total - free - reserved - shared), "free": free}
     return found | {"host": psutil.Process().memory_info().rss, "host_free": free_bytes(torch.device("cpu"))}

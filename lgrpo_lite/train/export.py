@@ -2,10 +2,13 @@
 
 import copy
 import dataclasses
+import gc
 import itertools
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +21,56 @@ from lgrpo_lite.adapters.verify import Comparison
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import SamplingParams, part
 from lgrpo_lite.engines.transformers import TransformersSampler
-from lgrpo_lite.errors import ConfigError, VerificationError
+from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
+from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
 from lgrpo_lite.policy.load import load_base, locate, saved_as
+from lgrpo_lite.policy.memory import free_bytes, out_of_memory
+from lgrpo_lite.policy.passes import VERIFY_ROWS, VERIFY_TOKENS, Pass, generate_bytes
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.policy.shape import Shape
+from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
 
-VERIFY_PROMPTS, VERIFY_TOKENS = 32, 64
+VERIFY_PROMPTS = 32  # answered by both models, VERIFY_TOKENS at most
+CPU_PROMPTS = 8  # of them where the policy is on a GPU and the merged model, which answers slowly there, is not
+CPU = torch.device("cpu")
+
+
+def let_go(run: Run) -> None:
+    """Close the engine and drop moments and gradients of a run whose last step is made and saved; the policy still computes."""
+    run.optimizer.zero_grad()
+    for optimizer in filter(None, (run.optimizer.policy, run.optimizer.own, run.optimizer.head)):
+        optimizer.state.clear()
+    _collect()  # before the engine's end, which may want its cache back for a moment
+    try:
+        run.engine.close()
+    except Exception:  # of any class, it is a library's: what was learned comes out all the same
+        logging.exception("the engine did not close")
+    _collect()
+
+
+def _collect() -> None:
+    """What nothing refers to any longer goes back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Memory that ends inside it is an OutOfMemory (exit 4) that speaks of the export, which can be made again."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise _no_room(str(error).strip().split(". ")[0] or type(error).__name__) from error
+
+
+def _no_room(what: str) -> OutOfMemory:
+    fix = "nothing is lost: `lgrpo-lite export RUN merged` makes it from the last checkpoint, here or where more memory is free"
+    return OutOfMemory(f"the export does not fit into memory: {what}", where="export", fix=fix)
 
 
 def export_adapter(policy: Policy, out: Path) -> Path:
@@ -41,6 +87,7 @@ def export_merged(
     policy: Policy, recipe: Recipe, out: Path, prompts: Sequence[Prompt], *, base: str = "auto", tolerance: float | None = None
 ) -> tuple[Path, Comparison]:
     """Merge, verify, then put in place; a failed check raises VerificationError (exit 6) and leaves nothing at `out`.
+    Where neither the policy's device nor the CPU has room for the merged model, OutOfMemory (exit 4).
 
     base auto: the weights the policy was trained on (a quantised base dequantized). original: the checkpoint's own 16- or 32-bit
     weights; for a quantised policy these differ by the quantisation error, so the difference is reported and not judged.
@@ -49,11 +96,14 @@ def export_merged(
     partial.mkdir()
     other = base == "original" and recipe.model.weights in ("nf4", "int8")
     try:
-        original = _original(recipe, policy.dtype) if other else None
-        merge.write_shards(merge.merged_tensors(policy.model, policy.dtype, original), partial)
-        _write_config(policy, recipe, partial)
-        result = _verify(policy, recipe, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other)
+        with memory_told():
+            original = _original(recipe, policy.dtype) if other else None
+            merge.write_shards(merge.merged_tensors(policy.model, policy.dtype, original), partial)
+            del original
+            _write_config(policy, recipe, partial)
+            result, device = _verify(policy, recipe, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other)
         report = dataclasses.asdict(result) | {"base": "original" if other else "as trained", "dtype": str(policy.dtype)}
+        report["device"] = device.type  # of the merged model
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
             raise VerificationError(
@@ -70,14 +120,82 @@ def export_merged(
 
 def _verify(
     policy: Policy, recipe: Recipe, folder: Path, prompts: Sequence[Prompt], tolerance: float | None, *, judged: bool
-) -> Comparison:
-    with bars_told():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype, attn_implementation="sdpa").eval()
-    torch.nn.Module.to(model, policy.device)  # transformers wraps .to() without types
-    merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
-    training = policy.model.training
+) -> tuple[Comparison, torch.device]:
+    """How the model in `folder` compares, and where it was: on the policy's device, or in less and less memory."""
+    merged = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    usual, least = verify.ROUNDED if recipe.model.weights == "int8" else verify.TOLERANCE[policy.dtype]
+    accepted = (usual if tolerance is None else tolerance) if judged else None
+    training, reason = policy.model.training, ""
     policy.model.eval()
-    told = partial(progress.told, "verifying the merged model", of=3 * len(prompts))  # two models answer, then their logits
+    for device, rows in places(policy, recipe, merged, prompts):
+        asked, what = prompts, "verifying the merged model"
+        if device != policy.device:
+            asked, what = prompts[:CPU_PROMPTS], "verifying on the CPU: no room beside the policy"
+        try:
+            with bars_told():
+                model = _loaded(folder, policy.dtype, device)
+            result = _compared(policy, model, asked, rows, accepted, least, what)
+            policy.model.train(training)
+            return result, device
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            reason = f": {str(error).strip().split('. ')[0]}"
+        model = None
+        _collect()
+    raise _no_room(f"the merged model takes {merged / GIB:.2f} GiB, and as much again is not free{reason}")
+
+
+def places(policy: Policy, recipe: Recipe, merged: int, prompts: Sequence[Prompt]) -> list[tuple[torch.device, int]]:
+    """Where to put a merged model of `merged` bytes and how many prompts to answer at once; each takes less than the one before.
+
+    Empty: there is no room for it on the policy's device, nor in the machine's memory.
+    """
+    here, longest = policy.device, max(len(prompt.token_ids) for prompt in prompts)
+    free = free_bytes(here)
+    beside, alone = (room_for(policy, recipe, size, longest, free) for size in (merged, 0))
+    found = []
+    if beside or here.type == "cpu":
+        found += [(here, max(beside, VERIFY_ROWS)), (here, VERIFY_ROWS), (here, 1)]
+    if here.type != "cpu" and merged <= free_bytes(CPU):
+        found += [(CPU, max(alone, VERIFY_ROWS)), (CPU, VERIFY_ROWS), (CPU, 1)]
+    return list(dict.fromkeys(found))
+
+
+def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: int) -> int:
+    """Prompts that both models can answer at once, VERIFY_ROWS to VERIFY_PROMPTS; 0: not even so few.
+
+    merged: bytes of the merged model on the policy's device, where `free` are free; longest: tokens of the longest prompt.
+    """
+    rows = VERIFY_PROMPTS
+    while rows >= VERIFY_ROWS and merged + answering_bytes(policy, recipe, rows, longest) > free:
+        rows //= 2
+    return rows if rows >= VERIFY_ROWS else 0
+
+
+def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> int:
+    """What it takes to answer so many prompts at once: their keys and values, and what is in work where that is known."""
+    config, width, tokens = policy.base.config.to_dict(), policy.dtype.itemsize, longest + VERIFY_TOKENS
+    cache = rows * tokens * kv_bytes_per_token(config, width)
+    try:
+        shape = Shape.of(config)
+    except ConfigError:  # a family whose size is not known from its config
+        return cache
+    return cache + generate_bytes(shape, Pass(width, recipe.model.lora), rows, longest, tokens)
+
+
+def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
+    """The merged model as plain transformers loads it; on a GPU without a copy of it in the machine's memory."""
+    there = {} if device.type == "cpu" else {"device_map": {"": device}}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **there).eval()
+
+
+def _compared(
+    policy: Policy, model, prompts: Sequence[Prompt], rows: int, accepted: float | None, least_same_top: float, what: str
+) -> Comparison:
+    """Both models answer, `rows` prompts at a time, then their logits are compared, a prompt at a time. Told as `what`."""
+    merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
+    told = partial(progress.told, what, of=3 * len(prompts))  # two models answer, then their logits
     told(0)
 
     def answered(share: float) -> None:
@@ -86,24 +204,22 @@ def _verify(
     answers = []
     for asked, tick in ((policy, part(answered, 0.0, 0.5)), (merged, part(answered, 0.5, 0.5))):
         greedy = SamplingParams(0.0, VERIFY_TOKENS, tick=tick)
-        answers.append([one[0].token_ids for one in TransformersSampler(asked, len(prompts)).generate(prompts, 1, greedy)])
+        answers.append([one[0].token_ids for one in TransformersSampler(asked, rows).generate(prompts, 1, greedy)])
     compared = itertools.count(2 * len(prompts))
 
     def logits_of_policy(ids: torch.Tensor) -> torch.Tensor:
         told(next(compared))
         return policy.model(input_ids=ids.to(policy.device)).logits
 
-    usual, least = verify.ROUNDED if recipe.model.weights == "int8" else verify.TOLERANCE[policy.dtype]
     with policy.compute():
         result = verify.compare(
             logits_of_policy,
-            lambda ids: model(input_ids=ids.to(policy.device)).logits,
+            lambda ids: model(input_ids=ids.to(merged.device)).logits,
             [p.token_ids for p in prompts],
             *answers,
-            tolerance=(usual if tolerance is None else tolerance) if judged else None,
-            least_same_top=least,
+            tolerance=accepted,
+            least_same_top=least_same_top,
         )
-    policy.model.train(training)
     told(3 * len(prompts))
     return result
 

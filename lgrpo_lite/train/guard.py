@@ -12,7 +12,7 @@ import torch
 
 from lgrpo_lite.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT, OutOfMemory
 from lgrpo_lite.policy import checkpoint
-from lgrpo_lite.policy.memory import layers_of, recompute
+from lgrpo_lite.policy.memory import layers_of, out_of_memory, recompute
 from lgrpo_lite.train.run import Run
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def within_memory(run: Run, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             reason = _words(error)
         run.optimizer.zero_grad()
@@ -51,10 +51,6 @@ def within_memory(run: Run, attempt: Callable[[], T]) -> T:
             torch.cuda.empty_cache()
         checkpoint.set_random_state(random)
         run.told.append(f"out of memory ({reason}): {_shrink(run, reason)}, and the same step again")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _words(error: Exception) -> str:
