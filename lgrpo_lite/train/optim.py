@@ -15,18 +15,26 @@ from lgrpo_lite.policy.policy import Policy
 class Optimizers:
     """λ has its own SGD (no momentum, no decay): Adam would move it by its learning rate every step, whatever the gradient.
 
-    λ is also outside the gradient-norm clip of the policy; the head is clipped by itself.
+    λ is also outside the gradient-norm clip of the policy; the head is clipped by itself. AdamW's moments are made here: after
+    the largest pass they would lie in what it leaves to torch's cache, which then cannot be returned. Paged ones never lie there.
     """
 
     def __init__(self, recipe: Recipe, policy: Policy, objective: Objective):
         o = recipe.optim
         self.recipe, self.objective = recipe, objective
+        self.device, self.by_torch = policy.device, o.use == "adamw"
         self.policy = _adamw(o.use)(policy.trainable(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
         lam = objective.preference
         self.own = torch.optim.SGD([lam.lam], lr=lam.settings.lr) if lam and lam.lam.requires_grad else None
         head = objective.log_z
         self.head_lr = objective.parts.residual.log_z_lr or o.lr
         self.head = torch.optim.AdamW(head.parameters(), lr=self.head_lr, weight_decay=o.weight_decay) if head else None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the passes that proved the policy: moments shall not lie inside it either
+        if not o.use.startswith("paged"):
+            make_moments(self.policy)
+        if self.head:
+            make_moments(self.head)
 
     def set_lr(self, step: int) -> float:
         """Apply the schedule for a 1-based step; returns the policy's learning rate."""
@@ -37,6 +45,9 @@ class Optimizers:
         return self.recipe.optim.lr * share
 
     def step(self) -> None:
+        if not self.by_torch and self.device.type == "cuda":  # bitsandbytes' kernels run on the default stream, and vLLM leaves
+            make_moments(self.policy)  # another one as the current: there gradients are summed up, and zeros written
+            torch.cuda.synchronize(self.device)
         self.policy.step()
         if self.head and self.objective.log_z:
             clip_grad_norm_(self.objective.log_z.parameters(), self.recipe.optim.max_grad_norm)
@@ -64,6 +75,21 @@ class Optimizers:
             self.own.load_state_dict(state["own"])
         if self.head:
             self.head.load_state_dict(state["head"])
+
+
+def make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """The state of AdamW before its first step, as the first step itself would make it, for every parameter without one."""
+    for g, group in enumerate(optimizer.param_groups):
+        for p, parameter in enumerate(group["params"]):
+            state = optimizer.state[parameter]
+            if state:
+                continue
+            if not isinstance(optimizer, torch.optim.AdamW):
+                optimizer.init_state(group, parameter, g, p)  # pyright: ignore[reportAttributeAccessIssue]
+                continue
+            state["step"] = torch.tensor(0.0)  # on the CPU, as torch has it
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
 def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:

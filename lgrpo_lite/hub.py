@@ -1,0 +1,59 @@
+"""Where models come from: the cache of Hugging Face, its token, and whether the Hub is there. Without its library."""
+
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HUB = "https://huggingface.co"
+TIMEOUT = 1.0  # seconds, for finding its name
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+TRUE = ("1", "ON", "YES", "TRUE")  # of the Hub's own switches
+
+
+def model_cache(environment: Mapping[str, str]) -> Path:
+    """Where Hugging Face keeps downloaded models."""
+    return Path(environment.get("HF_HUB_CACHE") or _hugging_face(environment) / "hub").expanduser()
+
+
+def has_token(environment: Mapping[str, str]) -> bool:
+    """Whether there is a Hugging Face token, in the environment or in its file."""
+    if environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN"):
+        return True
+    path = Path(environment.get("HF_TOKEN_PATH") or _hugging_face(environment) / "token").expanduser()
+    try:
+        return bool(path.read_text("utf-8", "replace").strip())
+    except OSError:
+        return False
+
+
+def unreachable(environment: Mapping[str, str]) -> str | None:
+    """The Hub's host, if models are cached here, nothing says offline, and its name is not found. A proxy finds names itself."""
+    offline = any(environment.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    if offline or any(environment.get(name) for name in PROXIES):
+        return None
+    if next(model_cache(environment).glob("models--*/snapshots/*"), None) is None:
+        return None
+    host = urlsplit(environment.get("HF_ENDPOINT") or HUB).hostname
+    return None if host is None or name_found(host) else host
+
+
+def name_found(host: str) -> bool:
+    """Whether the address of a host is known within TIMEOUT; a resolver without a network may take half a minute."""
+    found = []
+
+    def look() -> None:
+        with suppress(OSError):
+            found.append(socket.getaddrinfo(host, 443))
+
+    thread = threading.Thread(target=look, name="resolver", daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    return bool(found)
+
+
+def _hugging_face(environment: Mapping[str, str]) -> Path:
+    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(environment.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
