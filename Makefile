@@ -1,8 +1,9 @@
 # Needs python3 (3.11 or later) and pip; everything goes into .venv.
 PYTHON ?= python3
+ENGINE ?= vllm
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms size clean
+.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -24,12 +25,16 @@ test-unsloth:            ## what we call of Unsloth is there in its source; make
 	tests/with_unsloth/install.sh .venv-unsloth
 	OMP_NUM_THREADS=1 .venv-unsloth/bin/python -m pytest tests/with_unsloth
 
-gpu-check:               ## qwen3b-math on random 3B weights in 24 GiB: selftest, 3 steps, peak, speed; the Python that has torch and vLLM
-	PYTHONPATH=. $(PYTHON) bench/gpu_check.py
+gpu-check:               ## qwen3b-math on random 3B weights in 24 GiB: selftest, 3 steps, peak, speed; ENGINE=transformers|vllm|unsloth
+	PYTHONPATH=. $(PYTHON) bench/gpu_check.py --engine $(ENGINE)
 
-check: .venv/ready       ## format, lint, types, layers, generated docs
+gpu-kit:                 ## what a bare GPU machine lacks, wheels of at most 60 MiB in build/gpu-kit; bench/first_contact.sh takes it there
+	$(PYTHON) bench/gpu_kit.py build/gpu-kit
+
+check: .venv/ready       ## format, lint, undefined names, types, layers, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m pyflakes tests bench docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python docs/generate.py --check

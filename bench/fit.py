@@ -1,6 +1,7 @@
 """What fits into 24 GiB: 3B and 7B shapes in NF4 with LoRA, ours and TRL's, growing answers until the memory ends.
 
     python bench/fit.py                   needs CUDA; no network: random weights from the shapes' configs
+    python bench/fit.py --answers 1024,4096     no search: just whether these lengths fit; a few minutes
     python bench/fit.py --tiny            a tiny shape and no cap, on any machine: tries the script itself
 
 For each shape: the longest answer whose update fits at G = 8 and a prompt of 512, tokens a second there, and the peak. The
@@ -65,38 +66,48 @@ def trl_update(folder: Path) -> Callable[[list], Any]:
     return TrlUpdate(loaded(folder), tokenizer, per_device_rows=1, gradient_checkpointing=True, bf16=on_gpu).update
 
 
-def longest(update: Callable[[list], Any], limit: int, vocabulary: int) -> dict[str, float]:
+def longest(update: Callable[[list], Any], limit: int, vocabulary: int) -> dict[str, Any]:
     """Doubles the answers until one update does not fit, then halves the gap four times."""
-    best, fits, step = {}, 0, 512 if limit > 512 else 64
+    best: dict[str, Any] = {}
+    step = 512 if limit > 512 else 64
     low, high = 0, None
     length = step
     while length <= limit and (high is None or high - low > step // 2):
-        answers = answers_of(1, min(512, length), length, length, vocabulary)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            update(answers)
-            spent = measure.seconds(lambda answers=answers: update(answers))
-        except torch.OutOfMemoryError:
-            high = length
+        found = tried(update, length, vocabulary)
+        if found["fits"]:
+            low, best = length, found
         else:
-            peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
-            low = fits = length
-            best = {"longest_answer": fits, "answer_tokens_per_second": G * length / spent, "peak_gib": peak}
+            high = length
         length = 2 * low if high is None else (low + high) // 2
     return best
+
+
+def tried(update: Callable[[list], Any], length: int, vocabulary: int) -> dict[str, Any]:
+    """An update on one group of answers of that length, twice, the second one timed. Does it fit?"""
+    answers = answers_of(1, min(512, length), length, length, vocabulary)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        update(answers)
+        spent = measure.seconds(lambda: update(answers))
+    except torch.OutOfMemoryError:
+        return {"fits": False, "answers": length}
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    return {"fits": True, "answers": length, "answer_tokens_per_second": G * length / spent, "peak_gib": peak}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--shapes", default="3B,7B")
+    parser.add_argument("--answers", help="lengths to try, comma-separated; default: search the longest that fits")
     args = parser.parse_args()
     if not args.tiny and not torch.cuda.is_available():
         raise SystemExit("bench/fit.py measures a GPU: there is none here; --tiny tries the script on a CPU")
-    rows: dict[str, Any] = {}
+    lengths = [int(length) for length in args.answers.split(",")] if args.answers else []
+    settings = {"cap_gib": CAP_GIB, "G": G, "lora_rank": RANK, "prompt": 512}
     for shape in ["tiny"] if args.tiny else args.shapes.split(","):
         with tempfile.TemporaryDirectory() as name:
             write(shape, Path(name))
@@ -107,14 +118,17 @@ def main() -> None:
             makers = {"ours": our_update} | ({"TRL": trl_update} if importlib.util.find_spec("trl") else {})
             for who, make in makers.items():
                 update = make(Path(name))
-                rows[f"{shape}, {who}"] = found = longest(update, 128 if args.tiny else 32768, 250)
-                print(f"{shape}, {who}: {found}")
+                if lengths:
+                    rows = {f"{shape}, {who}, {length:,}": tried(update, length, 250) for length in lengths}
+                else:
+                    rows = {f"{shape}, {who}": longest(update, 128 if args.tiny else 32768, 250)}
+                for row, found in rows.items():
+                    print(f"{row}: {found}", flush=True)
+                print(measure.keep("fit", settings, rows, trial=args.tiny))  # now: a later one may take all the time there is
                 del update
                 gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.set_per_process_memory_fraction(1.0)
-    if not args.tiny:
-        print(measure.keep("fit", {"cap_gib": CAP_GIB, "G": G, "lora_rank": RANK, "prompt": 512}, rows))
 
 
 if __name__ == "__main__":

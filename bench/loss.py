@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--peers", help="which to time, comma-separated; default: all that are installed")
     args = parser.parse_args()
     n, d, v = (512, 256, 32768) if args.quick else (2048, 2048, 151936)
-    rows = {}
+    settings = {"tokens": n, "width": d, "vocabulary": v, "rounds": args.rounds}
     for name in args.dtypes.split(","):
         dtype = getattr(torch, name)
         works, missing = head_peers.available(measure.device().type, dtype)
@@ -97,9 +97,7 @@ def main() -> None:
             table.setdefault(peer, {})["worst_gradient_error"] = error
             if peer not in timed and peer != "own":
                 print(f"{peer:32} {'not timed':>12} {error:39.1e}")
-        rows[name] = table
-    if not args.quick:
-        print(measure.keep("loss", {"tokens": n, "width": d, "vocabulary": v, "rounds": args.rounds}, rows))
+        print(measure.keep("loss", settings, {name: table}, trial=args.quick))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import platform
 import statistics
 import time
@@ -85,24 +86,47 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     return peak
 
 
-def keep(name: str, settings: dict[str, Any], rows: dict[str, Any]) -> Path:
-    """Store rows beside the benches, with date, machine and versions: NAME-cpu.json or NAME-gpu.json."""
-    where = device().type
-    machine = torch.cuda.get_device_name() if where == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+def about() -> dict[str, Any]:
+    """Date, machine, what its processor can, and versions. Asks the GPU its name, so a process that calls it may hold some."""
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if device().type == "cuda":
+        machine = torch.cuda.get_device_name()
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     flags = [f for f in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if capabilities.get(f)]
-    versions = {}
+    return {"date": time.strftime("%Y-%m-%d"), "machine": machine, "cpu": flags, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make a difference and are here."""
+    found = {}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
-    result = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "cpu": flags, "versions": versions, "settings": settings}
-    out = Path(__file__).parent / "baselines" / f"{name}-{'gpu' if where == 'cuda' else 'cpu'}.json"
+    return found
+
+
+def keep(name: str, settings: dict[str, Any], rows: dict[str, Any], *, trial: bool = False) -> str:
+    """Store rows with date, machine and versions as NAME-cpu.json or NAME-gpu.json; says where. `trial`: too small to compare.
+
+    The folder is $BENCH_OUT; without it `baselines` beside the benches, where no trial is kept.
+    """
+    folder = os.environ.get("BENCH_OUT")
+    if trial and not folder:
+        return "a trial: not kept"
+    out = Path(folder or Path(__file__).parent / "baselines") / f"{name}-{'gpu' if device().type == 'cuda' else 'cpu'}.json"
     if out.exists():  # rows of other types or cases that this run left out stay
         rows = json.loads(out.read_text("utf-8"))["rows"] | rows
-    out.write_text(json.dumps(_rounded(result | {"rows": rows}), indent=1) + "\n", "utf-8")
-    return out
+    write(out, about() | {"settings": settings, "rows": rows})
+    return str(out)
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """As JSON, numbers to four digits; whole at any moment."""
+    new = out.with_suffix(".new")
+    new.write_text(json.dumps(_rounded(result), indent=1) + "\n", "utf-8")
+    new.replace(out)
 
 
 def _rounded(value: Any) -> Any:
@@ -110,4 +134,4 @@ def _rounded(value: Any) -> Any:
         return float(f"{value:.4g}")
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value

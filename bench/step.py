@@ -2,6 +2,7 @@
 
     python bench/step.py                 all cases, ten minutes on two cores
     python bench/step.py --layouts       rows, packed and shared prompt of our own side by side
+    python bench/step.py --quick         two cases of each table, none with long answers; --tiny tries the script itself
 
 Both train the same LoRA model made from a config; answers are made up, so every one has an advantage and is trained. An update is
 forward, backward, clip and AdamW. TRL runs with its defaults (8 rows a device), or 32 rows where that is faster, and shuffles
@@ -12,7 +13,7 @@ generation to both.
 import argparse
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -113,10 +114,10 @@ CASES = {  # model, prompts, prompt tokens, shortest and longest answer
 }
 
 
-def beside_trl(rounds: int) -> dict[str, Any]:
+def beside_trl(rounds: int, names: Iterable[str]) -> dict[str, Any]:
     rows = {}
-    for name, case in CASES.items():
-        rows[name] = table = one_case(*case, rounds)
+    for name in names:
+        rows[name] = table = one_case(*CASES[name], rounds)
         trl, step, own = table["TRL"], table["TRL to ours, whole step"], table["ours"]
         print(f"{name} ({own['layout']}): TRL takes {trl['median']:.2f} x our update ({trl['min']:.2f}-{trl['max']:.2f})")
         print(f"    {step['median']:.2f} x our step; peak {own['peak_mib']:.0f} against {trl['peak_mib']:.0f} MiB")
@@ -161,11 +162,11 @@ RATIOS = {  # prompt tokens, shortest and longest answer
 }  # fmt: skip
 
 
-def side_by_side(rounds: int) -> dict[str, Any]:
+def side_by_side(rounds: int, names: Iterable[str]) -> dict[str, Any]:
     """Our three layouts at three ratios of prompt and completion, equal and mixed lengths."""
     rows = {}
-    for name, lengths in RATIOS.items():
-        answers, model = answers_of(2, *lengths, 4096), model_of("small")
+    for name in names:
+        answers, model = answers_of(2, *RATIOS[name], 4096), model_of("small")
         updates = {layout: ours(copy.deepcopy(model), (layout,))[0] for layout in LAYOUT}
         calls = {layout: partial(update, answers) for layout, update in updates.items()}
         table = measure.ratios(measure.interleaved(calls, rounds), "rows")
@@ -199,13 +200,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layouts", action="store_true", help="only our own layouts; needs no TRL")
+    parser.add_argument("--quick", action="store_true", help="two cases of each table")
+    parser.add_argument("--tiny", action="store_true", help="one case of each: tries the script itself")
     args = parser.parse_args()
     alone = args.layouts or importlib.util.find_spec("trl") is None
     if alone and not args.layouts:
         print("TRL is not installed: our own layouts only")
-    rows = {} if alone else {"beside TRL": beside_trl(args.rounds)}
-    rows |= {"layouts": side_by_side(args.rounds), "memory": growing()}
-    print(measure.keep("layouts" if alone else "step", {"rounds": args.rounds, "G": G, "micro_tokens": MICRO_TOKENS}, rows))
+    cases, ratios = tuple(CASES), tuple(RATIOS)
+    if args.quick:
+        cases, ratios = ("small model, equal lengths", "vocabulary 152k on a small trunk"), ("4:1", "1:1, mixed")
+    if args.tiny:
+        cases, ratios = cases[:1], ratios[:1]
+    tables: dict[str, Callable[[], dict[str, Any]]] = {} if alone else {"beside TRL": partial(beside_trl, args.rounds, cases)}
+    tables["layouts"] = partial(side_by_side, args.rounds, ratios)
+    if not args.tiny:
+        tables["memory"] = growing
+    settings = {"rounds": args.rounds, "G": G, "micro_tokens": MICRO_TOKENS}
+    for name, make in tables.items():  # each is kept at once: the next may be more than there is time for
+        kept = measure.keep("layouts" if alone else "step", settings, {name: make()}, trial=args.quick or args.tiny)
+    print(kept)
 
 
 if __name__ == "__main__":

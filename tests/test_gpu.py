@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_layout import made
-from test_logprob import certain, double, naive
+from test_logprob import certain, double, exact, naive
 from test_logprob import made as head_made
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
