@@ -1,7 +1,9 @@
 """Checkpoints: whole or not at all, and a resumed run is the run."""
 
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -39,6 +41,22 @@ def test_restores_every_bit(tmp_path, run):
         assert torch.equal(a, b)
     assert fresh.objective.length_lambda == run.objective.length_lambda
     assert fresh.policy.version == state.policy_version == 1
+
+
+def test_numbers_of_numpy_and_python_go_on_too_and_older_checkpoints_have_none_of_numpy(tmp_path, run):
+    write(tmp_path, run, 1)
+    expected = np.random.randint(2**31, size=700).tolist(), np.random.standard_normal(), random.random()
+    folder = checkpoint.find(tmp_path)[0]
+
+    def drawn():
+        checkpoint.load(folder, run.policy)
+        return np.random.randint(2**31, size=700).tolist(), np.random.standard_normal(), random.random()
+
+    assert drawn() == drawn() == expected
+    tensors = torch.load(folder / "trainer.pt", weights_only=True)
+    del tensors["rng"]["numpy"]
+    torch.save(tensors, folder / "trainer.pt")
+    assert drawn()[0] != expected[0] and drawn()[2] == expected[2]
 
 
 def test_keeps_the_last_two_and_the_best(tmp_path, run):

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from support import tiny_recipe
 
 from lgrpo_lite.engines.base import SamplingParams, engine_name, installed, open_engine
-from lgrpo_lite.engines.vllm import TESTED, check_version
+from lgrpo_lite.engines.vllm_fit import TESTED, check_version
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.machine import cuda_devices
 from lgrpo_lite.objective.objective import Objective

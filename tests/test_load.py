@@ -14,7 +14,7 @@ from support import lgrpo, tiny_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from lgrpo_lite.batch import for_scoring
-from lgrpo_lite.engines.vllm import serving_dtype
+from lgrpo_lite.engines.vllm_fit import serving_dtype
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.policy import load
 from lgrpo_lite.policy.fingerprint import fingerprint

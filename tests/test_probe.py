@@ -4,9 +4,11 @@ import itertools
 import json
 import math
 import random
+import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,11 +18,13 @@ from support import lgrpo, tiny_recipe
 
 import lgrpo_lite.engines.probe as probe
 import lgrpo_lite.train.loop as loop
+from lgrpo_lite.batch import for_scoring
 from lgrpo_lite.engines.probe import Slope, SyncProof, demand_passed, proof_of
-from lgrpo_lite.engines.selftest import stages
+from lgrpo_lite.engines.selftest import stages, timed
 from lgrpo_lite.engines.transformers import TransformersEngine, TransformersSampler
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.policy.fingerprint import fingerprint
+from lgrpo_lite.policy.passes import SCORED_TOKENS
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
@@ -321,6 +325,58 @@ def test_noise_of_a_kernel_raises_no_alarm_over_30_updates(monkeypatch):
         updated(run, 10 ** (-4 + seed % 3), seed)  # far below the noise, near it, above it
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "fails"),
+    [
+        (0.0015, 0.0015, ()),  # the first proof records: there is nothing stale yet
+        (0.0025, 0.0, (True, False)),  # more than two kernels may differ by
+        (0.0001, 0.0008, ()),  # later ones may differ by what one kernel does
+        (0.0001, 0.0015, (False, True)),
+        (0.0004, 0.0015, ()),  # or by five times what the first did
+        (0.0015, 0.0025, (False, True)),  # but never by more than two kernels
+    ],
+)
+def test_prompts_through_the_cache_may_differ_by_rounding(monkeypatch, first, later, fails):
+    """fp32: 0.001 of one kernel with itself, 0.002 of two."""
+    run, apart = started(cache=True), [0.0]
+    real = TransformersSampler.generate
+
+    def generate(self, prompts, n, settings, prefixes=None):
+        rows = real(self, prompts, n, settings, prefixes)
+        if not settings.salt:
+            return rows
+        return [[replace(c, logprobs=tuple(x + apart[0] for x in c.logprobs)) for c in row] for row in rows]
+
+    monkeypatch.setattr(TransformersSampler, "generate", generate)
+    found = []
+    for apart[0] in (first, later):
+        found.append("prefix cache" in failed(proved(run)))
+    assert tuple(found) == (fails or (False, False))
+
+
+def test_scoring_in_small_passes_gives_the_same_numbers(monkeypatch):
+    """What a proof scores while keys and values are there has at most so many tokens at once, padding included."""
+    run = started("model.weights=fp32")
+    updated(run, 0.02)
+    with run.engine.serving(run.policy) as sampler:
+        answers = sampler.generate(run.proof.prompts, probe.ANSWERS, run.sampling)
+    batch = for_scoring([(p, c) for p, row in zip(run.proof.prompts, answers, strict=True) for c in row])
+    with torch.no_grad():
+        whole = run.policy.logprobs(batch).logp
+    sizes, real = [], Policy.logprobs
+
+    def logprobs(self, part, **more):
+        sizes.append(part.num_sequences * (int(part.length.max()) - 1))
+        return real(self, part, **more)
+
+    monkeypatch.setattr(Policy, "logprobs", logprobs)
+    torch.testing.assert_close(probe.scored(run.policy, batch), whole, rtol=0, atol=2e-6)
+    assert len(sizes) > 1 and max(sizes) <= SCORED_TOKENS
+    sizes.clear()
+    proved(run)
+    assert max(sizes) <= SCORED_TOKENS
+
+
 class OtherKernel(TransformersEngine):
     """Samples with a copy of its own, in other precision."""
 
@@ -353,10 +409,19 @@ def test_a_real_copy_in_bf16_raises_no_alarm_and_a_forgotten_sync_does():
 # ------------------------------------------------------------------------------------------- nothing left behind
 
 
+def random_numbers() -> list[torch.Tensor]:
+    _, keys, *rest = np.random.get_state()
+    return [
+        torch.get_rng_state(),
+        torch.from_numpy(keys.copy()).view(torch.uint8),
+        torch.tensor(rest[0]).view(1).view(torch.uint8),
+    ]
+
+
 def everything(run) -> tuple:
     """All that a proof must leave as it was. Not Python's random numbers: beartype draws from them while testing."""
     policy = run.policy
-    state = torch.cat([torch.get_rng_state(), *(p.detach().flatten().view(torch.uint8) for p in policy.trainable())])
+    state = torch.cat([*random_numbers(), *(p.detach().flatten().view(torch.uint8) for p in policy.trainable())])
     modes = [m.training for m in policy.model.modules()]
     off = [m.disable_adapters for m in policy.model.modules() if isinstance(m, LoraLayer)]
     return state.numpy().tobytes(), fingerprint(policy.model), modes, off, policy.temperature, policy.version
@@ -456,6 +521,27 @@ def test_selftest_gives_one_json_object(capsys):
     assert named == ["as loaded", "an adapter", "another adapter", "temperature 0.7"]
     assert all(row["passed"] for row in whole["result"])
     assert {"stamp", "adapter", "version", "agreement", "base answers"} <= {row["check"] for row in whole["result"]}
+    rollout, recipe = whole["rollout"], tiny_recipe(*SMALL)
+    assert (rollout["weights"], rollout["engine"]) == (recipe.model.weights, "transformers")
+    assert rollout["answers"] == recipe.rollout.prompts_per_step * recipe.rollout.group_size
+    assert 0 < rollout["tokens"] <= rollout["answers"] * rollout["limit"] and rollout["limit"] == recipe.model.max_new_tokens
+    assert rollout["tokens_per_second"] == rollout["tokens"] / rollout["seconds"] > 0
+
+
+def test_selftest_says_how_fast_the_rollouts_are(capsys):
+    code, out, _ = selftest(capsys)
+    last, of = out.splitlines()[-1], r"\(fp32, transformers, 8 answers of up to 16 tokens\)"
+    said = re.fullmatch(rf"rollout ([\d,]+) tokens/s {of}", last)
+    assert code == 0 and said and int(said[1].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize(("asked", "n", "answers"), [(40, 4, 128), (40, 200, 128), (3, 50, 100), (2, 4, 8)])
+def test_a_rollout_is_timed_in_bounds(asked, n, answers):
+    run = started()
+    for longest, limit in ((4, 4), (500, 64)):
+        found = timed(run.engine, run.policy, run.prompts.first(asked), n, longest=longest)
+        assert (found.answers, found.limit) == (answers, limit) and answers <= found.tokens <= limit * answers
+        assert found.tokens_per_second > 0
 
 
 def test_selftest_finds_a_planted_fault(capsys, monkeypatch):
@@ -464,6 +550,7 @@ def test_selftest_finds_a_planted_fault(capsys, monkeypatch):
     whole = json.loads(out)
     wrong = {row["check"] for row in whole["result"] if not row["passed"]}
     assert code == 6 and whole["ok"] is False and {"adapter", "version"} <= wrong
+    assert whole["rollout"] is None  # how fast a wrong sampler is says nothing
     assert "error: the rollouts do not come from this policy" in err and "at  selftest of tiny-math" in err
     assert "Traceback" not in err
 

@@ -90,8 +90,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _out_of_memory(error: Exception) -> OutOfMemory | None:
-    if type(error).__name__ != "OutOfMemoryError":
-        return None
+    if type(error).__name__ != "OutOfMemoryError" and not (isinstance(error, RuntimeError) and "out of memory" in str(error)):
+        return None  # torch's own, or what the driver says through other libraries
     return OutOfMemory(
         f"the GPU is out of memory: {str(error).split('. ')[0]}",
         where="memory, rollout",

@@ -16,12 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, for_scoring
 from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
 from lgrpo_lite.errors import VerificationError
+from lgrpo_lite.layout import split
+from lgrpo_lite.policy.checkpoint import random_kept
 from lgrpo_lite.policy.fingerprint import fingerprint
+from lgrpo_lite.policy.passes import SCORED_TOKENS
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
 
@@ -92,11 +96,10 @@ class SyncProof:
     def __call__(self, sampler: Sampler) -> list[Check]:
         """All checks, inside `engine.serving`. No random number of the run is used up, no parameter is changed."""
         policy = self.policy
-        devices = [policy.device] if policy.device.type == "cuda" else []
         training = policy.model.training
         policy.model.eval()
         try:
-            with torch.random.fork_rng(devices), torch.no_grad():
+            with random_kept(), torch.no_grad():
                 torch.manual_seed(SEED + self.count)
                 self.count += 1
                 checks = list(self._checks(sampler))
@@ -142,7 +145,7 @@ class SyncProof:
             yield self._base_answers(sampler)
 
     def _scored(self, batch: TrainBatch) -> Tensor:
-        return self.policy.logprobs(batch).logp.double()
+        return scored(self.policy, batch).double()
 
     @contextmanager
     def _adapter(self, other: Sequence[Tensor]) -> Iterator[None]:
@@ -193,7 +196,8 @@ class SyncProof:
     def _prefixes(self, sampler: Sampler, temperature: float) -> Check:
         """First tokens through the prefix cache and past it, after the long prompts and after what is left of them.
 
-        At the first proof there was one adapter only, so nothing can be stale: what differs then is rounding.
+        At the first proof there was one adapter only, so nothing can be stale: what differs then is rounding, since cached and
+        fresh prompts may take different kernels. Later ones may differ by some of that more, as far as kernels may at all.
         """
         cut = [replace(p, token_ids=p.token_ids[: len(p.token_ids) - k]) for p in self.prompts[2:] for k in range(CUTS)]
         draw = SamplingParams(FLATTER * temperature, 1)  # log-probs of unlikely tokens move most
@@ -202,11 +206,11 @@ class SyncProof:
         pairs = [(_by_token(one), _by_token(other)) for one, other in zip(cached, fresh, strict=True)]
         apart = [abs(one[token] - other[token]) for one, other in pairs for token in one.keys() & other.keys()]
         mean = sum(apart) / len(apart) if apart else 0.0
-        limit = SAME[self.weights]
+        limit = BAND[self.weights]
         if self._rounding is None:
             self._rounding = mean
         else:
-            limit = min(limit, max(limit / 6, 5 * self._rounding))
+            limit = min(limit, max(SAME[self.weights], 5 * self._rounding))
         found = f"{len(apart)} first tokens through the prefix cache and past it: mean |Δlogp| {mean:.2g}, accepted {limit:.2g}"
         return Check("prefix cache", mean <= limit, found, sure=bool(apart))
 
@@ -226,6 +230,16 @@ class SyncProof:
             f"greedy answers of the base and those of the start: mean |Δlogp| {mean:.2g}, {lost} of {len(now)} begin otherwise"
         )
         return Check("base answers", mean <= SAME[self.weights] and lost <= len(now) // 2, found)
+
+
+@torch.no_grad()
+def scored(policy: Policy, batch: TrainBatch) -> Float[Tensor, " T"]:
+    """`policy.logprobs` of a batch without gradient, in passes of at most SCORED_TOKENS tokens: a sampler's keys and values
+    may be on the GPU too."""
+    logp = torch.empty_like(batch.advantage)
+    for rows, part in split(batch, SCORED_TOKENS):
+        logp[batch.tokens_of(rows)] = policy.logprobs(part).logp
+    return logp
 
 
 def _slope(name: str, slope: Slope, d: Tensor, one: str, other: str) -> Check:

@@ -1,18 +1,21 @@
-"""The proofs of a run, made hard on purpose: an adapter that changes much, twice, and another temperature."""
+"""The proofs of a run, made hard on purpose: an adapter that changes much, twice, and another temperature. And its speed."""
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from lgrpo_lite import progress
 from lgrpo_lite.batch import for_scoring
 from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
-from lgrpo_lite.engines.probe import Check, SyncProof
+from lgrpo_lite.engines.probe import Check, SyncProof, scored
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.types import Prompt
 
 MOVED = 0.1  # mean |Δ log-prob| that a made-up adapter shall cause at least, nats a token
 OTHER = 0.7  # temperature tried when the recipe's is 1
+TIMED_ANSWERS, TIMED_TOKENS = 128, 64  # at most, of the rollout that is timed: seconds, where a whole one may take minutes
 
 
 def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[tuple[str, Sequence[Check]]]:
@@ -52,7 +55,7 @@ def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) 
     with engine.serving(policy) as sampler:
         answers = sampler.generate(proof.prompts, 1, SamplingParams(policy.temperature, 16))
     batch = for_scoring([(prompt, row[0]) for prompt, row in zip(proof.prompts, answers, strict=True)])
-    before = policy.logprobs(batch).logp
+    before = scored(policy, batch)
     drawn = torch.Generator().manual_seed(seed)
     noise = [torch.randn(p.shape, generator=drawn) * (2e-3 * p.shape[-1] ** -0.5) for p in policy.trainable()]
     moved = 0.0
@@ -60,8 +63,35 @@ def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) 
         for parameter, change in zip(policy.trainable(), noise, strict=True):
             parameter += change.to(parameter.device, parameter.dtype)
         noise = [2 * change for change in noise]
-        moved = float((policy.logprobs(batch).logp - before).abs().mean())
+        moved = float((scored(policy, batch) - before).abs().mean())
         if moved >= MOVED:
             break
     policy.version += 1
     return moved
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One rollout: how many answers of at most `limit` tokens, how many tokens they came to, and how long that took."""
+
+    answers: int
+    limit: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+def timed(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], n: int, *, longest: int) -> Speed:
+    """The rollout of a step, n answers to each prompt, cut to TIMED_ANSWERS of TIMED_TOKENS. Waking and handing over apart."""
+    n = min(n, TIMED_ANSWERS)
+    asked, limit = prompts[: max(1, TIMED_ANSWERS // n)], min(longest, TIMED_TOKENS)
+    progress.told("timing a rollout", 0, 1)
+    with engine.serving(policy) as sampler:
+        begin = time.perf_counter()
+        rows = sampler.generate(asked, n, SamplingParams(policy.temperature, limit))
+        seconds = time.perf_counter() - begin
+    progress.told("timing a rollout", 1, 1)
+    return Speed(n * len(asked), limit, sum(len(c.token_ids) for row in rows for c in row), seconds)

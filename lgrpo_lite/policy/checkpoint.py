@@ -11,10 +11,13 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lgrpo_lite.errors import DataError
@@ -113,17 +116,38 @@ def improved(state: State, score: float | None) -> State:
 
 
 def random_state() -> dict[str, Any]:
+    """Of every generator that a run, its rewards or its engine may draw from, as tensors, lists and numbers."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     version, internal, gauss = random.getstate()
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": [version, list(internal), gauss]}
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+    }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave; a generator that an older checkpoint did not keep goes on as it is."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+    if "numpy" in state:
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """What is drawn inside it is not missed afterwards."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 def _seal(folder: Path) -> None:

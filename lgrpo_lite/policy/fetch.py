@@ -1,12 +1,14 @@
 """Downloads and loading of the libraries under us, told as progress: their own bars are replaced, never drawn beside them."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import is_offline_mode, snapshot_download
+from httpx import HTTPError
+from huggingface_hub import is_offline_mode, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import are_progress_bars_disabled
 from tqdm import tqdm
 from transformers.utils import logging
@@ -77,13 +79,33 @@ def bars_told() -> Iterator[None]:
         logging.set_tqdm_hook(before)
 
 
-def fetch_ahead(model_id: str, revision: str | None) -> None:
+def fetch_ahead(model_id: str, revision: str | None) -> str:
     """The weights of a model on the Hub into its cache, for an engine that would fetch them without a word.
 
+    What to give that engine: the folder with them, so that it has nothing to ask the Hub; `model_id` where there is none.
     Whatever goes wrong, and whatever else it needs, that engine meets again and says so.
     """
-    if Path(model_id).exists() or is_offline_mode():
-        return
-    files = {"allow_patterns": list(WEIGHTS), "ignore_patterns": list(OTHERS)}
-    with suppress(OSError, ValueError):
-        snapshot_download(model_id, revision=revision, tqdm_class=download_bar(f"downloading {model_id}"), **files)
+    if Path(model_id).exists():
+        return model_id
+    if not is_offline_mode():
+        files = {"allow_patterns": [*WEIGHTS, "*.json"], "ignore_patterns": list(OTHERS)}
+        with suppress(OSError, ValueError, HTTPError):
+            snapshot_download(model_id, revision=revision, tqdm_class=download_bar(f"downloading {model_id}"), **files)
+    folder = _cached(model_id, revision)
+    return model_id if folder is None else str(folder)
+
+
+def _cached(model_id: str, revision: str | None) -> Path | None:
+    """The folder in the Hub's cache that holds this revision's configuration and all its weights; asks no network."""
+    with suppress(ValueError):  # not the name of a repository
+        config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+        if isinstance(config, str) and _whole(Path(config).parent):
+            return Path(config).parent
+    return None
+
+
+def _whole(folder: Path) -> bool:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return all((folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values())
+    return any(folder.glob("*.safetensors"))

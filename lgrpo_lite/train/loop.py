@@ -120,9 +120,7 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
         record, groups, refused = StepRecord(step, run.policy.version, skipped=str(fault)), [], state.refused + 1
         folder.event("step_refused", step=step, reason=str(fault))
     finally:
-        for message in run.told:  # what did not fit, also where nothing was left to shrink
-            folder.event("warning", step=step, message=message)
-        run.told.clear()
+        _warn(run, folder, step)  # also where nothing was left to shrink
     decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
     folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode))
     state = dataclasses.replace(state, step=step, refused=refused, score=None, **_position(run))
@@ -134,6 +132,14 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
             fix="look at the completions of that step; start again under another --name with a smaller optim.lr",
         )
     return state
+
+
+def _warn(run: Run, folder: RunFolder, step: int) -> None:
+    """Of what did not fit, and of what the engine found out."""
+    for told in (run.told, getattr(run.engine, "told", [])):
+        for message in told:
+            folder.event("warning", step=step, message=message)
+        told.clear()
 
 
 def _prove(run: Run, folder: RunFolder, step: int) -> None:
@@ -160,6 +166,7 @@ def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> S
     kept = folder.path / "evals" / f"step-{state.step:06d}.jsonl.gz"
     began = time.monotonic()
     result = evaluate(run, state.step, lambda: stop.asked, kept)
+    _warn(run, folder, state.step)
     if result is None:
         return state
     folder.evaluation(dataclasses.asdict(result) | {"seconds": time.monotonic() - began})

@@ -1,4 +1,4 @@
-"""A real vLLM server of tiny-math on loopback, one a session."""
+"""A real vLLM server of tiny-math on loopback, one a session; and how many tests ran with each shape of vLLM in this process."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from like_cuda import SHAPES
 
 LOG = pytest.StashKey[Path]()
 STARTS_WITHIN = 600  # seconds; half a minute on two quiet cores
@@ -63,6 +64,13 @@ def pytest_runtest_makereport(item, call):
     if report.failed and log and "server_url" in item.fixturenames:
         report.sections.append(("end of the vLLM server's log", "\n".join(log.read_text("utf-8").splitlines()[-40:])))
     return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Of the tests that ran: skipped ones have nothing to do with that kind of engine."""
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+    counts = [f"{sum(shape in name for name in passed)} {shape}" for shape in SHAPES]
+    terminalreporter.write_line(f"tests that passed with a vLLM in this process: {', '.join(counts)}")
 
 
 def _wait(url: str, server: subprocess.Popen) -> None:

@@ -1,27 +1,22 @@
-"""vLLM in this process: the contract of an engine, one copy of the weights, and the proofs with faults planted."""
+"""vLLM in this process, as on a CPU and as on CUDA: the contract of an engine, one copy of the weights, the proofs with faults
+planted."""
 
 import gc
-import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from like_cuda import LOST, SHAPES, shaped
 from support import tiny_recipe
 
 pytest.importorskip("vllm")
-import psutil
-from transformers import AutoModelForCausalLM, Qwen2Config
-
 from lgrpo_lite.batch import for_scoring
-from lgrpo_lite.engines.base import SamplingParams, open_engine
+from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.probe import demand_passed, proof_of
 from lgrpo_lite.engines.selftest import stages, stir
 from lgrpo_lite.errors import VerificationError
-from lgrpo_lite.policy.fingerprint import fingerprint
-from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.train.build import build
 
 KINDS = {  # engine, weights, one copy; |Δlogp| to the trainer: mean and largest, nats a token
@@ -41,22 +36,28 @@ def recipe_of(kind: str, *more: str):
     return tiny_recipe(*own, "rollout.vllm.kv_cache_gb=0.1", "data.eval.limit=16", *more)
 
 
-def grouped(kind: str):
-    """All tests of one engine in one process; that of the server where its other tests are."""
-    return pytest.param(kind, marks=pytest.mark.xdist_group("server" if "server" in kind else kind))
+def engines():
+    """(kind, shape): all tests of one in one process; those of the server where its other tests are."""
+    for kind, (engine, *_) in KINDS.items():
+        for shape in SHAPES if engine == "vllm" else (None,):
+            name = f"{kind}, {shape}" if shape else kind
+            group = "server" if engine == "vllm-server" else name
+            yield pytest.param((kind, shape), id=name, marks=pytest.mark.xdist_group(group))
 
 
-@pytest.fixture(scope="module", params=map(grouped, KINDS))
+@pytest.fixture(scope="module", params=engines())
 def run(request):
     """A run of every kind of engine, with an adapter that is not zero."""
-    server = [f"rollout.server.url={request.getfixturevalue('server_url')}"] if "server" in request.param else []
-    made = build(recipe_of(request.param, *server))
-    made.kind = request.param
-    stir(made.engine, made.policy, made.proof, seed=1)
-    yield made
-    made.engine.close()
-    del made
-    gc.collect()
+    kind, shape = request.param
+    server = [f"rollout.server.url={request.getfixturevalue('server_url')}"] if "server" in kind else []
+    with shaped(shape) if shape else nullcontext():
+        made = build(recipe_of(kind, *server))
+        made.kind, made.shape = kind, shape
+        stir(made.engine, made.policy, made.proof, seed=1)
+        yield made
+        made.engine.close()
+        del made
+        gc.collect()
 
 
 @contextmanager
@@ -145,51 +146,43 @@ def test_base_weights_are_there_once(run):
     assert run.engine.share_weights == KINDS[run.kind][2] and not run.engine.notes
 
 
-@pytest.mark.xdist_group("shared bf16")
-def test_the_trainers_model_takes_no_memory_of_its_own(tmp_path):
-    """Growth of the process, on weights of 180 MB: the shared model next to none, a second copy all of it."""
-    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 16}
-    config = Qwen2Config(**shape, num_key_value_heads=4, vocab_size=2048, eos_token_id=256, bos_token_id=None)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
-    for file in Path(locate("builtin:tiny-math")).glob("token*"):
-        shutil.copy(file, tmp_path)
-    recipe = recipe_of("shared bf16", f"model.id={tmp_path}", "model.lora.rank=1")
-    size = (tmp_path / "model.safetensors").stat().st_size
-    engine = open_engine(recipe)
-    fingerprint(engine.served)  # its own buffers are there from here on
-    grown = growth(lambda: engine.network(recipe))
-    assert engine.share_weights and grown < 0.2 * size
-    assert growth(lambda: load_base(recipe.model, torch.device("cpu"))) > 0.8 * size
-    engine.close()
-
-
-def growth(make) -> int:
-    """Bytes that the process has more of while what `make` made is alive."""
-    gc.collect()
-    before = psutil.Process().memory_info().rss
-    made = make()
-    fingerprint(made)  # reads every weight: pages of a file count once they were read
-    grown = psutil.Process().memory_info().rss - before
-    del made
-    return grown
-
-
-def test_after_a_rollout_the_cache_could_be_released_and_sampling_goes_on(run):
-    """A CPU has no memory to hand back; vLLM says that, and not that requests are still on their way."""
-    if KINDS[run.kind][0] != "vllm":
+def test_between_rollouts_the_cache_is_away_and_sampling_goes_on(run):
+    """A CPU keeps it, and vLLM says why; not that requests are still on their way."""
+    if run.shape is None:
         pytest.skip("another engine")
-    greedy = SamplingParams(0.0, 16)
-    with run.engine.serving(run.policy) as sampler:
-        before = sampler.generate(run.eval_prompts, 1, greedy)
-    run.engine._pause()
-    with pytest.raises(RuntimeError, match="discard is not supported on CPU"):
-        run.engine.llm.release_kv_cache_memory()
-    run.engine._wake()
-    with run.engine.serving(run.policy) as sampler:
-        assert [row[0].token_ids for row in sampler.generate(run.eval_prompts, 1, greedy)] == [r[0].token_ids for r in before]
-    notes = run.engine.notes
-    assert not run.engine._can_release() and "not supported on CPU" in run.engine.notes[-1]
-    run.engine.notes = notes
+    greedy, engine = SamplingParams(0.0, 16), run.engine
+    core = engine.llm.llm_engine.engine_core.engine_core
+    worker = core.model_executor.driver_worker.worker
+
+    def answers():
+        with engine.serving(run.policy) as sampler:
+            return [row[0].token_ids for row in sampler.generate(run.eval_prompts, 1, greedy)]
+
+    before = answers()
+    assert (core.batch_queue is None) == (run.shape == "as on a CPU")
+    if run.shape == "as on CUDA":
+        assert engine.releases and core.model_executor.sleeping_tags == {"kv_cache"} and not core.batch_queue
+        assert worker.model_runner.kv_caches and all(bool((c == LOST).all()) for c in worker.model_runner.kv_caches)
+    else:
+        engine._pause()
+        with pytest.raises(RuntimeError, match="discard is not supported on CPU"):
+            engine.llm.release_kv_cache_memory()
+    assert answers() == before and not engine.told
+
+
+def test_a_vllm_that_refuses_to_give_back_its_cache_keeps_it(run):
+    """The one of a CPU refuses; whoever plans memory is told how much stays."""
+    if run.shape != "as on a CPU":
+        pytest.skip("it gives back")
+    engine, notes = run.engine, run.engine.notes
+    engine.releases = engine._can_release()
+    assert not engine.releases and "keeps its KV cache while training: " in engine.notes[-1]
+    assert "not supported on CPU" in engine.notes[-1] and engine.cache_stays == 0
+    engine.on_gpu = True
+    assert engine.cache_stays == int(0.1 * 2**30)
+    engine.on_gpu, engine.notes = False, notes
+    with engine.serving(run.policy) as sampler:
+        assert len(sampler.generate(run.eval_prompts, 1, run.sampling)) == len(run.eval_prompts)
 
 
 def test_selftest_is_green(run):
@@ -226,10 +219,11 @@ def last_versions_adapter(run):
 
 @contextmanager
 def one_name_and_no_reset(run):
-    """Every version under the name and folder of the first, and the prefix cache never reset."""
+    """Every version under the name and folder of the first, and the prefix cache never reset: giving it back would do that."""
     from vllm.lora.request import LoRARequest
 
     engine, folder = run.engine, run.engine.folder.path / "same"
+    releases, engine.releases = engine.releases, False
 
     def sync(self, policy):
         if folder.exists():
@@ -248,6 +242,7 @@ def one_name_and_no_reset(run):
         yield
     engine.llm.llm_engine.remove_lora(999)
     engine._synced = engine._request = None
+    engine.releases = releases
 
 
 @contextmanager
@@ -305,6 +300,6 @@ def test_a_planted_fault_is_found(run, fault):
     with pytest.raises(VerificationError, match=fault) as error:
         demand_passed(checks, "here")
     assert error.value.exit_code == 6
+    run.proof = proof_of(run.engine, run.policy, run.prompts.prompts, run.recipe)
     with run.engine.serving(run.policy) as sampler:
-        proof(sampler)  # the adapter it compares with next is this one
-        demand_passed(proof(sampler), "after the fault")
+        demand_passed(run.proof(sampler), "after the fault")
