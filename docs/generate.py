@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from lgrpo_lite.cli import config
 from lgrpo_lite.cli.main import VERBS
 from lgrpo_lite.config import Lora, Recipe
 from lgrpo_lite.objective.named import NAMED
-from lgrpo_lite.policy import budget
+from lgrpo_lite.policy import budget, passes
 from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.shape import Shape, shapes
 from lgrpo_lite.recipe import load_recipe
-from lgrpo_lite.train import plan
+from lgrpo_lite.train import parts, plan
 from lgrpo_lite.train.check import check
 
 HERE = Path(__file__).parent
@@ -48,6 +49,7 @@ def algorithms() -> str:
 def performance() -> str:
     """performance.in.md with its tables from bench/baselines."""
     text = (HERE / "performance.in.md").read_text("utf-8")
+    contact = HERE.parent / "bench" / "baselines" / "first-contact-gpu.json"
     loss, step = (
         json.loads((HERE.parent / "bench" / "baselines" / f"{name}-cpu.json").read_text("utf-8")) for name in ("loss", "step")
     )
@@ -59,6 +61,7 @@ def performance() -> str:
         "layouts": _layouts(step["rows"]["layouts"]),
         "memory": "| layout | 512 against 128 |\n|---|---:|\n"
         + "\n".join(f"| {layout} | {row['growth']:.2f} x |" for layout, row in step["rows"]["memory"].items()),
+        "first contact": first_contact(json.loads(contact.read_text("utf-8")) if contact.exists() else None),
     }
     for mark, filling in made.items():
         text = text.replace(f"<!-- {mark} -->", filling)
@@ -110,26 +113,44 @@ def _families(categories: dict[str, dict]) -> dict[str, list[int]]:
 
 
 def memory() -> str:
-    """memory.in.md with its tables from the plans of a recipe."""
+    """memory.in.md with its tables from the plans of a recipe, and from bench/baselines/moments-cpu.json."""
     text = (HERE / "memory.in.md").read_text("utf-8")
     recipe = check(load_recipe("qwen3b-math", ["rollout.engine=vllm"]))
     assert recipe.model.lora is not None
     rollout, model = recipe.rollout, recipe.model
     made = {
-        "generated": GENERATED.replace("the code", "the code or memory.in.md"),
+        "generated": GENERATED.replace("the code", "the code or memory.in.md, or run bench/moments.py"),
         "rank": str(recipe.model.lora.rank),
         "models": _models(recipe.model.lora),
         "step": f"G = {rollout.group_size}, {rollout.prompts_per_step} prompts of up to {model.max_prompt_tokens} tokens,"
         f" `memory.micro_tokens={recipe.memory.micro_tokens}`, rank {recipe.model.lora.rank}",
         "lengths": _lengths(),
+        "moments": _moments(json.loads((HERE.parent / "bench" / "baselines" / "moments-cpu.json").read_text("utf-8"))["rows"]),
         "bits": f"{4 + 8 / 64 + 32 / (64 * 256):.2f}",
-        "tokens": f"{budget.VLLM_TOKENS:,}",
-        "context": f"{plan.CONTEXT / GIB:g}",
-        "graphs": f"{plan.GRAPHS / GIB:g}",
+        "tokens": f"{passes.VLLM_TOKENS:,}",
+        "context": f"{parts.CONTEXT / GIB:g}",
+        "seen": f"{24 * budget.SEEN:g}",
+        "graph": f"{budget.GRAPH >> 10}",
     }
     for mark, filling in made.items():
         text = text.replace(f"<!-- {mark} -->", filling)
     return text
+
+
+def _moments(rows: dict) -> str:
+    """Of each run the peak at each moment, as planned and as the simulated card saw it."""
+    text = "| model, answers | " + " | ".join(parts.MOMENTS) + " | binds | recomputed | at once |\n"
+    text += "|---" * (len(parts.MOMENTS) + 4) + "|\n"
+    for row in sorted(rows.values(), key=lambda row: (sum(Shape.of(shapes()[row["model"]]).parameters), row["answers"])):
+        cells = []
+        for moment in parts.MOMENTS:
+            both = row["moments"][moment]
+            seen = "full" if both["full"] else f"{both['card']:.1f}"
+            cells.append(f"{both['plan']:.1f} / {seen}")
+        offloaded = f", {row['offloaded']:.0f} GiB *offloaded*" if row["offloaded"] else ""
+        text += f"| {row['model'].rpartition('/')[2]}, {row['answers']:,}{offloaded} | {' | '.join(cells)} | {row['binds']} |"
+        text += f" {row['recomputed']}/{row['layers']} | {row['at_once']} |\n"
+    return text.rstrip()
 
 
 def _models(lora: Lora) -> str:
@@ -139,8 +160,8 @@ def _models(lora: Lora) -> str:
         held = [f"{budget.weights_bytes(shape, weights) / GIB:.2f}" for weights in ("nf4", "int8", "bf16")]
         sizes = budget.adapter_sizes(shape, lora)
         trained = (8 * sum(sizes) + budget.moments_bytes(sizes, "adamw")) / GIB
-        run = budget.Pass(2, lora)
-        kept = budget.layer_bytes(shape, run), budget.kept_bytes(shape, run)
+        run = passes.Pass(2, lora)
+        kept = passes.layer_bytes(shape, run), passes.kept_bytes(shape, run)
         text += f"| {name} | {sum(shape.parameters) / 1e9:.2f} billion | {' | '.join(held)} | {trained:.2f} |"
         text += f" {budget.kv_bytes_per_token(shape, 2) / 1024:g} | {kept[0] / 1024:.0f} | {kept[1] / 1024:.0f} |\n"
     return text.rstrip()
@@ -162,10 +183,10 @@ def _cell(name: str, length: int) -> str:
         for more in ([], ["memory.checkpointing=true"], offload)
     )
     if found.fits:
-        return f"{least.peak('update') / GIB:.1f}, {found.recomputed}/{found.layers}, {found.at_once}"
+        return f"{least.peak('update') / GIB:.1f}, {found.recomputed}/{found.layers}, {found.at_once}, {found.worst}"
     if away.fits:
-        return f"*offload* {away.offloaded / GIB:.0f}, {away.at_once}"
-    return "*no*"
+        return f"*offload* {away.offloaded / GIB:.0f}, {away.at_once}, {away.worst}"
+    return f"*no*: {away.worst}"
 
 
 def _shapes() -> dict[str, Shape]:
@@ -217,6 +238,43 @@ def _layouts(rows: dict) -> str:
         count = [f"{row[layout]['tokens']:,}" for layout in ("rows", "packed", "shared")]
         text += f"| {name} | {' | '.join([*speed, *count])} | {row['auto']} |\n"
     return text.rstrip()
+
+
+def first_contact(result: dict | None) -> str:
+    """What bench/first_contact.py stored, or that it has not."""
+    if result is None:
+        return "**Not run yet on a GPU**: `bench/first_contact.sh`, below."
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite")
+    size = f" ({result['card_gib']:.0f} GiB)" if result["card_gib"] else ""
+    text = f"{result['date']}, {result['card']}{size}, driver {result['driver']}; {versions}.\n\n"
+    text += "| part | ended | s | what it found |\n|---|---|---:|---|\n"
+    for name, part in result["parts"].items():
+        seconds = f"{part['seconds']:.0f}" if "seconds" in part else ""
+        text += f"| {name} | {part['state']} | {seconds} | {'; '.join(_found(part.get('results', {})))} |\n"
+    return text.rstrip()
+
+
+def _found(results: dict) -> Iterator[str]:
+    """The figures of one part of a first contact, each a few words."""
+    rows = {name: kept["rows"] for name, kept in results.items() if name != "tests"}
+    if "tests" in results:
+        tests = results["tests"]
+        yield f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped"
+        yield from tests["failing"]
+    for engine, row in rows.get("gpu-check", {}).items():
+        yield f"{engine}, exit {row['selftest']['exit']} (selftest) and {row['train']['exit']}" if "train" in row else "no model"
+        if row.get("peak_gib"):
+            yield f"peak {row['peak_gib']:.1f} GiB"
+        for key, words in (("rollout_tokens_per_s", "sampled"), ("trained_tokens_per_s", "trained")):
+            if row.get(key):
+                yield f"{row[key][-1]:,.0f} tokens/s {words}"
+    for name, row in rows.get("fit", {}).items():
+        figures = f"{row['answer_tokens_per_second']:,.0f} tokens/s, {row['peak_gib']:.1f} GiB" if row["fits"] else "does not fit"
+        yield f"{name}: {figures}"
+    for dtype, table in rows.get("loss", {}).items():
+        yield f"{dtype}: " + ", ".join(f"{name} {row['median']:.2f} x ours" for name, row in table.items() if "median" in row)
+    for name, row in rows.get("step", {}).get("beside TRL", {}).items():
+        yield f"{name}: TRL {row['TRL']['median']:.2f} x our update, {row['TRL to ours, whole step']['median']:.2f} x our step"
 
 
 def cli() -> str:

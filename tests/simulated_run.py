@@ -16,7 +16,7 @@ from card import Card, fake_policy
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import clip_grad_norm_
 
-from lgrpo_lite.engines.vllm import cache_of
+from lgrpo_lite.engines.vllm_fit import cache_of
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy import budget, memory, passes, policy, prove
@@ -176,13 +176,15 @@ class SimulatedRun:
 
     def update(self) -> None:
         run, model = self.run, self.recipe.model
-        count = min(60, run.micro_tokens // model.max_new_tokens + 1)
-        answers = ((model.max_prompt_tokens, model.max_new_tokens),) * count
-        batch = prove.probe(self.shape.vocabulary, answers)
+        longest = model.max_prompt_tokens + model.max_new_tokens - 1
+        count = -(-run.micro_tokens // longest)  # as many answers as fill a pass, none longer than allowed
+        length = min(longest, max(longest, run.micro_tokens) // count)
+        ahead = model.max_prompt_tokens
+        batch = prove.probe(self.shape.vocabulary, ((ahead, length + 1 - ahead),) * count)
 
         def attempt() -> None:
             with_gradients(self.card, run.policy)  # as from the second pass on
-            (_, micro), *_ = split(batch, run.micro_tokens, run.policy.layouts)
+            (_, micro), *_ = split(batch, run.micro_tokens, ("packed",))
             run.policy.logprobs(micro).logp.sum().backward()
 
         within_memory(run, attempt)

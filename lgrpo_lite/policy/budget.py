@@ -18,6 +18,7 @@ WIDTH = {"nf4": 2, "int8": 2, "bf16": 2, "fp16": 2, "fp32": 4}  # bytes of a num
 SEEN = 23.6 / 24  # of a card's size is what torch sees of it
 CACHE_SHARE = 0.9  # of what is free beside all else may go to keys and values; the rest is for what a plan does not know
 FRAGMENTATION = 0.1  # assumed: of what comes and goes in a pass
+SPARE = GIB // 2  # left free where layers to recompute are chosen: a layer more costs less than a step that is made again
 GRAPH = 350 << 10  # assumed: a CUDA graph of one layer; 0.6 to 1.5 GiB are reported for whole models
 SLOT_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 VLLM_BLOCK = 128  # tokens; a sequence is rounded up to whole blocks and has one to spare

@@ -4,6 +4,7 @@ What a pass keeps was read off autograd and off the live tensors of real passes;
 it again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -14,8 +15,10 @@ from lgrpo_lite.policy.shape import Shape
 SCORED_TOKENS = 1024  # of one pass of the proofs' scoring, which runs while keys and values are there
 PROBED_TOKENS = 520  # of the probe of memory (policy/prove.py), padding included
 BLOCK_ROWS = 1024  # of ops/lean.py
-VERIFY_ROWS = 4  # prompts that a merged model and the policy answer at once where memory is short
+VERIFY_PROMPTS = 32  # that a merged model and the policy answer
+VERIFY_ROWS = 4  # of them at once where memory is short
 VERIFY_TOKENS = 64  # of an answer
+VERIFY_SPARE = 0.05  # of the free memory: what an allocator loses between tensors
 VLLM_TOKENS = 8192  # of one forward pass of vLLM, its default under 70 GiB
 TILE = 32 << 20  # logits of a tile, where 2 GiB are free
 SCRATCH = 14  # bytes for each logit of a tile in 16 bits: two buffers and a product of 4, one of 2
@@ -225,3 +228,11 @@ def checked_bytes(shape: Shape, recipe: Recipe, p: Pass, rows: int = VERIFY_ROWS
     longest = recipe.model.max_prompt_tokens + VERIFY_TOKENS
     cache = rows * longest * kv_bytes_per_token(shape, p.width)
     return cache + generate_bytes(shape, p, rows, recipe.model.max_prompt_tokens, longest)
+
+
+def verify_rows(needed: Callable[[int], int], free: int) -> int:
+    """Prompts that are answered at once, VERIFY_PROMPTS halved down to VERIFY_ROWS until there is room; 0: not even so."""
+    rows, room = VERIFY_PROMPTS, int((1 - VERIFY_SPARE) * free)
+    while rows >= VERIFY_ROWS and needed(rows) > room:
+        rows //= 2
+    return rows if rows >= VERIFY_ROWS else 0

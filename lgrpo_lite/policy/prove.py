@@ -11,7 +11,7 @@ from lgrpo_lite.batch import TrainBatch, flatten
 from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy import attention
-from lgrpo_lite.policy.budget import FRAGMENTATION, moments_bytes
+from lgrpo_lite.policy.budget import FRAGMENTATION, SPARE, moments_bytes
 from lgrpo_lite.policy.memory import MARGIN, Recompute, Saved, fitting, free_bytes, layers_of, recompute
 from lgrpo_lite.policy.passes import Pass, pass_tokens, work_bytes
 from lgrpo_lite.policy.policy import Policy
@@ -185,7 +185,7 @@ def _room(policy: Policy, recipe: Recipe, tokens: int, free: int) -> int:
     sizes = [p.numel() for p in policy.trainable()]
     to_come = 4 * sum(sizes) + moments_bytes(sizes, recipe.optim.use)  # gradients, and moments that are made after this
     work = sum(work_bytes(shape, recipe, run, tokens).values())
-    return int((free - to_come) / (1 + FRAGMENTATION)) - work
+    return int((free - to_come - SPARE) / (1 + FRAGMENTATION)) - work
 
 
 def kept_bytes(policy: Policy) -> tuple[float, int, float]:

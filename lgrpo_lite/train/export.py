@@ -26,13 +26,19 @@ from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
 from lgrpo_lite.policy.load import load_base, locate, saved_as
 from lgrpo_lite.policy.memory import free_bytes, out_of_memory
-from lgrpo_lite.policy.passes import VERIFY_ROWS, VERIFY_TOKENS, Pass, generate_bytes
+from lgrpo_lite.policy.passes import (
+    VERIFY_PROMPTS,
+    VERIFY_ROWS,
+    VERIFY_TOKENS,
+    Pass,
+    generate_bytes,
+    verify_rows,
+)
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
 
-VERIFY_PROMPTS = 32  # answered by both models, VERIFY_TOKENS at most
 CPU_PROMPTS = 8  # of them where the policy is on a GPU and the merged model, which answers slowly there, is not
 CPU = torch.device("cpu")
 
@@ -167,10 +173,7 @@ def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: in
 
     merged: bytes of the merged model on the policy's device, where `free` are free; longest: tokens of the longest prompt.
     """
-    rows = VERIFY_PROMPTS
-    while rows >= VERIFY_ROWS and merged + answering_bytes(policy, recipe, rows, longest) > free:
-        rows //= 2
-    return rows if rows >= VERIFY_ROWS else 0
+    return verify_rows(lambda rows: merged + answering_bytes(policy, recipe, rows, longest), free)
 
 
 def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> int:

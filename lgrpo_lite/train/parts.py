@@ -179,12 +179,17 @@ class Job:
         if "merged" not in self.recipe.export.formats:
             return
         merged = passes.merged_bytes(self.shape, self.recipe)
-        checked = passes.checked_bytes(self.shape, self.recipe, self.run)
-        if merged + checked <= room:
+
+        def answering(rows: int) -> int:
+            return passes.checked_bytes(self.shape, self.recipe, self.run, rows)
+
+        if beside := passes.verify_rows(lambda rows: merged + answering(rows), room):
             yield Part("merged model", merged, ("export",), "beside the policy")
-            yield Part("both answer", checked, ("export",), "a few prompts at a time")
+            yield Part("both answer", answering(beside), ("export",), f"{beside} prompts at once")
         else:
-            yield Part("policy answers", min(checked, room), ("export",), "the merged model is verified on the CPU: slower")
+            rows = passes.verify_rows(answering, room) or 1
+            note = f"the merged model is verified on the CPU ({merged / GIB:.1f} GiB there): slower"
+            yield Part("policy answers", answering(rows), ("export",), note)
 
     def offloaded(self, recomputed: int) -> int:
         """Bytes in CPU memory: torch moves all that autograd keeps, plain weights too."""
