@@ -40,8 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="models whose name has this in it")
     args = parser.parse_args()
-    cells = [*((cell, ()) for cell in (*CELLS, *LONGEST)), *((cell, OFFLOADED) for cell in AWAY)]
-    for (model, answers), more in cells:
+    for model, answers, *more in [*CELLS, *LONGEST, *((*cell, *OFFLOADED) for cell in AWAY)]:
         if args.only in model:
             found = row(model, answers, *more)
             print(f"{model}, {answers}: {found}", flush=True)

@@ -26,7 +26,7 @@ from lgrpo_lite.policy.prove import probe, usable_layouts
 from lgrpo_lite.policy.shape import FAMILIES, Shape, find_config, shapes
 from lgrpo_lite.recipe import load_recipe
 from lgrpo_lite.train.check import check
-from lgrpo_lite.train.fit import fit
+from lgrpo_lite.train.fit import faster, fit
 from lgrpo_lite.train.parts import MOMENTS
 from lgrpo_lite.train.plan import plan
 from lgrpo_lite.train.weigh import full_pass
@@ -329,6 +329,47 @@ def test_keys_and_values_take_what_is_free_and_are_given_back_for_the_update():
     assert planned("rollout.engine=vllm", "rollout.vllm.kv_cache_gb=2").kv_bytes == 2 * GIB
     with pytest.raises(ConfigError, match="holds no answer"):
         planned("rollout.engine=vllm", "rollout.vllm.kv_cache_gb=0.01")
+
+
+def test_a_cache_that_vllm_keeps_makes_another_plan():
+    """It is there at every moment but the export, so what is learned beside it is less."""
+    from lgrpo_lite.train.build import _planned_again
+
+    recipe = check(load_recipe("qwen3b-math", ["rollout.engine=vllm"]))
+    freed, kept = plan(recipe, 24 * GIB), plan(recipe, 24 * GIB, cache_stays=4 * GIB)
+    assert kept.recomputed > freed.recomputed and kept.peak("build") == freed.peak("build") + 4 * GIB
+    assert kept.peak("export") == freed.peak("export")
+    assert list(_planned_again(recipe, 0)) == []
+    (told,) = _planned_again(recipe, 4 * GIB)
+    assert told.startswith("with 4.00 GiB of keys and values that stay, the plan fits 24 GB")
+    with pytest.raises(OutOfMemory, match="does not fit 24 GB: short by") as error:
+        list(_planned_again(recipe, 22 * GIB))
+    assert "rollout.vllm.kv_cache_gb" in error.value.fix
+
+
+def test_a_run_that_is_full_while_it_is_built_says_so_in_the_plans_words(monkeypatch):
+    from lgrpo_lite.train import build
+
+    def full(recipe):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.20 GiB. GPU 0 has a total capacity of 23.6 GiB.")
+
+    recipe = check(load_recipe("qwen3b-math", ["rollout.engine=vllm"]))
+    said = plan(recipe, 24 * GIB, cache_stays=22 * GIB)
+    assert said.peak("build") > said.capacity and said.verdict().startswith("does not fit 24 GB: short by")
+    monkeypatch.setattr(build, "_build", full)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 24 * GIB))
+    with pytest.raises(OutOfMemory, match=r"does not fit 24 GB: tried to allocate 1.20 GiB in the build") as error:
+        build.build(recipe)
+    assert error.value.exit_code == 4
+
+
+def test_sixteen_bits_are_proposed_where_they_fit():
+    recipe = check(load_recipe("qwen3b-math", ["rollout.engine=vllm"]))
+    told = faster(recipe, 24 * GIB)
+    assert told and told.startswith("model.weights=bf16 fits 24 GB") and "6.2 GB" in told and "0.58" in told
+    assert faster(recipe, 8 * GIB) is None
+    assert faster(check(load_recipe("qwen3b-math", ["model.weights=bf16"])), 24 * GIB) is None
 
 
 def test_auto_recomputes_as_few_layers_as_fit():

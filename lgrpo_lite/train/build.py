@@ -34,7 +34,7 @@ def build(recipe: Recipe) -> Run:
     except torch.OutOfMemoryError as error:
         size = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
         tried = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
-        gap = tried[0].lower() if tried else "out of memory"
+        gap = f"t{tried[0][1:]}" if tried else "out of memory"
         what = f"the run {too_small(size, gap, 'build')}"
         fix = "`lgrpo-lite plan … --fit` proposes settings; `lgrpo-lite doctor` shows who else is on the GPU"
         raise OutOfMemory(what, where=recipe.where("model.id"), fix=fix) from error

@@ -170,7 +170,8 @@ class Job:
         for name, size in work.items():
             if size:
                 yield Part(name, size, only)
-        yield Part("fragmentation", int(budget.FRAGMENTATION * (kept + sum(work.values()))), only, "assumed")
+        lost = int(budget.FRAGMENTATION * (kept + sum(work.values()))) + budget.SPARE
+        yield Part("fragmentation", lost, only, "assumed")
         if self.recipe.optim.use == "adamw":
             yield Part("optimiser in work", 4 * sum(self.sizes), ("step",))
 

@@ -111,7 +111,7 @@ def plan(recipe: Recipe, size: int | None = None, config: Any = None, *, cache_s
     beside = sum(part.at("update") for part in stays) + (cache_stays or 0)
 
     def fits(recomputed: int) -> bool:
-        return beside + sum(part.at("update") for part in job.update(recomputed)) <= capacity - budget.SPARE
+        return beside + sum(part.at("update") for part in job.update(recomputed)) <= capacity
 
     recomputed = layers if fixed is True else 0
     if fixed == "auto" and not job.offload:
