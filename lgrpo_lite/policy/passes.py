@@ -137,10 +137,12 @@ def layer_work_bytes(shape: Shape, recipe: Recipe, p: Pass, tokens: int, recompu
     """Of a layer in the backward pass, which is there a second time where it is computed again."""
     offload = recipe.memory.offload_activations
     alone = recomputed == shape.layers or offload  # else other layers' activations are free by then
-    again = tokens * (layer_bytes(shape, p) - p.width * shape.hidden) if recomputed and alone else 0  # its input is there
+    there = 0 if offload else p.width * shape.hidden  # its input is counted
+    again = tokens * (layer_bytes(shape, p) - there) if recomputed and alone else 0
     each = offloaded_bytes(shape, p) if offload and not recomputed else backward_bytes(shape, p)
-    unpacked = max(block_bytes(shape, p, tokens), unpacked_bytes(shape, recipe.model.weights, p))
-    return {"recomputed layer": again, "layer in work": tokens * each + unpacked}
+    weights = "bf16" if p.lora else recipe.model.weights  # beside an adapter's block no weight of a layer is unpacked any more
+    beside = max(block_bytes(shape, p, tokens), unpacked_bytes(shape, weights, p))
+    return {"recomputed layer": again, "layer in work": tokens * each + beside}
 
 
 def head_work_bytes(shape: Shape, p: Pass) -> int:
