@@ -148,6 +148,8 @@ def _moments(rows: dict) -> str:
             seen = "full" if both["full"] else f"{both['card']:.1f}"
             cells.append(f"{both['plan']:.1f} / {seen}")
         offloaded = f", {row['offloaded']:.0f} GiB *offloaded*" if row["offloaded"] else ""
+        if row["more"] and not row["offloaded"]:
+            offloaded = f", `{' '.join(row['more'])}`"
         text += f"| {row['model'].rpartition('/')[2]}, {row['answers']:,}{offloaded} | {' | '.join(cells)} | {row['binds']} |"
         text += f" {row['recomputed']}/{row['layers']} | {row['at_once']} |\n"
     return text.rstrip()

@@ -178,7 +178,7 @@ class SimulatedRun:
     def update(self) -> None:
         run, model = self.run, self.recipe.model
         longest = model.max_prompt_tokens + model.max_new_tokens - 1
-        count = -(-run.micro_tokens // longest)  # as many answers as fill a pass, none longer than allowed
+        count = min(60, -(-run.micro_tokens // longest))  # answers that fill a pass, none longer than allowed; a probe has 60
         length = min(longest, max(longest, run.micro_tokens) // count)
         ahead = model.max_prompt_tokens
         batch = prove.probe(self.shape.vocabulary, ((ahead, length + 1 - ahead),) * count)
