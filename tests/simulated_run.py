@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import clip_grad_norm_
 
 from lgrpo_lite.engines.vllm_fit import cache_of
+from lgrpo_lite.errors import OutOfMemory
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy import budget, memory, passes, policy, prove
@@ -115,7 +116,7 @@ class SimulatedRun:
         torch.cuda.reset_peak_memory_stats()
         try:
             what()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (torch.OutOfMemoryError, RuntimeError, OutOfMemory) as error:
             if "out of memory" not in str(error):
                 raise
             full = str(error)
