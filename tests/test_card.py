@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from card import GIB, LARGE_SEGMENT, SMALL_SEGMENT, Allocator, Card, fake_policy
+from card import GIB, Allocator, Card, fake_policy
 from hypothesis import given
 from hypothesis import strategies as st
 from simulated_run import AWAY, CELLS, LONGEST, SimulatedRun, recipe_of, with_gradients
 
 from lgrpo_lite.layout import size_of, split
+from lgrpo_lite.ops import lean
 from lgrpo_lite.policy import passes
 from lgrpo_lite.policy.memory import layers_of, recompute
-from lgrpo_lite.policy.prove import probe
+from lgrpo_lite.policy.prove import PROBED, probe
 from lgrpo_lite.policy.shape import Shape, find_config
 from lgrpo_lite.train.fit import fit
 from lgrpo_lite.train.parts import MOMENTS
@@ -59,7 +60,6 @@ def test_a_small_tensor_pins_the_segment_that_it_lies_in():
     made.take(2 << 20)  # lies in the gigabyte that was cached
     made.empty_cache()
     assert made.reserved == GIB
-    assert Allocator(lambda: 0).reserved == 0 and LARGE_SEGMENT > SMALL_SEGMENT
 
 
 def test_what_torch_says_of_the_card():
@@ -127,6 +127,13 @@ def test_a_pass_of_the_smallest_shape_peaks_where_the_budget_says():
     assert predicted == pytest.approx(measured, rel=0.05), predicted / measured
 
 
+def test_what_the_budget_counts_with_is_what_the_code_does():
+    """Constants that stand in code with torch and in code without."""
+    assert passes.BLOCK_ROWS == lean.ROWS
+    batch = probe(64, PROBED)
+    assert batch.num_sequences * (int(batch.length.max()) - 1) == passes.PROBED_TOKENS
+
+
 def test_a_layer_of_3b_keeps_at_most_six_tenths_of_what_peft_keeps():
     """188 KiB a token and layer before policy/lean.py."""
     recipe = recipe_of("Qwen/Qwen2.5-3B", 1024)
@@ -192,7 +199,7 @@ def test_a_run_that_does_not_fit_fails_where_the_plan_says(model, answers, gib):
     said = plan(recipe, gib * GIB)
     found = SimulatedRun(recipe, gib * GIB).all()
     assert not said.fits and said.worst == "update"
-    assert found["update"].full
+    assert found["update"].full and all(found[moment].full is None for moment in ("start", "build", "rollout"))
 
 
 def test_random_numbers_are_left_alone():

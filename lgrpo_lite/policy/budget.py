@@ -18,7 +18,7 @@ WIDTH = {"nf4": 2, "int8": 2, "bf16": 2, "fp16": 2, "fp32": 4}  # bytes of a num
 SEEN = 23.6 / 24  # of a card's size is what torch sees of it
 CACHE_SHARE = 0.9  # of what is free beside all else may go to keys and values; the rest is for what a plan does not know
 FRAGMENTATION = 0.1  # assumed: of what comes and goes in a pass
-SPARE = GIB // 2  # and of an update this much more: a layer that is recomputed costs less than a step that is made again
+SPARE = GIB // 2  # left free beside what an update or the cache takes: a run that is made smaller costs less than one that ends
 GRAPH = 350 << 10  # assumed: a CUDA graph of one layer; 0.6 to 1.5 GiB are reported for whole models
 SLOT_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 VLLM_BLOCK = 128  # tokens; a sequence is rounded up to whole blocks and has one to spare
@@ -161,9 +161,10 @@ def held_bytes(shape: Shape, recipe: Recipe, engine: str) -> dict[str, int]:
 
 
 def cache_bytes(one: int, sequences: int, free: int, held: int, work: int) -> int:
-    """Keys and values of vLLM: of all `sequences` of `one` byte size, or CACHE_SHARE of what is left; of one in any case.
+    """Keys and values of vLLM: of all `sequences` of `one` byte size, or CACHE_SHARE of what is left, and all but SPARE at most;
+    of one in any case.
 
     free: bytes of the card before anything is on it; held: what will stay there beside the cache; work: what is in work.
     """
     room = free - held - int((1 + FRAGMENTATION) * work)
-    return max(one, min(sequences * one, int(CACHE_SHARE * room)))
+    return max(one, min(sequences * one, int(CACHE_SHARE * room), room - SPARE))
