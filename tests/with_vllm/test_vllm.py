@@ -173,7 +173,7 @@ def test_between_rollouts_the_cache_is_away_and_sampling_goes_on(run):
 def test_a_vllm_that_refuses_to_give_back_its_cache_keeps_it(run):
     """The one of a CPU refuses; whoever plans memory is told how much stays."""
     if run.shape != "as on a CPU":
-        pytest.skip("it gives back")
+        pytest.skip("this vLLM gives its cache back")
     engine, notes = run.engine, run.engine.notes
     engine.releases = engine._can_release()
     assert not engine.releases and "keeps its KV cache while training: " in engine.notes[-1]
@@ -285,8 +285,8 @@ def moved(run):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(run, fault):
-    if run.kind not in ("shared nf4", "shared fp32") and (run.kind, run.shape) != ("two copies nf4", "as on a CPU"):
-        pytest.skip("planted where the engine is vLLM in this process; with two copies of the weights in one shape, for time")
+    if run.kind not in ("shared nf4", "shared fp32", "two copies nf4"):
+        pytest.skip("planted where the engine is vLLM in this process")
     proof = proof_of(run.engine, run.policy, run.prompts.prompts, run.recipe)
     run.proof = proof
     with run.engine.serving(run.policy) as sampler:
