@@ -27,7 +27,7 @@ from lgrpo_lite.train import export
 from lgrpo_lite.train.check import check
 from lgrpo_lite.train.guard import within_memory
 from lgrpo_lite.train.optim import Optimizers
-from lgrpo_lite.train.plan import MOMENTS
+from lgrpo_lite.train.parts import MOMENTS
 
 CELLS = [  # model and tokens of the longest answer: what `docs/memory.md` tells of
     *(("Qwen/Qwen2.5-3B", n) for n in (1024, 4096, 32_768)),

@@ -74,7 +74,7 @@ def _capacity(text: str | None) -> int | None:
 
 
 def _plain(found) -> dict:
-    from lgrpo_lite.train.plan import MOMENTS
+    from lgrpo_lite.train.parts import MOMENTS
 
     parts = [{"name": p.name, "bytes": p.bytes, "moments": p.moments, "note": p.note} for p in found.parts]
     return {
@@ -89,7 +89,7 @@ def _print(found, settings, weighed, told) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lgrpo_lite.train.plan import MOMENTS
+    from lgrpo_lite.train.parts import MOMENTS
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
     for setting in settings:

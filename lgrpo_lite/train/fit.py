@@ -8,7 +8,8 @@ from typing import Any
 from lgrpo_lite.config import Lora, Recipe
 from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.shape import find_config
-from lgrpo_lite.train.plan import MOMENTS, Plan, plan
+from lgrpo_lite.train.parts import MOMENTS
+from lgrpo_lite.train.plan import Plan, plan
 
 SHORTEST = 16  # tokens; answers are not cut below
 HOST = 64 * GIB  # CPU memory that offloaded activations may take in a proposal

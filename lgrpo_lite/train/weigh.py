@@ -8,7 +8,6 @@ from lgrpo_lite.policy.passes import Pass
 from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.train.plan import plan
 
-ANSWERS = ((64, 64), (64, 65), (64, 66), (64, 67))  # prompt and answer tokens of the small pass
 PROBED = 60  # answers that `prove.probe` can make up
 TRAINER = ("base weights", "adapter", "gradient", "activations", "recomputed layer", "layer in work", "head tiles")
 
@@ -34,7 +33,7 @@ def weigh(recipe: Recipe) -> list[Weighed]:
     """
     from lgrpo_lite.policy.memory import Saved, loaded_bytes, recompute
     from lgrpo_lite.policy.policy import Policy
-    from lgrpo_lite.policy.prove import probe
+    from lgrpo_lite.policy.prove import PROBED, probe
 
     policy = Policy.load(recipe)
     model, shape = recipe.model, Shape.of(policy.base.config, recipe.where("model.id"))
@@ -46,7 +45,7 @@ def weigh(recipe: Recipe) -> list[Weighed]:
         found.append(Weighed("adapter", 4 * sum(budget.adapter_sizes(shape, model.lora)), adapter))
     recompute(policy.base, 0)
     policy.offload = False
-    batch = probe(shape.vocabulary, ANSWERS)
+    batch = probe(shape.vocabulary, PROBED)
     with Saved(policy.model) as saved:
         policy.logprobs(batch)
     tokens = batch.num_sequences * (int(batch.length.max()) - 1)
