@@ -149,10 +149,12 @@ class SimulatedRun:
         card.unmap("cache")
 
     def build(self) -> None:
+        torch.cuda.empty_cache()  # as train/build.py does
         self.card.unmap("weights")  # the same bytes come with the network
         made = fake_policy(self.card, self.recipe)
         self.chosen = prove.by_memory(made, self.recipe)
         objective = Objective(self.recipe.algorithm, max_new_tokens=self.recipe.model.max_new_tokens)
+        torch.cuda.empty_cache()  # as Optimizers does where the policy is on a card
         with self.card.mode:
             optimizer = Optimizers(self.recipe, made, objective)
         for group in optimizer.policy.param_groups:

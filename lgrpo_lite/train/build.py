@@ -45,6 +45,8 @@ def _build(recipe: Recipe) -> Run:
         torch.set_num_threads(recipe.model.threads)
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the engine's start: an adapter that is made inside it would keep all of it from the card
     again = _planned_again(recipe, getattr(engine, "cache_stays", 0))
     policy = Policy.load(recipe, engine.network(recipe))
     notes = (*engine.notes, *again, *prove(policy, recipe))
