@@ -29,7 +29,7 @@ from lgrpo_lite.policy.checkpoint import random_kept
 from lgrpo_lite.policy.fetch import fetch_ahead
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import adapted, config_of, device_of, empty_base, locate, settle
-from lgrpo_lite.policy.memory import free_bytes
+from lgrpo_lite.policy.memory import free_bytes, out_of_memory
 from lgrpo_lite.policy.policy import Policy
 
 CPU_BLOCK = 32  # tokens a cache block; vLLM's own 128 on a CPU would never share a short prompt
@@ -243,7 +243,7 @@ class VllmEngine:
         try:
             self.llm.wake_up()
         except RuntimeError as error:  # what the allocator of vLLM raises, and torch's own
-            if "out of memory" not in str(error).lower():
+            if not out_of_memory(error):
                 raise
             raise self._no_room(error, started=True) from error
         self._paused = False

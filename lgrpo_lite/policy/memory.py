@@ -105,7 +105,7 @@ def _pools(usage: int) -> Pools:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether that is what an error says, of a GPU or of a CPU's allocator."""
-    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
