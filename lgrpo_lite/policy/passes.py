@@ -225,11 +225,10 @@ def merged_bytes(shape: Shape, recipe: Recipe) -> int:
     return WIDTH[recipe.model.weights] * sum(shape.parameters)
 
 
-def checked_bytes(shape: Shape, recipe: Recipe, p: Pass, rows: int = VERIFY_ROWS) -> int:
-    """What so many prompts that are answered at once take beside a model: a pass, keys and values."""
-    longest = recipe.model.max_prompt_tokens + VERIFY_TOKENS
-    cache = rows * longest * kv_bytes_per_token(shape, p.width)
-    return cache + generate_bytes(shape, p, rows, recipe.model.max_prompt_tokens, longest)
+def checked_bytes(shape: Shape, p: Pass, rows: int, prompt: int) -> int:
+    """What `rows` prompts of up to `prompt` tokens that are answered at once take beside a model: a pass, keys and values."""
+    longest = prompt + VERIFY_TOKENS
+    return rows * longest * kv_bytes_per_token(shape, p.width) + generate_bytes(shape, p, rows, prompt, longest)
 
 
 def verify_rows(needed: Callable[[int], int], free: int) -> int:

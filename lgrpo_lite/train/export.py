@@ -31,7 +31,7 @@ from lgrpo_lite.policy.passes import (
     VERIFY_ROWS,
     VERIFY_TOKENS,
     Pass,
-    generate_bytes,
+    checked_bytes,
     verify_rows,
 )
 from lgrpo_lite.policy.policy import Policy
@@ -178,13 +178,11 @@ def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: in
 
 def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> int:
     """What it takes to answer so many prompts at once: their keys and values, and what is in work where that is known."""
-    config, width, tokens = policy.base.config.to_dict(), policy.dtype.itemsize, longest + VERIFY_TOKENS
-    cache = rows * tokens * kv_bytes_per_token(config, width)
+    config, width = policy.base.config.to_dict(), policy.dtype.itemsize
     try:
-        shape = Shape.of(config)
+        return checked_bytes(Shape.of(config), Pass(width, recipe.model.lora), rows, longest)
     except ConfigError:  # a family whose size is not known from its config
-        return cache
-    return cache + generate_bytes(shape, Pass(width, recipe.model.lora), rows, longest, tokens)
+        return rows * (longest + VERIFY_TOKENS) * kv_bytes_per_token(config, width)
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):

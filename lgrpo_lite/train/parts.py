@@ -182,7 +182,7 @@ class Job:
         merged = passes.merged_bytes(self.shape, self.recipe)
 
         def answering(rows: int) -> int:
-            return passes.checked_bytes(self.shape, self.recipe, self.run, rows)
+            return passes.checked_bytes(self.shape, self.run, rows, self.recipe.model.max_prompt_tokens)
 
         if beside := passes.verify_rows(lambda rows: merged + answering(rows), room):
             yield Part("merged model", merged, ("export",), "beside the policy")
