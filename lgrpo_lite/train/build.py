@@ -1,7 +1,6 @@
 """Composition root: a checked recipe -> a Run. The only place that turns settings into objects."""
 
 import re
-from collections.abc import Iterator
 
 import torch
 
@@ -19,7 +18,7 @@ from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.train.check import gold_fault_of
 from lgrpo_lite.train.optim import Optimizers
-from lgrpo_lite.train.plan import plan, too_small
+from lgrpo_lite.train.plan import card_size, plan, too_small
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
 
@@ -32,10 +31,9 @@ def build(recipe: Recipe) -> Run:
     try:
         return _build(recipe)
     except torch.OutOfMemoryError as error:
-        size = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
         tried = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
         gap = f"t{tried[0][1:]}" if tried else "out of memory"
-        what = f"the run {too_small(size, gap, 'build')}"
+        what = f"the run {too_small(card_size(recipe), gap, 'build')}"
         fix = "`lgrpo-lite plan … --fit` proposes settings; `lgrpo-lite doctor` shows who else is on the GPU"
         raise OutOfMemory(what, where=recipe.where("model.id"), fix=fix) from error
 
@@ -83,16 +81,16 @@ def _build(recipe: Recipe) -> Run:
     )
 
 
-def _planned_again(recipe: Recipe, cache_stays: int) -> Iterator[str]:
+def _planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
     """Where vLLM keeps its cache while training, the plan is another one: said, and OutOfMemory where it does not fit."""
     if not cache_stays:
-        return
+        return ()
     try:
         found = plan(recipe, cache_stays=cache_stays)
     except ConfigError:  # a family of models that it cannot count
-        return
+        return ()
     found.demand("set rollout.vllm.kv_cache_gb lower: it stays while the policy is trained")
-    yield f"with {cache_stays / GIB:.2f} GiB of keys and values that stay, the plan {found.verdict()}"
+    return (f"with {cache_stays / GIB:.2f} GiB of keys and values that stay, the plan {found.verdict()}",)
 
 
 def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:

@@ -105,7 +105,7 @@ def plan(recipe: Recipe, size: int | None = None, config: Any = None, *, cache_s
     """
     where = recipe.where("model.id")
     job = Job(recipe, Shape.of(config or find_config(recipe.model, where), where), planned_engine(recipe))
-    size = size or _capacity(recipe)
+    size = size or card_size(recipe)
     capacity = budget.visible(size)
     stays, layers, fixed = [*job.stays()], job.shape.layers, recipe.memory.checkpointing
     beside = sum(part.at("update") for part in stays) + (cache_stays or 0)
@@ -132,6 +132,7 @@ def planned_engine(recipe: Recipe) -> str:
     return "transformers" if next(unservable(recipe, ENGINES["vllm"].can), None) else "vllm"
 
 
-def _capacity(recipe: Recipe) -> int:
+def card_size(recipe: Recipe) -> int:
+    """Bytes of this machine's GPU as on its box, else of the one that the recipe is written for, else 24 GiB."""
     here = gpu_memory()
     return here[0][1] if here else int((recipe.recipe.min_vram_gb or UNKNOWN) * GIB)
