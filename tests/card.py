@@ -6,7 +6,7 @@
 
 Nothing is computed, so a 14B model takes seconds and no memory. What torch makes inside one kernel is added by HIDDEN. The
 allocator's rules (sizes, best fit, splitting, freeing whole segments when the card is full) are those of torch's
-c10/cuda/CUDACachingAllocator, without expandable segments.
+c10/cuda/CUDACachingAllocator, with expandable segments and without.
 """
 
 import weakref
@@ -130,6 +130,79 @@ class Allocator:
         del blocks[bisect_left(blocks, (block.size, block.number, block))]
 
 
+@dataclass(eq=False, slots=True)
+class Range:
+    """A used piece of the address space of an expandable segment."""
+
+    begin: int
+    size: int
+    small: bool
+
+
+class Expandable:
+    """The same with expandable segments: one endless range of addresses for small tensors, one for others, whose pages are mapped
+    where a tensor needs them and given back, when the card is full, where none lies in them."""
+
+    def __init__(self, room):
+        self.room = room
+        self.allocated = self.peak = 0
+        self.pages: dict[bool, dict[int, int]] = {True: {}, False: {}}  # mapped ones, and how many tensors lie in each
+        self.holes: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (begin, end) in order; the last has no end
+
+    @property
+    def reserved(self) -> int:
+        return sum(len(pages) * PAGE[small] for small, pages in self.pages.items())
+
+    def take(self, wanted: int) -> Range:
+        size = max(ROUND, -(-wanted // ROUND) * ROUND)
+        small = size <= SMALL
+        holes = self.holes[small] or [(0, ENDLESS)]
+        self.holes[small] = holes
+        at = min((i for i, (begin, end) in enumerate(holes) if end - begin >= size), key=lambda i: holes[i][1] - holes[i][0])
+        begin, end = holes[at]
+        needed = range(begin // PAGE[small], (begin + size - 1) // PAGE[small] + 1)
+        if not self._map(needed, small):
+            self.empty_cache()
+            if not self._map(needed, small):
+                free = (self.room() - self.reserved) / GIB
+                what = f"Tried to allocate {wanted / GIB:.2f} GiB, {free:.2f} GiB is free. "
+                raise torch.OutOfMemoryError(f"CUDA out of memory. {what}")
+        for page in needed:
+            self.pages[small][page] += 1
+        holes[at : at + 1] = [(begin + size, end)] if begin + size < end else []
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+        return Range(begin, size, small)
+
+    def give_back(self, block: Range) -> None:
+        self.allocated -= block.size
+        holes, begin, end = self.holes[block.small], block.begin, block.begin + block.size
+        for page in range(begin // PAGE[block.small], (end - 1) // PAGE[block.small] + 1):
+            self.pages[block.small][page] -= 1
+        at = bisect_left(holes, (begin, end))
+        if at < len(holes) and holes[at][0] == end:
+            end = holes.pop(at)[1]
+        if at and holes[at - 1][1] == begin:
+            at -= 1
+            begin = holes.pop(at)[0]
+        holes.insert(at, (begin, end))
+
+    def empty_cache(self) -> None:
+        for small, pages in self.pages.items():
+            self.pages[small] = {page: count for page, count in pages.items() if count}
+
+    def _map(self, needed: range, small: bool) -> bool:
+        fresh = [page for page in needed if page not in self.pages[small]]
+        if self.reserved + len(fresh) * PAGE[small] > self.room():
+            return False
+        self.pages[small].update(dict.fromkeys(fresh, 0))
+        return True
+
+
+PAGE = {True: SMALL_SEGMENT, False: LARGE_SEGMENT}
+ENDLESS = 1 << 60
+
+
 # ------------------------------------------------------------------------------------------- the card
 
 
@@ -154,11 +227,14 @@ class Card:
     context: int = int(0.45 * GIB)
     others: int = 0  # bytes of another process
     pool: dict[str, int] = field(default_factory=dict)
+    expandable: bool = True  # torch's segments, as policy/memory.py sets them
 
     def __post_init__(self):
-        self.torch = Allocator(lambda: self.size - self.context - self.others - sum(self.pool.values()))
+        self.torch = (Expandable if self.expandable else Allocator)(
+            lambda: self.size - self.context - self.others - sum(self.pool.values())
+        )
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.blocks: dict[int, Block | None] = {}  # by storage; None: in a pool
+        self.blocks: dict[int, Block | Range | None] = {}  # by storage; None: in a pool
         self.counting = True
         self._stack = ExitStack()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support import tiny_recipe
 
 from lgrpo_lite.layout import split
-from lgrpo_lite.policy.memory import Saved, fitting, free_bytes, layers_of, recompute, tile_bytes
+from lgrpo_lite.policy.memory import Saved, fitting, free_bytes, grow_segments, layers_of, recompute, tile_bytes
 from lgrpo_lite.policy.prove import by_memory, probe
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
@@ -157,3 +157,24 @@ def test_other_optimisers_learn_and_are_saved_whole(use):
             p.copy_(saved)
     resumed.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
     assert torch.equal(steps(resumed, [3]), steps(run, [3]))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "asked"),
+    [
+        (True, None, ["expandable_segments:True"]),
+        (False, None, []),
+        (True, "PYTORCH_CUDA_ALLOC_CONF", []),
+        (True, "PYTORCH_ALLOC_CONF", []),
+    ],
+)
+def test_segments_grow_on_a_gpu_unless_the_user_says_otherwise(monkeypatch, gpu, name, asked):
+    for known in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(known, raising=False)
+    if name:
+        monkeypatch.setenv(name, "garbage_collection_threshold:0.8")
+    told = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", told.append)
+    grow_segments()
+    assert told == asked

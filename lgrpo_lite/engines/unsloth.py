@@ -46,6 +46,7 @@ class UnslothEngine:
     """Sampler and trainer share Unsloth's base weights; one GPU. What it cannot work with: ConfigError, EnvironmentFault."""
 
     caches_prefixes = True
+    expandable_segments = False  # its standby refuses them
 
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()

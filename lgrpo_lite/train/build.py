@@ -12,6 +12,7 @@ from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.budget import GIB
+from lgrpo_lite.policy.memory import grow_segments
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
 from lgrpo_lite.rewards.base import RewardSum
@@ -45,6 +46,8 @@ def _build(recipe: Recipe) -> Run:
     engine = open_engine(recipe)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the engine's start: an adapter that is made inside it would keep all of it from the card
+    if getattr(engine, "expandable_segments", True):
+        grow_segments()
     again = _planned_again(recipe, getattr(engine, "cache_stays", 0))
     policy = Policy.load(recipe, engine.network(recipe))
     notes = (*engine.notes, *again, *prove(policy, recipe))
