@@ -1,6 +1,7 @@
 """Recomputing by need: nothing changes but what is kept; the options of memory and optimiser do what they say."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -178,3 +179,20 @@ def test_segments_grow_on_a_gpu_unless_the_user_says_otherwise(monkeypatch, gpu,
     monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", told.append)
     grow_segments()
     assert told == asked
+
+
+def test_counting_what_autograd_keeps_keeps_nothing():
+    policy = build(tiny_recipe()).policy
+    recompute(policy.base, 0)
+    kept = []
+
+    def remember(module, given, out) -> None:
+        kept.append(weakref.ref(out.untyped_storage()))
+
+    hook = policy.base.base_model.layers[1].register_forward_hook(remember)
+    with Saved(policy.model):
+        scored = policy.logprobs(probe(256, BATCH))
+    assert kept[0]() is not None
+    del scored
+    hook.remove()
+    assert kept[0]() is None

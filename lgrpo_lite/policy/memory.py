@@ -141,7 +141,7 @@ class Saved:
         storage = kept.untyped_storage()
         if storage._cdata not in self._own:
             self._found[storage._cdata] = storage.nbytes()
-        return kept
+        return kept.detach()  # a node that keeps its own output would keep itself, and all before it, for good
 
     def __enter__(self) -> "Saved":
         self._hooks.__enter__()
