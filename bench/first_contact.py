@@ -27,8 +27,8 @@ from xml.etree import ElementTree
 import measure
 import torch
 
-from lgrpo_lite.doctor import used_gpu
-from lgrpo_lite.machine import read_machine
+from lgrpo_lite.machine.doctor import used_gpu
+from lgrpo_lite.machine.facts import read_machine
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 520  # seconds for all: nine minutes, less the unpacking of the kit

@@ -21,9 +21,9 @@ import torch
 from step import G, answers_of, ours
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from lgrpo_lite.config import Lora, Model
 from lgrpo_lite.policy.load import attach_adapter, load_base, load_tokenizer
 from lgrpo_lite.policy.memory import layers_of, recompute
+from lgrpo_lite.recipe.schema import Lora, Model
 
 KEYS = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"
 SHAPES = {

@@ -25,10 +25,10 @@ import measure
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lgrpo_lite.doctor import used_gpu
-from lgrpo_lite.machine import SMI_TIMEOUT, read_machine
+from lgrpo_lite.machine.doctor import used_gpu
+from lgrpo_lite.machine.facts import SMI_TIMEOUT, read_machine
+from lgrpo_lite.plan.plan import CONTEXT
 from lgrpo_lite.policy.load import locate
-from lgrpo_lite.train.plan import CONTEXT
 
 GIB = 2**30
 CAP = 24 * GIB

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from simulated_run import AWAY, CELLS, LONGEST, OFFLOADED, SimulatedRun, recipe_of
 
-from lgrpo_lite.train.plan import plan
+from lgrpo_lite.plan.plan import plan
 
 GIB = 2**30
 SIZE = 24 * GIB

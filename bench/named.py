@@ -12,10 +12,10 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from lgrpo_lite.checks.check import check
 from lgrpo_lite.objective.named import NAMED
-from lgrpo_lite.recipe import load_recipe
+from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.check import check
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.step import train_step
 

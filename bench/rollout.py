@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import interleaved, keep, ratios
 
-from lgrpo_lite.config import Recipe
+from lgrpo_lite.checks.check import check
 from lgrpo_lite.engines.base import SamplingParams, open_engine
-from lgrpo_lite.recipe import load_recipe
+from lgrpo_lite.recipe.read import load_recipe
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.check import check
 from lgrpo_lite.train.run import Run
 
 

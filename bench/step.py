@@ -23,9 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from lgrpo_lite.algorithm import Algorithm
 from lgrpo_lite.batch import TrainBatch, flatten
-from lgrpo_lite.config import Model
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.transformers import TransformersSampler
 from lgrpo_lite.layout import LAYOUT, size_of, split
@@ -33,6 +31,8 @@ from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy import attention
 from lgrpo_lite.policy.load import load_tokenizer, locate
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.algorithm import Algorithm
+from lgrpo_lite.recipe.schema import Model
 from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
 Answer = tuple[list[int], list[int], list[float], float]

@@ -26,10 +26,10 @@ import psutil
 import torch
 from measure import keep
 
-from lgrpo_lite.recipe import load_recipe
+from lgrpo_lite.checks.check import check
+from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.check import check
-from lgrpo_lite.train.folder import RunFolder
 from lgrpo_lite.train.samples import samples
 from lgrpo_lite.train.step import train_step
 
@@ -138,7 +138,7 @@ def training(path: Path, blocks: int) -> dict[str, float]:
             taken = {}
             for shown in ((True, False), (False, True))[number % 2]:
                 if shown:
-                    view = Shown([sys.executable, "-m", "lgrpo_lite.cli.live", str(path)], stdin=subprocess.PIPE)
+                    view = Shown([sys.executable, "-m", "lgrpo_lite.cli.terminal.live", str(path)], stdin=subprocess.PIPE)
                     view.first.wait(60)
                 taken[shown] = block(number)
                 if shown and view is not None:

@@ -15,8 +15,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_recipe": "recipe",
-    "check": "train.check",
+    "load_recipe": "recipe.read",
+    "check": "checks.check",
     "build": "train.build",
     "train_step": "train.step",
     "Objective": "objective.objective",

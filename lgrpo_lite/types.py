@@ -165,7 +165,7 @@ class StepRecord:
     guide_tokens: int | None = None  # guidance length of the next step (arXiv:2508.13023)
     trained_tokens: int = 0  # completion tokens with a gradient
     seconds: dict[str, float] = field(default_factory=dict)  # by phase: sync, rollout, reward, score, update
-    memory: dict[str, int] = field(default_factory=dict)  # bytes, see train.memory
+    memory: dict[str, int] = field(default_factory=dict)  # bytes, see policy.memory.pools
     alarms: tuple[str, ...] = ()  # names of monitor.alarms whose condition holds
 
     def after_update(self, policy_version: int, length_lambda: float | None, seconds: dict[str, float]) -> "StepRecord":

@@ -16,18 +16,18 @@ from card import Card, fake_policy
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import clip_grad_norm_
 
+from lgrpo_lite.checks.check import check
 from lgrpo_lite.engines.vllm_fit import cache_of
 from lgrpo_lite.errors import OutOfMemory
+from lgrpo_lite.export import export
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.plan.parts import MOMENTS
 from lgrpo_lite.policy import budget, memory, passes, policy, prove
 from lgrpo_lite.policy.shape import Shape, find_config
-from lgrpo_lite.recipe import load_recipe
-from lgrpo_lite.train import export
-from lgrpo_lite.train.check import check
+from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.guard import within_memory
 from lgrpo_lite.train.optim import Optimizers
-from lgrpo_lite.train.parts import MOMENTS
 
 CELLS = [  # model and tokens of the longest answer: what `docs/memory.md` tells of
     *(("Qwen/Qwen2.5-3B", n) for n in (1024, 4096, 32_768)),
@@ -203,7 +203,7 @@ class SimulatedRun:
         self.card.map("cache", self.cache)
 
     def export(self) -> None:
-        """What train/export.py does on a card: engine and moments go, both models answer; the merged one here or on the CPU."""
+        """What export/export.py does on a card: engine and moments go, both models answer; the merged one here or on the CPU."""
         card, run, longest = self.card, self.run, self.recipe.model.max_prompt_tokens
         for name in ("cache", "graphs", "slot"):
             card.unmap(name)

@@ -102,8 +102,8 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
 
 def tiny_recipe(*overrides: str, name: str = "tiny-math"):
     """A packaged recipe, made small, checked."""
-    from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.check import check
+    from lgrpo_lite.checks.check import check
+    from lgrpo_lite.recipe.read import load_recipe
 
     small = ["train.steps=2", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=64", "data.eval.limit=8"]
     if name != "tiny-math":
@@ -163,9 +163,9 @@ def scripted_tools(script, *rewards, limit: int = 64):
     """Tools over a scripted sampler; the reward is the number after `####` unless others are given."""
     from contextlib import nullcontext
 
-    from lgrpo_lite.config import Reward
     from lgrpo_lite.engines.base import SamplingParams
-    from lgrpo_lite.rewards.base import RewardSum
+    from lgrpo_lite.recipe.schema import Reward
+    from lgrpo_lite.rewards.total import RewardSum
     from lgrpo_lite.rollout.tools import Tools
 
     reward = RewardSum(rewards or [Reward(use="numeric", extract="gsm8k")], lambda key: key, max_new_tokens=limit)

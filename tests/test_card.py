@@ -15,13 +15,13 @@ from simulated_run import AWAY, CELLS, LONGEST, SimulatedRun, recipe_of, with_gr
 
 from lgrpo_lite.layout import size_of, split
 from lgrpo_lite.ops import lean
+from lgrpo_lite.plan.fit import fit
+from lgrpo_lite.plan.parts import MOMENTS
+from lgrpo_lite.plan.plan import plan
 from lgrpo_lite.policy import passes
 from lgrpo_lite.policy.memory import layers_of, recompute
 from lgrpo_lite.policy.prove import PROBED, probe
 from lgrpo_lite.policy.shape import Shape, find_config
-from lgrpo_lite.train.fit import fit
-from lgrpo_lite.train.parts import MOMENTS
-from lgrpo_lite.train.plan import plan
 
 # ------------------------------------------------------------------------------------------- the allocator
 

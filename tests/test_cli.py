@@ -85,7 +85,7 @@ def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):
 
 def test_data_from_the_hub_needs_a_package(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lgrpo_lite.train.check.find_spec", lambda name: None if name == "datasets" else find_spec(name))
+    monkeypatch.setattr("lgrpo_lite.checks.check.find_spec", lambda name: None if name == "datasets" else find_spec(name))
     assert lgrpo("recipe", "tiny-gsm8k") == 3
     assert "not installed: datasets" in capfd.readouterr().err
 

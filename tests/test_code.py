@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import EnvironmentFault
+from lgrpo_lite.recipe.schema import Reward
 from lgrpo_lite.rewards.bubblewrap import AUDIT_ARCH, rules_for
 from lgrpo_lite.rewards.code import code, code_in, fault_of_tests, missing_sandbox, read_tests
 from lgrpo_lite.rewards.sandbox import Limits, Sandbox, SandboxFault, open_sandbox, run_program
@@ -418,7 +418,7 @@ def test_a_sandbox_that_does_not_work_is_told_with_what_it_says(nothing_installe
 def test_a_recipe_with_code_is_refused_before_it_starts(nothing_installed):
     from support import tiny_recipe
 
-    from lgrpo_lite.train.check import demand
+    from lgrpo_lite.checks.check import demand
 
     with pytest.raises(EnvironmentFault, match="no sandbox works here"):
         demand(tiny_recipe("rewards=[{use: code}]"))

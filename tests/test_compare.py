@@ -237,7 +237,7 @@ def test_the_run_kept_its_evaluations_and_its_best(trained):
 
 
 def test_without_matplotlib_the_rest_is_there(trained, tmp_path, monkeypatch, capfd):
-    from lgrpo_lite.train.report import write_report
+    from lgrpo_lite.folder.report import write_report
 
     monkeypatch.setattr(plots, "available", lambda: False)
     a, b = (trained / "evals" / f"arithmetic-{label}-k4-t1-s0-n48" for label in ("base", "step-000006"))

@@ -6,12 +6,12 @@ import json
 import pytest
 from support import tiny_recipe
 
-from lgrpo_lite.arithmetic import STYLES, problems, split_of
-from lgrpo_lite.config import Data, Model, Source
+from lgrpo_lite.data.arithmetic import STYLES, problems, split_of
 from lgrpo_lite.data.prompts import Counts, load, read, same, shared, survey, tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.policy.load import load_tokenizer
+from lgrpo_lite.recipe.schema import Data, Model, Source
 from lgrpo_lite.types import Criterion, Prompt
 
 

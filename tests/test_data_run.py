@@ -78,7 +78,7 @@ def test_a_step_tells_the_pool_what_it_saw():
 
 
 def test_parquet_needs_its_package_before_anything_starts(tmp_path, monkeypatch, capfd):
-    from lgrpo_lite.train import check
+    from lgrpo_lite.checks import check
 
     monkeypatch.setattr(check, "find_spec", lambda name: None if name in ("pyarrow", "datasets") else object())
     for source, package in (("{path: a.parquet}", "pyarrow"), ("{hf: some/set}", "datasets")):

@@ -11,7 +11,7 @@ from support import lgrpo
 
 from lgrpo_lite.cli.main import VERBS
 from lgrpo_lite.objective.named import NAMED
-from lgrpo_lite.recipe import recipe_names
+from lgrpo_lite.recipe.read import recipe_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,9 +11,9 @@ import pytest
 from support import lgrpo
 from test_machine import ADA, GPUS, TURING, put_nvidia_smi
 
-from lgrpo_lite.doctor import Facts, Torch, diagnose, runs_on, used_gpu, wants_gpu
-from lgrpo_lite.machine import Fault, GpuProcess, Machine, Room, parse_gpus
-from lgrpo_lite.stacks import OPTIONAL, TESTED
+from lgrpo_lite.machine.doctor import Facts, Torch, diagnose, runs_on, used_gpu, wants_gpu
+from lgrpo_lite.machine.facts import Fault, GpuProcess, Machine, Room, parse_gpus
+from lgrpo_lite.machine.stacks import OPTIONAL, TESTED
 
 GIB = 2**30
 LARGE = Room("/", 400 * GIB, 900 * GIB)

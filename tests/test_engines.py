@@ -8,16 +8,16 @@ import torch
 from packaging.specifiers import SpecifierSet
 from support import tiny_recipe
 
+from lgrpo_lite.checks.check import demand
 from lgrpo_lite.engines.base import SamplingParams, engine_name, installed, open_engine
 from lgrpo_lite.engines.vllm_fit import TESTED, check_version
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
-from lgrpo_lite.machine import cuda_devices
+from lgrpo_lite.machine.facts import cuda_devices
+from lgrpo_lite.machine.stacks import allowed
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
-from lgrpo_lite.stacks import allowed
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.check import demand
 from lgrpo_lite.types import Group, Outcome, Rollout, Score
 
 

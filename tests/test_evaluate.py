@@ -17,16 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import lgrpo, tiny_recipe
 
-from lgrpo_lite import arithmetic
+from lgrpo_lite.checks.check import check
+from lgrpo_lite.data import arithmetic
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.evaluation.figures import Problem, Sample, estimates, figures, majority, powers, table
-from lgrpo_lite.evaluation.held_out import evaluate, read_samples, score_of
+from lgrpo_lite.evaluation.results import read_samples
 from lgrpo_lite.evaluation.suites import lay_over, load_suite, problems, suite_names
 from lgrpo_lite.evaluation.support import log_probs
-from lgrpo_lite.recipe import load_recipe
+from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.check import check
+from lgrpo_lite.train.evaluate import evaluate, score_of
 
 FAST = ["model.weights=fp32", "model.threads=1"]
 ARITHMETIC = ["eval", "builtin:tiny-math", "--suite", "arithmetic", *FAST]

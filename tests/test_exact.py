@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from lgrpo_lite.algorithm import Algorithm, LengthPreference, Trace
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.algorithm import Algorithm, LengthPreference, Trace
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
 COMBINED = Algorithm(

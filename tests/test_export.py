@@ -15,19 +15,19 @@ from safetensors.torch import load_file
 from support import tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lgrpo_lite.adapters.merge import write_shards
 from lgrpo_lite.cli import export as command
 from lgrpo_lite.cli.main import main
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.transformers import TransformersEngine, TransformersSampler
 from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
+from lgrpo_lite.export import export
+from lgrpo_lite.export.export import VERIFY_PROMPTS, answering_bytes, export_adapter, export_merged, places, room_for
+from lgrpo_lite.export.merge import write_shards
 from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.policy.passes import VERIFY_ROWS, VERIFY_SPARE
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.progress import listening
-from lgrpo_lite.train import export
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.export import VERIFY_PROMPTS, answering_bytes, export_adapter, export_merged, let_go, places, room_for
 from lgrpo_lite.train.step import train_step
 
 KINDS = ["fp32", "nf4", "bf16", "full fp32", "full bf16"]
@@ -280,7 +280,7 @@ def test_a_run_lets_go_of_engine_and_optimiser_and_the_policy_stays(tmp_path):
     assert any(True for _ in run.optimizer.state_tensors())
     before = export_adapter(run.policy, tmp_path / "before") / "adapter_model.safetensors"
     with patch.object(TransformersEngine, "close", side_effect=ValueError("cannot close")) as closed:  # a fault of a library
-        let_go(run)
+        run.let_go()
     closed.assert_called_once()
     assert not any(True for _ in run.optimizer.state_tensors())
     assert all(parameter.grad is None for parameter in run.policy.trainable())

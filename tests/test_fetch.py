@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 from test_progress import COMMIT, Hub
 
-from lgrpo_lite.adapters.merge import write_shards
 from lgrpo_lite.errors import OutOfMemory
+from lgrpo_lite.export.merge import write_shards
 from lgrpo_lite.policy.fetch import fetch_ahead
 from lgrpo_lite.policy.load import locate
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgrpo_lite.config import Source
 from lgrpo_lite.data import files
 from lgrpo_lite.data.files import records
 from lgrpo_lite.data.prompts import read
 from lgrpo_lite.errors import DataError, EnvironmentFault
+from lgrpo_lite.recipe.schema import Source
 
 ROWS = [{"question": "1+1=?", "answer": "2"}, {"question": 'say "ž",\nplease', "answer": "ž"}, {"question": "数", "answer": "3"}]
 

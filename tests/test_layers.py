@@ -7,14 +7,14 @@ import pytest
 
 LIGHT = [
     "lgrpo_lite.types",
-    "lgrpo_lite.config",
+    "lgrpo_lite.recipe.schema",
     "lgrpo_lite.monitor.tail",
     "lgrpo_lite.monitor.view",
     "lgrpo_lite.cli.main",
     "lgrpo_lite.cli.train",
     "lgrpo_lite.objective.named",
-    "lgrpo_lite.train.check",
-    "lgrpo_lite.rewards.base",
+    "lgrpo_lite.checks.check",
+    "lgrpo_lite.rewards.total",
     "lgrpo_lite.data.prompts",
 ]
 

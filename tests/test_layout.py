@@ -28,7 +28,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lgrpo_lite.algorithm import Algorithm
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.layout import LAYOUT, clusters, micro_rows, packed, rows, shared, size_of, split
 from lgrpo_lite.objective.objective import Objective
@@ -36,6 +35,7 @@ from lgrpo_lite.policy import attention
 from lgrpo_lite.policy.load import head_of
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import check_head, probe, prove, usable_layouts
+from lgrpo_lite.recipe.algorithm import Algorithm
 
 SMALL = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

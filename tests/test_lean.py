@@ -31,7 +31,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lgrpo_lite.adapters.merge import merged_tensors
+from lgrpo_lite.export.merge import merged_tensors
 from lgrpo_lite.layout import LAYOUT, Segment, split
 from lgrpo_lite.ops import lean as ops
 from lgrpo_lite.policy import attention, lean

@@ -16,13 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from lgrpo_lite.batch import for_scoring
 from lgrpo_lite.engines.vllm_fit import serving_dtype
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.export.export import export_merged
 from lgrpo_lite.policy import load
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import compute_dtype, empty_base, load_base, locate, settle
 from lgrpo_lite.policy.memory import layers_of, recompute
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.export import export_merged
 from lgrpo_lite.train.step import gradient
 from lgrpo_lite.types import Group, Outcome, Rollout, Score
 

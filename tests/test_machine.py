@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lite import hub
-from lgrpo_lite import machine as machine_module
-from lgrpo_lite.hub import has_token, model_cache, name_found, unreachable
-from lgrpo_lite.machine import (
+from lgrpo_lite.machine import facts as machine_module
+from lgrpo_lite.machine import hub
+from lgrpo_lite.machine.facts import (
     Gpu,
     GpuProcess,
     compiler,
@@ -24,6 +23,7 @@ from lgrpo_lite.machine import (
     room,
     smi_fault,
 )
+from lgrpo_lite.machine.hub import has_token, model_cache, name_found, unreachable
 
 GIB = 2**30
 ADA, TURING = "GPU-5f1cf6c8-0ba4-4f3c-a2d5-000000000000", "GPU-a90b1f0e-22c7-4b6a-9d11-111111111111"

@@ -6,13 +6,13 @@ import math
 import pytest
 from support import tiny_recipe
 
-from lgrpo_lite.algorithm import Algorithm, Section
-from lgrpo_lite.config import section_inside
-from lgrpo_lite.evaluation.held_out import evaluate
+from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.policy.checkpoint import State
+from lgrpo_lite.recipe.algorithm import Algorithm, Section
+from lgrpo_lite.recipe.schema import section_inside
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.folder import RunFolder
+from lgrpo_lite.train.evaluate import evaluate
 from lgrpo_lite.train.guard import StopRequest
 from lgrpo_lite.train.loop import _prepare
 from lgrpo_lite.train.step import train_step

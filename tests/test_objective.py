@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import groups_of, value_and_grads
 
-from lgrpo_lite.algorithm import Algorithm, Cispo, Clip, Kl, LengthPreference, Residual, Select, Shaped, Trace
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.objective.advantage import centred
 from lgrpo_lite.objective.named import NAMED, complete
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.objective.select import SELECT, places
 from lgrpo_lite.objective.weight import grpo_lambda, prefix_share, top_entropy
+from lgrpo_lite.recipe.algorithm import Algorithm, Cispo, Clip, Kl, LengthPreference, Residual, Select, Shaped, Trace
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
 

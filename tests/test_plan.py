@@ -14,9 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
-from lgrpo_lite.config import Lora, Model
+from lgrpo_lite.checks.check import check
 from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.ops.logprob import logprobs
+from lgrpo_lite.plan.fit import faster, fit
+from lgrpo_lite.plan.parts import MOMENTS
+from lgrpo_lite.plan.plan import plan
+from lgrpo_lite.plan.weigh import full_pass
 from lgrpo_lite.policy import budget, load, passes
 from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.memory import Saved, layers_of, loaded_bytes, recompute
@@ -24,12 +28,8 @@ from lgrpo_lite.policy.passes import Pass
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import probe, usable_layouts
 from lgrpo_lite.policy.shape import FAMILIES, Shape, find_config, shapes
-from lgrpo_lite.recipe import load_recipe
-from lgrpo_lite.train.check import check
-from lgrpo_lite.train.fit import faster, fit
-from lgrpo_lite.train.parts import MOMENTS
-from lgrpo_lite.train.plan import plan
-from lgrpo_lite.train.weigh import full_pass
+from lgrpo_lite.recipe.read import load_recipe
+from lgrpo_lite.recipe.schema import Lora, Model
 
 CPU = torch.device("cpu")
 SMALL = {

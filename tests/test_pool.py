@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lgrpo_lite.config import Reward, Safety
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Reward, Safety
 from lgrpo_lite.rewards.mark import Pooled, settled
 from lgrpo_lite.rewards.part import Tally
 from lgrpo_lite.rewards.pool import Pool
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.rewards.worker import FileFunction
 from lgrpo_lite.types import Completion, Outcome, Prompt
 

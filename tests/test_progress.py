@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from lgrpo_lite.adapters.merge import write_shards
-from lgrpo_lite.cli.progress import CLEAR, PLAIN_SECONDS, Line, _can_draw
+from lgrpo_lite.checks.check import check
+from lgrpo_lite.cli.terminal.progress import CLEAR, PLAIN_SECONDS, Line, _can_draw
 from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.engines.selftest import stages
-from lgrpo_lite.evaluation.held_out import evaluate
+from lgrpo_lite.export.export import export_merged
+from lgrpo_lite.export.merge import write_shards
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.progress import Progress, listening, told
-from lgrpo_lite.recipe import load_recipe
+from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.baseline import measure
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.check import check
-from lgrpo_lite.train.export import export_merged
+from lgrpo_lite.train.evaluate import evaluate
 
 SETTINGS = ["eval.k=3", "data.eval.limit=80", "model.max_new_tokens=32", "rollout.batch_rows=50"]
 

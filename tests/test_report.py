@@ -7,8 +7,8 @@ import pytest
 from run_folders import evaluation, lines, record, written
 from support import lgrpo, tiny_recipe
 
+from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.monitor import plots
-from lgrpo_lite.train.report import write_report
 
 SMALL = [
     "train.steps=4", "train.eval_every=2", "data.eval.limit=32", "eval.k=2", "rollout.prompts_per_step=4", "rollout.group_size=8",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import tiny_recipe
 
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
 

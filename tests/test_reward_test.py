@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from support import lgrpo
 from test_code import boxed
 
-from lgrpo_lite.answers import as_number
-from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.recipe.schema import Reward
 from lgrpo_lite.rewards.text import length, regex
 from lgrpo_lite.rewards.trial import gold_cases, near_misses, read_cases
 from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier.answers import as_number
 
 
 def written(path, *rows) -> str:

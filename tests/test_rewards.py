@@ -5,13 +5,13 @@ import math
 
 import pytest
 
-from lgrpo_lite.answers import as_number, final_answer
-from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import ConfigError, DataError
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Reward
 from lgrpo_lite.rewards.part import OPTIONS, REWARDS
 from lgrpo_lite.rewards.text import exact, numeric, overlong
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt
+from lgrpo_lite.verifier.answers import as_number, final_answer
 
 PROMPT = Prompt("0", "What is 2+2?", (1,), "4")
 

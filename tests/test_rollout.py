@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import asked, ids_of, scripted_tools, text_of, tiny_recipe
 
-from lgrpo_lite.algorithm import Algorithm, BestDraft, Guide, ProbeValues, RefineBest, ValueCache
-from lgrpo_lite.config import Reward
+from lgrpo_lite.checks.rules import answers_left
 from lgrpo_lite.errors import DataError, VerificationError
 from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.recipe.algorithm import Algorithm, BestDraft, Guide, ProbeValues, RefineBest, ValueCache
+from lgrpo_lite.recipe.schema import Reward
 from lgrpo_lite.rollout.drafts import best_draft, filled, refine_best
 from lgrpo_lite.rollout.guide import GuideLength, guided_answers
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.rollout.values import ValueStore, probe_values, step_spans, v_star
-from lgrpo_lite.train.rules import answers_left
 from lgrpo_lite.types import Criterion, Prompt
 
 PLAIN, HINT = "{draft}|{question}", "{question}/{best}/{failed}"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgrpo_lite.config import Endpoint, Reward
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Endpoint, Reward
 from lgrpo_lite.rewards.judge import endpoint_judge, missing_variables
 from lgrpo_lite.rewards.rubric import MAX_TEXT, aggregate, holds, question, reward, verdicts
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Criterion, Outcome, Prompt
 
 KEY = "sk-very-secret"

@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support import tiny_recipe
 
+from lgrpo_lite.checks.check import check
+from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.errors import ConfigError, LgrpoError
 from lgrpo_lite.objective.named import NAMED
-from lgrpo_lite.recipe import parse_recipe
-from lgrpo_lite.train.check import check
-from lgrpo_lite.train.rules import warnings
+from lgrpo_lite.recipe.read import parse_recipe
 
 GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\nrewards: [{use: exact}]\n"
 RESIDUAL = ["algorithm.use=flowrl_group"]

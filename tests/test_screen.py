@@ -144,7 +144,7 @@ def test_a_sigkill_leaves_the_terminal_in_order_and_is_told_with_the_command_tha
 def test_without_its_view_a_run_goes_on_in_lines(tmp_path):
     terminal = Terminal(recipe(tmp_path, "train.steps=12"))
     terminal.read(lambda seen: steps_made(tmp_path) >= 1)
-    (view,) = [p for p in psutil.Process(terminal.process.pid).children() if "lgrpo_lite.cli.live" in p.cmdline()]
+    (view,) = [p for p in psutil.Process(terminal.process.pid).children() if "lgrpo_lite.cli.terminal.live" in p.cmdline()]
     view.kill()
     terminal.read()
     assert terminal.process.wait() == 0 and terminal.clean()

@@ -10,8 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from lgrpo_lite.recipe import load_recipe
-from lgrpo_lite.train.sinks import LOGGERS, PARTS, TAGS, missing_loggers, open_sinks, scalars
+from lgrpo_lite.folder.sinks import LOGGERS, PARTS, TAGS, missing_loggers, open_sinks, scalars
+from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.types import StepRecord
 
 EVALUATION = {"step": 0, "problems": 4, "accuracy": 0.5, "greedy": None, "intervals": {"accuracy": [0, 1]}, "time": 1e9}

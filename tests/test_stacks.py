@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lite.stacks import OPTIONAL, TESTED, best_match, compare, normal, outside, ranges_of
+from lgrpo_lite.machine.stacks import OPTIONAL, TESTED, best_match, compare, normal, outside, ranges_of
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from support import tiny_recipe
 
-from lgrpo_lite.arithmetic import problems
+from lgrpo_lite.data.arithmetic import problems
 from lgrpo_lite.engines.base import SamplingParams
-from lgrpo_lite.evaluation.held_out import evaluate
 from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.policy.memory import layers_of
 from lgrpo_lite.train.build import build
+from lgrpo_lite.train.evaluate import evaluate
 from lgrpo_lite.train.guard import NonFinite
 from lgrpo_lite.train.step import train_step
 

@@ -3,11 +3,11 @@
 import pytest
 from support import lgrpo, tiny_recipe
 
-from lgrpo_lite.config import Data, Model, Source
 from lgrpo_lite.data.prompts import load
 from lgrpo_lite.data.template import check_template, tokens
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.policy.load import load_tokenizer
+from lgrpo_lite.recipe.schema import Data, Model, Source
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"

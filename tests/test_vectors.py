@@ -15,8 +15,7 @@ import pytest
 import torch
 from support import groups_of, laid_out, value_and_grads
 
-from lgrpo_lite.algorithm import Algorithm, Cispo, Clip, Guide, Kl, LengthPreference, Residual, Select, Shaped, Trace
-from lgrpo_lite.diagnostics import coverage, crossover, never_upper, pass_curve, tilted
+from lgrpo_lite.evaluation.diagnostics import coverage, crossover, never_upper, pass_curve, tilted
 from lgrpo_lite.objective import trace
 from lgrpo_lite.objective.advantage import beta_density, beta_moments, next_value, step_credit, step_values
 from lgrpo_lite.objective.log_z import LogZ
@@ -26,6 +25,7 @@ from lgrpo_lite.objective.select import selected
 from lgrpo_lite.objective.surrogate import Terms, residual, shaped
 from lgrpo_lite.objective.weight import LengthPreference as Preference
 from lgrpo_lite.objective.weight import prefix_share
+from lgrpo_lite.recipe.algorithm import Algorithm, Cispo, Clip, Guide, Kl, LengthPreference, Residual, Select, Shaped, Trace
 from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.text import overlong
 from lgrpo_lite.rollout.drafts import _failed, best_index

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgrpo_lite.answers import committed, final_answer, last_boxed, normal
-from lgrpo_lite.spelling import spell
 from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier.answers import committed, final_answer, last_boxed, normal
+from lgrpo_lite.verifier.spelling import spell
 from lgrpo_lite.verifier.verify import gold_fault, verify
 
 DEEP = 10_000

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
 PROMPTS = 64
@@ -21,9 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample groups as the first steps would. No signal: exit 5, with the likeliest cause."""
+    from lgrpo_lite.checks.check import check, demand
     from lgrpo_lite.cli.train import log_to
-    from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.check import check, demand
+    from lgrpo_lite.recipe.read import load_recipe
 
     if args.n < 1:
         raise ConfigError("no prompts to look at", where=f"command line, -n {args.n}", fix="give -n 1 or more")

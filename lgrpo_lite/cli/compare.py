@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         found, warnings = _evaluations(args)
         show = _show
     else:
-        from lgrpo_lite.cli import curves
+        from lgrpo_lite.cli.terminal import curves
 
         found, warnings = _runs(args)
         show = curves.show
@@ -70,7 +70,7 @@ def _evaluations(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def _runs(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Training curves as JSON, under `evaluations` what `_evaluations` says of two that have one in common, and warnings."""
-    from lgrpo_lite.cli import curves
+    from lgrpo_lite.cli.terminal import curves
     from lgrpo_lite.cli.watch import find_run
 
     paths = [find_run(word, args.runs) for word in args.words]

@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lgrpo_lite.config import Recipe
+    from lgrpo_lite.recipe.schema import Recipe
 
     if args.json:
         print(json.dumps(Recipe.model_json_schema(by_alias=True)))
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
 def rows(section, prefix: str = ""):
     """(dotted key, type, default, meaning) of every setting, depth first."""
-    from lgrpo_lite.config import section_inside
+    from lgrpo_lite.recipe.schema import section_inside
 
     for name, field in section.model_fields.items():
         key = f"{prefix}{field.alias or name}"

@@ -6,10 +6,10 @@ import json
 import shlex
 from collections.abc import Iterator
 
-from lgrpo_lite.doctor import Facts, Finding, diagnose, read_facts
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
-from lgrpo_lite.machine import Machine, Room
-from lgrpo_lite.stacks import TESTED, best_match, compare
+from lgrpo_lite.machine.doctor import Facts, Finding, diagnose, read_facts
+from lgrpo_lite.machine.facts import Machine, Room
+from lgrpo_lite.machine.stacks import TESTED, best_match, compare
 
 GIB = 2**30
 

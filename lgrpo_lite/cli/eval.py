@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from lgrpo_lite.checks.check import check, demand
     from lgrpo_lite.evaluation.suites import lay_over
-    from lgrpo_lite.train.check import check, demand
 
     words = [word for word in args.words if "=" not in word]
     if len(words) != 1:
@@ -77,8 +77,8 @@ def _run_folder(word: str, runs: Path) -> Path | None:
 
 def _recipe(word: str, run_folder: Path | None):
     """What the evaluation starts from: the run's settings, or the defaults with that model."""
-    from lgrpo_lite.recipe import load_recipe, recipe_of
-    from lgrpo_lite.yaml_marks import Marks
+    from lgrpo_lite.recipe.marks import Marks
+    from lgrpo_lite.recipe.read import load_recipe, recipe_of
 
     if run_folder is not None:
         return load_recipe(str(run_folder / "config.resolved.yaml"))
@@ -128,9 +128,9 @@ def _place(subject, suite: str, evaluation, args: argparse.Namespace) -> Path:
 
 def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that needs torch."""
+    from lgrpo_lite.checks.check import gold_fault_of
     from lgrpo_lite.cli.train import log_to
     from lgrpo_lite.evaluation.results import check_folder
-    from lgrpo_lite.train.check import gold_fault_of
 
     with showing(as_json=args.json):
         check_folder(out)

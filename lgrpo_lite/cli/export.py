@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("export takes a run and a format", where="command line", fix="lgrpo-lite export RUN adapter|merged")
     path, kind = find_run(args.words[0], args.runs), args.words[1]
     out = args.out or path / "export" / kind
-    from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.check import check, demand
+    from lgrpo_lite.checks.check import check, demand
+    from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(str(path / "config.resolved.yaml")))
     demand(recipe)
@@ -64,10 +64,10 @@ def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace
     """Everything that needs torch; of a merge, how it compares with the policy. No room for it: OutOfMemory (exit 4)."""
     import torch
 
+    from lgrpo_lite.export.export import export_adapter, export_merged, memory_told
     from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
-    from lgrpo_lite.train.export import export_adapter, export_merged, memory_told
 
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)

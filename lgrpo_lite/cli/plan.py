@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
 UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is sold as 24 GB has 24 GiB
@@ -24,10 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.check import check
-    from lgrpo_lite.train.fit import faster, fit
-    from lgrpo_lite.train.plan import plan
+    from lgrpo_lite.checks.check import check
+    from lgrpo_lite.plan.fit import faster, fit
+    from lgrpo_lite.plan.plan import plan
+    from lgrpo_lite.recipe.read import load_recipe
 
     recipe, capacity = check(load_recipe(args.words[0], args.words[1:])), _capacity(args.gpu)
     settings, closest = fit(recipe, capacity) if args.fit else ([], plan(recipe, capacity))
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _weigh(recipe, *, as_json: bool) -> list:
+    from lgrpo_lite.checks.check import demand
     from lgrpo_lite.cli.train import log_to
-    from lgrpo_lite.train.check import demand
 
     demand(recipe)
     with showing(as_json=as_json), tempfile.TemporaryDirectory() as folder:
-        from lgrpo_lite.train.weigh import weigh
+        from lgrpo_lite.plan.weigh import weigh
 
         log_to(Path(folder) / "main.log")
         return weigh(recipe)
@@ -74,7 +74,7 @@ def _capacity(text: str | None) -> int | None:
 
 
 def _plain(found) -> dict:
-    from lgrpo_lite.train.parts import MOMENTS
+    from lgrpo_lite.plan.parts import MOMENTS
 
     parts = [{"name": p.name, "bytes": p.bytes, "moments": p.moments, "note": p.note} for p in found.parts]
     return {
@@ -89,7 +89,7 @@ def _print(found, settings, weighed, told) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lgrpo_lite.train.parts import MOMENTS
+    from lgrpo_lite.plan.parts import MOMENTS
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
     for setting in settings:

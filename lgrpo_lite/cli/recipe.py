@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if verb == "cp":
         return _copy(words, args)
     if verb == "show":
-        from lgrpo_lite.recipe import load_recipe
-        from lgrpo_lite.train.check import check
+        from lgrpo_lite.checks.check import check
+        from lgrpo_lite.recipe.read import load_recipe
 
         print(check(load_recipe(words[0], words[1:])).to_yaml(), end="")
         return 0
@@ -47,7 +47,7 @@ def _list(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from lgrpo_lite.objective.named import NAMED
-    from lgrpo_lite.recipe import load_recipe, recipe_names
+    from lgrpo_lite.recipe.read import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
     columns = ("name", "what", "model", "algorithm", "engine", "GPU", "verified")
@@ -75,7 +75,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _copy(words: list[str], args: argparse.Namespace) -> int:
-    from lgrpo_lite.recipe import recipe_text
+    from lgrpo_lite.recipe.read import recipe_text
 
     if len(words) != 2:
         raise ConfigError("recipe cp takes a name and a file", where="command line", fix="lgrpo-lite recipe cp NAME FILE")

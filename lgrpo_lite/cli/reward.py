@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, VerificationError, nearest
 from lgrpo_lite.progress import told
 
@@ -30,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit 6 if a gold does not score 1, a near miss does not score 0, or the cases agree less than asked."""
-    from lgrpo_lite.rewards.base import RewardSum
     from lgrpo_lite.rewards.code import missing_sandbox
+    from lgrpo_lite.rewards.total import RewardSum
     from lgrpo_lite.rewards.trial import case_report, gold_report, judged, read_cases, split_by_label, verifier
 
     recipe, alone = _recipe(args)
@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
     """The recipe, and whether it is one made up around a reward that was named alone."""
-    from lgrpo_lite.recipe import load_recipe, parse_recipe, recipe_names
+    from lgrpo_lite.checks.check import check
+    from lgrpo_lite.recipe.read import load_recipe, parse_recipe, recipe_names
     from lgrpo_lite.rewards.part import REWARDS
-    from lgrpo_lite.train.check import check
 
     verb, *words = args.words
     if verb != "test" or not words:
@@ -91,7 +91,7 @@ def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str
     from itertools import chain, islice
 
     from lgrpo_lite.data.prompts import read
-    from lgrpo_lite.rewards.base import RewardSum
+    from lgrpo_lite.rewards.total import RewardSum
     from lgrpo_lite.rewards.trial import gold_cases
 
     if count < 1:

@@ -48,7 +48,7 @@ def _show(found) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lgrpo_lite.monitor.panels_run import STATES
+    from lgrpo_lite.monitor.panels.run import STATES
     from lgrpo_lite.monitor.theme import LABEL, amount, clean, number
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
 
     What passes is timed too: one short rollout of the recipe's own prompts.
     """
+    from lgrpo_lite.checks.check import check, demand
     from lgrpo_lite.cli.train import log_to
-    from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.check import check, demand
+    from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))
     demand(recipe)

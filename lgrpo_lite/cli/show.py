@@ -141,7 +141,7 @@ def _completion(number: int, row: dict[str, Any], tokens, width: int, scale: flo
     """A completion as lines: what was asked, what it came to, the answer."""
     from rich.text import Text
 
-    from lgrpo_lite.monitor.panels_samples import KINDS, kind_of
+    from lgrpo_lite.monitor.panels.samples import KINDS, kind_of
     from lgrpo_lite.monitor.theme import CALM, LABEL, amount, clean
     from lgrpo_lite.monitor.theme import number as figure
     from lgrpo_lite.monitor.tokens import stamp
@@ -240,7 +240,7 @@ def _thirds(row: dict[str, Any]) -> list[float] | None:
 def _table(rows: Sequence[tuple[int, dict[str, Any]]]):
     from rich.table import Table
 
-    from lgrpo_lite.monitor.panels_samples import kind_of
+    from lgrpo_lite.monitor.panels.samples import kind_of
     from lgrpo_lite.monitor.theme import amount
 
     table = Table(title="share of |credit| by thirds of an answer", title_justify="left", box=None, padding=(0, 2, 0, 0))

@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
 def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, command: str) -> int:
     """The main job: check, train, evaluate, export, show. Returns the exit code."""
-    from lgrpo_lite.recipe import load_recipe, recipe_text
-    from lgrpo_lite.train.check import check, demand
+    from lgrpo_lite.checks.check import check, demand
+    from lgrpo_lite.recipe.read import load_recipe, recipe_text
 
     recipe = check(load_recipe(name_or_path, overrides))
     if args.dry_run:
@@ -69,7 +69,7 @@ def train_recipe(name_or_path: str, overrides: list[str], args: argparse.Namespa
 
 def _ended(folder, state: str, code: int) -> None:
     """The last word of a run, and its report with it."""
-    from lgrpo_lite.train.report import write_report
+    from lgrpo_lite.folder.report import write_report
 
     folder.set_status(state, folder.status.get("step", 0), code)
     if folder.started:
@@ -78,9 +78,9 @@ def _ended(folder, state: str, code: int) -> None:
 
 def _expected(recipe) -> list[str]:
     """What the run will take of the GPU, told before it starts; what cannot fit is refused (exit 4). No GPU: nothing."""
-    from lgrpo_lite.machine import cuda_devices
-    from lgrpo_lite.train.fit import faster
-    from lgrpo_lite.train.plan import plan
+    from lgrpo_lite.machine.facts import cuda_devices
+    from lgrpo_lite.plan.fit import faster
+    from lgrpo_lite.plan.plan import plan
 
     if not cuda_devices():
         return []
@@ -99,7 +99,7 @@ def _expected(recipe) -> list[str]:
 
 def describe(recipe) -> list[str]:
     """What a run of the recipe would be, without loading anything; local data is read and checked."""
-    from lgrpo_lite.train.rules import warnings
+    from lgrpo_lite.checks.rules import warnings
 
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
@@ -120,8 +120,8 @@ def describe(recipe) -> list[str]:
 
 def _describe_data(recipe) -> list[str]:
     """What is known of the data without a network: rows, questions twice, questions of the evaluation that are trained on."""
+    from lgrpo_lite.checks.check import gold_fault_of
     from lgrpo_lite.data.prompts import name, on_hub, shared, survey
-    from lgrpo_lite.train.check import gold_fault_of
 
     lines, told, questions = [], [], {"train": [], "eval": []}
     for which, asked in questions.items():
@@ -140,7 +140,8 @@ def _describe_data(recipe) -> list[str]:
 
 def _open(recipe, args: argparse.Namespace):
     """The run folder and whether to resume in it. An existing run is never written over."""
-    from lgrpo_lite.train.folder import RunFolder, differences
+    from lgrpo_lite.folder.folder import RunFolder
+    from lgrpo_lite.recipe.marks import differences
 
     if args.name:
         path = args.runs / args.name
@@ -164,7 +165,8 @@ def _open(recipe, args: argparse.Namespace):
 
 
 def _unfinished(recipe, runs: Path) -> Path | None:
-    from lgrpo_lite.train.folder import RunFolder, differences
+    from lgrpo_lite.folder.folder import RunFolder
+    from lgrpo_lite.recipe.marks import differences
 
     found = sorted((p.parent for p in runs.glob("*/config.resolved.yaml")), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in found:
@@ -175,7 +177,7 @@ def _unfinished(recipe, runs: Path) -> Path | None:
 
 
 def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: bool, command: str) -> int:
-    from lgrpo_lite.cli.screen import Screen
+    from lgrpo_lite.cli.terminal.screen import Screen
     from lgrpo_lite.train.guard import Stopped, StopRequest
 
     folder.write("config.yaml", source)
@@ -210,8 +212,8 @@ def resume_command(path: Path, args: argparse.Namespace, command: str) -> str:
 
 def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     """Everything that needs torch. None: stopped on request."""
+    from lgrpo_lite.export.export import check_original, export_adapter, export_merged
     from lgrpo_lite.train.build import build
-    from lgrpo_lite.train.export import check_original, export_adapter, export_merged, let_go
     from lgrpo_lite.train.loop import train
 
     if "merged" in recipe.export.formats and recipe.export.base == "original":
@@ -223,7 +225,7 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     if not train(run, folder, stop, resume=resume):
         return None
     folder.set_status("exporting", recipe.train.steps)
-    let_go(run)
+    run.let_go()
     exports = {}
     if "adapter" in recipe.export.formats and run.policy.has_adapter:
         exports["adapter"] = str(export_adapter(run.policy, folder.path / "export" / "adapter"))

@@ -12,9 +12,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from lgrpo_lite.checks.check import check
     from lgrpo_lite.errors import ConfigError
-    from lgrpo_lite.recipe import load_recipe
-    from lgrpo_lite.train.check import check
+    from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))
     if args.strict and recipe.model.revision is None and not recipe.model.id.startswith(("builtin:", "/", ".")):

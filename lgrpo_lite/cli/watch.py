@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from lgrpo_lite.cli.live import REFRESH_SECONDS, follow, last_words
-    from lgrpo_lite.cli.screen import Screen, can_draw
+    from lgrpo_lite.cli.terminal.live import REFRESH_SECONDS, follow, last_words
+    from lgrpo_lite.cli.terminal.screen import Screen, can_draw
     from lgrpo_lite.monitor.tail import Tail
     from lgrpo_lite.monitor.view import live, result_table
 

@@ -1,0 +1,1 @@
+"""Files and the Hub -> prompts, in an order that can be resumed."""

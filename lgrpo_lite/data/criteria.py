@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from lgrpo_lite.answers import as_number
 from lgrpo_lite.errors import DataError, nearest
 from lgrpo_lite.types import Criterion
+from lgrpo_lite.verifier.answers import as_number
 
 Rule = Literal["regex", "numeric", "unit"]
 RULES: tuple[Rule, ...] = ("regex", "numeric", "unit")

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.stream import PromptStream
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Group, Prompt
 
 PRIOR = 0.5  # solve rate of a prompt that was not sampled yet; where the weight is largest

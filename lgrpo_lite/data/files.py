@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lgrpo_lite import progress
-from lgrpo_lite.config import Source
 from lgrpo_lite.errors import DataError, EnvironmentFault
+from lgrpo_lite.recipe.schema import Source
 
 MAX_LINE = 2**26  # bytes; a longer line is a file of another kind, and would be held in memory whole
 READ_ROWS = 1024  # of parquet at once

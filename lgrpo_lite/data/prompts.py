@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lgrpo_lite.config import Data, Source
 from lgrpo_lite.data.rows import Row, rows
 from lgrpo_lite.data.template import tokens
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.recipe.schema import Data, Source
 from lgrpo_lite.types import Prompt
 
 GoldFault = Callable[[str], str | None]  # why a gold answer cannot be compared with, in a sentence; None: it can

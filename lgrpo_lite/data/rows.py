@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from lgrpo_lite.answers import final_answer
-from lgrpo_lite.arithmetic import problems
-from lgrpo_lite.config import Source
+from lgrpo_lite.data.arithmetic import problems
 from lgrpo_lite.data.criteria import criteria
 from lgrpo_lite.data.files import Record, records
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.recipe.schema import Source
 from lgrpo_lite.types import Criterion
+from lgrpo_lite.verifier.answers import final_answer
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DEFAULT_TASK_SIZE = 4096  # problems of a generated task when no limit is given

@@ -4,8 +4,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.config import Data
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, nearest
+from lgrpo_lite.recipe.schema import Data
 
 NAMED = ("chat", "plain")
 SHOWN = ("question", "messages")  # one of which a template file reads

@@ -1,0 +1,1 @@
+"""What samples: transformers, vLLM, Unsloth, a server; and the proof that it samples from the policy."""

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError, LgrpoError, nearest
-from lgrpo_lite.machine import cuda_devices
+from lgrpo_lite.machine.facts import cuda_devices
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 Tick = Callable[[float], None] | None  # hears which share of some work is done
@@ -78,7 +78,7 @@ class RolloutEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can serve; `train.check` refuses recipes that ask for more, before anything is loaded."""
+    """What an engine can serve; `checks.check` refuses recipes that ask for more, before anything is loaded."""
 
     weights: tuple[str, ...] = ("nf4", "int8", "bf16", "fp16", "fp32")
     all_parameters: bool = True  # model.lora=null

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import SplitResult, urlsplit
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import not_finite
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError
-from lgrpo_lite.machine import cuda_devices
+from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.policy.budget import SLOT_RANKS
 from lgrpo_lite.policy.load import locate
+from lgrpo_lite.recipe.schema import Recipe
 
 WEIGHTS = {
     "nf4": "--quantization bitsandbytes --load-format bitsandbytes --dtype bfloat16",

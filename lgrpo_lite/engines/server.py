@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from packaging.version import InvalidVersion, Version
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
 from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.engines.http import Connection, launch_line, said, tokens_of
@@ -24,6 +23,7 @@ from lgrpo_lite.engines.vllm_fit import TESTED
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, VerificationError
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 NEUTRAL = {  # a server fills these in from the model's own generation settings, and any other value biases the policy ratio

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import SamplingParams, Tick, given_tokens, not_finite, part
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 TOKENS_A_TICK = 16  # of each row between two words on how far it is

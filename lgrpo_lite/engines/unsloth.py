@@ -19,17 +19,17 @@ import torch
 from transformers import GenerationConfig
 
 from lgrpo_lite import progress
-from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder
 from lgrpo_lite.engines.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
 from lgrpo_lite.engines.vllm_sampler import VllmSampler, longest_request
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
+from lgrpo_lite.machine.stacks import compare, installed_packages
 from lgrpo_lite.policy import budget, passes
 from lgrpo_lite.policy.fetch import OTHERS, WEIGHTS, download_bar
 from lgrpo_lite.policy.load import config_of, locate, settle
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.shape import Shape
-from lgrpo_lite.stacks import compare, installed_packages
+from lgrpo_lite.recipe.schema import Model, Recipe
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 NEEDED = ("unsloth", "unsloth-zoo", "vllm", "transformers", "trl", "torch")

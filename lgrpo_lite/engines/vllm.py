@@ -17,13 +17,12 @@ import torch
 from httpx import HTTPError
 
 from lgrpo_lite import progress
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
 from lgrpo_lite.engines.shared import Unshareable, share
 from lgrpo_lite.engines.vllm_fit import cache_of, check_version, serving_dtype
 from lgrpo_lite.engines.vllm_sampler import VllmSampler, longest_request
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
-from lgrpo_lite.machine import gpu_processes
+from lgrpo_lite.machine.facts import gpu_processes
 from lgrpo_lite.policy.budget import GIB, SLOT_RANKS, sequences_at_once
 from lgrpo_lite.policy.checkpoint import random_kept
 from lgrpo_lite.policy.fetch import fetch_ahead
@@ -31,6 +30,7 @@ from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import adapted, config_of, device_of, empty_base, locate, settle
 from lgrpo_lite.policy.memory import free_bytes, out_of_memory
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.schema import Recipe
 
 CPU_BLOCK = 32  # tokens a cache block; vLLM's own 128 on a CPU would never share a short prompt
 STEPS_TO_IDLE = 4  # vLLM has two batches in flight at most; a step of an engine that is idle does nothing

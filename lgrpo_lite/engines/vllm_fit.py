@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.policy.budget import cache_bytes, held_bytes, sequence_bytes, sequences_at_once
 from lgrpo_lite.policy.load import compute_dtype, device_of, has_bfloat16
 from lgrpo_lite.policy.passes import sampling_bytes
 from lgrpo_lite.policy.shape import Shape
+from lgrpo_lite.recipe.schema import Recipe
 
 TESTED = ("0.32", "0.33")  # from, below
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 CONTEXT = 256  # tokens a request may have at least, for the proofs' prompts

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lgrpo_lite.diagnostics import pass_at_k
+from lgrpo_lite.evaluation.diagnostics import pass_at_k
 
 RESAMPLES = 10_000
 CHUNK = 500  # resamples at once: CHUNK x problems numbers are held

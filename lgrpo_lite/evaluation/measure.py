@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from lgrpo_lite import progress
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.prompts import GoldFault
 from lgrpo_lite.data.template import tokens
 from lgrpo_lite.engines.base import RolloutEngine, SamplingParams, Tick, open_engine
@@ -21,7 +20,8 @@ from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Prompt
 

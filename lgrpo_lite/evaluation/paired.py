@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lgrpo_lite.diagnostics import coverage, crossover
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.evaluation.diagnostics import coverage, crossover
 from lgrpo_lite.evaluation.figures import Estimate, Problem, estimates, passes, powers, table
 from lgrpo_lite.evaluation.results import problems_hash, read_samples
 

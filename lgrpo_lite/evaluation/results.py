@@ -6,7 +6,7 @@ samples.jsonl   one line a problem, with its k samples (figures.Problem); whole 
 result.json     about, figures, versions; written at the end
 """
 
-import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.evaluation.figures import Figures, Problem
 from lgrpo_lite.evaluation.suites import Asked
-from lgrpo_lite.stacks import installed_packages, normal
-from lgrpo_lite.train.folder import differences, write_whole
+from lgrpo_lite.machine.disk import lock, write_whole
+from lgrpo_lite.machine.stacks import installed_packages, normal
+from lgrpo_lite.recipe.marks import differences
+from lgrpo_lite.recipe.schema import Recipe
 
 PACKAGES = ("lgrpo-lite", "torch", "transformers", "peft", "vllm", "math-verify", "numpy")
 LOGS = {"eval.log", "rewards.log"}
@@ -35,15 +36,10 @@ class ResultFolder:
         check_folder(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("w")
         except OSError as error:
             fix = "choose another place with --out DIR"
             raise ConfigError(f"cannot write the results: {error.strerror}", where=str(path), fix=fix) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            fix = "wait for it, or choose another --out"
-            raise ConfigError("another process writes these results", where=str(path), fix=fix) from None
+        self._lock = lock(path, "another process writes these results", "wait for it, or choose another --out")
         self._check()
         write_whole(path / "recipe.yaml", recipe.to_yaml())
         write_whole(path / "about.json", json.dumps(about, indent=1) + "\n")
@@ -134,10 +130,20 @@ def problems_hash(pairs) -> str:
     return digest.hexdigest()[:16]
 
 
+def write_samples(path: Path, problems: Sequence[Problem]) -> None:
+    """One line a problem, compressed; the file appears whole. Equal samples give equal bytes."""
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(p.to_json(), ensure_ascii=False) + "\n" for p in problems)
+    write_whole(path, gzip.compress(text.encode(), mtime=0))
+
+
 def read_samples(path: Path) -> list[Problem]:
-    """All problems of a finished samples.jsonl. A foreign line: ConfigError with file:line."""
+    """All problems of a finished file of samples, compressed or not. A foreign line: ConfigError with file:line."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
     found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             found.append(Problem.from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:

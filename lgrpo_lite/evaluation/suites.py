@@ -14,16 +14,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lgrpo_lite.algorithm import Section
-from lgrpo_lite.config import Recipe, Reward, Source
 from lgrpo_lite.data.files import records
 from lgrpo_lite.data.prompts import GoldFault
 from lgrpo_lite.data.rows import Row, row_or_fault, rows, value_at
 from lgrpo_lite.data.template import tokens
 from lgrpo_lite.errors import ConfigError, DataError, nearest
-from lgrpo_lite.recipe import packaged, recipe_of, validated
+from lgrpo_lite.recipe.algorithm import Section
+from lgrpo_lite.recipe.marks import Marks, load_marked
+from lgrpo_lite.recipe.read import packaged, recipe_of, validated
+from lgrpo_lite.recipe.schema import Recipe, Reward, Source
 from lgrpo_lite.types import Prompt
-from lgrpo_lite.yaml_marks import Marks, load_marked
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -1,7 +1,7 @@
 """Make the embedded `tiny-math` model from nothing: `python -m lgrpo_lite.models.pretrain --out DIR`.
 
 A Qwen2 architecture of about 0.6 M parameters with a byte-level tokenizer is trained on generated arithmetic in which the
-same kind of problem is answered directly, in half steps, or in full steps (`lgrpo_lite.arithmetic`): first the skill, then the
+same kind of problem is answered directly, in half steps, or in full steps (`data.arithmetic`): first the skill, then the
 habit of guessing. Reinforcement learning has to find that the skill pays: the start solves about half of the held-out problems
 at temperature 1. Takes about half an hour on two CPU cores; the result is shipped as package data.
 """
@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from lgrpo_lite.arithmetic import problems
+from lgrpo_lite.data.arithmetic import problems
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 # Seen from the start with a third of full steps, the arithmetic is learned; with a quarter it was not (docs/log.md). The

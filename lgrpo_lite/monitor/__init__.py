@@ -1,0 +1,1 @@
+"""What a run folder shows: the live view, its panels, alarms, plots."""

@@ -10,8 +10,8 @@ from lgrpo_lite.monitor.alarms import standing
 from lgrpo_lite.monitor.tables import evaluations, interval
 from lgrpo_lite.monitor.tail import RunView
 from lgrpo_lite.monitor.theme import known
+from lgrpo_lite.recipe.marks import flat
 from lgrpo_lite.types import StepRecord
-from lgrpo_lite.yaml_marks import flat
 
 MOST = 2000  # points of a curve
 END = 0.1  # share of the steps that "at the end" means

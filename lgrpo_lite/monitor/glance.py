@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lgrpo_lite.machine.disk import objects
 from lgrpo_lite.monitor.curves import METRICS, Best, best_row
 from lgrpo_lite.monitor.health import Health
 from lgrpo_lite.monitor.health import health as health_of
@@ -84,13 +85,7 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
             lines = file.read(END).split(b"\n")[:-1]
     except OSError:
         return []
-    rows = []
-    for line in lines[1:] if size > END else lines:  # the first one is cut
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
-    return [row for row in rows if isinstance(row, dict)]
+    return list(objects(lines[1:] if size > END else lines))  # the first one is cut
 
 
 def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:

@@ -1,10 +1,10 @@
 """The lines of a growing JSONL file, at a cost that does not grow with it: its end whole, the rest in samples."""
 
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from lgrpo_lite.machine.disk import objects
 
 WHOLE = 2 * 2**20  # bytes at the end of a file that are read in full; a line of metrics.jsonl has 1 to 2 KB
 HEAD = 2**16  # bytes at the beginning that are read in full: the first evaluation, what was settled at the start
@@ -40,7 +40,7 @@ class Lines:
             return None
         end = fresh.rfind(b"\n") + 1
         self._offset += end
-        rows = list(_objects(fresh[:end].splitlines()))
+        rows = list(objects(fresh[:end].splitlines()))
         return (rows, anew) if rows or anew else None
 
     def _skip(self, file: BinaryIO, size: int) -> int:
@@ -58,7 +58,7 @@ class Lines:
                 file.seek(begin)
                 taken.append(file.readline())
                 at = file.tell()
-        self.sparse = list(_objects(taken))
+        self.sparse = list(objects(taken))
         return end
 
 
@@ -67,13 +67,3 @@ def _line_after(file: BinaryIO, offset: int) -> int:
     file.seek(max(0, offset - 1))
     file.readline()
     return file.tell()
-
-
-def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            yield row

@@ -264,7 +264,7 @@ def _smaller_lr(lr: Any) -> str:
 
 
 def _compares_answers(recipe: dict[str, Any]) -> bool:
-    """As `algorithm.Algorithm.compares_answers`; where the recipe does not say, as most algorithms do."""
+    """As `recipe.algorithm.Algorithm.compares_answers`; where the recipe does not say, as most algorithms do."""
     alone = _at(recipe, "algorithm.advantage") in ("reward", "value_cache", "next_value")
     whole = _at(recipe, "algorithm.surrogate") == "residual" and _at(recipe, "algorithm.residual.centre") == "group"
     return not alone or whole

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lgrpo_lite.machine.disk import objects
 from lgrpo_lite.monitor.health import Health, health
 from lgrpo_lite.monitor.lines import Lines
 from lgrpo_lite.types import StepRecord
@@ -163,10 +164,9 @@ def completions(path: Path) -> list[dict[str, Any]]:
     """The rows of a completions file; a foreign one has none."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-    except (OSError, EOFError, ValueError, RecursionError):
+            return list(objects(file))
+    except (OSError, EOFError, ValueError):
         return []
-    return [row for row in rows if isinstance(row, dict)]
 
 
 def thinned(records: Sequence[StepRecord], most: int) -> list[StepRecord]:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from rich.console import Group
 from rich.text import Text
 
-from lgrpo_lite.monitor import panels_credit as credit
-from lgrpo_lite.monitor import panels_learning as learning
-from lgrpo_lite.monitor import panels_machine as machine
-from lgrpo_lite.monitor.panels import Panel
-from lgrpo_lite.monitor.panels_run import alarms, doing, eta_words, head, state, step_words, trouble
-from lgrpo_lite.monitor.panels_samples import samples, wanted
+from lgrpo_lite.monitor.panels import credit, learning, machine
+from lgrpo_lite.monitor.panels.panel import Panel
+from lgrpo_lite.monitor.panels.run import alarms, doing, eta_words, head, state, step_words, trouble
+from lgrpo_lite.monitor.panels.samples import samples, wanted
 from lgrpo_lite.monitor.tables import lambda_path, result_rows, result_table
 from lgrpo_lite.monitor.tail import RunView
 from lgrpo_lite.monitor.theme import LABEL, WARN, clean, fit, number

@@ -1,0 +1,1 @@
+"""Every algorithm: groups -> batch -> loss, made of bricks, and the one table of names."""

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lgrpo_lite.algorithm import Algorithm
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.recipe.algorithm import Algorithm
 from lgrpo_lite.types import Group, Rollout
 
 Credit = float | list[float]

@@ -1,6 +1,6 @@
 """What an algorithm's name stands for: a row of parts. The one table of names; it validates, lists and documents.
 
-A row is a value of `config.Algorithm`. `objective.Objective` composes the functions the parts name; no code anywhere asks
+A row is a value of `Algorithm`. `objective.Objective` composes the functions the parts name; no code anywhere asks
 which algorithm it is running. Torch is not needed to read a row.
 
 Common form, per token t of answer i in group x (letters as in batch.py):
@@ -10,7 +10,8 @@ Common form, per token t of answer i in group x (letters as in batch.py):
 
 from typing import Any
 
-from lgrpo_lite.algorithm import (
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.recipe.algorithm import (  # fmt: skip
     Algorithm,
     BestDraft,
     Clip,
@@ -24,9 +25,8 @@ from lgrpo_lite.algorithm import (
     Shaped,
     Trace,
     ValueCache,
-)  # fmt: skip
-from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.plugin import found
+)
+from lgrpo_lite.recipe.plugin import found
 
 
 def grpo() -> Algorithm:

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lgrpo_lite.algorithm import Algorithm
 from lgrpo_lite.batch import TrainBatch, flatten
 from lgrpo_lite.objective import trace
 from lgrpo_lite.objective.advantage import ADVANTAGE, Credit, apart, floored
+from lgrpo_lite.objective.kl import KL
 from lgrpo_lite.objective.log_z import LogZ
-from lgrpo_lite.objective.penalty import KL
 from lgrpo_lite.objective.reduce import REDUCE
 from lgrpo_lite.objective.select import places, selected
 from lgrpo_lite.objective.surrogate import SURROGATE, Terms, shaped
 from lgrpo_lite.objective.weight import LengthPreference, prefix_share, top_entropy
-from lgrpo_lite.plugin import found
+from lgrpo_lite.recipe.algorithm import Algorithm
+from lgrpo_lite.recipe.plugin import found
 from lgrpo_lite.types import Group
 
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from lgrpo_lite.algorithm import Select
+from lgrpo_lite.recipe.algorithm import Select
 
 
 def top_abs(advantages: Sequence[float], rewards: Sequence[float], keep: int) -> list[int]:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lgrpo_lite.algorithm import Algorithm
 from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.recipe.algorithm import Algorithm
 
 LOG_RATIO_BOUND = 20.0  # exp() stays finite; far outside any clip range
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgrpo_lite.algorithm import LengthPreference as Settings
+from lgrpo_lite.recipe.algorithm import LengthPreference as Settings
 
 EPS_LENGTH = 1e-6
 H_MIN = 1e-6  # h is positive for r·sqrt(G-1) < 1, which `check` demands; the bound is for vectors outside it

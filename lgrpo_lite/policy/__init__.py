@@ -1,0 +1,1 @@
+"""The network that is trained: loaded, adapted, laid out, measured, saved."""

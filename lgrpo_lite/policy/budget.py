@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from lgrpo_lite.config import Lora, Recipe
 from lgrpo_lite.policy.shape import Linear, Shape, heads_of, settings
+from lgrpo_lite.recipe.schema import Lora, Recipe
 
 GIB = 2**30
 WIDTH = {"nf4": 2, "int8": 2, "bf16": 2, "fp16": 2, "fp32": 4}  # bytes of a number that a GPU computes with

@@ -11,11 +11,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from lgrpo_lite.config import Model, Recipe
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.ops.logprob import Head
 from lgrpo_lite.policy import lean
 from lgrpo_lite.policy.fetch import bars_told, download_bar
+from lgrpo_lite.recipe.schema import Model, Recipe
 
 BUILTIN = "builtin:"
 BFLOAT16 = (8, 0)  # compute capability from which a GPU multiplies it

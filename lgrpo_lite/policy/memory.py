@@ -1,5 +1,6 @@
 """How much is recomputed in the backward pass: as many layers as the free memory asks for, measured on the model itself."""
 
+import gc
 import os
 import sys
 from bisect import bisect_right
@@ -35,6 +36,13 @@ class Recompute:
             f" {self.needed / gib:.2f} GiB,"
             f" {self.free / gib:.2f} GiB are free"
         )
+
+
+def collect() -> None:
+    """What nothing refers to any longer goes back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from lgrpo_lite.config import Lora, Recipe
 from lgrpo_lite.policy.budget import WIDTH, kv_bytes_per_token, sequences_at_once, targeted
 from lgrpo_lite.policy.shape import Shape
+from lgrpo_lite.recipe.schema import Lora, Recipe
 
 SCORED_TOKENS = 1024  # of one pass of the proofs' scoring, which runs while keys and values are there
 PROBED_TOKENS = 520  # of the probe of memory (policy/prove.py), padding included

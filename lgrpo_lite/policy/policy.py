@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, ranges
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.layout import LAYOUT, Laid
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.policy import attention
 from lgrpo_lite.policy.load import adapted, compute_dtype, device_of, head_of, load_base, load_tokenizer
 from lgrpo_lite.policy.memory import free_bytes, tile_bytes
+from lgrpo_lite.recipe.schema import Recipe
 
 
 class Scored(NamedTuple):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch, flatten
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy import attention
 from lgrpo_lite.policy.budget import FRAGMENTATION, SPARE, moments_bytes
@@ -16,6 +15,7 @@ from lgrpo_lite.policy.memory import MARGIN, Recompute, Saved, fitting, free_byt
 from lgrpo_lite.policy.passes import Pass, pass_tokens, work_bytes
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.shape import Shape
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
 PROBED = ((64, 64), (64, 65), (64, 66), (64, 67))  # prompt and answer tokens of the probe of memory

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lgrpo_lite.config import Model
 from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.recipe.schema import Model
 
 
 class Linear(NamedTuple):

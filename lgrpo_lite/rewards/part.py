@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.plugin import found, read_file
+from lgrpo_lite.recipe.plugin import found, read_file
+from lgrpo_lite.recipe.schema import Reward
 from lgrpo_lite.rewards import code, rubric, text
 from lgrpo_lite.rewards import math as maths
 from lgrpo_lite.rewards.worker import FileFunction

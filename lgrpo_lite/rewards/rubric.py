@@ -11,10 +11,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from lgrpo_lite.answers import as_number
-from lgrpo_lite.config import Endpoint
+from lgrpo_lite.recipe.schema import Endpoint
 from lgrpo_lite.rewards.mark import Sheet
 from lgrpo_lite.types import Criterion
+from lgrpo_lite.verifier.answers import as_number
 
 MAX_TEXT = 100_000  # characters a rule reads and a judge is shown: the last ones, where an answer ends
 

@@ -3,8 +3,8 @@
 import re
 from collections import deque
 
-from lgrpo_lite.answers import as_number, final_answer
 from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier.answers import as_number, final_answer
 
 
 def exact(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:

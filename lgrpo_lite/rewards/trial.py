@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.answers import as_number, normal
-from lgrpo_lite.config import Reward
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Reward
 from lgrpo_lite.rewards.part import Tally
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
+from lgrpo_lite.verifier.answers import as_number, normal
 
 SHOWN = 20  # rows of what went wrong that are told
 MAX_SHOWN = 200  # characters of a text in a report

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.plugin import from_text
+from lgrpo_lite.recipe.plugin import from_text
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
 MAX_NOTE = 4000  # characters of a traceback

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lgrpo_lite.algorithm import BestDraft, RefineBest
+from lgrpo_lite.recipe.algorithm import BestDraft, RefineBest
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Group, Outcome, Prompt, Rollout
 

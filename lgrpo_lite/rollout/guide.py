@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from lgrpo_lite.algorithm import Guide
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.recipe.algorithm import Guide
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Completion, Group, Prompt
 

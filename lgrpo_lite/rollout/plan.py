@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.config import Recipe
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rollout.drafts import best_draft, refine_best
 from lgrpo_lite.rollout.guide import GuideLength, guided_answers, verifier_reward
 from lgrpo_lite.rollout.tools import Tools

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from lgrpo_lite.engines.base import Sampler, SamplingParams
 from lgrpo_lite.errors import VerificationError
-from lgrpo_lite.rewards.base import RewardSum
 from lgrpo_lite.rewards.part import Tally
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Group, Prompt
 
 JUDGE_TOKENS = 256  # a judge answers with one line a criterion

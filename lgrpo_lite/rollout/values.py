@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lite.algorithm import ProbeValues, ValueCache
+from lgrpo_lite.recipe.algorithm import ProbeValues, ValueCache
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Group, Prompt, Rollout
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from lgrpo_lite import progress
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Group, Outcome, Prompt

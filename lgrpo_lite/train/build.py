@@ -4,22 +4,22 @@ import re
 
 import torch
 
-from lgrpo_lite.config import Recipe
+from lgrpo_lite.checks.check import gold_fault_of
 from lgrpo_lite.data.curriculum import order_of
 from lgrpo_lite.data.prompts import Counts, load, shared
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.plan.plan import card_size, plan, too_small
 from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.memory import grow_segments
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
-from lgrpo_lite.train.check import gold_fault_of
 from lgrpo_lite.train.optim import Optimizers
-from lgrpo_lite.train.plan import card_size, plan, too_small
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Prompt
 

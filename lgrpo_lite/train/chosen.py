@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from lgrpo_lite.algorithm import Algorithm
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.engines.base import ENGINES, engine_name, missing_packages, unservable
-from lgrpo_lite.machine import cuda_devices
+from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.budget import sequences_at_once
 from lgrpo_lite.policy.memory import free_bytes, layers_of, tile_bytes
+from lgrpo_lite.recipe.algorithm import Algorithm
+from lgrpo_lite.recipe.marks import flat
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.pool import MOST_WORKERS
 from lgrpo_lite.train.run import Run
-from lgrpo_lite.yaml_marks import flat
 
 GIB = 2**30
 _CACHE = attrgetter("llm.llm_engine.vllm_config.cache_config.kv_cache_memory_bytes")

@@ -6,21 +6,21 @@ from functools import partial
 from typing import Any
 
 from lgrpo_lite import progress
+from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.engines.probe import demand_passed
 from lgrpo_lite.errors import DataError, LgrpoError
-from lgrpo_lite.evaluation.held_out import evaluate, score_of
+from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.folder.report import write_report
+from lgrpo_lite.folder.sinks import open_sinks
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.rollout.values import BLOCK
 from lgrpo_lite.train.baseline import as_json, check_prompts, demand_signal, due, measure
 from lgrpo_lite.train.chosen import chosen
-from lgrpo_lite.train.folder import RunFolder
+from lgrpo_lite.train.evaluate import evaluate, score_of
 from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite, StopRequest
-from lgrpo_lite.train.report import write_report
-from lgrpo_lite.train.rules import warnings
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.samples import samples
-from lgrpo_lite.train.sinks import open_sinks
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.types import StepRecord
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.schema import Recipe
 
 
 class Optimizers:
@@ -59,6 +59,12 @@ class Optimizers:
     def zero_grad(self) -> None:
         self.policy.zero_grad(set_to_none=True)
         self.objective.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Drop moments and gradients: no step will follow."""
+        self.zero_grad()
+        for optimizer in filter(None, (self.policy, self.own, self.head)):
+            optimizer.state.clear()
 
     def state_tensors(self) -> Iterator[torch.Tensor]:
         """Moments and the like, for what they weigh."""

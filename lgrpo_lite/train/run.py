@@ -1,5 +1,6 @@
 """Run: what a training run holds while it runs."""
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch
-from lgrpo_lite.config import Recipe
 from lgrpo_lite.data.curriculum import DifficultyPool
 from lgrpo_lite.data.prompts import Counts, tokens
 from lgrpo_lite.data.stream import PromptStream
@@ -16,8 +16,10 @@ from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
 from lgrpo_lite.engines.probe import SyncProof
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
+from lgrpo_lite.policy.memory import collect
 from lgrpo_lite.policy.policy import Policy
-from lgrpo_lite.rewards.base import RewardSum
+from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.rollout.tools import Tools, no_clock
 from lgrpo_lite.train.optim import Optimizers
@@ -82,3 +84,13 @@ class Run:
             at = batch.tokens_of(rows)
             logp[at], entropy[at], _ = self.policy.logprobs(micro)
         return logp, entropy
+
+    def let_go(self) -> None:
+        """The last step is made and saved: close the engine, drop moments and gradients. The policy still computes."""
+        self.optimizer.forget()
+        collect()  # before the engine's end, which may want its cache back for a moment
+        try:
+            self.engine.close()
+        except Exception:  # of any class, it is a library's: what was learned comes out all the same
+            logging.exception("the engine did not close")
+        collect()

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lgrpo_lite.batch import TrainBatch
+from lgrpo_lite.checks.rules import answers_left
 from lgrpo_lite.train.guard import check_finite, within_memory
-from lgrpo_lite.train.rules import answers_left
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.summary import Clock, Sums, credited, summarise
 from lgrpo_lite.types import Group, StepRecord

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from lgrpo_lite.spelling import words
 from lgrpo_lite.verifier import units
 from lgrpo_lite.verifier.evaluate import Undecided
 from lgrpo_lite.verifier.relations import assigned, same_relation, value_of
 from lgrpo_lite.verifier.solutions import same_solutions, solutions
+from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import constant, equal, rational, variables
 

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lgrpo_lite.answers import MAX_ANSWER
-from lgrpo_lite.spelling import spell
+from lgrpo_lite.verifier.answers import MAX_ANSWER
 from lgrpo_lite.verifier.parse import Parser
+from lgrpo_lite.verifier.spelling import spell
 from lgrpo_lite.verifier.tokens import Unreadable, tokens
 from lgrpo_lite.verifier.tree import Node
 

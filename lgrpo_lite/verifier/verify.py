@@ -3,12 +3,12 @@
 import re
 from functools import lru_cache
 
-from lgrpo_lite.answers import MAX_ANSWER, bare, committed, final_answer, is_prose
-from lgrpo_lite.spelling import words
 from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier.answers import MAX_ANSWER, bare, committed, final_answer, is_prose
 from lgrpo_lite.verifier.compare import Policy, measured, same
 from lgrpo_lite.verifier.evaluate import Undecided
 from lgrpo_lite.verifier.read import Reading, read
+from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.symbolic import agrees
 from lgrpo_lite.verifier.units import factor
 

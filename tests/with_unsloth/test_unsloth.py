@@ -22,13 +22,13 @@ except metadata.PackageNotFoundError:
 import huggingface_hub.constants as hub
 
 from lgrpo_lite.batch import for_scoring
-from lgrpo_lite.config import Model
 from lgrpo_lite.engines import unsloth as engine
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.policy.load import config_of, locate
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import probe, prove
+from lgrpo_lite.recipe.schema import Model
 from lgrpo_lite.types import Completion, Prompt
 
 SOURCES = {"newest": Path(str(INSTALLED)), "floor": Path(sys.prefix) / "floor"}

@@ -28,11 +28,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 import lgrpo_lite.engines.vllm as vllm_engine
 from lgrpo_lite.engines import vllm_sampler
 from lgrpo_lite.engines.base import open_engine
+from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.folder import RunFolder
 from lgrpo_lite.train.guard import StopRequest
 from lgrpo_lite.train.loop import train
 

@@ -1,0 +1,1 @@
+"""Is the recipe right, and does this machine have what it needs."""

@@ -1,0 +1,1 @@
+"""What several commands draw with: the live screen, progress, curves."""

@@ -1,0 +1,172 @@
+"""Shows a run while it runs: the live view on a terminal, one line a step anywhere else."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from lgrpo_lite.monitor.tail import RunView, Tail
+from lgrpo_lite.monitor.text import duration, step_line
+
+REFRESH_SECONDS = 0.25
+RESTORE = "\x1b[?1049l\x1b[?25h"  # leave the alternate screen, show the cursor
+TOLD_AGAIN = ("warning", "step_refused", "alarm")  # once more when the screen is gone
+
+
+def can_draw() -> bool:
+    """Whether the live view belongs here: both streams on a terminal that moves its cursor, colour wanted, not inside CI."""
+    console = Console(stderr=True)
+    terminal = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal
+    return terminal and not os.environ.get("CI") and not os.environ.get("NO_COLOR")
+
+
+class Screen:
+    """`with Screen(folder, "auto"):` follows the folder. Steps are lines on stdout, all else goes to stderr.
+
+    auto: live where `can_draw`, else plain. Live is a process of its own (`cli.terminal.live`); meanwhile what this
+    process and its libraries print goes to `log`. A view that fails is replaced by plain lines.
+    """
+
+    def __init__(self, path: Path, mode: str, *, log: Path | None = None, fresh_only: bool = False):
+        self.mode = mode if mode != "auto" else "live" if can_draw() else "plain"
+        self.path, self.log = path, log
+        self.tail = Tail(path)
+        self.shown = {"records": 0, "evals": 0, "events": 0}
+        if fresh_only:  # a resumed run has lines already; those it makes again after rewinding are shown again
+            self._mark(self.tail.refresh())
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
+        self._view: subprocess.Popen | None = None
+        self._own: tuple[int, int] | None = None  # stdout and stderr, while they point to the log
+        self._restored, self._turn = False, threading.Lock()
+
+    def __enter__(self) -> "Screen":
+        if self.mode == "live" and not sys.stderr.isatty():
+            print("no terminal for the live view; plain lines instead", file=sys.stderr)
+            self.mode = "plain"
+        if self.mode == "live":
+            command = [sys.executable, "-m", "lgrpo_lite.cli.terminal.live", str(self.path)]
+            self._view = subprocess.Popen(command, stdin=subprocess.PIPE)
+            self._quiet()
+        if self.mode != "none":
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._end_view()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    # ------------------------------------------------------------------------------------------- live
+
+    def _quiet(self) -> None:
+        """Prints of this process and its libraries go to the log: on the view they would be smears."""
+        if self.log is None:
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._own = os.dup(1), os.dup(2)
+        file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+
+    def _loud(self) -> None:
+        """The view is gone: the terminal is this process's again."""
+        with self._turn:
+            if self._own is not None:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                for number, own in enumerate(self._own, 1):
+                    os.dup2(own, number)
+                    os.close(own)
+                self._own = None
+            if self._view is not None and self._view.returncode not in (0, 1) and not self._restored:
+                self._restored = True  # it was killed, and could not put the terminal in order
+                print(RESTORE, end="", file=sys.stderr, flush=True)
+
+    def _end_view(self) -> None:
+        if self._view is None:
+            return
+        assert self._view.stdin is not None, "it was made with a pipe"
+        self._view.stdin.close()
+        try:
+            self._view.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._view.kill()
+            self._view.wait()
+        self._loud()
+
+    # ------------------------------------------------------------------------------------------- plain
+
+    def _follow(self) -> None:
+        if self._view is not None:
+            self._view.wait()
+            if self._done.is_set() or self._view.returncode == 0:
+                self._told_again(self.tail.refresh())
+                return
+            self._loud()
+        while not self._done.wait(REFRESH_SECONDS):
+            self._print(self.tail.refresh())
+        self._print(self.tail.refresh())
+
+    def _told_again(self, run: RunView) -> None:
+        self._done.wait()
+        for event in run.events[self.shown["events"] :]:
+            if event.get("kind") in TOLD_AGAIN:
+                print(_event(event), file=sys.stderr)
+
+    def _mark(self, run: RunView) -> None:
+        self.shown = {"records": run.step, "evals": len(run.evals), "events": len(run.events)}
+
+    def _print(self, run: RunView) -> None:
+        self.shown |= {"records": min(self.shown["records"], run.step), "evals": min(self.shown["evals"], len(run.evals))}
+        for event in run.events[self.shown["events"] :]:
+            if text := _event(event):
+                print(text, file=sys.stderr)
+        for row in run.evals[self.shown["evals"] :]:
+            print(_evaluation(row), file=sys.stderr)
+        sys.stderr.flush()
+        with contextlib.suppress(BrokenPipeError):  # `| head`: the reader has seen enough, the run goes on
+            for record in run.records:
+                if record.step > self.shown["records"]:
+                    left = sum(record.seconds.values()) * (run.steps - record.step) if record.seconds else None
+                    print(step_line(record, run.steps, left))
+            sys.stdout.flush()
+        self._mark(run)
+
+
+def _evaluation(row: dict) -> str:
+    parts = [f"eval step {row.get('step')}"]
+    for name, key, form in (("accuracy", "accuracy", ".3f"), ("greedy", "greedy", ".3f"), ("len", "length", ".1f")):
+        if isinstance(value := row.get(key), int | float):
+            error = row.get("stderr") if key == "accuracy" else None
+            parts.append(f"{name} {value:{form}}" + (f"±{error:.3f}" if isinstance(error, int | float) else ""))
+    return " | ".join(parts)
+
+
+def _event(event: dict) -> str | None:
+    kind = event.get("kind")
+    if kind in ("warning", "note"):
+        return f"{kind}: {event.get('message')}"
+    if kind == "chosen":
+        return f"note: {event.get('key')} is {event.get('value')}: {event.get('why')}"
+    if kind == "alarm":
+        return f"ALARM {event.get('name')} at step {event.get('step')}: {event.get('what')} -> {event.get('fix')}"
+    if kind == "step_refused":
+        return f"warning: step {event.get('step')} refused: {event.get('reason')}; the policy is unchanged"
+    if kind == "resumed":
+        return f"resumed after step {event.get('step')}"
+    if kind == "progress":
+        left = event.get("left")
+        rest = f", {duration(left)} left" if isinstance(left, int | float) else ""
+        return f"{event.get('what')}: {event.get('done')}" + (f"/{event.get('of')}" if event.get("of") else "") + rest
+    if kind == "prompts_left_out":
+        why = event.get("reason") or f"longer than {event.get('limit')} tokens"
+        return f"note: {event.get('count')} prompts left out: {why}"
+    return None

@@ -1,0 +1,236 @@
+"""The run folder: the only thing a run leaves behind, and the only thing the monitor reads.
+
+config.yaml  config.resolved.yaml  env.json  STATUS.json  metrics.jsonl  events.jsonl  evals.jsonl
+completions/step-000037.jsonl.gz  checkpoints/…  logs/attempt_1/main.log  export/…  report.md
+"""
+
+import dataclasses
+import gzip
+import json
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.machine.disk import lock, objects, write_whole
+from lgrpo_lite.monitor.alarms import Alarms
+from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
+from lgrpo_lite.progress import Progress, listening
+from lgrpo_lite.types import StepRecord
+
+TELL = 10.0  # seconds between two lines that say how far long work is; shorter work gets none
+
+
+class Curves(Protocol):
+    """Who else wants the numbers of a run (`folder.sinks`)."""
+
+    def log(self, record: StepRecord) -> None: ...
+
+    def evaluation(self, row: dict[str, Any]) -> None: ...
+
+
+class RunFolder:
+    """Appends lines and replaces small files whole; what was written stays readable after a kill at any moment."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.attempt = 1
+        self._lock = None
+        self._status: dict[str, Any] = {}
+        self._process = {"pid": os.getpid(), "began": process_start(os.getpid()), "host": socket.gethostname()}
+        self._writing = threading.Lock()
+        self._fresh = threading.Event()  # the status changed since it was written
+        self._told: dict[str, float] = {}  # when each long work was last told of
+        self._alarms = Alarms({})
+        self.curves: Curves | None = None
+
+    # ------------------------------------------------------------------------------------------- opening
+
+    def open(self) -> None:
+        """Create what is missing and take the lock; another living process in the folder: ConfigError."""
+        try:
+            for part in ("", "completions", "checkpoints", "logs"):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fix = "choose another place with --runs DIR"
+            raise ConfigError(f"cannot write the run folder: {error.strerror}", where=str(self.path), fix=fix) from None
+        fix = "wait for it, stop it, or give this run another --name"
+        self._lock = lock(self.path, "another process is training in this run folder", fix)
+        self.attempt = 1 + len(list((self.path / "logs").glob("attempt_*")))
+        self.log_path.parent.mkdir()
+        latest = self.path / "logs" / "latest"
+        with suppress(OSError):  # a file system without links
+            latest.unlink(missing_ok=True)
+            latest.symlink_to(self.log_path.parent.name)
+
+    def close(self) -> None:
+        """Give the lock back; nothing is written from here on."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "logs" / f"attempt_{self.attempt}" / "main.log"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run lives here already (its resolved recipe was written)."""
+        return (self.path / "config.resolved.yaml").exists()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the folder holds anything that a run's start does not leave behind."""
+        ours = {"completions", "checkpoints", "logs", "config.yaml", "env.json", "STATUS.json", "events.jsonl"}
+        names = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+        return any(name not in ours and not name.startswith(".") for name in names)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """STATUS.json; empty when there is none or it is foreign."""
+        try:
+            found = json.loads((self.path / "STATUS.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file as a whole."""
+        write_whole(self.path / name, text)
+
+    def set_status(self, state: str, step: int, exit_code: int | None = None, **more: Any) -> None:
+        """What the run does now; STATUS.json, replaced whole. Times are Unix times, `began` is the process's.
+
+        state: starting, loading, evaluating, looking for a signal, estimating values, proving the rollouts, training, saving,
+        exporting; done, stopped or failed with an exit code. `more` stays until it is given again.
+        """
+        ended = {"stopping": None} if state in ENDED else {}
+        self._moved({"state": state, "step": step, "exit_code": exit_code, "phase": None, "progress": None} | ended | more)
+        self._write_status(sync=True)
+
+    def at(self, phase: str) -> None:
+        """What a step is at: sync, rollout, reward, score, update. Costs nothing: the next heartbeat writes it down."""
+        self._moved({"phase": phase})
+
+    def hear(self, work: Progress) -> None:
+        """Progress of long work, for the status, and now and then for events.jsonl."""
+        now, row = time.time(), {"what": work.what, "done": work.done, "of": work.of, "left": work.left}
+        self._moved({"progress": None if work.finished else row})
+        if now - self._told.setdefault(work.what, now) > TELL:
+            self._told[work.what] = now
+            self.event("progress", **row)
+        if work.finished:
+            self._told.pop(work.what, None)
+
+    @contextmanager
+    def alive(self, stopping: Callable[[], bool]) -> Iterator[None]:
+        """Inside it the run shows that it lives: a heartbeat every second, and how far long work is."""
+        over = threading.Event()
+
+        def beat() -> None:
+            last = 0.0
+            while not over.wait(BEAT / 4):
+                if stopping() and not self._status.get("stopping"):
+                    self._moved({"stopping": True})
+                if self._fresh.is_set() or time.monotonic() - last >= BEAT:
+                    last = time.monotonic()
+                    try:
+                        self._write_status(sync=False)
+                    except OSError:  # a full disk ends a run where it matters, not here
+                        logging.exception("no heartbeat")
+
+        self._status.pop("stopping", None)
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            with listening(self.hear):
+                yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _moved(self, change: dict[str, Any]) -> None:
+        self._status |= change | {"moved": time.time()}
+        self._fresh.set()
+
+    def _write_status(self, *, sync: bool) -> None:
+        with self._writing:
+            self._fresh.clear()
+            row = self._status | self._process | {"heartbeat": time.time()}
+            row = {key: value for key, value in row.items() if value is not None or key == "exit_code"}
+            write_whole(self.path / "STATUS.json", json.dumps(_finite(row), allow_nan=False), sync=sync)
+
+    def event(self, kind: str, **more: Any) -> None:
+        """One line of events.jsonl: what happened, beside the steps."""
+        self._append("events.jsonl", {"time": time.time(), "attempt": self.attempt, "kind": kind} | more)
+
+    def follow(self, recipe: dict[str, Any], curves: "Curves | None" = None) -> None:
+        """From here on every recorded step is looked at for alarms, those that are in the folder already first; and `curves`
+        gets steps and evaluations too."""
+        self._alarms, self.curves = Alarms(recipe), curves
+        for row in self.rows("metrics.jsonl"):
+            with suppress(TypeError):  # a foreign line
+                self._alarms.look(StepRecord.from_json(row))
+        self._status["alarms"] = [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]
+
+    def record(self, record: StepRecord, samples: Sequence[dict[str, Any]] = ()) -> None:
+        """One line of metrics.jsonl, the step's samples (`train.samples`) as a file of their own, the alarms it raises."""
+        holding, known = self._alarms.look(record), {row["name"] for row in self._status.get("alarms", ())}
+        for alarm in holding:
+            if alarm.name not in known:
+                self.event("alarm", step=record.step, **dataclasses.asdict(alarm))
+        self._moved({"alarms": [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]})
+        record = dataclasses.replace(record, alarms=tuple(alarm.name for alarm in holding))
+        if samples:
+            final = self.path / "completions" / f"step-{record.step:06d}.jsonl.gz"
+            fresh = final.with_suffix(".new")
+            with gzip.open(fresh, "wt", encoding="utf-8", compresslevel=5) as file:
+                file.writelines(_line(row) for row in samples)
+            os.replace(fresh, final)
+        self._append("metrics.jsonl", dataclasses.asdict(record) | {"time": time.time()})
+        if self.curves is not None:
+            self.curves.log(record)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        self._append("evals.jsonl", row | {"time": time.time()})
+        if self.curves is not None:
+            self.curves.evaluation(row)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a JSONL file; a line cut short by a kill is not one."""
+        path = self.path / name
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        return list(objects(lines))
+
+    def rewind(self, step: int) -> None:
+        """Forget steps and evaluations after `step`: the resumed run makes them again, with the same numbers."""
+        for name in ("metrics.jsonl", "evals.jsonl"):
+            if (self.path / name).exists():
+                kept = [row for row in self.rows(name) if row.get("step", 0) <= step]
+                self.write(name, "".join(_line(row) for row in kept))
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,275 @@
+"""report.md: what a run did and how to go on with it, from its files alone, with its plots as report.svg beside it."""
+
+import logging
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lite.evaluation.paired import FEW, change
+from lgrpo_lite.evaluation.results import read_samples
+from lgrpo_lite.machine.disk import write_whole
+from lgrpo_lite.monitor import plots
+from lgrpo_lite.monitor.alarms import standing
+from lgrpo_lite.monitor.curves import best_of
+from lgrpo_lite.monitor.tables import evaluations, lambda_path, result_rows, title
+from lgrpo_lite.monitor.tail import RunView, Tail
+from lgrpo_lite.monitor.text import duration, sparkline
+from lgrpo_lite.monitor.theme import clean, known
+
+PICTURE = "report.svg"
+FAILURES = "docs/failures.md"  # of this project; it has a section for each alarm
+MANY = 20  # warnings that are told
+PHASES = ("sync", "rollout", "reward", "score", "update")
+SETTINGS = (
+    "model.id", "model.weights", "model.lora.rank", "model.max_new_tokens", "rollout.engine", "rollout.prompts_per_step",
+    "rollout.group_size", "rollout.temperature", "algorithm.use", "algorithm.advantage", "algorithm.reduce", "algorithm.kl.coef",
+    "algorithm.clip.low", "algorithm.clip.high", "algorithm.length_preference.lr", "algorithm.trace.lambda",
+    "algorithm.trace.gamma", "optim.use", "optim.lr", "optim.scheduler", "optim.updates_per_batch", "memory.micro_tokens",
+    "train.steps", "eval.k", "seed",
+)  # fmt: skip
+ENDS = {
+    "done": "The run is done.", "stopped": "The run was stopped.", "failed": "The run failed.", "killed": "The run was killed.",
+    "silent": "The run shows no sign of life.", "stuck": "The run makes no progress.", "starting": "The run has not begun.",
+}  # fmt: skip
+
+
+def write_report(path: Path) -> None:
+    """Rewrite report.md and report.svg of a run folder. Costs the same however long the run is.
+
+    Never raises: what a foreign file or a fault in plotting keeps out is told in its place, and in the log.
+    """
+    try:
+        run = Tail(path).refresh()
+        lines = [*_part("", _head, run)]
+        for heading, part in PARTS.items():
+            lines += _part(heading, part, run)
+        write_whole(path / "report.md", "\n".join(lines).rstrip() + "\n")
+    except Exception:  # whatever is wrong with a report, training goes on
+        logging.exception("no report was written")
+
+
+def _part(heading: str, part: Callable[[RunView], Iterator[str]], run: RunView) -> list[str]:
+    """A part under its heading; nothing where it has nothing to say."""
+    try:
+        lines = list(part(run))
+    except Exception as fault:
+        logging.exception("a part of the report could not be made")
+        lines = [f"This part could not be made: {_inline(f'{type(fault).__name__}: {fault}')}"]
+    return [*([f"## {heading}", ""] if heading else []), *lines, ""] if lines else []
+
+
+# ------------------------------------------------------------------------------------------- the parts
+
+
+def _head(run: RunView) -> Iterator[str]:
+    name, paper = title(run)
+    yield f"# {_inline(run.path.resolve().name)}"
+    yield ""
+    algorithm = _inline(name) + (f" ({paper})" if paper else "")
+    yield (
+        f"{algorithm} on {_inline(run.get('model.id', '?'))} ({_inline(run.get('model.weights', '?'))}), {run.step:,} of"
+        f" {run.steps:,} steps, seed {_inline(run.get('seed', 0))}."
+    )
+    yield ""
+    yield _state(run)
+    if run.unread:
+        yield f"Not readable in this folder: {', '.join(map(_inline, run.unread))}."
+
+
+def _state(run: RunView) -> str:
+    """One line: is it alive, and if not, why."""
+    why = f" {_upper(_inline(run.health.why))}." if run.health.why else ""
+    if run.health.state in ENDS:
+        return ENDS[run.health.state] + why
+    return f"The run is alive ({_inline(run.status.get('state') or 'starting')}); this is how it stood at step {run.step:,}.{why}"
+
+
+def _before_and_after(run: RunView) -> Iterator[str]:
+    rows = result_rows(run)
+    if not rows:
+        return
+    if len(evaluations(run)) > 1:
+        yield from _table(("", "before", "after", "change"), rows, "|---|---:|---:|---:|")
+    else:
+        yield from _table(("", "before"), [row[:2] for row in rows], "|---|---:|")
+    yield ""
+    yield from _in_words(run)
+
+
+def _in_words(run: RunView) -> Iterator[str]:
+    """The intervals explained, and the first and last evaluation compared problem by problem where their samples are there."""
+    found = evaluations(run)
+    if said := _change(run, found[0], found[-1]):
+        yield from (said, "")
+    problems = known(found[0].get("problems"))
+    if problems is not None and problems < FEW:
+        yield f"{problems:.0f} problems are few: the intervals in brackets (95 %, bootstrap) are too narrow."
+    elif any(row.get("intervals") for row in (found[0], found[-1])):
+        yield "In brackets: 95 % intervals, from problems drawn again with replacement (bootstrap)."
+
+
+def _change(run: RunView, first: dict[str, Any], last: dict[str, Any]) -> str | None:
+    """None for one evaluation alone, and where the samples of one are not there or cannot be read."""
+    steps = [known(row.get("step")) for row in (first, last)]
+    if None in steps or steps[0] == steps[1]:
+        return None
+    files = [run.path / "evals" / f"step-{int(step or 0):06d}.jsonl.gz" for step in steps]
+    try:
+        before, after = map(read_samples, files)
+        return change(before, after, names=("the policy before training", "the trained policy"))
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _curves(run: RunView) -> Iterator[str]:
+    if not run.records:
+        return
+    yield _picture(run)
+    yield ""
+    for name, field in (("reward", "reward"), ("length", "length")):
+        yield f"    {name}  {sparkline([known(value) for value in run.series(field)], 60)}"
+    if line := lambda_path(run):
+        yield f"    {line}"
+    skipped = sum(r.skipped is not None for r in run.records)
+    if skipped:
+        yield from (
+            "",
+            f"{skipped:,} of {_of_steps(run)} made no update (no group with two different rewards, or a refused loss).",
+        )
+
+
+def _picture(run: RunView) -> str:
+    """The line that shows the plots, or that says why there are none."""
+    if not plots.available():
+        return plots.MISSING
+    try:
+        plots.plot_run(run, run.path)
+    except Exception as fault:
+        logging.exception("the plots of the report could not be made")
+        return f"no plots: {_inline(f'{type(fault).__name__}: {fault}')}"
+    return f"![reward, length, signal, λ and evaluations by step]({PICTURE})"
+
+
+def _time(run: RunView) -> Iterator[str]:
+    spent = {name: sum(max(0.0, known(r.seconds.get(name)) or 0.0) for r in run.records) for name in PHASES}
+    first = run.records[0].step if run.records else 0
+    for name, rows in (("evaluations", run.evals), ("checkpoints", [e for e in run.events if e.get("kind") == "saved"])):
+        late = [row for row in rows if not run.sparse or (known(row.get("step")) or 0) >= first]
+        spent[name] = sum(max(0.0, known(row.get("seconds")) or 0.0) for row in late)
+    whole = sum(spent.values())
+    if not whole:
+        return
+    rows = [
+        (name, duration(took) if took >= 1 else f"{took:.2f}s", f"{took / whole:.1%}") for name, took in spent.items() if took
+    ]
+    yield from _table(("phase", "time", "share"), rows, "|---|---:|---:|")
+    yield ""
+    tokens = sum(r.rollout_tokens for r in run.records)
+    speed = f", {tokens / spent['rollout']:,.0f} a second of rollout" if spent["rollout"] else ""
+    yield f"{tokens:,} tokens sampled in {_of_steps(run)}{speed}."
+
+
+def _checkpoints(run: RunView) -> Iterator[str]:
+    if (best := best_of(run)) is not None:
+        yield f"- best evaluation by `train.keep.metric={best.metric}`: {best.value:.3f} at step {best.step:,}"
+    for link, word in (("best", "best"), ("latest", "newest")):
+        try:
+            yield f"- {word} checkpoint: `checkpoints/{_inline(os.readlink(run.path / 'checkpoints' / link))}`"
+        except OSError:
+            continue
+
+
+def _chosen(run: RunView) -> Iterator[str]:
+    """What the newest attempt that told any settled."""
+    told = [event for event in run.events if event.get("kind") == "chosen"]
+    rows = [
+        (f"`{_cell(event.get('key', '?'))}`", _cell(event.get("value", "?")), _cell(event.get("why", "")))
+        for event in told
+        if event.get("attempt") == told[-1].get("attempt")
+    ]
+    if rows:
+        yield from _table(("setting", "value", "why"), rows, "|---|---|---|")
+
+
+def _settings(run: RunView) -> Iterator[str]:
+    rows = [(f"`{key}`", _cell(value)) for key in SETTINGS if (value := run.get(key)) is not None]
+    rewards = run.get("rewards")
+    if isinstance(rewards, list) and rewards:
+        used = [_cell(one.get("use", "?")) for one in rewards if isinstance(one, dict)]
+        rows.append(("`rewards`", ", ".join(used)))
+    if rows:
+        yield from _table(("setting", "value"), rows, "|---|---|")
+        yield from ("", "All of them: `config.resolved.yaml`.")
+
+
+def _alarms(run: RunView) -> Iterator[str]:
+    for raised in standing(run):
+        name = _inline(raised.name)
+        yield (
+            f"- **{name}**, {_times(raised.count)} from step {raised.first:,} to {raised.last:,}: {_inline(raised.what)}."
+            f" What to do: {_inline(raised.fix)}. See `{FAILURES}#{name}`."
+        )
+
+
+def _warnings(run: RunView) -> Iterator[str]:
+    told = [str(w.get("message") or w.get("reason") or w.get("kind")) for w in run.warnings]
+    counted = {text: told.count(text) for text in dict.fromkeys(told[-1000:])}
+    for text, count in list(counted.items())[-MANY:]:
+        yield f"- {_inline(text)}" + (f" ({_times(count)})" if count > 1 else "")
+    if len(counted) > MANY:
+        yield f"- and {len(counted) - MANY} others, in `events.jsonl`"
+
+
+def _go_on(run: RunView) -> Iterator[str]:
+    path = shlex.quote(str(run.path))
+    commands = [("go on with it", run.health.resume)] if run.health.resume else []
+    if not run.health.ended:
+        commands.append(("look at it", f"lgrpo-lite watch {path}"))
+    commands.append(("answers of its newest step, with the credit of every token", f"lgrpo-lite show {path}"))
+    if (run.path / "checkpoints" / "latest").exists():
+        commands.append(("its newest checkpoint on its held-out problems; --suite NAME for others", f"lgrpo-lite eval {path}"))
+        commands.append(("a model that others load; --checkpoint best for its best", f"lgrpo-lite export {path} merged"))
+    yield "```"
+    for words, command in commands:
+        yield from (f"# {words}", clean(command))
+    yield "```"
+
+
+PARTS: dict[str, Callable[[RunView], Iterator[str]]] = {
+    "Before and after": _before_and_after, "Alarms": _alarms, "Curves": _curves, "Where the time went": _time,
+    "Checkpoints": _checkpoints, "Chosen automatically": _chosen, "Settings that matter": _settings, "Warnings": _warnings,
+    "How to go on": _go_on,
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- words
+
+
+def _of_steps(run: RunView) -> str:
+    """The steps that sums are over: all, or of a long run the last ones."""
+    return f"the last {len(run.records):,} steps" if run.sparse else f"{len(run.records):,} steps"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def _table(head: tuple[str, ...], rows: Any, ruler: str) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield ruler
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _inline(value: Any) -> str:
+    """Whatever a file held, as one line of Markdown."""
+    return clean(value, 600).replace("<", "&lt;").strip()
+
+
+def _cell(value: Any) -> str:
+    return _inline(value).replace("|", "\\|")
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

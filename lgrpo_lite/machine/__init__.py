@@ -1,0 +1,1 @@
+"""This machine: GPU, memory, disk, packages, the Hub, and what is wrong with any of them."""

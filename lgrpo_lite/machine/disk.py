@@ -1,0 +1,43 @@
+"""Files that survive a kill: replaced whole, locked by one process, read line by line as far as they are whole."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from lgrpo_lite.errors import ConfigError
+
+
+def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
+    """Write or replace a file: after a kill at any moment it is the old or the new one; with `sync` after a power cut too."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def lock(folder: Path, busy: str, fix: str) -> TextIO:
+    """Hold `folder` until the returned file is closed. Another process holds it: ConfigError that says `busy` and `fix`."""
+    held = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        held.close()
+        raise ConfigError(busy, where=str(folder), fix=fix) from None
+    return held
+
+
+def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """The JSON objects among the lines of a JSONL file; a line cut short by a kill, or a foreign one, is passed over."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row

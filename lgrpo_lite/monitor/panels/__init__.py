@@ -1,0 +1,1 @@
+"""The twelve panels of the live view."""

@@ -1,0 +1,129 @@
+"""Reading recipes: a packaged name or a file, `key=value` on top, and every fault as one ConfigError that names its place."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.recipe.algorithm import Section
+from lgrpo_lite.recipe.marks import Marks, load_marked, parse_scalar
+from lgrpo_lite.recipe.schema import Recipe, section_inside
+
+S = TypeVar("S", bound=Section)
+NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
+    "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
+    "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
+    "model.lora.modules_to_save": "vLLM serves no adapter that replaces whole modules, so none is trained here",
+    "model.lora.bias": "vLLM serves no adapter with biases, so none is trained here",
+}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package, sorted."""
+    return sorted(f.name.removesuffix(".yaml") for f in packaged().iterdir() if f.name.endswith(".yaml"))
+
+
+def recipe_text(name_or_path: str) -> tuple[str, str]:
+    """(text, how to call its place in messages) of a packaged recipe or of a file. Unknown: ConfigError."""
+    if name_or_path in recipe_names():
+        return (packaged() / f"{name_or_path}.yaml").read_text("utf-8"), f"recipe {name_or_path}"
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+        try:
+            return path.read_text("utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            what = getattr(error, "strerror", None) or "not UTF-8 text"
+            fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
+            raise ConfigError(f"cannot read the recipe: {what}", where=str(path), fix=fix) from None
+    hint = nearest(name_or_path, recipe_names())
+    raise ConfigError(f"unknown recipe {name_or_path!r}{hint}", where="command line", fix="`lgrpo-lite recipe ls` lists them")
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read, override, validate. Every fault is a ConfigError (exit 2) that names its place."""
+    text, origin = recipe_text(name_or_path)
+    return parse_recipe(text, origin, overrides)
+
+
+def parse_recipe(text: str, origin: str, overrides: list[str] | None = None) -> Recipe:
+    """`load_recipe` on a text; `origin` is how messages call it."""
+    return recipe_of(*load_marked(text, origin), overrides)
+
+
+def recipe_of(raw: dict, marks: Marks, overrides: list[str] | None = None) -> Recipe:
+    """`load_recipe` on what was read already; `marks` says where each key of `raw` came from."""
+    for item in overrides or []:
+        _override(raw, marks, item)
+    recipe = validated(Recipe, raw, marks, help_="see `lgrpo-lite config`")
+    recipe._marks = marks
+    return recipe
+
+
+def validated(schema: type[S], raw: dict, marks: Marks, *, help_: str) -> S:
+    """`raw` as the schema has it. The first fault is a ConfigError in this project's words."""
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, marks, schema, help_) from None
+
+
+def packaged():
+    """The folder of recipes inside the package; suites/ is one in it."""
+    inside = resources.files("lgrpo_lite") / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"  # a checkout keeps them at the top
+
+
+def _override(raw: dict, marks: Marks, item: str) -> None:
+    key, sign, value = item.partition("=")
+    place = f"command line, {item}"
+    if not sign or not key:
+        raise ConfigError(f"not an override: {item!r}", where="command line", fix="write key=value, e.g. train.steps=50")
+    node: Any = raw
+    path = key.split(".")
+    for i, part in enumerate(path[:-1]):
+        inner = node[_index(node, part, place)] if isinstance(node, list) else node.get(part)
+        if inner is None and isinstance(node, dict):  # a section the file leaves out, or switches off
+            inner = node[part] = {}
+        if not isinstance(inner, dict | list):
+            raise ConfigError(f"{'.'.join(path[: i + 1])} is a value, not a section", where=place, fix="check the key")
+        node = inner
+    node[_index(node, path[-1], place) if isinstance(node, list) else path[-1]] = parse_scalar(value, place)
+    marks.lines[tuple(path)] = place
+
+
+def _index(node: list, part: str, place: str) -> int:
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise ConfigError(f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}")
+
+
+def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_: str) -> ConfigError:
+    """The first fault of a pydantic report, in this project's words."""
+    first = error.errors(include_url=False)[0]
+    loc = tuple(str(part) for part in first["loc"])
+    dotted, where = ".".join(loc), marks.where(loc)
+    if first["type"] == "extra_forbidden":
+        if reason := NOT_HERE.get(dotted):
+            return ConfigError(f"{dotted}: {reason}", where=where, fix="remove it; model.lora.rank is what gives an adapter more")
+        known = _keys_at(schema, first["loc"][:-1])
+        fix = f"remove it, or use one of: {', '.join(known)}"
+        return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
+    if first["type"] == "missing":
+        return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
+    if first["type"] == "model_type":
+        fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {', '.join(_keys_at(schema, first['loc']))}"
+        return ConfigError(f"{dotted} is a section, not {first['input']!r}", where=where, fix=fix)
+    given = repr(first["input"])
+    given = given if len(given) < 60 else given[:57] + "…"
+    return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix=help_)
+
+
+def _keys_at(section: Any, loc: tuple) -> list[str]:
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = next(f.annotation for n, f in section.model_fields.items() if part in (n, f.alias))
+        section = section_inside(annotation)
+    return [field.alias or name for name, field in section.model_fields.items()]

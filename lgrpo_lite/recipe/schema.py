@@ -1,0 +1,291 @@
+"""The schema of a recipe. Closed: an unknown key is an error that names the nearest one and its file:line. No torch here.
+
+Order of truth: the defaults below < the recipe file < `key=value` on the command line. What an algorithm's name stands for
+is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the recipe sets.
+"""
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, PrivateAttr
+
+from lgrpo_lite.recipe.algorithm import Algorithm, Section
+from lgrpo_lite.recipe.marks import Marks
+
+
+class About(Section):
+    name: str = "run"
+    title: str = ""
+    min_vram_gb: float | None = Field(default=None, description="GPU memory the recipe is written for; null runs on any machine")
+    verified: str = Field(default="no", description="where and when this recipe was run in full; 'no' if it was not")
+
+
+class Lora(Section):
+    rank: int = Field(default=16, ge=1, description="of the matrices A and B")
+    alpha: int = Field(default=32, ge=1, description="the adapter is scaled by alpha/rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str | list[str] = Field(default="all-linear", description="module names, or all-linear")
+    rslora: bool = Field(default=False, description="scale by alpha/sqrt(rank) instead of alpha/rank")
+
+
+class Model(Section):
+    id: str = Field(description="Hub id, a folder, or builtin:NAME for a model inside the package")
+    revision: str | None = Field(default=None, description="commit on the Hub")
+    weights: Literal["nf4", "int8", "bf16", "fp16", "fp32"] = Field(
+        default="bf16", description="how the base weights are held; nf4 and int8 by bitsandbytes"
+    )
+    lora: Lora | None = Field(default_factory=Lora, description="null trains all parameters")
+    max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
+    max_new_tokens: int = Field(default=512, ge=1, description="an answer is cut here")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 is fastest for tiny models; null leaves torch's")
+
+
+class Source(Section):
+    """Questions and gold answers: `path` (a local file) wins over `hf` (the Hub), `task` is generated."""
+
+    path: str | None = Field(
+        default=None, description="local .jsonl, .json, .csv, .tsv (each also .gz) or .parquet, relative to the current folder"
+    )
+    hf: str | None = Field(default=None, description="data set on the Hub, or a local folder that `datasets` reads")
+    config: str | None = Field(default=None, description="configuration of the data set on the Hub")
+    split: str = Field(default="train", description="of the data set; a task has train and heldout")
+    task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
+    prompt: str = Field(default="question", description="column of the question: text or chat messages; a.b is b inside a")
+    answer: str = Field(default="answer", description="column of the gold answer; a.b is b inside a")
+    solution: str | None = Field(default=None, description="column of a worked solution, for algorithm.guide; a task has its own")
+    rubric: str | None = Field(default=None, description="column of the criteria, for the reward `rubric`")
+    answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(default="plain", description="how the gold answer is cut out")
+    limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
+    bad_rows: Literal["refuse", "skip"] = Field(
+        default="refuse", description="refuse: a bad row ends the command, with its file:line; skip: left out, with a count"
+    )
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+class Data(Section):
+    train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
+    eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
+    template: str = Field(
+        default="chat", description="chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
+    )
+    system: str | None = Field(default=None, description="system message, put before every question that has none of its own")
+    draft_template: str = Field(
+        default="{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\n"
+        "Write a strictly better answer: correct what is wrong, and do not repeat the attempt word for word.",
+        description="question of algorithm.best_draft; {question} and {draft} are filled in",
+    )
+    refine_template: str = Field(
+        default="{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
+        "Write a corrected, complete answer.",
+        description="question of algorithm.refine_best; {question}, {best} and {failed} are filled in",
+    )
+
+
+class Vllm(Section):
+    """vLLM inside this process; read by engine=vllm, and but for share_weights by engine=unsloth."""
+
+    share_weights: bool = Field(
+        default=True, description="the trainer stands on vLLM's own base weights; false: a second copy, which takes more memory"
+    )
+    kv_cache_gb: float | None = Field(default=None, gt=0, description="GiB for keys and values; null: by what is free")
+    max_sequences: int | None = Field(default=None, ge=1, description="answers sampled at once; null: all of a step, at most 256")
+    cuda_graphs: bool = Field(default=True, description="false starts faster and samples slower; a CPU has none")
+
+
+class Server(Section):
+    """A running `vllm serve`; read by engine=vllm-server."""
+
+    url: str = Field(default="http://127.0.0.1:8000", description="its address, without /v1")
+    model: str | None = Field(default=None, description="name of the base model there; null is model.id")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; null sends none")
+    timeout: float = Field(default=600.0, gt=0, description="seconds a request may take")
+    parallel: int = Field(default=64, ge=1, description="requests at once")
+    adapter_dir: str | None = Field(
+        default=None, description="written here and read by the server; null: $TMPDIR or /dev/shm, for one machine"
+    )
+
+
+class Curriculum(Section):
+    """Which prompts come next; see data/curriculum.py."""
+
+    use: Literal["none", "difficulty_pool"] = Field(
+        default="none", description="none: every prompt once an epoch; difficulty_pool: those solved sometimes, more often"
+    )
+    rate: float = Field(default=0.5, gt=0, le=1, description="how far a group's mean reward moves its prompt's solve rate")
+    ordered_every: int = Field(default=8, ge=1, description="of so many draws one is the next in the order of use=none; 1: all")
+
+
+class Rollout(Section):
+    engine: str = Field(default="auto", description="who samples; auto: vllm where it can run, else transformers")
+    prompts_per_step: int = Field(default=16, ge=1, description="P")
+    group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
+    temperature: float = Field(default=1.0, gt=0, description="used for sampling and for every log-prob of the update")
+    max_redraw: int = Field(default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups")
+    batch_rows: int = Field(default=256, ge=1, description="sequences generated at once by the transformers engine")
+    curriculum: Curriculum = Curriculum()
+    vllm: Vllm = Vllm()
+    server: Server = Server()
+
+
+class Endpoint(Section):
+    """A judge behind an OpenAI-compatible HTTP interface; read by judge=endpoint."""
+
+    url: str = Field(description="base address, e.g. http://127.0.0.1:8000/v1")
+    model: str = Field(description="name of the model there")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; null sends none")
+    timeout: float = Field(default=60.0, gt=0, description="seconds a request; a request that fails leaves the reward missing")
+    parallel: int = Field(default=8, ge=1, description="requests at once")
+
+
+class Reward(Section):
+    use: str = Field(default="numeric", description="a name of the rewards table, or file.py:function")
+    weight: float = Field(default=1.0, description="in the weighted sum")
+    extract: Literal["final", "gsm8k", "boxed"] = Field(
+        default="final", description="where the answer stands; final: anywhere usual"
+    )
+    pattern: str | None = Field(default=None, description="regular expression of `format` and `regex`")
+    limit: int | None = Field(
+        default=None, ge=1, description="longest answer of `overlong` and `length`, tokens; null is model.max_new_tokens"
+    )
+    cache: int = Field(default=4096, ge=1, description="tokens before `limit` over which `overlong` falls to -1")
+    judge: Literal["policy", "endpoint"] = Field(
+        default="policy", description="who judges criteria of `rubric` that carry no rule; policy: with its adapter off"
+    )
+    endpoint: Endpoint | None = Field(default=None, description="where judge=endpoint asks")
+    override: Literal["factual", "none"] = Field(
+        default="factual", description="factual: a `rubric` whose factual criteria all hold gives 1"
+    )
+    units: Literal["ignore", "compare"] = Field(
+        default="ignore", description="ignore: `math` drops a unit that only one side has; compare: both must have it"
+    )
+    percent: Literal["either", "fraction"] = Field(
+        default="either", description="what 35% equals under `math`; either: 35 and 0.35, fraction: 0.35 alone"
+    )
+    order: Literal["any", "same"] = Field(default="any", description="of the elements of a list without brackets, under `math`")
+    rounding: Literal["gold", "none"] = Field(
+        default="gold", description="gold: `math` takes an exact value that rounds to a gold decimal of 3 digits or more"
+    )
+    sandbox: Literal["auto", "bwrap", "docker"] = Field(
+        default="auto", description="where `code` runs; auto: in bubblewrap, or in docker where `image` is given"
+    )
+    image: str | None = Field(default=None, description="docker image with python3, for `code`")
+    memory_mb: int = Field(default=512, ge=64, description="MiB of address space a program of `code` may have")
+    timeout: float = Field(
+        default=5.0, gt=0, description="seconds for one completion, waits for a CPU not counted; then the reward is missing"
+    )
+
+
+class Optim(Section):
+    use: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        default="adamw",
+        description="of the policy; 8bit: quantised moments, paged: moments may move to CPU memory (bitsandbytes)",
+    )
+    lr: float = Field(default=1e-5, gt=0, description="of the policy's AdamW")
+    scheduler: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warm-up")
+    warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the policy")
+    betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
+    updates_per_batch: int = Field(default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs")
+
+
+class Memory(Section):
+    micro_tokens: int = Field(default=16384, ge=1, description="tokens of one forward-backward pass, padding included")
+    layout: Literal["auto", "rows", "packed", "shared"] = Field(
+        default="auto",
+        description="rows (padded), packed (end to end), shared (packed, equal prompts once); auto: whichever costs least",
+    )
+    logprob_chunk: int | None = Field(
+        default=None,
+        ge=1,
+        description="positions whose logits are held at once, for 8192 tokens of vocabulary; null: by free memory",
+    )
+    checkpointing: bool | Literal["auto"] = Field(
+        default="auto", description="recompute layers in the backward pass: all, none, or as many as the free memory asks for"
+    )
+    offload_activations: bool = Field(default=False, description="keep what the backward pass needs in CPU memory; slower")
+
+
+class Keep(Section):
+    last: int = Field(default=2, ge=1, description="newest checkpoints kept")
+    best: int = Field(default=1, ge=0, le=1, description="1: also keep the one with the best evaluation")
+    metric: Literal["avg", "pass", "maj", "greedy"] = Field(
+        default="avg", description="by which it is the best: avg@k, pass@k, maj@k, or the greedy answer"
+    )
+
+
+class Train(Section):
+    steps: int = Field(default=200, ge=1, description="rounds of sampling and updating")
+    save_every: int = Field(default=20, ge=1, description="steps between checkpoints")
+    eval_every: int | None = Field(default=None, ge=1, description="null: only before and after")
+    keep: Keep = Keep()
+    time_limit: float | None = Field(default=None, gt=0, description="minutes; the run then saves and exits 75")
+
+
+class Eval(Section):
+    k: int = Field(default=1, ge=1, description="samples a problem")
+    temperature: float = Field(default=1.0, ge=0, description="of the evaluation's samples; 0 is greedy, with k=1")
+    greedy: bool = Field(default=True, description="also score one greedy answer a problem")
+
+
+class Export(Section):
+    formats: list[Literal["adapter", "merged"]] = Field(default_factory=lambda: ["adapter", "merged"])
+    base: Literal["auto", "original", "dequantized"] = "auto"
+
+
+class Safety(Section):
+    sync_proof_every: int = Field(
+        default=20, ge=0, description="steps between proofs that rollouts come from this policy, after the first two; 0: never"
+    )
+    baseline_check: bool = Field(
+        default=True,
+        description="before the first step, stop a run whose rewards would teach it nothing; false trains all the same",
+    )
+    reward_workers: int | None = Field(default=None, ge=1, description="processes that score; null: one for each CPU, at most 16")
+    reward_memory_gb: float = Field(default=4.0, gt=0, description="GiB one of them may take, with all that it starts")
+
+
+class Log(Section):
+    completions_per_step: int = Field(default=4, ge=0, description="sampled answers kept per step; 0 keeps none")
+    tensorboard: bool = Field(default=False, description="curves as TensorBoard events, in the run folder")
+    wandb: bool = Field(default=False, description="curves to Weights & Biases; WANDB_MODE=offline keeps them in the run folder")
+    trackio: bool = Field(default=False, description="curves to trackio; on this machine unless TRACKIO_SPACE_ID names a Space")
+    project: str = Field(default="lgrpo-lite", min_length=1, description="under which wandb and trackio keep them")
+
+
+class Recipe(Section):
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    recipe: About = About()
+    seed: int = Field(default=0, ge=0)
+    model: Model
+    data: Data
+    rollout: Rollout = Rollout()
+    algorithm: Algorithm = Algorithm()
+    rewards: list[Reward] = Field(default_factory=lambda: [Reward()], min_length=1)
+    optim: Optim = Optim()
+    memory: Memory = Memory()
+    train: Train = Train()
+    eval: Eval = Eval()
+    export: Export = Export()
+    safety: Safety = Safety()
+    log: Log = Log()
+
+    _marks: Marks = PrivateAttr(default_factory=Marks)
+
+    def where(self, key: str) -> str:
+        """Where a dotted key was set: 'my.yaml:31', 'command line, key=value', or that it is the default."""
+        return self._marks.where(tuple(key.split(".")))
+
+    def to_yaml(self) -> str:
+        """All settings, defaults included, in the form `load_recipe` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def section_inside(annotation: Any) -> type[Section] | None:
+    """The section a field holds, alone, optionally or in a list; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for a in getattr(annotation, "__args__", ()) if (found := section_inside(a))), None)
