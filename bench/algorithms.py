@@ -1,10 +1,12 @@
-"""Every named algorithm on tiny-math with the same budget of sampled answers: held-out accuracy and time, several seeds.
+"""Every named algorithm on tiny-math with the same budget of sampled answers: held-out
+accuracy and time, several seeds.
 
     python bench/algorithms.py [NAME …] [--seeds 0,1,2] [--runs DIR] [--out FILE]       train what is missing in DIR
     python bench/algorithms.py --table --out FILE                                       the table of stored results
 
-Each run is a process of its own, and its folder is kept, so that a broken-off benchmark goes on where it was. The interval is
-that of Student's t over the seeds. The time of a step is the ratio that bench/named.py measured, all algorithms in turn in one
+Each run is a process of its own, and its folder is kept, so that a broken-off benchmark goes on where it was.
+The interval is that of Student's t over the seeds. The time of a step is the ratio that bench/named.py
+measured, all algorithms in turn in one
 process: the seconds of these runs are kept, but other work on the machine is in them.
 """
 
@@ -43,15 +45,28 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % of Student's t
 def run(name: str, seed: int, runs: Path) -> dict:
     """Train once, or read what is there."""
     folder = runs / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-    settings = [*COMMON, *VARIANTS.get(name, [f"algorithm.use={name}"]), f"seed={seed}", *SAME_BUDGET.get(name, [])]
+    settings = [
+        *COMMON,
+        *VARIANTS.get(name, [f"algorithm.use={name}"]),
+        f"seed={seed}",
+        *SAME_BUDGET.get(name, []),
+    ]
     command = [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *settings]
     began = time.perf_counter()
-    subprocess.run([*command, "--runs", str(runs), "--name", folder.name, "--resume", "auto", "--json"], check=True, stdout=-3)
+    subprocess.run(
+        [*command, "--runs", str(runs), "--name", folder.name, "--resume", "auto", "--json"],
+        check=True,
+        stdout=-3,
+    )
     took = time.perf_counter() - began
     evals = [json.loads(line) for line in (folder / "evals.jsonl").read_text().splitlines()]
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     values = folder / "values.jsonl"
-    before_step_1 = sum(len(json.loads(line)["rewards"]) for line in values.read_text().splitlines()) if values.exists() else 0
+    before_step_1 = (
+        sum(len(json.loads(line)["rewards"]) for line in values.read_text().splitlines())
+        if values.exists()
+        else 0
+    )
     return {
         "algorithm": name, "seed": seed, "settings": settings, "before": evals[0]["accuracy"], "after": evals[-1]["accuracy"],
         "greedy": evals[-1]["greedy"], "answers": before_step_1 + sum(s["rollout_answers"] for s in steps),
@@ -62,7 +77,11 @@ def run(name: str, seed: int, runs: Path) -> dict:
 
 def interval(values: list[float]) -> str:
     mean = statistics.fmean(values)
-    half = T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) in T95 else float("nan")
+    half = (
+        T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+        if len(values) in T95
+        else float("nan")
+    )
     return f"{mean:.3f} ± {half:.3f}"
 
 
@@ -80,7 +99,9 @@ def table(rows: list[dict]) -> str:
     ]
     grouped = {name: [r for r in rows if r["algorithm"] == name] for name in (*NAMED, *VARIANTS)}
     time_of = step_times()
-    for name, found in sorted(grouped.items(), key=lambda item: -statistics.fmean([r["after"] for r in item[1]] or [0])):
+    for name, found in sorted(
+        grouped.items(), key=lambda item: -statistics.fmean([r["after"] for r in item[1]] or [0])
+    ):
         if found:
             mean = {k: statistics.fmean(r[k] for r in found) for k in ("greedy", "answers", "trained_tokens")}
             ratio = f"{time_of[name]:.2f}" if name in time_of else "–"
@@ -92,12 +113,16 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", default=[*NAMED, *VARIANTS])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs/algorithms"))
     parser.add_argument("--out", type=Path, default=Path("bench/baselines/algorithms-cpu.json"))
-    parser.add_argument("--table", action="store_true", help="print the table of what is stored, train nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of what is stored, train nothing"
+    )
     args = parser.parse_args()
     stored = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
     rows = {(r["algorithm"], r["seed"]): r for r in stored["rows"]}

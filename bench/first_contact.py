@@ -1,11 +1,12 @@
-"""What a first run on a card would find out, worth most first, in under nine minutes and one JSON. Use first_contact.sh.
+"""What a first run on a card would find out, worth most first, in under nine minutes and
+one JSON. Use first_contact.sh.
 
     python bench/first_contact.py [--out FILE]               bench/baselines/first-contact-gpu.json, and a copy in $OUT, if set
     python bench/first_contact.py --dry-run [--out FILE]     every part's tiny form on any machine: build/first-contact-cpu.json
 
-A part is a process with a time limit of its own; one that fails or takes too long is told so in the JSON, and the next one
-starts. Where the time of all is over, the rest is not started. Exit: 0 when every part ended well, else 1; the JSON is there
-in either case, and is written anew after each part.
+A part is a process with a time limit of its own; one that fails or takes too long is told so in the JSON, and
+the next one starts. Where the time of all is over, the rest is not started. Exit: 0 when every part ended
+well, else 1; the JSON is there in either case, and is written anew after each part.
 """
 
 import argparse
@@ -58,7 +59,12 @@ PARTS = (
         ("bench/loss.py", "--rounds", "3", "--peers", "naive,chunk_checkpoint,trl"),
         ("bench/loss.py", "--quick", "--rounds", "1", "--peers", "naive,trl", "--dtypes", "float32"),
     ),
-    Part("update", 90, ("bench/step.py", "--quick", "--rounds", "3"), ("bench/step.py", "--tiny", "--rounds", "1")),
+    Part(
+        "update",
+        90,
+        ("bench/step.py", "--quick", "--rounds", "3"),
+        ("bench/step.py", "--tiny", "--rounds", "1"),
+    ),
 )
 
 
@@ -72,7 +78,12 @@ def contact(parts: Sequence[Part], out: Path, *, dry: bool, deadline: float = DE
         if limit < min(SHORTEST, part.limit):
             continue
         result["parts"][part.name] = found = run(part.tiny if dry else part.command, limit)
-        print(f"{part.name}: {found['state']}, {found['seconds']:.0f} s", *found.get("said", ()), sep="\n    ", flush=True)
+        print(
+            f"{part.name}: {found['state']}, {found['seconds']:.0f} s",
+            *found.get("said", ()),
+            sep="\n    ",
+            flush=True,
+        )
     measure.write(out, result)
     return all(found["state"] == "ok" for found in result["parts"].values())
 
@@ -80,7 +91,11 @@ def contact(parts: Sequence[Part], out: Path, *, dry: bool, deadline: float = DE
 def here() -> dict[str, Any]:
     """Card, driver, date, versions. Takes nothing of the GPU."""
     gpu = used_gpu(read_machine())
-    card = {"card": gpu.name, "driver": gpu.driver, "card_gib": gpu.total and gpu.total / 2**30} if gpu else {"card": None}
+    card = (
+        {"card": gpu.name, "driver": gpu.driver, "card_gib": gpu.total and gpu.total / 2**30}
+        if gpu
+        else {"card": None}
+    )
     python = ".".join(map(str, sys.version_info[:3]))
     versions = {"python": python} | measure.versions() | {"cuda": torch.version.cuda or "none"}
     return card | {"date": time.strftime("%Y-%m-%d"), "versions": versions}
@@ -92,11 +107,21 @@ def run(command: Sequence[str], limit: float) -> dict[str, Any]:
         folder = Path(name)
         (folder / "tmp").mkdir()  # models of gigabytes, which a killed part leaves behind
         argv = [sys.executable, *(word.replace("{out}", name) for word in command)]
-        surroundings = os.environ | {"BENCH_OUT": name, "TMPDIR": str(folder / "tmp"), "PYTHONUNBUFFERED": "1"}
+        surroundings = os.environ | {
+            "BENCH_OUT": name,
+            "TMPDIR": str(folder / "tmp"),
+            "PYTHONUNBUFFERED": "1",
+        }
         begun = time.perf_counter()
         with (folder / "log").open("w+", encoding="utf-8", errors="replace") as log:
             process = subprocess.Popen(
-                argv, cwd=ROOT, env=surroundings, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                argv,
+                cwd=ROOT,
+                env=surroundings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             try:
                 state = "failed" if process.wait(limit) else "ok"
@@ -106,7 +131,12 @@ def run(command: Sequence[str], limit: float) -> dict[str, Any]:
                 stop(process)
             log.seek(0)
             lines = [line.rstrip() for line in log if line.strip()]
-        found = {"state": state, "exit": process.returncode, "seconds": time.perf_counter() - begun, "limit": limit}
+        found = {
+            "state": state,
+            "exit": process.returncode,
+            "seconds": time.perf_counter() - begun,
+            "limit": limit,
+        }
         found |= {"command": " ".join(command)} | ({} if state == "ok" else {"said": lines[-LAST:]})
         return found | {"results": results(folder)}
 
@@ -140,8 +170,12 @@ def tests(report: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="the tiny form of each part; where there is no GPU always")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="the tiny form of each part; where there is no GPU always"
+    )
     parser.add_argument("--out", type=Path, help="the JSON")
     parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds for all parts")
     args = parser.parse_args()

@@ -1,11 +1,12 @@
-"""What fits into 24 GiB: 3B and 7B shapes in NF4 with LoRA, ours and TRL's, growing answers until the memory ends.
+"""What fits into 24 GiB: 3B and 7B shapes in NF4 with LoRA, ours and TRL's, growing
+answers until the memory ends.
 
     python bench/fit.py                   needs CUDA; no network: random weights from the shapes' configs
     python bench/fit.py --answers 1024,4096     no search: just whether these lengths fit; a few minutes
     python bench/fit.py --tiny            a tiny shape and no cap, on any machine: tries the script itself
 
-For each shape: the longest answer whose update fits at G = 8 and a prompt of 512, tokens a second there, and the peak. The
-model is written to a folder once and loaded by the same code as a user's.
+For each shape: the longest answer whose update fits at G = 8 and a prompt of 512, tokens a second there, and
+the peak. The model is written to a folder once and loaded by the same code as a user's.
 """
 
 import argparse
@@ -28,7 +29,11 @@ from lgrpo_lite.recipe.schema import Lora, Model
 KEYS = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"
 SHAPES = {
     name: dict(zip(KEYS, sizes, strict=True))
-    for name, sizes in {"3B": (2048, 11008, 36, 16, 2), "7B": (3584, 18944, 28, 28, 4), "tiny": (128, 256, 2, 4, 2)}.items()
+    for name, sizes in {
+        "3B": (2048, 11008, 36, 16, 2),
+        "7B": (3584, 18944, 28, 28, 4),
+        "tiny": (128, 256, 2, 4, 2),
+    }.items()
 }
 CAP_GIB, RANK = 24, 32
 
@@ -52,7 +57,9 @@ def loaded(folder: Path) -> Any:
 
 def our_update(folder: Path) -> Callable[[list], Any]:
     update, policy = ours(
-        loaded(folder), ("rows", "packed", "shared"), dtype=torch.bfloat16 if torch.cuda.is_available() else None
+        loaded(folder),
+        ("rows", "packed", "shared"),
+        dtype=torch.bfloat16 if torch.cuda.is_available() else None,
     )
     recompute(policy.base, len(layers_of(policy.base)))
     return update
@@ -63,7 +70,9 @@ def trl_update(folder: Path) -> Callable[[list], Any]:
 
     tokenizer = load_tokenizer(Model(id="builtin:tiny-math"))
     on_gpu = torch.cuda.is_available()
-    return TrlUpdate(loaded(folder), tokenizer, per_device_rows=1, gradient_checkpointing=True, bf16=on_gpu).update
+    return TrlUpdate(
+        loaded(folder), tokenizer, per_device_rows=1, gradient_checkpointing=True, bf16=on_gpu
+    ).update
 
 
 def longest(update: Callable[[list], Any], limit: int, vocabulary: int) -> dict[str, Any]:
@@ -102,7 +111,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--shapes", default="3B,7B")
-    parser.add_argument("--answers", help="lengths to try, comma-separated; default: search the longest that fits")
+    parser.add_argument(
+        "--answers", help="lengths to try, comma-separated; default: search the longest that fits"
+    )
     args = parser.parse_args()
     if not args.tiny and not torch.cuda.is_available():
         raise SystemExit("bench/fit.py measures a GPU: there is none here; --tiny tries the script on a CPU")
@@ -124,7 +135,9 @@ def main() -> None:
                     rows = {f"{shape}, {who}": longest(update, 128 if args.tiny else 32768, 250)}
                 for row, found in rows.items():
                     print(f"{row}: {found}", flush=True)
-                print(measure.keep("fit", settings, rows, trial=args.tiny))  # now: a later one may take all the time there is
+                print(
+                    measure.keep("fit", settings, rows, trial=args.tiny)
+                )  # now: a later one may take all the time there is
                 del update
                 gc.collect()
             if torch.cuda.is_available():

@@ -1,12 +1,14 @@
-"""`make gpu-check`: the recipe qwen3b-math as a user runs it, on random weights: selftest, three steps, what they took.
+"""`make gpu-check`: the recipe qwen3b-math as a user runs it, on random weights:
+selftest, three steps, what they took.
 
     python bench/gpu_check.py [--engine vllm|transformers|unsloth]     needs CUDA and the engine; no network
     python bench/gpu_check.py --tiny                                   a tiny shape without a GPU: tries the script itself
 
-Random weights solve nothing, so every reward is a coin; what is looked at is memory, speed and the proofs. The model is made,
-and each command run, by a process of its own that takes a larger card for one of 24 GiB; this one never touches the GPU. The
-peak is the most that was taken while those two lived, by nvidia-smi, vLLM's own memory included. Exit: that of the first
-command that failed, whose last words the printed JSON has, or 4 where the peak is above 24 GiB.
+Random weights solve nothing, so every reward is a coin; what is looked at is memory, speed and the proofs.
+The model is made, and each command run, by a process of its own that takes a larger card for one of 24 GiB;
+this one never touches the GPU. The peak is the most that was taken while those two lived, by nvidia-smi,
+vLLM's own memory included. Exit: that of the first command that failed, whose last words the printed JSON
+has, or 4 where the peak is above 24 GiB.
 """
 
 import argparse
@@ -40,11 +42,12 @@ TINY = {
 }  # fmt: skip
 COIN = "import random\n\n\ndef coin(completion: str) -> float:\n    return float(random.random() < 0.5)\n"
 
-# What a command runs in. A larger card says that it has `cap` bytes, and what is beyond them is taken; so the run cuts its
-# passes as it would there. torch's allocator is held to its part of that, less the context, which it does not count.
-# It does count vLLM's pools, and goes on counting the keys and values whose memory vLLM gave back before an update
-# (lgrpo_lite/policy/memory.py, Pools): without `kv` more, the trainer would have so much less than on a real card. While
-# the cache is awake that lets torch go beyond the cap; the peak seen from outside shows it.
+# What a command runs in. A larger card says that it has `cap` bytes, and what is beyond them is taken; so
+# the run cuts its passes as it would there. torch's allocator is held to its part of that, less the
+# context, which it does not count. It does count vLLM's pools, and goes on counting the keys and values
+# whose memory vLLM gave back before an update (lgrpo_lite/policy/memory.py, Pools): without `kv` more, the
+# trainer would have so much less than on a real card. While the cache is awake that lets torch go beyond
+# the cap; the peak seen from outside shows it.
 CAPPED = """
 import sys, torch
 cap, kv, context = (int(word) for word in sys.argv[1:4])
@@ -63,10 +66,14 @@ sys.exit(main(sys.argv[4:]))
 
 def write_model(out: Path, *, tiny: bool) -> None:
     """Random weights in the 3B shape of the package, with the embedded model's tokenizer."""
-    shape = json.loads((Path(locate("builtin:tiny-math")).parent / "shapes" / "qwen2.5-3b.json").read_text("utf-8"))
+    shape = json.loads(
+        (Path(locate("builtin:tiny-math")).parent / "shapes" / "qwen2.5-3b.json").read_text("utf-8")
+    )
     if tiny:
         shape |= TINY
-    config = AutoConfig.for_model(**{k: v for k, v in shape.items() if v is not None and not k.startswith("_")})
+    config = AutoConfig.for_model(
+        **{k: v for k, v in shape.items() if v is not None and not k.startswith("_")}
+    )
     config.eos_token_id = config.bos_token_id = None
     torch.manual_seed(0)
     with measure.device():
@@ -76,7 +83,9 @@ def write_model(out: Path, *, tiny: bool) -> None:
 
 
 class Peak:
-    """The most memory of the GPU that was taken since it was made, beyond what was taken before: as nvidia-smi tells it."""
+    """The most memory of the GPU that was taken since it was made, beyond what was taken
+    before: as nvidia-smi tells it.
+    """
 
     def __init__(self) -> None:
         gpu, program = used_gpu(read_machine()), shutil.which("nvidia-smi")
@@ -108,10 +117,14 @@ class Peak:
 
 
 def command(argv: list[str]) -> dict[str, Any]:
-    """Run it with its output on our stderr; its exit code and seconds, and where it failed the last lines it had for stderr."""
+    """Run it with its output on our stderr; its exit code and seconds, and where it failed
+    the last lines it had for stderr.
+    """
     begun = time.perf_counter()
     last: deque[str] = deque(maxlen=LAST)
-    with subprocess.Popen(argv, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+    with subprocess.Popen(
+        argv, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             sys.stderr.write(line)
@@ -134,7 +147,12 @@ def settings_of(engine: str, folder: Path, *, tiny: bool, tokens: int) -> list[s
         "safety.sync_proof_every=1",
     ]  # fmt: skip
     if tiny:
-        found += ["recipe.min_vram_gb=null", "model.max_prompt_tokens=64", "rollout.prompts_per_step=4", "rollout.group_size=4"]
+        found += [
+            "recipe.min_vram_gb=null",
+            "model.max_prompt_tokens=64",
+            "rollout.prompts_per_step=4",
+            "rollout.group_size=4",
+        ]
     if engine != "transformers":  # it has no cache of its own to be sized
         found.append(f"rollout.vllm.kv_cache_gb={0.1 if tiny else KV_CACHE_GB}")
     return found
@@ -144,7 +162,9 @@ def run(engine: str, *, tiny: bool, tokens: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "coin.py").write_text(COIN, "utf-8")
-        made = command([sys.executable, __file__, "--write-model", str(folder / "model"), *(["--tiny"] if tiny else [])])
+        made = command(
+            [sys.executable, __file__, "--write-model", str(folder / "model"), *(["--tiny"] if tiny else [])]
+        )
         if made["exit"]:
             return {"model": made}
         settings = settings_of(engine, folder, tiny=tiny, tokens=tokens)
@@ -156,7 +176,9 @@ def run(engine: str, *, tiny: bool, tokens: int) -> dict[str, Any]:
         }
         taken = peak.stop()
         return (
-            found | {"peak_gib": None if taken is None else taken / GIB} | steps_of(folder / "runs" / "check" / "metrics.jsonl")
+            found
+            | {"peak_gib": None if taken is None else taken / GIB}
+            | steps_of(folder / "runs" / "check" / "metrics.jsonl")
         )
 
 
@@ -172,14 +194,18 @@ def steps_of(metrics: Path) -> dict[str, list]:
 
 
 def exit_of(found: dict[str, Any]) -> int:
-    failed = [found[name]["exit"] for name in ("model", "selftest", "train") if found.get(name, {}).get("exit")]
+    failed = [
+        found[name]["exit"] for name in ("model", "selftest", "train") if found.get(name, {}).get("exit")
+    ]
     if failed:
         return failed[0]
     return 4 if (found["peak_gib"] or 0) > CAP / GIB else 0
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--engine", default="vllm", choices=("vllm", "transformers", "unsloth"))
     arguments.add_argument("--tiny", action="store_true")
     arguments.add_argument("--tokens", type=int, default=512, help="longest answer")

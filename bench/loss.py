@@ -3,8 +3,9 @@
     python bench/loss.py                  152k tokens, width 2048, 2048 positions; half an hour on two cores
     python bench/loss.py --quick          a small shape, a minute
 
-Each round runs every implementation once, forward and backward; a ratio is taken inside a round. `two matmuls` are the two
-products with the vocabulary alone, in the same tiles and type. Peers that are not installed are left out and named.
+Each round runs every implementation once, forward and backward; a ratio is taken inside a round. `two
+matmuls` are the two products with the vocabulary alone, in the same tiles and type. Peers that are not
+installed are left out and named.
 """
 
 import argparse
@@ -17,7 +18,10 @@ from torch import Tensor
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.ops.tiles import tile_of
 
-SLOW = ("cce_exact", "liger")  # on a CPU: no such kernel; minutes of compiling for the same arithmetic as liger_eager
+SLOW = (
+    "cce_exact",
+    "liger",
+)  # on a CPU: no such kernel; minutes of compiling for the same arithmetic as liger_eager
 
 
 def own(hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, g: Tensor) -> Tensor:
@@ -28,7 +32,10 @@ def two_matmuls(hidden: Tensor, weight: Tensor) -> None:
     """What no implementation can go below: h Wᵀ, and a tile of that times W."""
     rows, columns = tile_of(len(weight))
     with torch.no_grad():
-        tile, total = hidden.new_empty(rows * columns), hidden.new_empty(min(rows, len(hidden)), hidden.shape[1])
+        tile, total = (
+            hidden.new_empty(rows * columns),
+            hidden.new_empty(min(rows, len(hidden)), hidden.shape[1]),
+        )
         for part in hidden.split(rows):
             for w in weight.split(columns):
                 z = torch.mm(part, w.T, out=tile[: len(part) * len(w)].view(len(part), len(w)))
@@ -48,13 +55,17 @@ def accuracy(peers: dict[str, head_peers.Peer], dtype: torch.dtype) -> dict[str,
     return worst
 
 
-def compare(peers: dict[str, head_peers.Peer], n: int, d: int, v: int, dtype: torch.dtype, rounds: int) -> dict[str, dict]:
+def compare(
+    peers: dict[str, head_peers.Peer], n: int, d: int, v: int, dtype: torch.dtype, rounds: int
+) -> dict[str, dict]:
     where = measure.device()
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(n, d, generator=generator).to(dtype).to(where).requires_grad_()
     weight = (torch.randn(v, d, generator=generator) * 0.02).to(dtype).to(where)
     ids = torch.randint(v, (n,), generator=generator).to(where)
-    g = torch.randn(n // 256, 1, generator=generator).expand(-1, 256).flatten().to(where)  # Liger: one number a sequence
+    g = (
+        torch.randn(n // 256, 1, generator=generator).expand(-1, 256).flatten().to(where)
+    )  # Liger: one number a sequence
 
     def run(peer: head_peers.Peer):
         def call() -> None:
@@ -63,7 +74,9 @@ def compare(peers: dict[str, head_peers.Peer], n: int, d: int, v: int, dtype: to
 
         return call
 
-    calls = {"two matmuls": lambda: two_matmuls(hidden, weight)} | {name: run(peer) for name, peer in peers.items()}
+    calls = {"two matmuls": lambda: two_matmuls(hidden, weight)} | {
+        name: run(peer) for name, peer in peers.items()
+    }
     table = measure.ratios(measure.interleaved(calls, rounds, warmup=0 if n * d > 1e6 else 1), "own")
     for name in peers:
         table[name]["peak_bytes"] = measure.peak_bytes(calls[name])

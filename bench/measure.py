@@ -1,4 +1,6 @@
-"""What the benches share: interleaved rounds, ratios with their range, peak memory, and where a result is kept."""
+"""What the benches share: interleaved rounds, ratios with their range, peak
+memory, and where a result is kept.
+"""
 
 import gc
 import json
@@ -62,12 +64,19 @@ def ratios(taken: dict[str, list[float]], unit: str) -> dict[str, dict[str, floa
     found = {}
     for name, times in taken.items():
         each = [mine / base for mine, base in zip(times, taken[unit], strict=True)]
-        found[name] = {"median": statistics.median(each), "min": min(each), "max": max(each), "seconds": statistics.median(times)}
+        found[name] = {
+            "median": statistics.median(each),
+            "min": min(each),
+            "max": max(each),
+            "seconds": statistics.median(times),
+        }
     return found
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
-    """Most memory alive at once beyond what was there before the call: the GPU's allocator, or the CPU profiler's record."""
+    """Most memory alive at once beyond what was there before the call: the GPU's
+    allocator, or the CPU profiler's record.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -76,7 +85,9 @@ def peak_bytes(call: Callable[[], Any]) -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         call()
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     alive = peak = 0
@@ -87,7 +98,9 @@ def peak_bytes(call: Callable[[], Any]) -> int:
 
 
 def about() -> dict[str, Any]:
-    """Date, machine, what its processor can, and versions. Asks the GPU its name, so a process that calls it may hold some."""
+    """Date, machine, what its processor can, and versions. Asks the GPU its name, so a
+    process that calls it may hold some.
+    """
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     if device().type == "cuda":
         machine = torch.cuda.get_device_name()
@@ -108,14 +121,18 @@ def versions() -> dict[str, str]:
 
 
 def keep(name: str, settings: dict[str, Any], rows: dict[str, Any], *, trial: bool = False) -> str:
-    """Store rows with date, machine and versions as NAME-cpu.json or NAME-gpu.json; says where. `trial`: too small to compare.
+    """Store rows with date, machine and versions as NAME-cpu.json or NAME-gpu.json; says where.
+    `trial`: too small to compare.
 
     The folder is $BENCH_OUT; without it `baselines` beside the benches, where no trial is kept.
     """
     folder = os.environ.get("BENCH_OUT")
     if trial and not folder:
         return "a trial: not kept"
-    out = Path(folder or Path(__file__).parent / "baselines") / f"{name}-{'gpu' if device().type == 'cuda' else 'cpu'}.json"
+    out = (
+        Path(folder or Path(__file__).parent / "baselines")
+        / f"{name}-{'gpu' if device().type == 'cuda' else 'cpu'}.json"
+    )
     if out.exists():  # rows of other types or cases that this run left out stay
         rows = json.loads(out.read_text("utf-8"))["rows"] | rows
     write(out, about() | {"settings": settings, "rows": rows})

@@ -1,9 +1,10 @@
-"""Plan and simulated card side by side: every moment of runs of 3B to 14B shapes on 24 GB. No GPU; a quarter of an hour.
+"""Plan and simulated card side by side: every moment of runs of 3B to 14B shapes on 24
+GB. No GPU; a quarter of an hour.
 
     OMP_NUM_THREADS=1 python bench/moments.py [--only 3B]
 
-The card is tests/card.py: the trainer's passes over FakeTensors in a ledger with the rules of CUDA's allocator. Stored for
-docs/memory.md; tests/test_card.py demands that both say the same.
+The card is tests/card.py: the trainer's passes over FakeTensors in a ledger with the rules of CUDA's
+allocator. Stored for docs/memory.md; tests/test_card.py demands that both say the same.
 """
 
 import argparse
@@ -27,7 +28,8 @@ def row(model: str, answers: int, *more: str) -> dict:
     said = plan(recipe, SIZE)
     run = SimulatedRun(recipe, SIZE)
     moments = {
-        name: {"plan": said.peak(name) / GIB, "card": seen.peak / GIB, "full": seen.full} for name, seen in run.all().items()
+        name: {"plan": said.peak(name) / GIB, "card": seen.peak / GIB, "full": seen.full}
+        for name, seen in run.all().items()
     }
     return {
         "model": model, "answers": answers, "more": list(more), "fits": said.fits, "binds": said.worst, "moments": moments,

@@ -1,8 +1,9 @@
 """Where the time of a training step goes, as ratios inside one run: `make bench`.
 
-Every algorithm trains the tiny model, one step each in turn, so that all see the same machine; the median update time of
-`dapo`, which has neither a trace nor a λ nor a reference pass, is the unit. Equal-reward groups see no forward pass unless
-something pulls to the reference, so part of a ratio is how many tokens are trained. Compare rows of one table only.
+Every algorithm trains the tiny model, one step each in turn, so that all see the same machine; the median
+update time of `dapo`, which has neither a trace nor a λ nor a reference pass, is the unit. Equal-reward
+groups see no forward pass unless something pulls to the reference, so part of a ratio is how many tokens are
+trained. Compare rows of one table only.
 """
 
 import json
@@ -46,16 +47,30 @@ def main() -> None:
             record, _ = train_step(step, run)
             if step > WARMUP and record.skipped is None:
                 seconds[name].append(record.seconds)
-    rows = {name: {p: statistics.median(s.get(p, 0.0) for s in found) for p in PHASES} for name, found in seconds.items()}
+    rows = {
+        name: {p: statistics.median(s.get(p, 0.0) for s in found) for p in PHASES}
+        for name, found in seconds.items()
+    }
     unit = rows[UNIT]["update"]
-    table = {name: {phase: round(value / unit, 2) for phase, value in row.items()} for name, row in rows.items()}
+    table = {
+        name: {phase: round(value / unit, 2) for phase, value in row.items()} for name, row in rows.items()
+    }
     print(f"{'(in updates of ' + UNIT + ')':26}" + "".join(f"{phase:>10}" for phase in PHASES))
     for name, row in table.items():
         print(f"{name:26}" + "".join(f"{value:10.2f}" for value in row.values()))
-    versions = {package: version(package) for package in ("torch", "transformers", "peft", "bitsandbytes", "lgrpo-lite")}
+    versions = {
+        package: version(package)
+        for package in ("torch", "transformers", "peft", "bitsandbytes", "lgrpo-lite")
+    }
     out = Path(__file__).parent / "baselines" / "named-cpu.json"
     out.parent.mkdir(exist_ok=True)
-    result = {"date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "versions": versions, "unit": UNIT, "rows": table}
+    result = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.machine(),
+        "versions": versions,
+        "unit": UNIT,
+        "rows": table,
+    }
     out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 

@@ -1,10 +1,12 @@
-"""Sampling through our engine beside vLLM alone: one LLM object, the same adapter, the same requests, interleaved rounds.
+"""Sampling through our engine beside vLLM alone: one LLM object, the same adapter, the
+same requests, interleaved rounds.
 
     OMP_NUM_THREADS=1 python bench/rollout.py            needs vLLM (tests/with_vllm/install.sh makes a venv of it for a CPU)
 
-vLLM alone is LLM.generate with the adapter loaded beforehand. Through the engine is the whole rollout of a step: `serving` (an
-adapter that changed each time is written, handed over and the prefix cache reset), the requests, the answers as Completions with
-their text. Rows: the engine with an adapter that changed, with one that did not, and the transformers engine on the same policy.
+vLLM alone is LLM.generate with the adapter loaded beforehand. Through the engine is the whole rollout of a
+step: `serving` (an adapter that changed each time is written, handed over and the prefix cache reset), the
+requests, the answers as Completions with their text. Rows: the engine with an adapter that changed, with one
+that did not, and the transformers engine on the same policy.
 """
 
 import argparse
@@ -27,7 +29,12 @@ from lgrpo_lite.train.run import Run
 
 
 def small(weights: str, tokens: int) -> Recipe:
-    fixed = ["rollout.engine=vllm", f"model.weights={weights}", f"model.max_new_tokens={tokens}", "rollout.vllm.kv_cache_gb=0.3"]
+    fixed = [
+        "rollout.engine=vllm",
+        f"model.weights={weights}",
+        f"model.max_new_tokens={tokens}",
+        "rollout.vllm.kv_cache_gb=0.3",
+    ]
     return check(load_recipe("tiny-math", [*fixed, "data.eval=[]", "data.train.limit=64"]))
 
 
@@ -75,18 +82,24 @@ def measured(weights: str, rounds: int) -> dict[str, dict[str, float]]:
     found = ratios(interleaved(calls, rounds), "vLLM alone")
     for name, row in found.items():
         speed = 1 / row["median"]
-        print(f"{weights} {name:18} {speed:.2f} x the speed of vLLM alone ({1 / row['max']:.2f} to {1 / row['min']:.2f})")
+        print(
+            f"{weights} {name:18} {speed:.2f} x the speed of vLLM alone ({1 / row['max']:.2f} to {1 / row['min']:.2f})"
+        )
     run.engine.close()
     return found
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--weights", default="fp32,nf4")
     args = arguments.parse_args()
     rows = {weights: measured(weights, args.rounds) for weights in args.weights.split(",")}
-    print(keep("rollout", {"prompts": 16, "group_size": 8, "max_new_tokens": 64, "rounds": args.rounds}, rows))
+    print(
+        keep("rollout", {"prompts": 16, "group_size": 8, "max_new_tokens": 64, "rounds": args.rounds}, rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The update and the whole step beside TRL 1.16's GRPOTrainer: same model, adapter, prompts, answers and advantages.
+"""The update and the whole step beside TRL 1.16's GRPOTrainer: same model, adapter,
+prompts, answers and advantages.
 
     python bench/step.py                 all cases, ten minutes on two cores
     python bench/step.py --layouts       rows, packed and shared prompt of our own side by side
     python bench/step.py --quick         two cases of each table, none with long answers; --tiny tries the script itself
 
-Both train the same LoRA model made from a config; answers are made up, so every one has an advantage and is trained. An update is
-forward, backward, clip and AdamW. TRL runs with its defaults (8 rows a device), or 32 rows where that is faster, and shuffles
-rows into micro-batches padded to the whole batch; ours runs with the defaults of a recipe. A whole step adds the same
-generation to both.
+Both train the same LoRA model made from a config; answers are made up, so every one has an advantage and is
+trained. An update is forward, backward, clip and AdamW. TRL runs with its defaults (8 rows a device), or 32
+rows where that is faster, and shuffles rows into micro-batches padded to the whole batch; ours runs with the
+defaults of a recipe. A whole step adds the same generation to both.
 """
 
 import argparse
@@ -56,11 +57,15 @@ def model_of(shape: str) -> Any:
             max_position_embeddings=4096, bos_token_id=None, eos_token_id=None, tie_word_embeddings=True,
         ))  # fmt: skip
     base.requires_grad_(False)
-    return get_peft_model(base.to(measure.device()), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return get_peft_model(
+        base.to(measure.device()), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
 
 
 def answers_of(prompts: int, prompt: int, low: int, high: int, vocabulary: int) -> list[Answer]:
-    """Groups of G answers to each prompt, lengths spread evenly in log from low to high, advantages of both signs."""
+    """Groups of G answers to each prompt, lengths spread evenly in log from low to
+    high, advantages of both signs.
+    """
     g = torch.Generator().manual_seed(0)
     ids = lambda n: torch.randint(1, vocabulary, (n,), generator=g).tolist()  # noqa: E731
     found = []
@@ -75,22 +80,39 @@ def answers_of(prompts: int, prompt: int, low: int, high: int, vocabulary: int) 
 
 def batch_of(answers: list[Answer]) -> TrainBatch:
     rollouts = [
-        Rollout(Prompt("", "", tuple(p), ""), Completion(tuple(c), tuple(lp), "", "stop", 0), Score(0.0, Outcome.ok))
+        Rollout(
+            Prompt("", "", tuple(p), ""),
+            Completion(tuple(c), tuple(lp), "", "stop", 0),
+            Score(0.0, Outcome.ok),
+        )
         for p, c, lp, _ in answers
     ]
     length = torch.tensor([len(c) for _, c, _, _ in answers])
     keep, count = list(range(len(answers))), len(answers)
     coef = torch.full((count,), 1.0 / int(length.sum()))
-    return flatten(rollouts, keep, [0] * count, [a for *_, a in answers], coef, length, torch.arange(count) // G, torch.float32)
+    return flatten(
+        rollouts,
+        keep,
+        [0] * count,
+        [a for *_, a in answers],
+        coef,
+        length,
+        torch.arange(count) // G,
+        torch.float32,
+    )
 
 
-def ours(model: Any, layouts: tuple[str, ...], dtype: torch.dtype | None = None) -> tuple[Callable[[list[Answer]], None], Policy]:
+def ours(
+    model: Any, layouts: tuple[str, ...], dtype: torch.dtype | None = None
+) -> tuple[Callable[[list[Answer]], None], Policy]:
     """`train.step`'s update on given answers."""
     policy = Policy(model, None, temperature=1.0, dtype=dtype or torch.float32)
     policy.varlen = measure.device().type == "cuda" and dtype is not None and attention.has_varlen()
     assert attention.install(policy.base, 1) is None
     policy.model.train()
-    objective = Objective(Algorithm(use="dapo", reduce="token_mean", rollout_correction=None), max_new_tokens=512)
+    objective = Objective(
+        Algorithm(use="dapo", reduce="token_mean", rollout_correction=None), max_new_tokens=512
+    )
     optimizer = torch.optim.AdamW(policy.trainable(), lr=1e-5, weight_decay=0.0)
 
     def update(answers: list[Answer]) -> None:
@@ -119,8 +141,12 @@ def beside_trl(rounds: int, names: Iterable[str]) -> dict[str, Any]:
     for name in names:
         rows[name] = table = one_case(*CASES[name], rounds)
         trl, step, own = table["TRL"], table["TRL to ours, whole step"], table["ours"]
-        print(f"{name} ({own['layout']}): TRL takes {trl['median']:.2f} x our update ({trl['min']:.2f}-{trl['max']:.2f})")
-        print(f"    {step['median']:.2f} x our step; peak {own['peak_mib']:.0f} against {trl['peak_mib']:.0f} MiB")
+        print(
+            f"{name} ({own['layout']}): TRL takes {trl['median']:.2f} x our update ({trl['min']:.2f}-{trl['max']:.2f})"
+        )
+        print(
+            f"    {step['median']:.2f} x our step; peak {own['peak_mib']:.0f} against {trl['peak_mib']:.0f} MiB"
+        )
     return rows
 
 
@@ -148,9 +174,14 @@ def one_case(shape: str, prompts: int, prompt: int, low: int, high: int, rounds:
     taken = measure.interleaved(calls, rounds)
     best = min(peers, key=lambda peer: sum(taken[peer]))
     table = measure.ratios(taken, "ours")
-    whole = {name: [a + b for a, b in zip(taken[name], taken["generate"], strict=True)] for name in ("ours", best)}
+    whole = {
+        name: [a + b for a, b in zip(taken[name], taken["generate"], strict=True)] for name in ("ours", best)
+    }
     table["TRL to ours, whole step"] = measure.ratios(whole, "ours")[best]
-    table["TRL"] = table.pop(best) | {"rows": int(best.split()[1]), "peak_mib": measure.peak_bytes(calls[best]) / 2**20}
+    table["TRL"] = table.pop(best) | {
+        "rows": int(best.split()[1]),
+        "peak_mib": measure.peak_bytes(calls[best]) / 2**20,
+    }
     table["ours"]["peak_mib"] = measure.peak_bytes(calls["ours"]) / 2**20
     table["ours"]["layout"] = split(batch_of(answers), MICRO_TOKENS, tuple(LAYOUT))[0][1].layout
     return table
@@ -192,7 +223,9 @@ def growing(tokens: int = 4096) -> dict[str, Any]:
             update(answers)
             peaks.append(measure.peak_bytes(lambda update=update, answers=answers: update(answers)))
         rows[layout] = {"peak_128": peaks[0], "peak_512": peaks[1], "growth": peaks[1] / peaks[0]}
-        print(f"answers of 512 instead of 128 tokens, {tokens} in all, {layout}: peak memory x {peaks[1] / peaks[0]:.3f}")
+        print(
+            f"answers of 512 instead of 128 tokens, {tokens} in all, {layout}: peak memory x {peaks[1] / peaks[0]:.3f}"
+        )
     return rows
 
 
@@ -208,16 +241,23 @@ def main() -> None:
         print("TRL is not installed: our own layouts only")
     cases, ratios = tuple(CASES), tuple(RATIOS)
     if args.quick:
-        cases, ratios = ("small model, equal lengths", "vocabulary 152k on a small trunk"), ("4:1", "1:1, mixed")
+        cases, ratios = (
+            ("small model, equal lengths", "vocabulary 152k on a small trunk"),
+            ("4:1", "1:1, mixed"),
+        )
     if args.tiny:
         cases, ratios = cases[:1], ratios[:1]
-    tables: dict[str, Callable[[], dict[str, Any]]] = {} if alone else {"beside TRL": partial(beside_trl, args.rounds, cases)}
+    tables: dict[str, Callable[[], dict[str, Any]]] = (
+        {} if alone else {"beside TRL": partial(beside_trl, args.rounds, cases)}
+    )
     tables["layouts"] = partial(side_by_side, args.rounds, ratios)
     if not args.tiny:
         tables["memory"] = growing
     settings = {"rounds": args.rounds, "G": G, "micro_tokens": MICRO_TOKENS}
     for name, make in tables.items():  # each is kept at once: the next may be more than there is time for
-        kept = measure.keep("layouts" if alone else "step", settings, {name: make()}, trial=args.quick or args.tiny)
+        kept = measure.keep(
+            "layouts" if alone else "step", settings, {name: make()}, trial=args.quick or args.tiny
+        )
     print(kept)
 
 

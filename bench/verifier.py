@@ -2,9 +2,10 @@
 
     python bench/verifier.py --cases CASES.jsonl --outputs OUTPUTS.jsonl --gsm8k GSM8K.jsonl
 
-CASES and OUTPUTS have {prediction, gold, label} and may have {tier, category, form, id}; GSM8K has {solution, answer}.
-math-verify is used as its README says, `verify(parse(gold), parse(prediction))`, a bare answer in dollar signs, in a process of
-its own that is killed after --limit seconds of wall time on one row. Nothing of the rows is stored, only counts and ids.
+CASES and OUTPUTS have {prediction, gold, label} and may have {tier, category, form, id}; GSM8K has {solution,
+answer}. math-verify is used as its README says, `verify(parse(gold), parse(prediction))`, a bare answer in
+dollar signs, in a process of its own that is killed after --limit seconds of wall time on one row. Nothing of
+the rows is stored, only counts and ids.
 """
 
 import argparse
@@ -70,7 +71,11 @@ class Peer:
 
     def __call__(self, row: dict[str, Any]) -> Verdict:
         bare = row.get("form", "answer") == "answer"
-        gold, prediction = (f"${row['gold']}$", f"${row['prediction']}$") if bare else (f"${row['gold']}$", row["prediction"])
+        gold, prediction = (
+            (f"${row['gold']}$", f"${row['prediction']}$")
+            if bare
+            else (f"${row['gold']}$", row["prediction"])
+        )
         try:
             self.pipe.send((gold.replace("$$", "$"), prediction.replace("$$", "$") if bare else prediction))
             if self.pipe.poll(self.limit):
@@ -105,12 +110,16 @@ def counts(rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]) -> dict[
     }  # fmt: skip
 
 
-def grouped(rows: Sequence[dict[str, Any]], both: dict[str, list[Verdict]], key: str) -> dict[str, dict[str, Any]]:
+def grouped(
+    rows: Sequence[dict[str, Any]], both: dict[str, list[Verdict]], key: str
+) -> dict[str, dict[str, Any]]:
     where: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         where[str(row.get(key))].append(i)
     return {
-        value: {name: counts([rows[i] for i in at], [verdicts[i] for i in at]) for name, verdicts in both.items()}
+        value: {
+            name: counts([rows[i] for i in at], [verdicts[i] for i in at]) for name, verdicts in both.items()
+        }
         for value, at in sorted(where.items())
     }
 
@@ -124,7 +133,9 @@ def gsm8k(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
         "rows": len(rows),
         "gold": sum(verify(s, g) == Outcome.ok for s, g in zip(solutions, golds, strict=True)),
         "shuffled": sum(verify(s, g) == Outcome.ok for s, g in zip(solutions, shifted, strict=True)),
-        "coincidences": sum(a.replace(",", "") == b.replace(",", "") for a, b in zip(golds, shifted, strict=True)),
+        "coincidences": sum(
+            a.replace(",", "") == b.replace(",", "") for a, b in zip(golds, shifted, strict=True)
+        ),
     }
 
 
@@ -133,11 +144,15 @@ def compared(rows: Sequence[dict[str, Any]], peer: Peer) -> dict[str, list[Verdi
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--cases", type=Path)
     arguments.add_argument("--outputs", type=Path)
     arguments.add_argument("--gsm8k", type=Path)
-    arguments.add_argument("--limit", type=float, default=20.0, help="wall seconds before math-verify is killed on a row")
+    arguments.add_argument(
+        "--limit", type=float, default=20.0, help="wall seconds before math-verify is killed on a row"
+    )
     args = arguments.parse_args()
     found: dict[str, Any] = {}
     peer = Peer(args.limit)
@@ -145,9 +160,13 @@ def main() -> None:
         rows = read(args.cases)
         both = compared(rows, peer)
         categories = grouped(rows, both, "category")
-        errors = {name: {who: [c["fp"], c["fn"]] for who, c in row.items()} for name, row in categories.items()}
+        errors = {
+            name: {who: [c["fp"], c["fn"]] for who, c in row.items()} for name, row in categories.items()
+        }
         found["tiers"] = grouped(rows, both, "tier")
-        found["categories"] = {name: {"rows": categories[name]["ours"]["rows"], **row} for name, row in errors.items()}
+        found["categories"] = {
+            name: {"rows": categories[name]["ours"]["rows"], **row} for name, row in errors.items()
+        }
         found["disagreements"] = [
             row.get("id") for row, (right, _) in zip(rows, both["ours"], strict=True) if right != row["label"]
         ]
@@ -156,7 +175,9 @@ def main() -> None:
         both = compared(rows, peer)
         found["outputs"] = {name: counts(rows, verdicts) for name, verdicts in both.items()}
         found["outputs_disagreements"] = {
-            name: [row.get("id") for row, (right, _) in zip(rows, verdicts, strict=True) if right != row["label"]]
+            name: [
+                row.get("id") for row, (right, _) in zip(rows, verdicts, strict=True) if right != row["label"]
+            ]
             for name, verdicts in both.items()
         }
     if args.gsm8k:
@@ -164,12 +185,18 @@ def main() -> None:
     peer.process.kill()
     for tier, table in found.get("tiers", {}).items():
         for name, row in table.items():
-            print(f"{tier:12} {name:12} {row['accuracy']:.2f} %  fp {row['fp']}  fn {row['fn']}  late {row['late']}")
+            print(
+                f"{tier:12} {name:12} {row['accuracy']:.2f} %  fp {row['fp']}  fn {row['fn']}  late {row['late']}"
+            )
     for name, row in found.get("outputs", {}).items():
         speed = f"{row['per_cpu_second']:,.0f} a CPU second"
         print(f"{'outputs':12} {name:12} {row['accuracy']:.2f} %  fp {row['fp']}  fn {row['fn']}  {speed}")
     print(found.get("gsm8k", ""))
-    print(measure.keep("verifier", {"deadline_s": DEADLINE, "peer_limit_s": args.limit, "peer_killed": peer.late}, found))
+    print(
+        measure.keep(
+            "verifier", {"deadline_s": DEADLINE, "peer_limit_s": args.limit, "peer_killed": peer.late}, found
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What looking costs: opening a folder of 100,000 steps, following it, and a step of training with the live view and without.
+"""What looking costs: opening a folder of 100,000 steps, following it, and a step of training
+with the live view and without.
 
     python bench/view.py                       # five minutes on two cores; writes bench/baselines/view-cpu.json
 
-The training step is paired: blocks of steps with the view's process on a terminal and without it, in turn, in one process.
+The training step is paired: blocks of steps with the view's process on a terminal and
+without it, in turn, in one process.
 """
 
 import argparse
@@ -45,9 +47,13 @@ class Shown:
     def __init__(self, command: list[str], **options):
         self.own, other = pty.openpty()
         fcntl.ioctl(self.own, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
-        environment = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")} | {"TERM": "xterm-256color"}
+        environment = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")} | {
+            "TERM": "xterm-256color"
+        }
         self.first, self.over = threading.Event(), False
-        self.process = subprocess.Popen(command, stdout=other, stderr=other, env=environment, start_new_session=True, **options)
+        self.process = subprocess.Popen(
+            command, stdout=other, stderr=other, env=environment, start_new_session=True, **options
+        )
         os.close(other)
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -69,7 +75,9 @@ class Shown:
 
 
 def watching(path: Path) -> dict[str, float]:
-    """Seconds to the first frame and the share of a core that following takes, one step being written each second."""
+    """Seconds to the first frame and the share of a core that following takes, one
+    step being written each second.
+    """
     begin = time.perf_counter()
     shown = Shown([sys.executable, "-m", "lgrpo_lite", "watch", str(path)])
     shown.first.wait(60)
@@ -109,7 +117,9 @@ def lengthened(made: Path, steps: int, to: Path) -> Path:
 
 
 def training(path: Path, blocks: int) -> dict[str, float]:
-    """Ratio of a step's time with the live view to its time without, over pairs of blocks; and what making one takes."""
+    """Ratio of a step's time with the live view to its time without, over pairs of
+    blocks; and what making one takes.
+    """
     recipe = check(load_recipe("tiny-math", ["data.eval=[]", "train.steps=100000", f"optim.lr={1e-9}"]))
     run, folder = build(recipe), RunFolder(path)
     folder.open()
@@ -120,7 +130,9 @@ def training(path: Path, blocks: int) -> dict[str, float]:
     step, ratios, start = 0, [], run.prompts.state_dict()
 
     def block(seed: int) -> float:
-        """Seconds of a block. One seed is the same work each time: prompts, tokens, and a policy that hardly moves."""
+        """Seconds of a block. One seed is the same work each time: prompts, tokens,
+        and a policy that hardly moves.
+        """
         nonlocal step
         torch.manual_seed(seed)
         run.prompts.load_state_dict(start)
@@ -138,7 +150,10 @@ def training(path: Path, blocks: int) -> dict[str, float]:
             taken = {}
             for shown in ((True, False), (False, True))[number % 2]:
                 if shown:
-                    view = Shown([sys.executable, "-m", "lgrpo_lite.cli.terminal.live", str(path)], stdin=subprocess.PIPE)
+                    view = Shown(
+                        [sys.executable, "-m", "lgrpo_lite.cli.terminal.live", str(path)],
+                        stdin=subprocess.PIPE,
+                    )
                     view.first.wait(60)
                 taken[shown] = block(number)
                 if shown and view is not None:
@@ -161,7 +176,11 @@ def main() -> None:
         for steps in STEPS:
             path = lengthened(root / "made", steps, root / str(steps))
             found[f"watch, {steps} steps"] = watching(path)
-            print(steps, json.dumps(found[f"watch, {steps} steps"]), f"{(path / 'metrics.jsonl').stat().st_size / 2**20:.0f} MiB")
+            print(
+                steps,
+                json.dumps(found[f"watch, {steps} steps"]),
+                f"{(path / 'metrics.jsonl').stat().st_size / 2**20:.0f} MiB",
+            )
     keep("view", {"terminal": "x".join(map(str, SIZE)), "followed_s": FOLLOWED}, found)
 
 

@@ -1,13 +1,14 @@
-"""UNTRIED on a GPU: brings vLLM 0.32 to a machine that has torch 2.11 and no network, in pieces of less than 60 MiB.
+"""UNTRIED on a GPU: brings vLLM 0.32 to a machine that has torch 2.11 and no network,
+in pieces of less than 60 MiB.
 
     python bench/vllm_in_pieces.py split build/vllm-pieces            where there is a network: folders 1, 2, 3 ... in there
     python bench/vllm_in_pieces.py join build/vllm-pieces/1 SITE      there, once for each piece, and for build/gpu-kit
     PYTHONPATH=SITE:. python bench/gpu_check.py --engine vllm         there, when SITE has all of them
 
-vLLM is built for torch 2.13, by torch's stable interface. Under 2.11 its extensions load and its modules are imported; that was
-seen without a card, libcuda replaced by a stub, and whether they compute is open. Left out are kernels that other cards or other
-models want, and those of FlashAttention, the largest: vLLM passes over attention it cannot import and takes TRITON_ATTN. Remove
-the word above once this ran.
+vLLM is built for torch 2.13, by torch's stable interface. Under 2.11 its extensions load and its modules are
+imported; that was seen without a card, libcuda replaced by a stub, and whether they compute is open. Left out
+are kernels that other cards or other models want, and those of FlashAttention, the largest: vLLM passes over
+attention it cannot import and takes TRITON_ATTN. Remove the word above once this ran.
 """
 
 import argparse
@@ -44,7 +45,10 @@ def split(out: Path) -> None:
 
 def cut(wheel: Path, parts: Path) -> None:
     """The wheel's files as archives: large ones alone, the rest together."""
-    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(parts / "vllm.zip", "w", zipfile.ZIP_DEFLATED) as rest:
+    with (
+        zipfile.ZipFile(wheel) as whole,
+        zipfile.ZipFile(parts / "vllm.zip", "w", zipfile.ZIP_DEFLATED) as rest,
+    ):
         for info in whole.infolist():
             if info.is_dir() or info.filename.startswith(LEFT_OUT):
                 continue
@@ -76,13 +80,26 @@ def join(piece: Path, site: Path) -> None:
         with zipfile.ZipFile(archive) as part:
             part.extractall(site)
     if wheels := [str(file) for file in piece.glob("*.whl")]:
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
-        subprocess.run([*pip, "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site), *wheels], check=True)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--no-deps",
+        ]
+        subprocess.run(
+            [*pip, "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site), *wheels], check=True
+        )
     print(f"{site}: {mebibytes(site):.0f} MiB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     splitting, joining = verbs.add_parser("split"), verbs.add_parser("join")
     splitting.add_argument("folder", type=Path, help="made anew")

@@ -1,6 +1,8 @@
-"""Writes docs/algorithms.md, cli.md and memory.md from the code, performance.md and rewards.md from benches; `--check`.
+"""Writes docs/algorithms.md, cli.md and memory.md from the code, performance.md and
+rewards.md from benches; `--check`.
 
-Every Python words its argparse help a little differently, so the help texts are those of 3.11 and checked there only.
+Every Python words its argparse help a little differently, so the help texts are those
+of 3.11 and checked there only.
 """
 
 import inspect
@@ -51,7 +53,8 @@ def performance() -> str:
     text = (HERE / "performance.in.md").read_text("utf-8")
     contact = HERE.parent / "bench" / "baselines" / "first-contact-gpu.json"
     loss, step = (
-        json.loads((HERE.parent / "bench" / "baselines" / f"{name}-cpu.json").read_text("utf-8")) for name in ("loss", "step")
+        json.loads((HERE.parent / "bench" / "baselines" / f"{name}-cpu.json").read_text("utf-8"))
+        for name in ("loss", "step")
     )
     made = {
         "generated": GENERATED.replace("the code", "performance.in.md, or run a bench"),
@@ -59,8 +62,12 @@ def performance() -> str:
         "sure": _sure(loss["rows"]),
         "step": _machine(step) + _beside(step["rows"]["beside TRL"]),
         "layouts": _layouts(step["rows"]["layouts"]),
-        "memory": "| layout | 512 against 128 |\n|---|---:|\n"
-        + "\n".join(f"| {layout} | {row['growth']:.2f} x |" for layout, row in step["rows"]["memory"].items()),
+        "memory": (
+            "| layout | 512 against 128 |\n|---|---:|\n"
+            + "\n".join(
+                f"| {layout} | {row['growth']:.2f} x |" for layout, row in step["rows"]["memory"].items()
+            )
+        ),
         "first contact": first_contact(json.loads(contact.read_text("utf-8")) if contact.exists() else None),
     }
     for mark, filling in made.items():
@@ -72,7 +79,10 @@ def rewards() -> str:
     """rewards.in.md with its table from bench/baselines/verifier-cpu.json."""
     text = (HERE / "rewards.in.md").read_text("utf-8")
     result = json.loads((HERE.parent / "bench" / "baselines" / "verifier-cpu.json").read_text("utf-8"))
-    made = {"generated": GENERATED.replace("the code", "rewards.in.md, or run a bench"), "verifier": _verifier(result)}
+    made = {
+        "generated": GENERATED.replace("the code", "rewards.in.md, or run a bench"),
+        "verifier": _verifier(result),
+    }
     for mark, filling in made.items():
         text = text.replace(f"<!-- {mark} -->", filling)
     return text
@@ -80,22 +90,44 @@ def rewards() -> str:
 
 def _verifier(result: dict) -> str:
     rows, versions = result["rows"], result["versions"]
-    text = f"{result['date']}, {result['machine']}; math-verify {versions['math-verify']}, sympy {versions['sympy']}.\n\n"
+    text = (
+        f"{result['date']}, {result['machine']}; math-verify {versions['math-verify']}, sympy"
+        f" {versions['sympy']}.\n\n"
+    )
     text += "| rows | | agree with the label | FP | FN | beyond 5 s CPU | CPU ms a row: mean | p50 | p99 |\n"
     text += "|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
     tables = {name: rows["tiers"][name] for name in ("core", "convention", "robust", "semantic")}
     tables["model outputs"] = rows["outputs"]
     for tier, both in tables.items():
         for who, row in both.items():
-            text += f"| {tier}, {row['rows']:,} | {who} | {row['accuracy']:.2f} % | {row['fp']} of {row['wrong_rows']} |"
-            text += f" {row['fn']} | {row['late']} | {row['mean_ms']:.3g} | {row['p50_ms']:.2g} | {row['p99_ms']:.3g} |\n"
-    speed, gold, ours = rows["outputs"]["ours"]["per_cpu_second"], rows["gsm8k"], rows["outputs_disagreements"]["ours"]
-    text += f"\nModel outputs a CPU second: {speed:,.0f}; disagreements with their labels: {', '.join(ours) or 'none'}.\n\n"
-    text += (
-        f"GSM8K test: {gold['gold']:,} of its {gold['rows']:,} gold solutions score 1. Each against the answer of the row before"
+            text += (
+                f"| {tier}, {row['rows']:,} | {who} | {row['accuracy']:.2f} % | {row['fp']} of"
+                f" {row['wrong_rows']} |"
+            )
+            text += (
+                f" {row['fn']} | {row['late']} | {row['mean_ms']:.3g} | {row['p50_ms']:.2g} |"
+                f" {row['p99_ms']:.3g} |\n"
+            )
+    speed, gold, ours = (
+        rows["outputs"]["ours"]["per_cpu_second"],
+        rows["gsm8k"],
+        rows["outputs_disagreements"]["ours"],
     )
-    text += f" it, {gold['shuffled']} score 1; in {gold['coincidences']} of these pairs it is the same number.\n\n"
-    text += "Categories with errors, FP / FN:\n\n| category | rows | ours | math-verify |\n|---|---:|---:|---:|\n"
+    text += (
+        f"\nModel outputs a CPU second: {speed:,.0f}; disagreements with their labels:"
+        f" {', '.join(ours) or 'none'}.\n\n"
+    )
+    text += (
+        f"GSM8K test: {gold['gold']:,} of its {gold['rows']:,} gold solutions score 1. Each against the"
+        " answer of the row before"
+    )
+    text += (
+        f" it, {gold['shuffled']} score 1; in {gold['coincidences']} of these pairs it is the same"
+        " number.\n\n"
+    )
+    text += (
+        "Categories with errors, FP / FN:\n\n| category | rows | ours | math-verify |\n|---|---:|---:|---:|\n"
+    )
     for name, row in _families(rows["categories"]).items():
         if any(row[1:]):
             text += f"| {name} | {row[0]:,} | {row[1]} / {row[2]} | {row[3]} / {row[4]} |\n"
@@ -122,10 +154,14 @@ def memory() -> str:
         "generated": GENERATED.replace("the code", "the code or memory.in.md, or run bench/moments.py"),
         "rank": str(recipe.model.lora.rank),
         "models": _models(recipe.model.lora),
-        "step": f"G = {rollout.group_size}, {rollout.prompts_per_step} prompts of up to {model.max_prompt_tokens} tokens,"
-        f" `memory.micro_tokens={recipe.memory.micro_tokens}`, rank {recipe.model.lora.rank}",
+        "step": (
+            f"G = {rollout.group_size}, {rollout.prompts_per_step} prompts of up to {model.max_prompt_tokens}"
+            f" tokens, `memory.micro_tokens={recipe.memory.micro_tokens}`, rank {recipe.model.lora.rank}"
+        ),
         "lengths": _lengths(),
-        "moments": _moments(json.loads((HERE.parent / "bench" / "baselines" / "moments-cpu.json").read_text("utf-8"))["rows"]),
+        "moments": _moments(
+            json.loads((HERE.parent / "bench" / "baselines" / "moments-cpu.json").read_text("utf-8"))["rows"]
+        ),
         "bits": f"{4 + 8 / 64 + 32 / (64 * 256):.2f}",
         "tokens": f"{passes.VLLM_TOKENS:,}",
         "context": f"{parts.CONTEXT / GIB:g}",
@@ -141,7 +177,9 @@ def _moments(rows: dict) -> str:
     """Of each run the peak at each moment, as planned and as the simulated card saw it."""
     text = "| model, answers | " + " | ".join(parts.MOMENTS) + " | binds | recomputed | at once |\n"
     text += "|---" * (len(parts.MOMENTS) + 4) + "|\n"
-    for row in sorted(rows.values(), key=lambda row: (sum(Shape.of(shapes()[row["model"]]).parameters), row["answers"])):
+    for row in sorted(
+        rows.values(), key=lambda row: (sum(Shape.of(shapes()[row["model"]]).parameters), row["answers"])
+    ):
         cells = []
         for moment in parts.MOMENTS:
             both = row["moments"][moment]
@@ -150,13 +188,19 @@ def _moments(rows: dict) -> str:
         offloaded = f", {row['offloaded']:.0f} GiB *offloaded*" if row["offloaded"] else ""
         if row["more"] and not row["offloaded"]:
             offloaded = f", `{' '.join(row['more'])}`"
-        text += f"| {row['model'].rpartition('/')[2]}, {row['answers']:,}{offloaded} | {' | '.join(cells)} | {row['binds']} |"
+        text += (
+            f"| {row['model'].rpartition('/')[2]}, {row['answers']:,}{offloaded} | {' | '.join(cells)} |"
+            f" {row['binds']} |"
+        )
         text += f" {row['recomputed']}/{row['layers']} | {row['at_once']} |\n"
     return text.rstrip()
 
 
 def _models(lora: Lora) -> str:
-    text = "| model | parameters | NF4 | int8 | bf16 | adapter | KV, KiB a token | a layer, KiB a token | recomputed |\n"
+    text = (
+        "| model | parameters | NF4 | int8 | bf16 | adapter | KV, KiB a token | a layer, KiB a token |"
+        " recomputed |\n"
+    )
     text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     for name, shape in _shapes().items():
         held = [f"{budget.weights_bytes(shape, weights) / GIB:.2f}" for weights in ("nf4", "int8", "bf16")]
@@ -165,13 +209,22 @@ def _models(lora: Lora) -> str:
         run = passes.Pass(2, lora)
         kept = passes.layer_bytes(shape, run), passes.kept_bytes(shape, run)
         text += f"| {name} | {sum(shape.parameters) / 1e9:.2f} billion | {' | '.join(held)} | {trained:.2f} |"
-        text += f" {budget.kv_bytes_per_token(shape, 2) / 1024:g} | {kept[0] / 1024:.0f} | {kept[1] / 1024:.0f} |\n"
+        text += (
+            f" {budget.kv_bytes_per_token(shape, 2) / 1024:g} | {kept[0] / 1024:.0f} |"
+            f" {kept[1] / 1024:.0f} |\n"
+        )
     return text.rstrip()
 
 
 def _lengths() -> str:
     lengths = [1024 * 2**i for i in range(6)]
-    text = "| answers of | " + " | ".join(f"{n:,}" for n in lengths) + " |\n" + "|---" * (len(lengths) + 1) + "|\n"
+    text = (
+        "| answers of | "
+        + " | ".join(f"{n:,}" for n in lengths)
+        + " |\n"
+        + "|---" * (len(lengths) + 1)
+        + "|\n"
+    )
     for name in _shapes():
         text += f"| {name} | " + " | ".join(_cell(name, length) for length in lengths) + " |\n"
     return text.rstrip()
@@ -185,7 +238,10 @@ def _cell(name: str, length: int) -> str:
         for more in ([], ["memory.checkpointing=true"], offload)
     )
     if found.fits:
-        return f"{least.peak('update') / GIB:.1f}, {found.recomputed}/{found.layers}, {found.at_once}, {found.worst}"
+        return (
+            f"{least.peak('update') / GIB:.1f}, {found.recomputed}/{found.layers}, {found.at_once},"
+            f" {found.worst}"
+        )
     if away.fits:
         return f"*offload* {away.offloaded / GIB:.0f}, {away.at_once}, {away.worst}"
     return f"*no*: {away.worst}"
@@ -197,14 +253,19 @@ def _shapes() -> dict[str, Shape]:
 
 
 def _machine(result: dict) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite")
+    versions = ", ".join(
+        f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite"
+    )
     machine = f"{result['date']}, {result['machine']} ({', '.join(result['cpu'])})"
     return f"{machine}; {versions}; {result['settings']['rounds']} rounds.\n\n"
 
 
 def _loss(result: dict) -> str:
     shape = result["settings"]
-    text = f"{shape['tokens']:,} tokens, width {shape['width']:,}, vocabulary {shape['vocabulary']:,}. " + _machine(result)
+    text = (
+        f"{shape['tokens']:,} tokens, width {shape['width']:,}, vocabulary {shape['vocabulary']:,}. "
+        + _machine(result)
+    )
     for dtype, table in result["rows"].items():
         text += f"| {dtype} | time, ours = 1 | range | peak memory, MiB |\n|---|---:|---:|---:|\n"
         for name, row in table.items():
@@ -216,18 +277,30 @@ def _loss(result: dict) -> str:
 
 
 def _sure(rows: dict) -> str:
-    names = dict.fromkeys(name for table in rows.values() for name, row in table.items() if "worst_gradient_error" in row)
+    names = dict.fromkeys(
+        name for table in rows.values() for name, row in table.items() if "worst_gradient_error" in row
+    )
     text = f"| | {' | '.join(rows)} |\n|---{'|---:' * len(rows)}|\n"
     for name in names:
-        text += f"| {name} | " + " | ".join(f"{table[name]['worst_gradient_error']:.1e}" for table in rows.values()) + " |\n"
+        text += (
+            f"| {name} | "
+            + " | ".join(f"{table[name]['worst_gradient_error']:.1e}" for table in rows.values())
+            + " |\n"
+        )
     return text.rstrip()
 
 
 def _beside(rows: dict) -> str:
-    text = "| | update, TRL to ours | range | whole step | peak MiB, ours | TRL |\n|---|---:|---:|---:|---:|---:|\n"
+    text = (
+        "| | update, TRL to ours | range | whole step | peak MiB, ours | TRL"
+        " |\n|---|---:|---:|---:|---:|---:|\n"
+    )
     for name, row in rows.items():
         trl, whole, peak = row["TRL"], row["TRL to ours, whole step"], row["ours"]["peak_mib"]
-        text += f"| {name} | {trl['median']:.2f} | {trl['min']:.2f} to {trl['max']:.2f} | {whole['median']:.2f} | {peak:,.0f} |"
+        text += (
+            f"| {name} | {trl['median']:.2f} | {trl['min']:.2f} to {trl['max']:.2f} | {whole['median']:.2f} |"
+            f" {peak:,.0f} |"
+        )
         text += f" {trl['peak_mib']:,.0f} |\n"
     return text.rstrip()
 
@@ -246,7 +319,9 @@ def first_contact(result: dict | None) -> str:
     """What bench/first_contact.py stored, or that it has not."""
     if result is None:
         return "**Not run yet on a GPU**: `bench/first_contact.sh`, below."
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite")
+    versions = ", ".join(
+        f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite"
+    )
     size = f" ({result['card_gib']:.0f} GiB)" if result["card_gib"] else ""
     text = f"{result['date']}, {result['card']}{size}, driver {result['driver']}; {versions}.\n\n"
     text += "| part | ended | s | what it found |\n|---|---|---:|---|\n"
@@ -264,32 +339,49 @@ def _found(results: dict) -> Iterator[str]:
         yield f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped"
         yield from tests["failing"]
     for engine, row in rows.get("gpu-check", {}).items():
-        yield f"{engine}, exit {row['selftest']['exit']} (selftest) and {row['train']['exit']}" if "train" in row else "no model"
+        yield (
+            f"{engine}, exit {row['selftest']['exit']} (selftest) and {row['train']['exit']}"
+            if "train" in row
+            else "no model"
+        )
         if row.get("peak_gib"):
             yield f"peak {row['peak_gib']:.1f} GiB"
         for key, words in (("rollout_tokens_per_s", "sampled"), ("trained_tokens_per_s", "trained")):
             if row.get(key):
                 yield f"{row[key][-1]:,.0f} tokens/s {words}"
     for name, row in rows.get("fit", {}).items():
-        figures = f"{row['answer_tokens_per_second']:,.0f} tokens/s, {row['peak_gib']:.1f} GiB" if row["fits"] else "does not fit"
+        figures = (
+            f"{row['answer_tokens_per_second']:,.0f} tokens/s, {row['peak_gib']:.1f} GiB"
+            if row["fits"]
+            else "does not fit"
+        )
         yield f"{name}: {figures}"
     for dtype, table in rows.get("loss", {}).items():
-        yield f"{dtype}: " + ", ".join(f"{name} {row['median']:.2f} x ours" for name, row in table.items() if "median" in row)
+        yield f"{dtype}: " + ", ".join(
+            f"{name} {row['median']:.2f} x ours" for name, row in table.items() if "median" in row
+        )
     for name, row in rows.get("step", {}).get("beside TRL", {}).items():
-        yield f"{name}: TRL {row['TRL']['median']:.2f} x our update, {row['TRL to ours, whole step']['median']:.2f} x our step"
+        yield (
+            f"{name}: TRL {row['TRL']['median']:.2f} x our update,"
+            f" {row['TRL to ours, whole step']['median']:.2f} x our step"
+        )
 
 
 def cli() -> str:
     parts = [f"# Commands and settings\n\n{GENERATED}\n"]
     for verb in ["", *VERBS]:
         command = ["-h"] if not verb else [verb, "-h"]
-        text = subprocess.run([sys.executable, "-m", "lgrpo_lite", *command], capture_output=True, text=True, env=_env()).stdout
+        text = subprocess.run(
+            [sys.executable, "-m", "lgrpo_lite", *command], capture_output=True, text=True, env=_env()
+        ).stdout
         parts.append(f"## lgrpo-lite {verb}".rstrip() + f"\n\n```\n{text.rstrip()}\n```\n")
     out = io.StringIO()
     with redirect_stdout(out):
         for key, type_, default, meaning in config.rows(Recipe):
             print(f"| `{key}` | {type_.replace('|', ' or ')} | {default} | {meaning} |")
-    parts.append("## Settings of a recipe\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + out.getvalue())
+    parts.append(
+        "## Settings of a recipe\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + out.getvalue()
+    )
     return "\n".join(parts)
 
 
@@ -314,7 +406,12 @@ def _credit(a: Algorithm) -> str:
 
 
 def _groups(a: Algorithm) -> str:
-    return ", ".join([*([a.admit] if a.admit != "all" else []), *([f"{a.select.rule} {a.select.keep:g}"] if a.select else [])])
+    return ", ".join(
+        [
+            *([a.admit] if a.admit != "all" else []),
+            *([f"{a.select.rule} {a.select.keep:g}"] if a.select else []),
+        ]
+    )
 
 
 def _ratio(a: Algorithm) -> str:
@@ -327,15 +424,22 @@ def _surrogate(a: Algorithm) -> str:
     form = {
         "clipped": f"clipped {a.clip.low:g}, {a.clip.high:g}",
         "cispo": f"cispo ≤ {a.cispo.cap:g}",
-        "residual": f"residual: {r.anchor}, slope {r.slope:g}, target {r.target:g}, "
-        f"{'mean' if r.length_norm else 'sum'}, centre {r.centre}{', pairs' if r.pairs else ''}",
+        "residual": (
+            f"residual: {r.anchor}, slope {r.slope:g}, target {r.target:g}, "
+            f"{'mean' if r.length_norm else 'sum'}, centre {r.centre}{', pairs' if r.pairs else ''}"
+        ),
     }.get(a.surrogate, a.surrogate)
     return form + (f", shaped γ {a.shaped.gamma:g}" if a.shaped else "")
 
 
 def _weights(a: Algorithm) -> str:
     p = a.length_preference
-    return ", ".join([*([f"λ₀ {p.lambda_init:g}, r {p.r:.3g}"] if p else []), *(["prefix_share"] if a.prefix_share else [])])
+    return ", ".join(
+        [
+            *([f"λ₀ {p.lambda_init:g}, r {p.r:.3g}"] if p else []),
+            *(["prefix_share"] if a.prefix_share else []),
+        ]
+    )
 
 
 COLUMNS = {
@@ -350,7 +454,13 @@ COLUMNS = {
 }
 
 
-PAGES = {"algorithms.md": algorithms, "cli.md": cli, "memory.md": memory, "performance.md": performance, "rewards.md": rewards}
+PAGES = {
+    "algorithms.md": algorithms,
+    "cli.md": cli,
+    "memory.md": memory,
+    "performance.md": performance,
+    "rewards.md": rewards,
+}
 
 
 def main() -> int:

@@ -1,10 +1,12 @@
-"""How sequences are laid out for one forward pass, and how a batch is cut so that each pass fits a budget of tokens.
+"""How sequences are laid out for one forward pass, and how a batch is cut so that
+each pass fits a budget of tokens.
 
-rows    one sequence a row, padded on the right: causal attention never sees padding, but every layer computes it
+rows    one sequence a row, padded on the right: attention never sees padding, every layer computes it
 packed  all sequences in one row, end to end; attention does not cross a border
 shared  as packed, but equal contexts stand there once: the answers of a group attend to one prompt
 
-One contract: the same log-probs and gradients to rounding. The last token of a sequence predicts nothing and is left out.
+One contract: the same log-probs and gradients to rounding. The last token of a sequence
+predicts nothing and is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,9 @@ from lgrpo_lite.batch import TrainBatch, ranges
 
 
 class Segment(NamedTuple):
-    """Tokens that attend causally to themselves, after `context` tokens that stand elsewhere (a shared prompt)."""
+    """Tokens that attend causally to themselves, after `context` tokens that
+    stand elsewhere (a shared prompt).
+    """
 
     start: int
     length: int
@@ -33,7 +37,9 @@ class Laid:
 
     input_ids: Int[Tensor, "B W"]
     position_ids: Int[Tensor, "B W"] | None
-    place: Int[Tensor, " N"]  # where a token of the batch stands in the flattened input_ids; of a last token: nowhere that counts
+    place: Int[
+        Tensor, " N"
+    ]  # where a token of the batch stands in the flattened input_ids; of a last token: nowhere that counts
     segments: tuple[Segment, ...] | None = None
 
 
@@ -85,8 +91,9 @@ def shared(batch: TrainBatch) -> Laid:
 
 LAYOUT: dict[str, Callable[[TrainBatch], Laid]] = {"rows": rows, "packed": packed, "shared": shared}
 
-# What a token costs in a layout, in tokens of rows: gathering sequences for attention, and keys of a shared prompt, are not
-# free. Measured by bench/step.py on a CPU; the choice depends on these and on the batch alone, so a resumed run makes it again.
+# What a token costs in a layout, in tokens of rows: gathering sequences for attention, and keys of a shared
+# prompt, are not free. Measured by bench/step.py on a CPU; the choice depends on these and on the batch
+# alone, so a resumed run makes it again.
 COST = {"rows": 1.0, "packed": 1.05, "shared": 1.12}
 
 
@@ -100,21 +107,26 @@ def clusters(batch: TrainBatch) -> list[list[int]]:
 
 
 def size_of(batch: TrainBatch, layout: str) -> Callable[[Sequence[int]], int]:
-    """The function that says how many tokens the model computes for some sequences of the batch, padding included."""
+    """The function that says how many tokens the model computes for some sequences
+    of the batch, padding included.
+    """
     length, context = (batch.length - 1).tolist(), batch.context.tolist()
     if layout == "rows":
         return lambda part: len(part) * max(length[s] for s in part)
     if layout == "packed":
         return lambda part: sum(length[s] for s in part)
     same = {s: number for number, members in enumerate(clusters(batch)) for s in members}
-    return lambda part: sum(length[s] - context[s] for s in part) + sum({same[s]: context[s] for s in part}.values())
+    return lambda part: (
+        sum(length[s] - context[s] for s in part) + sum({same[s]: context[s] for s in part}.values())
+    )
 
 
 def micro_rows(batch: TrainBatch, budget: int, layout: str, *, whole_groups: bool = False) -> list[list[int]]:
-    """Sequences (indices into S) of each pass: at most `budget` tokens as laid out, padding included; at least one sequence.
+    """Sequences (indices into S) of each pass: at most `budget` tokens as laid out, padding
+    included; at least one sequence.
 
-    Similar lengths go together, and in `shared` the answers to one prompt. whole_groups keeps the answers of a rollout group
-    together, even where that is more than the budget.
+    Similar lengths go together, and in `shared` the answers to one prompt. whole_groups keeps the answers of
+    a rollout group together, even where that is more than the budget.
     """
     size, length = size_of(batch, layout), batch.length.tolist()
     if whole_groups:
@@ -122,7 +134,9 @@ def micro_rows(batch: TrainBatch, budget: int, layout: str, *, whole_groups: boo
         units = [[s for s in range(len(group)) if group[s] == number] for number in dict.fromkeys(group)]
     else:
         units = clusters(batch) if layout == "shared" else [[s] for s in range(len(length))]
-    units = sorted((sorted(unit, key=lambda s: -length[s]) for unit in units), key=lambda unit: -length[unit[0]])
+    units = sorted(
+        (sorted(unit, key=lambda s: -length[s]) for unit in units), key=lambda unit: -length[unit[0]]
+    )
     parts: list[list[int]] = []
     for unit in units:
         for piece in [unit] if whole_groups or size(unit) <= budget else [[s] for s in unit]:
@@ -136,7 +150,9 @@ def micro_rows(batch: TrainBatch, budget: int, layout: str, *, whole_groups: boo
 def split(
     batch: TrainBatch, budget: int, layouts: Sequence[str] = ("rows",), *, whole_groups: bool = False
 ) -> list[tuple[Int[Tensor, " _"], TrainBatch]]:
-    """Micro-batches, and which sequences they are, in the layout of `layouts` that makes the whole batch cheapest."""
+    """Micro-batches, and which sequences they are, in the layout of `layouts` that
+    makes the whole batch cheapest.
+    """
     cuts = {layout: micro_rows(batch, budget, layout, whole_groups=whole_groups) for layout in layouts}
 
     def cost(layout: str) -> float:

@@ -34,7 +34,9 @@ _began: dict[str, tuple[float, int]] = {}
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Inside it `listener` hears of all work, from whatever thread does it; the innermost listener hears, the outer do not."""
+    """Inside it `listener` hears of all work, from whatever thread does it; the innermost
+    listener hears, the outer do not.
+    """
     _listeners.append(listener)
     try:
         yield
@@ -43,7 +45,9 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def told(what: str, done: int, of: int | None = None) -> None:
-    """`done` of `of` parts are done. The first call of some work, and one with no more done than it, begin it anew."""
+    """`done` of `of` parts are done. The first call of some work, and one with no
+    more done than it, begin it anew.
+    """
     now = time.monotonic()
     began, first = _began.get(what, (now, done))
     if done <= first:

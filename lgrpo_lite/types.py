@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One line of a rubric (RGR-GRPO, arXiv:2511.12344). `rule` None: a judge decides whether `text` holds."""
+    """One line of a rubric (RGR-GRPO, arXiv:2511.12344). `rule` None:
+    a judge decides whether `text` holds.
+    """
 
     text: str  # what must hold, for people and judges
     kind: Literal["factual", "process"]
@@ -37,7 +39,9 @@ class Completion:
     """One sampled answer. The token ids are the truth; the text is for rewards and people."""
 
     token_ids: tuple[int, ...]  # sampled ids, the end-of-sequence token included when it was sampled
-    logprobs: tuple[float, ...] | None  # of each id under the sampler, at its temperature; None: not under the trained prompt
+    logprobs: (
+        tuple[float, ...] | None
+    )  # of each id under the sampler, at its temperature; None: not under the trained prompt
     text: str  # decoded, special tokens left out
     finish_reason: Literal["stop", "length"]  # "length": truncated at max_new_tokens
     policy_version: int  # number of optimiser updates the sampling policy had seen
@@ -74,7 +78,9 @@ class Rollout:
     off: bool = False  # sampled under another prompt than it is trained under
     spans: tuple[tuple[int, int], ...] = ()  # steps of the answer, as ranges of tokens
     values: tuple[float, ...] | None = None  # V at the start of each step, as far as estimated
-    credit: tuple[float, ...] = ()  # -∂loss/∂log π of each token, its normaliser divided out; empty: not trained on
+    credit: tuple[
+        float, ...
+    ] = ()  # -∂loss/∂log π of each token, its normaliser divided out; empty: not trained on
 
     @property
     def reward(self) -> float:
@@ -84,7 +90,9 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rollouts of one prompt that are compared with each other; those with a missing reward are not among them."""
+    """The rollouts of one prompt that are compared with each other; those with a
+    missing reward are not among them.
+    """
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
@@ -102,7 +110,9 @@ class Group:
 
     @property
     def mixed(self) -> bool:
-        """Whether two values of the first reward, the verifier's, differ; with weights and formats beside it `varied` is more."""
+        """Whether two values of the first reward, the verifier's, differ; with weights and
+        formats beside it `varied` is more.
+        """
         first = [next(iter(r.score.parts.values()), r.reward) for r in self.rollouts]
         return len(set(first)) > 1
 
@@ -151,15 +161,21 @@ class StepRecord:
     capped: float | None = None  # share of tokens whose importance weight the rollout correction bounds
     length_lambda: float | None = None  # λ of the token preference after the step (arXiv:2510.06870)
     length_lambda_grad: float | None = None  # d loss / d λ
-    weight_short: float | None = None  # weight the λ before the update gave the shortest / median / longest answers
+    weight_short: float | None = (
+        None  # weight the λ before the update gave the shortest / median / longest answers
+    )
     weight_median: float | None = None
     weight_long: float | None = None
-    weight_effective: float | None = None  # (Σf)²/(G Σf²), mean over groups: 1, all answers count alike; 1/G, one counts alone
+    weight_effective: float | None = (
+        None  # (Σf)²/(G Σf²), mean over groups: 1, all answers count alike; 1/G, one counts alone
+    )
     length_lambda_grpo: float | None = None  # λ at which the preference would weigh like GRPO, to first order
     credit_first: float | None = None  # share of Σ|∂loss/∂log π| that falls on the first third of the answers
     credit_middle: float | None = None
     credit_last: float | None = None
-    credit_floored: float | None = None  # share of the answers trained against whose advantage the floor raised
+    credit_floored: float | None = (
+        None  # share of the answers trained against whose advantage the floor raised
+    )
     rollout_tokens: int = 0  # tokens sampled for this step, drafts and probes included
     rollout_answers: int = 0  # answers sampled for this step, drafts and probes included
     guide_tokens: int | None = None  # guidance length of the next step (arXiv:2508.13023)
@@ -168,9 +184,13 @@ class StepRecord:
     memory: dict[str, int] = field(default_factory=dict)  # bytes, see policy.memory.pools
     alarms: tuple[str, ...] = ()  # names of monitor.alarms whose condition holds
 
-    def after_update(self, policy_version: int, length_lambda: float | None, seconds: dict[str, float]) -> "StepRecord":
+    def after_update(
+        self, policy_version: int, length_lambda: float | None, seconds: dict[str, float]
+    ) -> "StepRecord":
         """The record with what the update changed."""
-        return replace(self, policy_version=policy_version, length_lambda=length_lambda, seconds=dict(seconds))
+        return replace(
+            self, policy_version=policy_version, length_lambda=length_lambda, seconds=dict(seconds)
+        )
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "StepRecord":

@@ -1,12 +1,13 @@
-"""A simulated card: FakeTensors of real models, and a ledger that gives them memory as CUDA's caching allocator would.
+"""A simulated card: FakeTensors of real models, and a ledger that gives them memory as
+CUDA's caching allocator would.
 
     with Card(24 * GIB) as card:                     # torch.cuda.mem_get_info, memory_allocated, … answer from the ledger
-        policy = fake_policy(card, "Qwen/Qwen2.5-3B", recipe)
-        policy.logprobs(batch).logp.sum().backward() # shapes and live bytes of the real pass; OutOfMemoryError where it is full
+        policy = fake_policy(card, "Qwen/Qwen2.5-3B", recipe) policy.logprobs(batch).logp.sum().backward() #
+        shapes and live bytes of the real pass; OutOfMemoryError where it is full
 
-Nothing is computed, so a 14B model takes seconds and no memory. What torch makes inside one kernel is added by HIDDEN. The
-allocator's rules (sizes, best fit, splitting, freeing whole segments when the card is full) are those of torch's
-c10/cuda/CUDACachingAllocator, with expandable segments and without.
+Nothing is computed, so a 14B model takes seconds and no memory. What torch makes inside one kernel is added
+by HIDDEN. The allocator's rules (sizes, best fit, splitting, freeing whole segments when the card is full)
+are those of torch's c10/cuda/CUDACachingAllocator, with expandable segments and without.
 """
 
 import weakref
@@ -51,7 +52,9 @@ class Allocator:
         self.count = 0
 
     def take(self, wanted: int) -> Block:
-        """OutOfMemoryError where neither a cached block nor the card has room, also after the cache was emptied."""
+        """OutOfMemoryError where neither a cached block nor the card has room,
+        also after the cache was emptied.
+        """
         size = max(ROUND, -(-wanted // ROUND) * ROUND)
         small = size <= SMALL
         block = self._cached(size, small) or self._segment(size, small)
@@ -140,14 +143,21 @@ class Range:
 
 
 class Expandable:
-    """The same with expandable segments: one endless range of addresses for small tensors, one for others, whose pages are mapped
-    where a tensor needs them and given back, when the card is full, where none lies in them."""
+    """The same with expandable segments: one endless range of addresses for small tensors, one for others,
+    whose pages are mapped where a tensor needs them and given back, when the card is full, where none lies in
+    them."""
 
     def __init__(self, room):
         self.room = room
         self.allocated = self.peak = 0
-        self.pages: dict[bool, dict[int, int]] = {True: {}, False: {}}  # mapped ones, and how many tensors lie in each
-        self.holes: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (begin, end) in order; the last has no end
+        self.pages: dict[bool, dict[int, int]] = {
+            True: {},
+            False: {},
+        }  # mapped ones, and how many tensors lie in each
+        self.holes: dict[bool, list[tuple[int, int]]] = {
+            True: [],
+            False: [],
+        }  # (begin, end) in order; the last has no end
 
     @property
     def reserved(self) -> int:
@@ -158,7 +168,10 @@ class Expandable:
         small = size <= SMALL
         holes = self.holes[small] or [(0, ENDLESS)]
         self.holes[small] = holes
-        at = min((i for i, (begin, end) in enumerate(holes) if end - begin >= size), key=lambda i: holes[i][1] - holes[i][0])
+        at = min(
+            (i for i, (begin, end) in enumerate(holes) if end - begin >= size),
+            key=lambda i: holes[i][1] - holes[i][0],
+        )
         begin, end = holes[at]
         needed = range(begin // PAGE[small], (begin + size - 1) // PAGE[small] + 1)
         if not self._map(needed, small):
@@ -218,9 +231,11 @@ CUBLAS = 32 * 2**20  # workspace of the matrix products, taken at the first
 
 @dataclass
 class Card:
-    """`size`: bytes that torch sees; `context`: what CUDA itself keeps. `pool`: by name what vLLM holds, mapped now.
+    """`size`: bytes that torch sees; `context`: what CUDA itself keeps. `pool`: by
+    name what vLLM holds, mapped now.
 
-    As a context manager it is what torch.cuda says of the card, and every FakeTensor made inside takes memory of it.
+    As a context manager it is what torch.cuda says of the card, and every FakeTensor
+    made inside takes memory of it.
     """
 
     size: int
@@ -249,7 +264,9 @@ class Card:
     def map(self, name: str, size: int) -> None:
         """vLLM takes memory; where there is none the error of its own allocator."""
         if size > self.free():
-            raise RuntimeError(f"CUDA Error: out of memory at cumem_allocator.cpp: {name}, {size / GIB:.2f} GiB")
+            raise RuntimeError(
+                f"CUDA Error: out of memory at cumem_allocator.cpp: {name}, {size / GIB:.2f} GiB"
+            )
         self.pool[name] = size
 
     def unmap(self, name: str) -> None:
@@ -321,9 +338,11 @@ class _Ledger(TorchDispatchMode):
 
 
 def fake_policy(card: Card, recipe, *, layout: str | None = None):
-    """The recipe's policy without numbers, as it stands on a card: base in the pool "weights", a fresh adapter beside it.
+    """The recipe's policy without numbers, as it stands on a card: base in the pool
+    "weights", a fresh adapter beside it.
 
-    nf4 is held as vLLM's plugin does (float32 absmax). `layout` settles the layout and variable-length attention.
+    nf4 is held as vLLM's plugin does (float32 absmax). `layout` settles the layout
+    and variable-length attention.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -347,7 +366,9 @@ def fake_policy(card: Card, recipe, *, layout: str | None = None):
     for module in net.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None and parameter.requires_grad:
-                module._parameters[name] = torch.nn.Parameter(card.tensor(*parameter.shape, dtype=parameter.dtype))
+                module._parameters[name] = torch.nn.Parameter(
+                    card.tensor(*parameter.shape, dtype=parameter.dtype)
+                )
     policy = Policy(net, None, temperature=1.0, dtype=dtype)
     policy.offload = recipe.memory.offload_activations
     longest = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
@@ -379,7 +400,9 @@ def _fill(card: Card, net, config, weights: str, dtype: torch.dtype) -> int:
             for leaf, empty in list(module.named_parameters(recurse=False)):
                 if path.endswith("lm_head") and config.tie_word_embeddings:
                     continue
-                quantised = weights == "nf4" and isinstance(module, torch.nn.Linear) and not path.endswith("lm_head")
+                quantised = (
+                    weights == "nf4" and isinstance(module, torch.nn.Linear) and not path.endswith("lm_head")
+                )
                 if quantised and leaf == "weight":
                     count = empty.numel()
                     absmax, code = (card.tensor(n, dtype=torch.float32) for n in (-(-count // 64), 16))
@@ -405,7 +428,14 @@ def _settle_as_on_a_card(card: Card) -> None:
         made(self, weight, bias, form, like, gradient=gradient)
         if form.low is None or not isinstance(like, FakeTensor):
             return
-        self.half, self.split, self.compute, self.exact, self.free, self.wide = True, False, form.low, False, False, None
+        self.half, self.split, self.compute, self.exact, self.free, self.wide = (
+            True,
+            False,
+            form.low,
+            False,
+            False,
+            None,
+        )
         self.spare = torch.empty_like(self.buffer)
         self.low = like.new_empty(self.buffer.numel(), dtype=form.low)
 

@@ -6,7 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are several times f
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["lgrpo_lite.batch", "lgrpo_lite.ops", "lgrpo_lite.objective", "lgrpo_lite.policy"], "beartype.beartype")
+install_import_hook(
+    ["lgrpo_lite.batch", "lgrpo_lite.ops", "lgrpo_lite.objective", "lgrpo_lite.policy"], "beartype.beartype"
+)
 
 from hypothesis import Phase, settings  # noqa: E402
 

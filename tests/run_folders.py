@@ -1,4 +1,6 @@
-"""Run folders written down by hand, for tests of what reads them: small, complete, and with whatever is wrong on purpose."""
+"""Run folders written down by hand, for tests of what reads them: small, complete, and
+with whatever is wrong on purpose.
+"""
 
 import dataclasses
 import gzip
@@ -41,11 +43,20 @@ def evaluation(step: int, accuracy: float, **more: Any) -> dict[str, Any]:
             "truncated": 0.0, "missing": 0, "intervals": ends, "seconds": 3.0} | more  # fmt: skip
 
 
-def written(path: Path, *, steps: int = 12, recipe: str = RECIPE, evals=((0, 0.4), (12, 0.9)), **status: Any) -> Path:
+def written(
+    path: Path, *, steps: int = 12, recipe: str = RECIPE, evals=((0, 0.4), (12, 0.9)), **status: Any
+) -> Path:
     """A run that is done, unless `status` says otherwise."""
     (path / "completions").mkdir(parents=True)
     (path / "config.resolved.yaml").write_text(recipe)
-    known = {"state": "done", "step": steps, "exit_code": 0, "heartbeat": time.time(), "host": socket.gethostname(), "alarms": []}
+    known = {
+        "state": "done",
+        "step": steps,
+        "exit_code": 0,
+        "heartbeat": time.time(),
+        "host": socket.gethostname(),
+        "alarms": [],
+    }
     (path / "STATUS.json").write_text(json.dumps(known | status))
     lines(path / "metrics.jsonl", [record(i) for i in range(1, steps + 1)])
     lines(path / "evals.jsonl", [evaluation(*row) for row in evals])

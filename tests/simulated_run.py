@@ -1,7 +1,7 @@
 """A run on a simulated card, moment by moment, with the project's own code wherever it asks for memory.
 
-vLLM is a ledger: what it maps is what policy/budget.py says, since nothing here can measure it. The trainer's passes are real
-ones over FakeTensors, so what they take is counted and not predicted.
+vLLM is a ledger: what it maps is what policy/budget.py says, since nothing here can measure it. The trainer's
+passes are real ones over FakeTensors, so what they take is counted and not predicted.
 """
 
 import gc
@@ -46,11 +46,16 @@ OFFLOADED = ("memory.offload_activations=true", "memory.checkpointing=true")
 def recipe_of(model: str, answers: int, *more: str):
     """The recipe for one card with another model and answers of that length, checked."""
     return check(
-        load_recipe("qwen3b-math", [f"model.id={model}", f"model.max_new_tokens={answers}", "rollout.engine=vllm", *more])
+        load_recipe(
+            "qwen3b-math",
+            [f"model.id={model}", f"model.max_new_tokens={answers}", "rollout.engine=vllm", *more],
+        )
     )
 
 
-PROOF = tuple((ahead, 16) for ahead in (110, 111, 256, 255) for _ in range(8))  # prompts and answers of a proof's scoring
+PROOF = tuple(
+    (ahead, 16) for ahead in (110, 111, 256, 255) for _ in range(8)
+)  # prompts and answers of a proof's scoring
 
 
 def with_gradients(card: Card, policy) -> None:
@@ -162,7 +167,11 @@ class SimulatedRun:
         for state in optimizer.policy.state.values():
             state["step"] = torch.tensor(0.0)  # is a number, on the CPU
         self.run = SimpleNamespace(
-            policy=made, optimizer=optimizer, micro_tokens=self.recipe.memory.micro_tokens, told=[], recipe=self.recipe
+            policy=made,
+            optimizer=optimizer,
+            micro_tokens=self.recipe.memory.micro_tokens,
+            told=[],
+            recipe=self.recipe,
         )
         fixed = self.recipe.memory.checkpointing
         layers = self.chosen.layers if fixed == "auto" else self.chosen.of * bool(fixed)
@@ -181,7 +190,9 @@ class SimulatedRun:
     def update(self) -> None:
         run, model = self.run, self.recipe.model
         longest = model.max_prompt_tokens + model.max_new_tokens - 1
-        count = min(60, -(-run.micro_tokens // longest))  # answers that fill a pass, none longer than allowed; a probe has 60
+        count = min(
+            60, -(-run.micro_tokens // longest)
+        )  # answers that fill a pass, none longer than allowed; a probe has 60
         length = min(longest, max(longest, run.micro_tokens) // count)
         ahead = model.max_prompt_tokens
         batch = prove.probe(self.shape.vocabulary, ((ahead, length + 1 - ahead),) * count)
@@ -203,7 +214,9 @@ class SimulatedRun:
         self.card.map("cache", self.cache)
 
     def export(self) -> None:
-        """What export/export.py does on a card: engine and moments go, both models answer; the merged one here or on the CPU."""
+        """What export/export.py does on a card: engine and moments go, both models answer; the
+        merged one here or on the CPU.
+        """
         card, run, longest = self.card, self.run, self.recipe.model.max_prompt_tokens
         for name in ("cache", "graphs", "slot"):
             card.unmap(name)
@@ -219,7 +232,10 @@ class SimulatedRun:
             card.map("merged model", merged)
         else:
             rows = max(passes.VERIFY_ROWS, export.room_for(run.policy, self.recipe, 0, longest, free))
-        cache = card.tensor(rows * (longest + passes.VERIFY_TOKENS) * budget.kv_bytes_per_token(self.shape, 2), dtype=torch.int8)
+        cache = card.tensor(
+            rows * (longest + passes.VERIFY_TOKENS) * budget.kv_bytes_per_token(self.shape, 2),
+            dtype=torch.int8,
+        )
         ids = card.tensor(rows, longest, dtype=torch.long)
         with torch.no_grad():
             run.policy.base.base_model(input_ids=ids, use_cache=False)

@@ -1,4 +1,6 @@
-"""What several test files build: groups from plain numbers, and the loss and gradients of an objective on them."""
+"""What several test files build: groups from plain numbers, and the loss and
+gradients of an objective on them.
+"""
 
 import math
 from contextlib import nullcontext
@@ -58,7 +60,9 @@ def groups_of(cases: list[dict]) -> Case:
         groups.append(Group(prompt, rollouts, value=case.get("value", 0.5)))
         logp, old = logp + now, old + before
         ref = ref + case.get("ref_logp", zeros)
-    hidden = [case.get("hidden", [math.cos(number * 4 + k) for k in range(4)]) for number, case in enumerate(cases)]
+    hidden = [
+        case.get("hidden", [math.cos(number * 4 + k) for k in range(4)]) for number, case in enumerate(cases)
+    ]
     return Case(groups, logp, old, ref, hidden)
 
 
@@ -67,7 +71,9 @@ def laid_out(batch: TrainBatch, values: list[list[float]], dtype: torch.dtype) -
     return torch.tensor([x for row in batch.row.tolist() for x in values[row]], dtype=dtype)
 
 
-def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget: int | None = None) -> Result:
+def value_and_grads(
+    objective: Objective, case: Case, dtype: torch.dtype, budget: int | None = None
+) -> Result:
     """Loss and gradients, over micro-batches of `budget` tokens if given. λ's gradient adds up in its .grad."""
     grads = [torch.zeros(len(row), dtype=dtype) for row in case.logp]
     loss = 0.0
@@ -75,7 +81,9 @@ def value_and_grads(objective: Objective, case: Case, dtype: torch.dtype, budget
     if batch is not None:
         _, chosen = objective.credit(case.groups)
         first = [sum(len(g.rollouts) for g in case.groups[:i]) for i in range(len(case.groups))]
-        home = [begin + i for begin, rows in zip(first, chosen, strict=True) for i in rows]  # rollouts that were not pruned
+        home = [
+            begin + i for begin, rows in zip(first, chosen, strict=True) for i in rows
+        ]  # rollouts that were not pruned
         now, old, ref = ([values[i] for i in home] for values in (case.logp, case.old, case.ref))
         batch = replace(
             batch,
@@ -105,7 +113,13 @@ def tiny_recipe(*overrides: str, name: str = "tiny-math"):
     from lgrpo_lite.checks.check import check
     from lgrpo_lite.recipe.read import load_recipe
 
-    small = ["train.steps=2", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=64", "data.eval.limit=8"]
+    small = [
+        "train.steps=2",
+        "rollout.prompts_per_step=4",
+        "rollout.group_size=4",
+        "data.train.limit=64",
+        "data.eval.limit=8",
+    ]
     if name != "tiny-math":
         small.pop()
     return check(load_recipe(name, [*small, "eval.k=1", *overrides]))
@@ -122,9 +136,11 @@ def lgrpo(*argv: str) -> int:
 
 
 class Scripted:
-    """A sampler whose answers are written down: `script(question, prefix, number)` gives what follows the prefix.
+    """A sampler whose answers are written down: `script(question, prefix, number)`
+    gives what follows the prefix.
 
-    One token a character; an answer that fits its limit ends with token 0. `asked` keeps (question, prefix, n) of every row.
+    One token a character; an answer that fits its limit ends with token 0. `asked` keeps
+    (question, prefix, n) of every row.
     """
 
     policy_version = 0
@@ -168,7 +184,9 @@ def scripted_tools(script, *rewards, limit: int = 64):
     from lgrpo_lite.rewards.total import RewardSum
     from lgrpo_lite.rollout.tools import Tools
 
-    reward = RewardSum(rewards or [Reward(use="numeric", extract="gsm8k")], lambda key: key, max_new_tokens=limit)
+    reward = RewardSum(
+        rewards or [Reward(use="numeric", extract="gsm8k")], lambda key: key, max_new_tokens=limit
+    )
     return Tools(Scripted(script), SamplingParams(1.0, limit), reward, ids_of, text_of, nullcontext)
 
 

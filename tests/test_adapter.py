@@ -27,7 +27,9 @@ def test_an_adapter_that_does_not_fit_leaves_nothing_behind(tmp_path, policy, mo
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
-        with pytest.raises(EnvironmentFault, match=r"cannot be written: .*[Ff]ile too large.*; it takes [\d,]+ bytes") as fault:
+        with pytest.raises(
+            EnvironmentFault, match=r"cannot be written: .*[Ff]ile too large.*; it takes [\d,]+ bytes"
+        ) as fault:
             folder.publish(policy)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -66,7 +68,10 @@ def test_a_process_that_ends_by_an_error_takes_its_folder_along(tmp_path):
         "raise RuntimeError",
     )
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-c", "\n".join(lines)],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     path, existed, mode = done.stdout.split()
     assert done.returncode == 1 and existed == "True" and mode == "0o700"
@@ -94,7 +99,11 @@ def test_what_a_killed_run_left_in_memory_is_swept(tmp_path, monkeypatch):
         "print(folder.path, flush=True)",
         "os.kill(os.getpid(), signal.SIGKILL)",
     )
-    left = Path(subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True).stdout.strip())
+    left = Path(
+        subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True
+        ).stdout.strip()
+    )
     alive = AdapterFolder()
     assert left.exists() and left.parent == tmp_path  # it is young: its process might be about to lock it
     for folder in (left, alive.path):

@@ -1,4 +1,6 @@
-"""A planted fault of each alarm's kind raises that alarm and no other, a healthy run none: made-up records and real runs."""
+"""A planted fault of each alarm's kind raises that alarm and no other, a healthy run none:
+made-up records and real runs.
+"""
 
 import json
 import math
@@ -29,7 +31,9 @@ STEPS, GB, MB = 160, 1e9, 1e6
 
 
 def healthy(seed: int, steps: int = STEPS) -> list[StepRecord]:
-    """A run as they are: it learns most of what there is, its entropy falls with that, everything wavers, memory warms up."""
+    """A run as they are: it learns most of what there is, its entropy falls with that,
+    everything wavers, memory warms up.
+    """
     rng = random.Random(seed)
     start, end = rng.uniform(0.2, 0.5), rng.uniform(0.75, 0.97)
     records = []
@@ -39,7 +43,13 @@ def healthy(seed: int, steps: int = STEPS) -> list[StepRecord]:
         mixed = round(16 * min(1.0, max(0.12, 1.2 - solved + rng.gauss(0, 0.05))))
         right = round((16 - mixed) * solved)
         noise = rng.lognormvariate(0, 0.2)
-        host = 4 * GB + 0.4 * GB * (1 - math.exp(-step / 8)) + 60 * MB * (step % 20 == 0) + 3 * MB * (step % 7) + rng.gauss(0, MB)
+        host = (
+            4 * GB
+            + 0.4 * GB * (1 - math.exp(-step / 8))
+            + 60 * MB * (step % 20 == 0)
+            + 3 * MB * (step % 7)
+            + rng.gauss(0, MB)
+        )
         records.append(
             StepRecord(
                 step=step, policy_version=step, reward=solved, reward_std=0.3, solved=solved, missing=rng.random() < 0.2,
@@ -56,8 +66,9 @@ def healthy(seed: int, steps: int = STEPS) -> list[StepRecord]:
 
 
 # ------------------------------------------------------------------------------------------- faults on top of it
-# Each takes the record of a step, how many steps the fault is old, its size from 0 (just a fault) to 1, and random numbers.
-# A policy that stops being right is given its first entropy again: one that is sure of what is wrong has collapsed as well.
+# Each takes the record of a step, how many steps the fault is old, its size from 0 (just a fault) to 1, and
+# random numbers. A policy that stops being right is given its first entropy again: one that is sure of what
+# is wrong has collapsed as well.
 
 
 def all_wrong(r, age, size, rng):
@@ -77,7 +88,9 @@ def cut_and_all_wrong(r, age, size, rng):
 
 def collapsed(r, age, size, rng):
     entropy = 0.03 * (1 - 0.9 * size) * rng.uniform(0.8, 1.2)
-    return replace(r, entropy=entropy, solved=rng.uniform(0.3, 0.6), groups_mixed=8, groups_right=4, groups_wrong=4)
+    return replace(
+        r, entropy=entropy, solved=rng.uniform(0.3, 0.6), groups_mixed=8, groups_right=4, groups_wrong=4
+    )
 
 
 def off_by_factor(r, age, size, rng):
@@ -120,7 +133,11 @@ def host_leak(r, age, size, rng):
 
 def device_leak(r, age, size, rng):
     leaked = int((4 + 30 * size) * MB * age)
-    return replace(r, memory=r.memory | {"sampler": r.memory["sampler"] + leaked, "free": max(0, r.memory["free"] - leaked)})
+    return replace(
+        r,
+        memory=r.memory
+        | {"sampler": r.memory["sampler"] + leaked, "free": max(0, r.memory["free"] - leaked)},
+    )
 
 
 FAULTS = [
@@ -162,12 +179,16 @@ def test_one_that_is_mended_stops_counting_and_stays(fault, name):
     sound = healthy(1, 260)
     faulty = planted(sound, fault, 30, 0.5, 1)[:130]
     alarms = Alarms(RECIPE)
-    held = [bool(alarms.look(r)) for r in [*faulty, *(replace(r, memory=faulty[-1].memory) for r in sound[130:])]]
+    held = [
+        bool(alarms.look(r)) for r in [*faulty, *(replace(r, memory=faulty[-1].memory) for r in sound[130:])]
+    ]
     assert list(alarms.tally) == [name] and alarms.tally[name].count == sum(held) and not any(held[-50:])
     assert held.index(True) + 1 == alarms.tally[name].first and alarms.tally[name].last < 200
 
 
-@pytest.mark.parametrize(("fault", "name"), [f for f in FAULTS if f[1] in ("disagreement", "lambda_clamp", "dominated_weights")])
+@pytest.mark.parametrize(
+    ("fault", "name"), [f for f in FAULTS if f[1] in ("disagreement", "lambda_clamp", "dominated_weights")]
+)
 @pytest.mark.parametrize(("steps", "raised"), [(1, False), (2, False), (3, True)])
 def test_a_fluke_is_no_alarm(fault, name, steps, raised):
     sound = healthy(2)
@@ -183,11 +204,26 @@ BEFORE = {"groups": 16, "groups_mixed": 12, "groups_right": 2, "groups_wrong": 2
     ("before", "after", "what", "fix"),
     [
         ({}, {"groups_right": 0, "groups_wrong": 15, "solved": 0.01}, "all wrong", "lgrpo-lite baseline"),
-        ({}, {"groups_right": 15, "groups_wrong": 0, "solved": 0.99}, "all right from the start", "harder problems"),
+        (
+            {},
+            {"groups_right": 15, "groups_wrong": 0, "solved": 0.99},
+            "all right from the start",
+            "harder problems",
+        ),
         ({}, {"groups_right": 7, "groups_wrong": 8}, "always or never", "rollout.group_size"),
         ({}, {"groups_right": 0, "groups_wrong": 0}, "equal rewards", "rewards.N.weight"),
-        (BEFORE, {"groups_right": 0, "groups_wrong": 15, "solved": 0.01}, "the policy broke", "smaller optim.lr (now 1e-05)"),
-        (BEFORE, {"groups_right": 16, "groups_wrong": 0, "groups_mixed": 0, "solved": 1.0}, "learned out", "stop here"),
+        (
+            BEFORE,
+            {"groups_right": 0, "groups_wrong": 15, "solved": 0.01},
+            "the policy broke",
+            "smaller optim.lr (now 1e-05)",
+        ),
+        (
+            BEFORE,
+            {"groups_right": 16, "groups_wrong": 0, "groups_mixed": 0, "solved": 1.0},
+            "learned out",
+            "stop here",
+        ),
     ],
 )
 def test_no_signal_says_which(before, after, what, fix):
@@ -198,21 +234,31 @@ def test_no_signal_says_which(before, after, what, fix):
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
 def test_a_run_that_learned_and_has_a_little_left_is_healthy(share):
-    after = {"groups": 100, "groups_mixed": round(100 * share), "groups_right": round(100 * (1 - share)), "solved": 0.98}
+    after = {
+        "groups": 100,
+        "groups_mixed": round(100 * share),
+        "groups_right": round(100 * (1 - share)),
+        "solved": 0.98,
+    }
     assert fold(RECIPE, [StepRecord(i, i, **(BEFORE if i < 15 else after)) for i in range(1, 80)]) == []
 
 
 @pytest.mark.parametrize(("std", "raised"), [(0.3, False), (0.0, True)])
 def test_algorithms_that_compare_no_answers_learn_from_groups_that_do_not_vary(std, raised):
     recipe = {"algorithm": {"advantage": "value_cache"}}
-    records = [StepRecord(i, i, groups=16, groups_wrong=8, groups_right=8, solved=0.5, reward_std=std) for i in range(1, 20)]
+    records = [
+        StepRecord(i, i, groups=16, groups_wrong=8, groups_right=8, solved=0.5, reward_std=std)
+        for i in range(1, 20)
+    ]
     assert bool(fold(recipe, records)) is raised
 
 
 def test_a_policy_that_broke_and_runs_on_is_not_asked_for_longer_answers():
     sound = healthy(3)
     (raised,) = fold(RECIPE, planted(sound, cut_and_all_wrong, 20, 1.0, 3))
-    assert raised.name == "truncation" and "the policy broke" in raised.what and "smaller optim.lr" in raised.fix
+    assert (
+        raised.name == "truncation" and "the policy broke" in raised.what and "smaller optim.lr" in raised.fix
+    )
     (raised,) = fold(RECIPE, planted(sound, cut, 0, 0.5, 3))
     assert "model.max_new_tokens=1024" in raised.fix and "cut at 512 tokens" in raised.what
 
@@ -249,13 +295,20 @@ def test_growth_is_steady_or_none(series, rate):
 
 
 def test_memory_says_when_it_is_full():
-    records = [StepRecord(i, i, memory={"host": int(GB + 10 * MB * i), "host_free": int(2 * GB)}) for i in range(1, 80)]
+    records = [
+        StepRecord(i, i, memory={"host": int(GB + 10 * MB * i), "host_free": int(2 * GB)})
+        for i in range(1, 80)
+    ]
     (raised,) = fold({}, records)
-    assert raised.what == "host memory grows by 10.0 MB a step, full in 200 steps (1.8 GB now)" and raised.first == 60
+    assert (
+        raised.what == "host memory grows by 10.0 MB a step, full in 200 steps (1.8 GB now)"
+        and raised.first == 60
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("reward_timeouts", "timeouts"), ("reward_crashes", "crashes"), ("reward_errors", "errors")]
+    ("kind", "said"),
+    [("reward_timeouts", "timeouts"), ("reward_crashes", "crashes"), ("reward_errors", "errors")],
 )
 def test_reward_faults_name_the_kind(kind, said):
     records = [StepRecord(i, i, groups=16, missing=6, **{kind: 6}) for i in range(1, 30)]
@@ -268,7 +321,9 @@ ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=3),
     st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=4), st.floats(), max_size=3),
 )  # fmt: skip
-RECORDS = st.lists(st.fixed_dictionaries({}, optional={f.name: ODD for f in fields(StepRecord)}), min_size=1, max_size=12)
+RECORDS = st.lists(
+    st.fixed_dictionaries({}, optional={f.name: ODD for f in fields(StepRecord)}), min_size=1, max_size=12
+)
 FOREIGN = st.recursive(ODD, lambda inner: st.dictionaries(st.sampled_from(["algorithm", "length_preference", "clamp", "rollout",
                        "group_size", "model", "max_new_tokens", "optim", "lr"]), inner), max_leaves=6)  # fmt: skip
 
@@ -319,10 +374,15 @@ def test_without_a_status_the_records_say(status):
     assert [(r.name, r.last) for r in standing(view)] == [("truncation", 60)]
 
 
-@pytest.mark.parametrize("state", ["starting", "live", "stuck", "silent", "killed", "done", "stopped", "failed"])
+@pytest.mark.parametrize(
+    "state", ["starting", "live", "stuck", "silent", "killed", "done", "stopped", "failed"]
+)
 def test_a_heartbeat_that_is_missing(state):
     view = RunView(
-        Path("x"), status={"alarms": []}, records=healthy(0, 5), health=Health(state, "no sign of life", "the command")
+        Path("x"),
+        status={"alarms": []},
+        records=healthy(0, 5),
+        health=Health(state, "no sign of life", "the command"),
     )
     dead = [Raised("heartbeat", 1, 5, 5, "no sign of life", "the command")]
     assert standing(view) == (dead if state in ("stuck", "silent", "killed") else [])
@@ -353,7 +413,9 @@ def test_levels_are_in_order():
 PAGE = (Path(__file__).parent.parent / "docs" / "failures.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("heading", [*NAMES, *(f"Exit {code}" for code in (0, 1, 2, 3, 4, 5, 6, 75, 130, 143))])
+@pytest.mark.parametrize(
+    "heading", [*NAMES, *(f"Exit {code}" for code in (0, 1, 2, 3, 4, 5, 6, 75, 130, 143))]
+)
 def test_has_a_section(heading):
     (section,) = re.findall(rf"^## {heading}\b[^\n]*\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     if heading in NAMES:
@@ -385,7 +447,13 @@ def leaking(groups, parts):
     KEPT.append(b"x" * 8_000_000)
     return [[r - sum(g.rewards) / len(g.rewards) for r in g.rewards] for g in groups]
 """
-SMALL = ("rollout.prompts_per_step=8", "data.eval=[]", "export.formats=[]", "train.save_every=1000", "safety.sync_proof_every=0")
+SMALL = (
+    "rollout.prompts_per_step=8",
+    "data.eval=[]",
+    "export.formats=[]",
+    "train.save_every=1000",
+    "safety.sync_proof_every=0",
+)
 MY_REWARD = ("safety.baseline_check=false", "rewards.0.extract=final")
 LAMBDA = "algorithm.length_preference"
 REAL = {
@@ -419,7 +487,9 @@ def real_run(tmp_path, *overrides) -> list[Raised]:
     assert standing(view) == found
     for raised in found:
         assert sum(raised.name in record.alarms for record in view.records) == raised.count
-        assert [e["step"] for e in view.events if e["kind"] == "alarm" and e["name"] == raised.name] == [raised.first]
+        assert [e["step"] for e in view.events if e["kind"] == "alarm" and e["name"] == raised.name] == [
+            raised.first
+        ]
     return found
 
 
@@ -433,7 +503,10 @@ def test_a_real_fault_raises_its_alarm_and_no_other(tmp_path, case):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [("rollout.prompts_per_step=16",), *((f"algorithm.use={name}", "train.steps=60") for name in ("trace", "grpo", "dapo"))],
+    [
+        ("rollout.prompts_per_step=16",),
+        *((f"algorithm.use={name}", "train.steps=60") for name in ("trace", "grpo", "dapo")),
+    ],
     ids=["the demo", "trace", "grpo", "dapo"],
 )
 def test_a_real_run_that_learns_raises_none(tmp_path, overrides):

@@ -1,4 +1,6 @@
-"""The look before the first step: what it measures, what it calls the cause, and that it changes nothing that follows."""
+"""The look before the first step: what it measures, what it calls the cause, and that
+it changes nothing that follows.
+"""
 
 import json
 
@@ -7,7 +9,16 @@ import torch
 from support import asked, ids_of, lgrpo, tiny_recipe
 
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.train.baseline import Baseline, cause, check_prompts, demand_signal, due, has_signal, measure, summary
+from lgrpo_lite.train.baseline import (
+    Baseline,
+    cause,
+    check_prompts,
+    demand_signal,
+    due,
+    has_signal,
+    measure,
+    summary,
+)
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.types import Completion, Group, Outcome, Rollout, Score
@@ -45,12 +56,18 @@ def test_summary_of_groups():
         ([group(*"wwww")] * 30, 0.0, 0.1135),  # Wilson's 0 of 30: prompts count, not answers
         ([group(*"rrrr")] * 30, 0.8865, 1.0),
         ([group(*"rrww")] * 30, 0.3315, 0.6685),  # no prompt differs: one answer a prompt is all that is sure
-        ([group(*"wwww"), group(*"rrrr")] * 15, 0.3315, 0.6685),  # always or never: worth as many answers as prompts
+        (
+            [group(*"wwww"), group(*"rrrr")] * 15,
+            0.3315,
+            0.6685,
+        ),  # always or never: worth as many answers as prompts
     ],
 )
 def test_the_interval_is_wilsons(groups, low, high):
     found = summary(groups, True)
-    assert found.solved_low == pytest.approx(low, abs=2e-4) and found.solved_high == pytest.approx(high, abs=2e-4)
+    assert found.solved_low == pytest.approx(low, abs=2e-4) and found.solved_high == pytest.approx(
+        high, abs=2e-4
+    )
 
 
 def test_the_interval_is_narrower_where_answers_of_a_prompt_differ_as_much_as_any():
@@ -60,7 +77,11 @@ def test_the_interval_is_narrower_where_answers_of_a_prompt_differ_as_much_as_an
 
 def test_a_baseline_of_nothing_has_no_figures():
     found = summary([group(missing=4)], False)
-    assert found.solved is None and found.length is None and found.lines() == ["4 answers to 1 prompts, every reward missing"]
+    assert (
+        found.solved is None
+        and found.length is None
+        and found.lines() == ["4 answers to 1 prompts, every reward missing"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +90,11 @@ def test_a_baseline_of_nothing_has_no_figures():
         ("algorithm.use=grpo", [group(*"rrww")], True),
         ("algorithm.use=grpo", [group(*"rrrr"), group(*"wwww")], False),
         ("algorithm.use=grpo", [group(missing=4)], False),
-        ("algorithm.advantage=reward", [group(*"rrrr"), group(*"wwww")], True),  # answers are not compared inside a group
+        (
+            "algorithm.advantage=reward",
+            [group(*"rrrr"), group(*"wwww")],
+            True,
+        ),  # answers are not compared inside a group
         ("algorithm.advantage=reward", [group(*"wwww")], False),
     ],
 )
@@ -99,7 +124,11 @@ def test_the_likeliest_cause_is_named(groups, why, fix):
     assert why in told[0] and fix in told[1]
     with pytest.raises(DataError, match="no signal") as error:
         demand_signal(found, RECIPE)
-    assert error.value.exit_code == 5 and why in error.value.what and "safety.baseline_check=false" in error.value.fix
+    assert (
+        error.value.exit_code == 5
+        and why in error.value.what
+        and "safety.baseline_check=false" in error.value.fix
+    )
 
 
 def test_with_a_signal_there_is_nothing_to_say():
@@ -130,7 +159,9 @@ def test_measuring_changes_nothing_that_follows():
             assert found is not None and found.signal and found.prompts == 4  # one round is enough
         records = [train_step(step, run)[0] for step in (1, 2)]
         run.reward.close()
-        return [(r.reward, r.loss, r.grad_norm) for r in records], [p.detach().clone() for p in run.policy.trainable()]
+        return [(r.reward, r.loss, r.grad_norm) for r in records], [
+            p.detach().clone() for p in run.policy.trainable()
+        ]
 
     plain, looked = steps(before=False), steps(before=True)
     assert plain[0] == looked[0]
@@ -149,12 +180,29 @@ def test_it_goes_on_until_there_is_a_signal_and_no_further_than_eight_rounds():
     run.reward.close()
 
 
-HOPELESS = ("model.max_new_tokens=2", "rollout.prompts_per_step=2", "rollout.group_size=2", "train.steps=1", "data.eval=[]")
+HOPELESS = (
+    "model.max_new_tokens=2",
+    "rollout.prompts_per_step=2",
+    "rollout.group_size=2",
+    "train.steps=1",
+    "data.eval=[]",
+)
 SMALL = ("data.train.limit=64", *HOPELESS)
 
 
 def test_a_run_without_a_signal_stops_before_its_first_step(tmp_path, capsys):
-    argv = ("recipe", "tiny-math", *SMALL, "export.formats=[]", "--runs", tmp_path, "--name", "r", "--ui", "none")
+    argv = (
+        "recipe",
+        "tiny-math",
+        *SMALL,
+        "export.formats=[]",
+        "--runs",
+        tmp_path,
+        "--name",
+        "r",
+        "--ui",
+        "none",
+    )
     assert lgrpo(*argv) == 5
     told = capsys.readouterr().err
     assert "100% of the answers are cut at 2 tokens" in told and "raise model.max_new_tokens (now 2)" in told
@@ -175,6 +223,10 @@ def test_the_command_tells_what_the_run_would_find(capsys):
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     fields = set(Baseline.__dataclass_fields__) | {"cause", "fix"}
-    assert result["ok"] is False and set(result["result"]) == fields and "cut at 2 tokens" in result["result"]["cause"]
+    assert (
+        result["ok"] is False
+        and set(result["result"]) == fields
+        and "cut at 2 tokens" in result["result"]["cause"]
+    )
     assert "no signal in 8 answers to 4 prompts" in captured.err
     assert lgrpo("baseline", "tiny-math", "-n", 0) == 2

@@ -1,4 +1,6 @@
-"""The simulated card: its allocator, the budget beside whole passes of real shapes, and runs that the plan foretells."""
+"""The simulated card: its allocator, the budget beside whole passes of real shapes,
+and runs that the plan foretells.
+"""
 
 import gc
 import json
@@ -60,7 +62,9 @@ def test_a_full_card_gives_its_cache_back_first():
 
 
 def test_a_small_tensor_pins_the_segment_that_it_lies_in():
-    """Why Adam's moments are made before the first pass: a segment with one of them in it cannot go back to the card."""
+    """Why Adam's moments are made before the first pass: a segment with one of them in
+    it cannot go back to the card.
+    """
     made = Allocator(lambda: 4 * GIB)
     made.give_back(made.take(GIB))
     made.take(2 << 20)  # lies in the gigabyte that was cached
@@ -107,7 +111,9 @@ SHAPES = ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-7B")
 
 
 def peak_of(model: str, layout: str, share: float) -> tuple[int, int]:
-    """Bytes beside weights, adapter and gradients at the peak of a real pass over FakeTensors, and as predicted."""
+    """Bytes beside weights, adapter and gradients at the peak of a real pass over
+    FakeTensors, and as predicted.
+    """
     recipe = recipe_of(model, 1024)
     shape = Shape.of(find_config(recipe.model))
     with Card(400 * GIB) as card:
@@ -133,7 +139,9 @@ def peak_of(model: str, layout: str, share: float) -> tuple[int, int]:
     return measured, passes.saved_bytes(shape, run, tokens, recomputed) + sum(work.values())
 
 
-PASSES = [(model, layout, share) for model in SHAPES for layout in ("rows", "packed", "shared") for share in SHARES]
+PASSES = [
+    (model, layout, share) for model in SHAPES for layout in ("rows", "packed", "shared") for share in SHARES
+]
 
 
 @pytest.mark.slow
@@ -174,7 +182,11 @@ def agree(model: str, answers: int, *more: str, gib: float = 24) -> SimulatedRun
     said = plan(recipe, int(gib * GIB))
     run = SimulatedRun(recipe, int(gib * GIB))
     for moment, seen in run.all().items():
-        assert (seen.full is None) == (said.peak(moment) <= said.capacity), (moment, seen.full, said.peak(moment) / GIB)
+        assert (seen.full is None) == (said.peak(moment) <= said.capacity), (
+            moment,
+            seen.full,
+            said.peak(moment) / GIB,
+        )
         assert seen.peak <= said.peak(moment) + ROUNDING, (moment, seen.peak / GIB, said.peak(moment) / GIB)
     return run
 
@@ -186,7 +198,9 @@ def test_a_run_fits_where_the_plan_says(cell):
     assert set(run.found) == set(MOMENTS) and run.run.told == []  # nothing had to be made smaller on the way
 
 
-STORED = json.loads((Path(__file__).parent.parent / "bench" / "baselines" / "moments-cpu.json").read_text("utf-8"))["rows"]
+STORED = json.loads(
+    (Path(__file__).parent.parent / "bench" / "baselines" / "moments-cpu.json").read_text("utf-8")
+)["rows"]
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -205,7 +219,10 @@ def test_what_bench_moments_saw_is_what_the_plan_says_now(name):
 def test_longer_ones_fit_only_with_activations_in_cpu_memory(model, answers):
     assert not plan(recipe_of(model, answers), 24 * GIB).fits
     settings, found = fit(recipe_of(model, answers), 24 * GIB)
-    assert found.fits and {setting.key for setting in settings} == {"memory.offload_activations", "memory.checkpointing"}
+    assert found.fits and {setting.key for setting in settings} == {
+        "memory.offload_activations",
+        "memory.checkpointing",
+    }
     assert any("CPU memory" in line for line in found.warnings)
 
 
@@ -220,7 +237,9 @@ def test_a_run_that_does_not_fit_fails_where_the_plan_says(model, answers, gib):
     said = plan(recipe, gib * GIB)
     found = SimulatedRun(recipe, gib * GIB).all()
     assert not said.fits and said.worst == "update"
-    assert found["update"].full and all(found[moment].full is None for moment in ("start", "build", "rollout"))
+    assert found["update"].full and all(
+        found[moment].full is None for moment in ("start", "build", "rollout")
+    )
 
 
 def test_random_numbers_are_left_alone():

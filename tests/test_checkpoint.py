@@ -126,9 +126,13 @@ OWNED = {  # an algorithm that owns state, and what of it must come back
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "length_preference" else pytest.param(n, marks=pytest.mark.slow) for n in OWNED])
+@pytest.mark.parametrize(
+    "name", [n if n == "length_preference" else pytest.param(n, marks=pytest.mark.slow) for n in OWNED]
+)
 def test_state_that_an_algorithm_owns_comes_back_and_is_never_exported(name, tmp_path):
-    """A run stopped after two steps and resumed has the λ, log Z, guidance and values of one that was not, bit for bit."""
+    """A run stopped after two steps and resumed has the λ, log Z, guidance and values of
+    one that was not, bit for bit.
+    """
     from lgrpo_lite.export.export import export_adapter
     from lgrpo_lite.folder.folder import RunFolder
     from lgrpo_lite.train.guard import StopRequest

@@ -60,7 +60,9 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "code", "words"), TABLE, ids=[" ".join(a) or "nothing" for a, _, _ in TABLE])
+@pytest.mark.parametrize(
+    ("argv", "code", "words"), TABLE, ids=[" ".join(a) or "nothing" for a, _, _ in TABLE]
+)
 def test_table(tmp_path, monkeypatch, capfd, argv, code, words):
     monkeypatch.chdir(tmp_path)
     assert lgrpo(*argv) == code
@@ -74,7 +76,10 @@ def test_table(tmp_path, monkeypatch, capfd, argv, code, words):
 
 def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "lgrpo_lite", "recipe", "qwen3b-math"], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", "lgrpo_lite", "recipe", "qwen3b-math"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 3
     for words in ("no NVIDIA GPU", "vllm", "pip install", "tiny-math"):
@@ -85,7 +90,9 @@ def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):
 
 def test_data_from_the_hub_needs_a_package(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lgrpo_lite.checks.check.find_spec", lambda name: None if name == "datasets" else find_spec(name))
+    monkeypatch.setattr(
+        "lgrpo_lite.checks.check.find_spec", lambda name: None if name == "datasets" else find_spec(name)
+    )
     assert lgrpo("recipe", "tiny-gsm8k") == 3
     assert "not installed: datasets" in capfd.readouterr().err
 
@@ -121,10 +128,25 @@ def test_a_fault_of_ours_is_three_lines_and_a_traceback_in_the_log(tmp_path, mon
     from lgrpo_lite.policy.policy import Policy
 
     monkeypatch.setattr(Policy, "logprobs", lambda self, batch, **asked: 1 / 0)
-    argv = ["recipe", "tiny-math", "--runs", tmp_path, "--name", "x", *SMALL, "rollout.prompts_per_step=8", "--ui", "none"]
+    argv = [
+        "recipe",
+        "tiny-math",
+        "--runs",
+        tmp_path,
+        "--name",
+        "x",
+        *SMALL,
+        "rollout.prompts_per_step=8",
+        "--ui",
+        "none",
+    ]
     assert lgrpo(*argv) == 1
     err = capfd.readouterr().err
-    assert "unexpected ZeroDivisionError" in err and "Traceback" not in err and len(err.strip().splitlines()) == 4
+    assert (
+        "unexpected ZeroDivisionError" in err
+        and "Traceback" not in err
+        and len(err.strip().splitlines()) == 4
+    )
     assert "Traceback" in (tmp_path / "x" / "logs" / "attempt_1" / "main.log").read_text()
 
 
@@ -142,7 +164,9 @@ def done(tmp_path_factory):
     """A small finished run, and what it printed."""
     runs = tmp_path_factory.mktemp("runs")
     argv = ["recipe", "tiny-math", "--runs", str(runs), "--name", "one", *SMALL]
-    result = subprocess.run([sys.executable, "-m", "lgrpo_lite", *argv], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "lgrpo_lite", *argv], capture_output=True, text=True, check=True
+    )
     return runs / "one", result
 
 
@@ -157,7 +181,11 @@ def test_the_main_job_leaves_what_it_promises(done):
     path, result = done
     for name in PROMISED.split():
         assert (path / name).exists(), name
-    assert "before" in result.stderr and "λ" in result.stderr and str(path / "export" / "merged") in result.stderr
+    assert (
+        "before" in result.stderr
+        and "λ" in result.stderr
+        and str(path / "export" / "merged") in result.stderr
+    )
     assert "eval step 2" in result.stderr and "Traceback" not in result.stderr
     assert "Loading weights" not in result.stderr  # libraries write to the log, not to the terminal
     status = json.loads((path / "STATUS.json").read_text())
@@ -175,7 +203,10 @@ def test_export_again(done, tmp_path, kind):
     assert result.stderr == ""  # what the libraries say is in logs/export.log
     report = json.loads(result.stdout)
     assert report["ok"] and Path(report["result"]["out"]).is_dir()
-    assert lgrpo("export", "one", kind, "--runs", path.parent, "--out", tmp_path / "x", "--checkpoint", "best") == 0
+    assert (
+        lgrpo("export", "one", kind, "--runs", path.parent, "--out", tmp_path / "x", "--checkpoint", "best")
+        == 0
+    )
 
 
 def test_a_failed_check_exits_6(done, tmp_path, capfd):
@@ -192,7 +223,9 @@ def test_watch_shows_a_finished_run_and_draws_it(done, tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out.startswith("step 1/2 | ") and out.count("\n") == 2 and "eval step 2" in err
     assert lgrpo("watch", path, "--svg", tmp_path / "view.svg") == 0
-    assert "token" in (tmp_path / "view.svg").read_text() and "preference" in (tmp_path / "view.svg").read_text()
+    assert (
+        "token" in (tmp_path / "view.svg").read_text() and "preference" in (tmp_path / "view.svg").read_text()
+    )
 
 
 def test_on_a_pipe_a_step_is_a_line_and_nothing_else_is_on_stdout(done):
@@ -200,12 +233,25 @@ def test_on_a_pipe_a_step_is_a_line_and_nothing_else_is_on_stdout(done):
     found = [re.fullmatch(STEP_LINE, line) for line in done[1].stdout.splitlines()]
     assert all(found) and [m["step"] for m in found] == ["1", "2"]
     assert (
-        all(m["reward"] and m["groups"] and m["length_lambda"] for m in found) and "\x1b" not in done[1].stdout + done[1].stderr
+        all(m["reward"] and m["groups"] and m["length_lambda"] for m in found)
+        and "\x1b" not in done[1].stdout + done[1].stderr
     )
 
 
 def test_json_is_one_object_on_stdout(tmp_path, capfd):
-    assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--json", *SMALL, "algorithm.use=dapo", "export.formats=[]") == 0
+    assert (
+        lgrpo(
+            "recipe",
+            "tiny-math",
+            "--runs",
+            tmp_path,
+            "--json",
+            *SMALL,
+            "algorithm.use=dapo",
+            "export.formats=[]",
+        )
+        == 0
+    )
     out, _ = capfd.readouterr()
     result = json.loads(out)
     assert result["schema"] == 1 and result["result"]["steps"] == 2 and len(result["result"]["evals"]) == 2
@@ -223,7 +269,9 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
 
     monkeypatch.setattr(Policy, "logprobs", spoilt)
     more = ["train.steps=9", "rollout.prompts_per_step=8"]
-    assert lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "x", "--ui", "plain", *SMALL, *more) == 1
+    assert (
+        lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "x", "--ui", "plain", *SMALL, *more) == 1
+    )
     err = capfd.readouterr().err
     assert err.count("refused: loss is nan") == 3 and "3 steps in a row" in err and "Traceback" not in err
     state = json.loads((tmp_path / "x" / "checkpoints" / "step-000003" / "state.json").read_text())

@@ -151,7 +151,10 @@ FAULTY = {
     "raises": ("def add(a, b): raise ValueError", ADD),
     "no such function": ("def plus(a, b): return a + b", ADD),
     "no Python": ("def add(a, b) return a + b", ADD),
-    "the second test function": ("def f(x): return 2", "def test_a():\n  assert f(1) == 2\ndef test_b():\n  assert f(2) == 3"),
+    "the second test function": (
+        "def f(x): return 2",
+        "def test_a():\n  assert f(1) == 2\ndef test_b():\n  assert f(2) == 3",
+    ),
     "one output": ("print(5)", '[{"input": "2 3", "output": "5"}, {"input": "4 5", "output": "9"}]'),
     "right output, then an error": ("print(5)\n1 / 0", '[{"input": "", "output": "5"}]'),
     "no end": ("while True: pass", ADD),
@@ -251,7 +254,9 @@ def test_what_the_tests_hand_over_opens_no_way_to_them(text, tests):
 
 @boxed
 def test_arguments_are_not_changed_by_what_returns_a_value():
-    assert code(block("def f(a):\n  a.clear()\n  return []"), "a = [3, 1, 2]\nassert f(a) == sorted(a)") == WRONG
+    assert (
+        code(block("def f(a):\n  a.clear()\n  return []"), "a = [3, 1, 2]\nassert f(a) == sorted(a)") == WRONG
+    )
 
 
 @boxed
@@ -301,7 +306,20 @@ def test_a_program_sees_nothing_and_changes_nothing(monkeypatch):
     seen = json.loads(ran.printed)
     assert ran.exit_code == 0
     assert "A_SECRET" not in seen["environment"] and "HOME" not in seen["environment"]
-    assert set(seen["root"]) <= {"bin", "sbin", "lib", "lib32", "lib64", "usr", "etc", "dev", "tmp", "root", "home", "opt"}
+    assert set(seen["root"]) <= {
+        "bin",
+        "sbin",
+        "lib",
+        "lib32",
+        "lib64",
+        "usr",
+        "etc",
+        "dev",
+        "tmp",
+        "root",
+        "home",
+        "opt",
+    }
     assert seen["write"] == ["OSError"] * 4 and seen["tmp"] == "1"
     assert seen["network"] in ("OSError", "ConnectionRefusedError") and seen["fork"] == "PermissionError"
     assert seen["packages"] == [] and seen["here"] == "FileNotFoundError" and seen["user"] == 65534
@@ -332,7 +350,9 @@ def test_the_sandbox_ends_with_the_process_that_started_it(tmp_path):
         try:
             inside = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             return [
-                int(p) for child in inside for p in (child, *Path(f"/proc/{child}/task/{child}/children").read_text().split())
+                int(p)
+                for child in inside
+                for p in (child, *Path(f"/proc/{child}/task/{child}/children").read_text().split())
             ]
         except OSError:
             return []
@@ -403,7 +423,10 @@ def test_without_a_sandbox_nothing_runs(nothing_installed):
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("import sys; sys.exit('bwrap: setting up uid map: Permission denied')", "setting up uid map: Permission denied"),
+        (
+            "import sys; sys.exit('bwrap: setting up uid map: Permission denied')",
+            "setting up uid map: Permission denied",
+        ),
         ("import sys; sys.exit('Unknown option --size')", "Unknown option --size"),
         ("pass", "nothing said"),
         ("import sys; sys.stderr.write('ready\\n'); print(43)", "printed '43"),
@@ -434,8 +457,8 @@ os.execv(sys.executable, [sys.executable, *sys.argv[at + 5:]])
 
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="no timeout(1)")
 def test_docker_is_asked_in_words_it_knows(nothing_installed):
-    """The whole way through docker's command line, with a stand-in that runs the command outside: it shows the plumbing, not the
-    walls."""
+    """The whole way through docker's command line, with a stand-in that runs the command outside: it shows
+    the plumbing, not the walls."""
     _install(nothing_installed, "docker", STAND_IN)
     with pytest.raises(EnvironmentFault, match=r"docker: rewards\.N\.image names no image"):
         open_sandbox("docker", None)

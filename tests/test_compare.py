@@ -1,4 +1,6 @@
-"""Two evaluations problem by problem: the base and the trained embedded model, and the parts on numbers written down."""
+"""Two evaluations problem by problem: the base and the trained embedded model, and the
+parts on numbers written down.
+"""
 
 import dataclasses
 import json
@@ -29,7 +31,14 @@ def side(marks: list[str], logp: float | None = None, **about) -> Side:
         for i, row in enumerate(marks)
     ]  # fmt: skip
     facts = {"name": "x", "label": "y", "base_weights": "w", "trained": None} | about.pop("subject", {})
-    known = {"suite": "s", "checker": [], "prompt": {}, "temperature": 1.0, "model": {"max_new_tokens": 9}, "subject": facts}
+    known = {
+        "suite": "s",
+        "checker": [],
+        "prompt": {},
+        "temperature": 1.0,
+        "model": {"max_new_tokens": 9},
+        "subject": facts,
+    }
     return Side("path", "x (y)", known | about, problems)
 
 
@@ -56,7 +65,12 @@ def test_gained_lost_and_where_the_curves_cross():
 def test_other_numbers_of_samples_have_equal_chances():
     """A had eight chances and B two: coverage and the majority look at the first two of both."""
     found = compare(side(["00111111"] * 4), side(["00"] * 4))
-    assert found.k == (8, 2) and found.ks == [1, 2] and found.coverage["neither"] == 4 and found.maj == (0.0, 0.0)
+    assert (
+        found.k == (8, 2)
+        and found.ks == [1, 2]
+        and found.coverage["neither"] == 4
+        and found.maj == (0.0, 0.0)
+    )
     assert found.avg == (0.75, 0.0)
 
 
@@ -95,7 +109,10 @@ def test_the_sentence(estimate, problems, words):
     [
         (side(["11", "10", "10"]), "s with 2 problems and s with 3"),
         (side(["11", "11"], suite="t", checker=[{"use": "exact"}]), "checked by different rewards"),
-        (dataclasses.replace(side(["11"]), problems=side(["11", "11", "11"]).problems[1:]), "questions or gold answers differ"),
+        (
+            dataclasses.replace(side(["11"]), problems=side(["11", "11", "11"]).problems[1:]),
+            "questions or gold answers differ",
+        ),
     ],
 )
 def test_other_problems_are_refused(other, words):
@@ -104,7 +121,9 @@ def test_other_problems_are_refused(other, words):
 
 
 def test_what_may_differ_is_told():
-    found = compare(side(["11"]), side(["10"], temperature=0.5, model={"max_new_tokens": 7}, prompt={"system": "s"}))
+    found = compare(
+        side(["11"]), side(["10"], temperature=0.5, model={"max_new_tokens": 7}, prompt={"system": "s"})
+    )
     told = " ".join(found.warnings)
     assert "differ in temperature: 1.0 and 0.5" in told and "differ in prompt" in told
     assert "max_new_tokens: 9 and 7" in told and "1 problems are few" in told
@@ -113,7 +132,9 @@ def test_what_may_differ_is_told():
 def test_support_counts_right_answers_by_the_bases_own_samples():
     """99 samples of the base at -1 and one at -5: the 1 % quantile lies between; what is below it is outside."""
     base = side(["00"] * 50, logp=-1.0).problems
-    base[0] = dataclasses.replace(base[0], samples=(dataclasses.replace(base[0].samples[0], base_logp_mean=-5.0),) * 2)
+    base[0] = dataclasses.replace(
+        base[0], samples=(dataclasses.replace(base[0].samples[0], base_logp_mean=-5.0),) * 2
+    )
     tuned = [
         *side(["10"] * 10, logp=-0.5).problems,
         *side(["01"] * 30, logp=-9.0).problems,
@@ -172,7 +193,11 @@ def test_base_and_trained(trained, tmp_path, capfd):
     reply = json.loads(capfd.readouterr().out)
     assert (tmp_path / "again" / "compare.svg").read_text() == picture
     found = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert reply["ok"] and reply["result"]["difference"] == found["difference"] and found["support"]["inside"] > 0.5
+    assert (
+        reply["ok"]
+        and reply["result"]["difference"] == found["difference"]
+        and found["support"]["inside"] > 0.5
+    )
     means = [read_side(path).problems for path in (a, b)]
     for rows, asked in zip(means, (None, "logp"), strict=True):
         assert all((s.logp is None) == (asked is None) and s.base_logp < 0 for p in rows for s in p.samples)
@@ -189,11 +214,18 @@ def test_a_run_stands_for_its_newest_evaluation(trained, capfd):
 
 
 def test_two_runs_have_curves_and_their_evaluations(trained, tmp_path, capfd):
-    """The curves, and below them what the newest evaluations of the same problems say; without one in common, why not."""
+    """The curves, and below them what the newest evaluations of the same problems say;
+    without one in common, why not.
+    """
     other = shutil.copytree(trained, tmp_path / "other", symlinks=True)
     assert lgrpo("compare", trained, other, "--out", tmp_path / "out") == 0
     out = capfd.readouterr().out
-    assert out.index("settings") < out.index("held-out avg@k") < out.index("arithmetic, 48 problems") < out.index("curves.json")
+    assert (
+        out.index("settings")
+        < out.index("held-out avg@k")
+        < out.index("arithmetic, 48 problems")
+        < out.index("curves.json")
+    )
     assert "are right equally often on every one of these 48 problems" in out
     names = {"curves.json", "curves.png", "curves.svg", "compare.json", "compare.png", "compare.svg"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -203,9 +235,14 @@ def test_two_runs_have_curves_and_their_evaluations(trained, tmp_path, capfd):
     for about in other.glob("evals/*/result.json"):
         about.write_text(about.read_text().replace('"problems_hash": "', '"problems_hash": "0'))
     assert lgrpo("compare", trained, other) == 0
-    assert "not compared: the run has no finished evaluation of arithmetic" in " ".join(capfd.readouterr().out.split())
+    assert "not compared: the run has no finished evaluation of arithmetic" in " ".join(
+        capfd.readouterr().out.split()
+    )
     evaluation = trained / "evals" / "arithmetic-base-k4-t1-s0-n48"
-    assert lgrpo("compare", evaluation, trained, other) == 2 and "two evaluations, no more" in capfd.readouterr().err
+    assert (
+        lgrpo("compare", evaluation, trained, other) == 2
+        and "two evaluations, no more" in capfd.readouterr().err
+    )
 
 
 def test_what_is_no_evaluation_is_told(trained, tmp_path, capfd):
@@ -217,10 +254,14 @@ def test_what_is_no_evaluation_is_told(trained, tmp_path, capfd):
 
 
 def test_the_run_kept_its_evaluations_and_its_best(trained):
-    """Before, every three steps, after; samples of each; the best by pass@k; a report with intervals and plots."""
+    """Before, every three steps, after; samples of each; the best by pass@k; a
+    report with intervals and plots.
+    """
     evals = [json.loads(line) for line in (trained / "evals.jsonl").read_text().splitlines()]
     assert [row["step"] for row in evals] == [0, 3, 6]
-    assert sorted(p.name for p in (trained / "evals").glob("*.gz")) == [f"step-{s:06d}.jsonl.gz" for s in (0, 3, 6)]
+    assert sorted(p.name for p in (trained / "evals").glob("*.gz")) == [
+        f"step-{s:06d}.jsonl.gz" for s in (0, 3, 6)
+    ]
     best = max(evals, key=lambda row: row["pass_at_k"])
     state = json.loads((trained / "checkpoints" / "best" / "state.json").read_text())
     assert state["best_score"] == state["score"] == best["pass_at_k"]
@@ -242,7 +283,9 @@ def test_without_matplotlib_the_rest_is_there(trained, tmp_path, monkeypatch, ca
     monkeypatch.setattr(plots, "available", lambda: False)
     a, b = (trained / "evals" / f"arithmetic-{label}-k4-t1-s0-n48" for label in ("base", "step-000006"))
     assert lgrpo("compare", a, b, "--out", tmp_path) == 0
-    assert "pip install" in capfd.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["compare.json"]
+    assert "pip install" in capfd.readouterr().err and [p.name for p in tmp_path.iterdir()] == [
+        "compare.json"
+    ]
     before = (trained / "report.md").read_text()
     write_report(trained)
     assert "no plots: matplotlib is not installed" in (trained / "report.md").read_text()
@@ -251,9 +294,14 @@ def test_without_matplotlib_the_rest_is_there(trained, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("keep", ["length_lambda", "groups_mixed"])
 def test_plots_of_any_run(trained, tmp_path, keep):
-    """Without λ, without groups, without evaluations, of one step: a picture all the same, and the same one twice."""
+    """Without λ, without groups, without evaluations, of one step: a picture all
+    the same, and the same one twice.
+    """
     view = Tail(trained).refresh()
-    view.records = [dataclasses.replace(r, length_lambda=None, groups=0) for r in view.records[: 1 if keep[0] == "g" else None]]
+    view.records = [
+        dataclasses.replace(r, length_lambda=None, groups=0)
+        for r in view.records[: 1 if keep[0] == "g" else None]
+    ]
     view.evals = []
     pictures = [plots.plot_run(view, tmp_path, name)[0].read_bytes() for name in ("one", "two")]
     assert pictures[0] == pictures[1] and b"<svg" in pictures[0]

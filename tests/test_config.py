@@ -18,7 +18,12 @@ GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
     [
         (GOOD + "algoritm: {use: grpo}\n", [], "r.yaml:3", "did you mean 'algorithm'"),
         (GOOD + "rollout:\n  group_size: 8\n  temprature: 1\n", [], "r.yaml:5", "did you mean 'temperature'"),
-        (GOOD + "rewards:\n  - {use: exact}\n  - {use: exact, wieght: 2}\n", [], "r.yaml:5", "did you mean 'weight'"),
+        (
+            GOOD + "rewards:\n  - {use: exact}\n  - {use: exact, wieght: 2}\n",
+            [],
+            "r.yaml:5",
+            "did you mean 'weight'",
+        ),
         (GOOD + "train: {steps: many}\n", [], "r.yaml:3", "steps='many'"),
         (GOOD + "train: {steps: 0}\n", [], "r.yaml:3", "greater than or equal to 1"),
         (GOOD + "seed: 1\nseed: 2\n", [], "r.yaml:4", "'seed' stands twice"),
@@ -31,7 +36,12 @@ GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
         (GOOD, ["train.steps=[1"], "command line", "not YAML"),
         (GOOD, ["seed.x=1"], "command line, seed.x=1", "seed"),
         (GOOD, ["rewards.3.weight=1"], "command line", "rewards"),
-        (GOOD, ["algorithm.select=top_abs"], "command line, algorithm.select=top_abs", "is a section, not 'top_abs'"),
+        (
+            GOOD,
+            ["algorithm.select=top_abs"],
+            "command line, algorithm.select=top_abs",
+            "is a section, not 'top_abs'",
+        ),
         (GOOD, ["algorithm.clip=null"], "command line, algorithm.clip=null", "keys: low, high, dual"),
         (GOOD, ["algorithm.use=grpo2"], "command line, algorithm.use=grpo2", "did you mean 'grpo'"),
         (GOOD, ["optim.lr=.inf"], "command line, optim.lr=.inf", "finite"),
@@ -39,7 +49,12 @@ GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
         (GOOD, ["rollout.group_size=1"], "command line, rollout.group_size=1", "nothing to compare"),
         (GOOD, ["rollout.group_size=100"], "algorithm.length_preference.r", "may reach 0"),
         (GOOD, ["algorithm.use=grpo", "model.lora=null"], "algorithm.kl.coef", "needs a reference"),
-        (GOOD, ["model.lora=null", "model.weights=nf4"], "command line, model.weights=nf4", "quantised weights"),
+        (
+            GOOD,
+            ["model.lora=null", "model.weights=nf4"],
+            "command line, model.weights=nf4",
+            "quantised weights",
+        ),
         (GOOD, ["rollout.engine=vlm"], "command line, rollout.engine=vlm", "did you mean 'vllm'"),
         (GOOD, ["algorithm.length_preference.lambda_init=9"], "clamp", "outside clamp"),
         (GOOD, ["algorithm.reduce_constant=9"], "command line", "not read"),
@@ -57,7 +72,9 @@ def test_faults(text, overrides, where, words):
 
 def test_overrides_reach_lists_switch_off_and_add_sections():
     base = GOOD + "rewards: [{use: exact}, {use: numeric}]\nmodel2: 1\n".replace("model2: 1\n", "")
-    recipe = parse_recipe(base, "r", ["rewards.1.weight=0.5", "model.lora=null", "algorithm.trace.lambda=0.5", "optim.lr=1e-4"])
+    recipe = parse_recipe(
+        base, "r", ["rewards.1.weight=0.5", "model.lora=null", "algorithm.trace.lambda=0.5", "optim.lr=1e-4"]
+    )
     assert recipe.rewards[1].weight == 0.5
     assert recipe.model.lora is None
     assert recipe.algorithm.trace.lambda_ == 0.5
@@ -99,7 +116,9 @@ def test_no_text_crashes_the_reader(text):
         assert error.exit_code == 2
 
 
-@given(key=st.text(st.characters(codec="ascii", exclude_characters="="), max_size=20), value=st.text(max_size=20))
+@given(
+    key=st.text(st.characters(codec="ascii", exclude_characters="="), max_size=20), value=st.text(max_size=20)
+)
 def test_no_override_crashes_the_reader(key, value):
     try:
         parse_recipe(GOOD, "r", [f"{key}={value}"])
@@ -117,7 +136,11 @@ def test_every_key_of_the_schema_is_read_somewhere():
     from lgrpo_lite.rewards.part import OPTIONS  # test_rewards.py shows that a reward reads each of them
 
     package = Path(lgrpo_lite.__file__).parent
-    readers = [p for p in package.rglob("*.py") if p.parent.name != "recipe" and p.name not in ("config.py", "recipe.py")]
+    readers = [
+        p
+        for p in package.rglob("*.py")
+        if p.parent.name != "recipe" and p.name not in ("config.py", "recipe.py")
+    ]
     code = "\n".join(p.read_text("utf-8") for p in readers)
     only_told = {"schema", "verified"}  # schema: checked by its type; verified: shown by `recipe ls`
     leaves = {key.rsplit(".", 1)[-1] for key, type_, _, _ in rows(Recipe) if not type_.startswith("section")}

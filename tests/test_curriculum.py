@@ -1,4 +1,6 @@
-"""The difficulty pool: what it draws, what it guarantees, that a run which was killed draws the same, and that it helps."""
+"""The difficulty pool: what it draws, what it guarantees, that a run which was killed
+draws the same, and that it helps.
+"""
 
 import json
 import math
@@ -25,13 +27,18 @@ def prompts_of(count: int) -> list[Prompt]:
     return [Prompt(str(i), "", (i,), "") for i in range(count)]
 
 
-def pool_of(count: int, *, seed: int = 0, rate: float = 0.5, ordered_every: int = 8, rest: int = 0) -> DifficultyPool:
+def pool_of(
+    count: int, *, seed: int = 0, rate: float = 0.5, ordered_every: int = 8, rest: int = 0
+) -> DifficultyPool:
     return DifficultyPool(prompts_of(count), seed, rate=rate, ordered_every=ordered_every, rest=rest)
 
 
 def group(prompt: Prompt, rewards: list[float], missing: int = 0) -> Group:
     completion = Completion((0,), None, "", "stop", 0)
-    rollouts = (Rollout(prompt, completion, Score(2 * r + 0.1, Outcome.ok, {"numeric": r, "format": 0.1})) for r in rewards)
+    rollouts = (
+        Rollout(prompt, completion, Score(2 * r + 0.1, Outcome.ok, {"numeric": r, "format": 0.1}))
+        for r in rewards
+    )
     return Group(prompt, tuple(rollouts), missing)
 
 
@@ -140,7 +147,8 @@ def test_the_state_resumes_the_draws_through_a_file(tmp_path, use):
 def mixed_share(order, seed: int, *, steps: int = 150, size: int = 8) -> float:
     """Share of groups with two different rewards while a simulated learner trains on what it is given.
 
-    It solves prompt i with probability σ(4 (skill - d_i)), d_i spread over [0, 3], and gains skill by each mixed group.
+    It solves prompt i with probability σ(4 (skill - d_i)), d_i spread over [0, 3], and
+    gains skill by each mixed group.
     """
     rng, skill, mixed = random.Random(seed), 0.0, 0
     for _ in range(steps):
@@ -172,9 +180,16 @@ POOL = [
 def trained(runs, name: str) -> tuple:
     rows = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
     steps = [
-        {k: v for k, v in row.items() if not isinstance(v, dict) and not k.startswith("reward_p") and k != "time"} for row in rows
+        {
+            k: v
+            for k, v in row.items()
+            if not isinstance(v, dict) and not k.startswith("reward_p") and k != "time"
+        }
+        for row in rows
     ]
-    state = torch.load(runs / name / "checkpoints" / "step-000008" / "trainer.pt", weights_only=True)["prompts"]
+    state = torch.load(runs / name / "checkpoints" / "step-000008" / "trainer.pt", weights_only=True)[
+        "prompts"
+    ]
     return steps, state, (runs / name / "export" / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
@@ -185,7 +200,10 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(tmp_path):
         return [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *POOL, *options]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
-    process, metrics = subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL), tmp_path / "killed" / "metrics.jsonl"
+    process, metrics = (
+        subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL),
+        tmp_path / "killed" / "metrics.jsonl",
+    )
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

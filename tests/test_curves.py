@@ -13,23 +13,28 @@ from lgrpo_lite.monitor.curves import best_row, differing, held_out, outcomes, p
 from lgrpo_lite.monitor.tail import Tail
 from lgrpo_lite.types import StepRecord
 
-TRACE = RECIPE.replace("use: length_preference, reduce: group_token_mean", "use: trace, trace: {lambda: 0.99}").replace(
-    "0.001", "0.01"
-)
+TRACE = RECIPE.replace(
+    "use: length_preference, reduce: group_token_mean", "use: trace, trace: {lambda: 0.99}"
+).replace("0.001", "0.01")
 
 
 def view(path, **more):
     return Tail(written(path, **more), whole=True).refresh()
 
 
-@given(values=st.lists(st.none() | st.floats(-1e6, 1e6) | st.just(float("nan")), max_size=300), most=st.integers(1, 100))
+@given(
+    values=st.lists(st.none() | st.floats(-1e6, 1e6) | st.just(float("nan")), max_size=300),
+    most=st.integers(1, 100),
+)
 def test_a_curve_has_at_most_so_many_points_and_ends_where_the_run_ends(values, most):
     records = [StepRecord(i + 1, i + 1, reward=value) for i, value in enumerate(values)]
     known = [(r.step, r.reward) for r in records if r.reward is not None and r.reward == r.reward]
     found = points(records, lambda r: r.reward, most)
     assert len(found) == min(most, len(known))
     if known:
-        assert found[-1][0] == known[-1][0] and [step for step, _ in found] == sorted({step for step, _ in found})
+        assert found[-1][0] == known[-1][0] and [step for step, _ in found] == sorted(
+            {step for step, _ in found}
+        )
         assert (
             min(v for _, v in known) - 1e-3
             <= min(v for _, v in found)
@@ -40,13 +45,24 @@ def test_a_curve_has_at_most_so_many_points_and_ends_where_the_run_ends(values, 
 
 def test_what_a_run_came_to(tmp_path):
     """Mean over the last tenth of the steps; hours of steps and evaluations; λ at the end."""
-    rows = [record(i, skipped="no signal" if i < 3 else None, length_lambda=None if i == 20 else 0.01 * i) for i in range(1, 21)]
+    rows = [
+        record(i, skipped="no signal" if i < 3 else None, length_lambda=None if i == 20 else 0.01 * i)
+        for i in range(1, 21)
+    ]
     path = written(tmp_path / "one", evals=[(0, 0.4), (10, 0.8), (20, 0.8)])
     lines(path / "metrics.jsonl", rows)
     [found] = outcomes([Tail(path, whole=True).refresh()])
-    assert found.reward == pytest.approx(0.195) and found.length == pytest.approx(39.5) and found.tokens == 20_000
+    assert (
+        found.reward == pytest.approx(0.195)
+        and found.length == pytest.approx(39.5)
+        and found.tokens == 20_000
+    )
     assert found.hours == pytest.approx((20 * 1.0 + 3 * 3.0) / 3600)
-    assert (found.best.value, found.best.step, found.skipped) == (0.8, 10, 2) and found.length_lambda == pytest.approx(0.19)
+    assert (found.best.value, found.best.step, found.skipped) == (
+        0.8,
+        10,
+        2,
+    ) and found.length_lambda == pytest.approx(0.19)
     assert found.settings == {}
 
 
@@ -56,7 +72,11 @@ def test_what_a_run_came_to(tmp_path):
         ([], "avg", None),
         ([evaluation(0, 0.4)], "maj", None),
         ([evaluation(0, 0.4, greedy=0.9), evaluation(5, 0.6, greedy=0.7)], "greedy", (0.9, 0)),
-        ([evaluation(0, 0.4), {"step": 3, "accuracy": "high"}, {"accuracy": 1.0}, evaluation(5, 0.3)], "avg", (0.4, 0)),
+        (
+            [evaluation(0, 0.4), {"step": 3, "accuracy": "high"}, {"accuracy": 1.0}, evaluation(5, 0.3)],
+            "avg",
+            (0.4, 0),
+        ),
     ],
 )
 def test_the_best_evaluation(rows, metric, best):
@@ -73,8 +93,17 @@ def test_settings_that_differ():
         "rewards": [{"use": "math", "weight": 1.0}],
         "same": [1, 2],
     }
-    two = {"seed": 1, "recipe": {"name": "b"}, "log": {}, "rewards": [{"use": "math", "weight": 0.5}], "same": [1, 2]}
-    assert differing([one, two]) == [{"rewards.0.weight": 1.0, "seed": 0}, {"rewards.0.weight": 0.5, "seed": 1}]
+    two = {
+        "seed": 1,
+        "recipe": {"name": "b"},
+        "log": {},
+        "rewards": [{"use": "math", "weight": 0.5}],
+        "same": [1, 2],
+    }
+    assert differing([one, two]) == [
+        {"rewards.0.weight": 1.0, "seed": 0},
+        {"rewards.0.weight": 0.5, "seed": 1},
+    ]
     assert differing([one, one]) == [{}, {}] and differing([one, {}])[1]["seed"] is None
 
 
@@ -134,10 +163,20 @@ def test_what_cannot_be_compared(tmp_path, capfd, argv, words):
     assert words in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"]
+)
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff\xfe\x00", b"{", b"[]", b"1\n", b'{"step": "x", "accuracy": NaN}\n', b"seed: .nan\ntrain: 3\nwhen: 2020-01-01\n"],
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"{",
+        b"[]",
+        b"1\n",
+        b'{"step": "x", "accuracy": NaN}\n',
+        b"seed: .nan\ntrain: 3\nwhen: 2020-01-01\n",
+    ],
 )
 def test_foreign_files_are_survived(tmp_path, capfd, name, content):
     for run in "ab":
@@ -160,6 +199,8 @@ def test_a_result_that_cannot_be_read_is_told(tmp_path, capfd):
 def test_a_long_run_is_drawn_by_so_many_points(tmp_path):
     """No more than 2000 a curve, so a picture of any run has a size."""
     run = view(tmp_path / "one")
-    run.records = [StepRecord(i, i, reward=0.5, length=1.0, groups=2, groups_mixed=1) for i in range(1, 30_001)]
+    run.records = [
+        StepRecord(i, i, reward=0.5, length=1.0, groups=2, groups_mixed=1) for i in range(1, 30_001)
+    ]
     [file] = plots.plot_run(run, tmp_path)
     assert file.stat().st_size < 600_000

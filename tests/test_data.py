@@ -34,10 +34,16 @@ def tokenizer():
         (['{"question": [], "answer": "1"}'], ":1", "end with nobody"),
         (['{"question": ["q"], "answer": "1"}'], ":1", "'question.0' is no chat message"),
         (['{"question": [{"role": "me", "content": "q"}], "answer": "1"}'], ":1", "no chat message"),
-        (['{"question": [{"role": "user", "content": null}], "answer": "1"}'], ":1", "'question.0.content' holds no text"),
+        (
+            ['{"question": [{"role": "user", "content": null}], "answer": "1"}'],
+            ":1",
+            "'question.0.content' holds no text",
+        ),
         (['{"question": [{"role": "system", "content": "s"}], "answer": "1"}'], ":1", "end with system"),
         (
-            ['{"question": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "answer": "1"}'],
+            [
+                '{"question": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "answer": "1"}'
+            ],
             ":1",
             "end with assistant",
         ),
@@ -66,10 +72,20 @@ def test_a_bad_row_is_named_or_left_out(tmp_path, lines, where, words):
 
 def test_a_gold_answer_that_nothing_can_be_compared_with_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps({"question": f"q{i}", "answer": a}) for i, a in enumerate(["1", "\\frac{1", "x" * 99])))
+    path.write_text(
+        "\n".join(
+            json.dumps({"question": f"q{i}", "answer": a}) for i, a in enumerate(["1", "\\frac{1", "x" * 99])
+        )
+    )
 
     def fault(reference: str) -> str | None:
-        return f"{reference!r} has no closing brace" if "{" in reference else "too long" if len(reference) > 9 else None
+        return (
+            f"{reference!r} has no closing brace"
+            if "{" in reference
+            else "too long"
+            if len(reference) > 9
+            else None
+        )
 
     with pytest.raises(DataError, match=r"frac\{1' has no closing brace") as error:
         list(read(Source(path=str(path)), "here", fault))
@@ -77,13 +93,17 @@ def test_a_gold_answer_that_nothing_can_be_compared_with_is_named(tmp_path):
     _, (counts,) = survey([Source(path=str(path), bad_rows="skip")], str, fault)
     assert counts.rows == 1 and [f.where for f in counts.bad] == [f"{path}:2", f"{path}:3"]
     assert counts.notes() == [f"{path}: bad rows left out: 2, the first at {path}:2: {counts.bad[0].what}"]
-    with pytest.raises(DataError, match="the data set is empty: all 3 rows were left out, the first for: never"):
+    with pytest.raises(
+        DataError, match="the data set is empty: all 3 rows were left out, the first for: never"
+    ):
         survey([Source(path=str(path), bad_rows="skip")], str, lambda reference: "never")
 
 
 def test_bad_rows_do_not_count_towards_the_limit(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(['{"question": "a", "answer": "1"}', "{", '{"question": "b", "answer": "1"}', "{"]))
+    path.write_text(
+        "\n".join(['{"question": "a", "answer": "1"}', "{", '{"question": "b", "answer": "1"}', "{"])
+    )
     rows = read(Source(path=str(path), bad_rows="skip", limit=2), "here")
     assert [row.question for row in rows] == ["a", "b"]
 
@@ -106,7 +126,9 @@ def test_bad_rows_do_not_count_towards_the_limit(tmp_path):
 def test_gold_answers(tmp_path, answer, extract, gold):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"question": "q", "answer": answer, "id": "a"}), "utf-8")
-    assert [(r.id, r.reference) for r in read(Source(path=str(path), answer_extract=extract), "")] == [("a", gold)]
+    assert [(r.id, r.reference) for r in read(Source(path=str(path), answer_extract=extract), "")] == [
+        ("a", gold)
+    ]
 
 
 ROW = {"question": "q", "answer": "1", "worked": "#### 1"}
@@ -216,7 +238,9 @@ def test_missing_file_and_empty_set(tmp_path, tokenizer):
 
 def test_long_prompts_are_left_out_and_counted(tmp_path, tokenizer):
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps({"question": "x" * n, "answer": "1"}) for n in (5, 50, 500)), "utf-8")
+    path.write_text(
+        "\n".join(json.dumps({"question": "x" * n, "answer": "1"}) for n in (5, 50, 500)), "utf-8"
+    )
     data = Data(train=[Source(path=str(path))], template="plain")
     prompts, (counts,) = load(data.train, data, tokenizer, 51, str)
     assert ([len(p.token_ids) for p in prompts], counts.too_long, counts.rows) == ([6, 51], 1, 3)
@@ -226,7 +250,11 @@ def test_long_prompts_are_left_out_and_counted(tmp_path, tokenizer):
 
 def test_columns_inside_columns(tmp_path):
     path = tmp_path / "rows.jsonl"
-    row = {"meta": {"truth": 7, "level": {"name": "x"}}, "messages": [{"role": "user", "content": "q"}], "meta.truth.x": "whole"}
+    row = {
+        "meta": {"truth": 7, "level": {"name": "x"}},
+        "messages": [{"role": "user", "content": "q"}],
+        "meta.truth.x": "whole",
+    }
     path.write_text(json.dumps(row))
     for prompt, answer, expected in (
         ("messages.0.content", "meta.truth", ("q", "7")),
@@ -243,7 +271,10 @@ def test_columns_inside_columns(tmp_path):
 def test_ids_name_one_prompt_and_repeated_questions_are_told(tmp_path, tokenizer):
     path = tmp_path / "rows.jsonl"
     path.write_text(
-        "\n".join(json.dumps({"id": i, "question": q, "answer": "1"}) for i, q in ((5, "a b"), (5, " a  b\n"), (6, "A b")))
+        "\n".join(
+            json.dumps({"id": i, "question": q, "answer": "1"})
+            for i, q in ((5, "a b"), (5, " a  b\n"), (6, "A b"))
+        )
     )
     source = Source(path=str(path))
     data = Data(train=[source, source], template="plain")
@@ -255,7 +286,9 @@ def test_ids_name_one_prompt_and_repeated_questions_are_told(tmp_path, tokenizer
 
 def test_questions_of_the_evaluation_that_are_trained_on():
     assert shared(["1+1", "x "], ["2+2"]) is None and shared([], []) is None
-    assert "data.eval that are in data.train too: 2 of 3;" in (shared(["x y", "café"], ["x  y", "cafe\u0301", "X y"]) or "")
+    assert "data.eval that are in data.train too: 2 of 3;" in (
+        shared(["x y", "café"], ["x  y", "cafe\u0301", "X y"]) or ""
+    )
     assert same("x²") != same("x2") and same("Find A") != same("Find a")
 
 

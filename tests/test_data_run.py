@@ -1,4 +1,6 @@
-"""What a run and its checks say about their data: counts, questions twice, questions of the evaluation, golds, settings."""
+"""What a run and its checks say about their data: counts, questions twice, questions of
+the evaluation, golds, settings.
+"""
 
 import json
 
@@ -39,7 +41,9 @@ def test_a_run_tells_what_it_left_out_and_what_it_evaluates_on(tmp_path, monkeyp
         assert line in shown
     assert lgrpo("recipe", "tiny-math", *SMALL, data, "--name", "x") == 0
     err = capfd.readouterr().err
-    assert "warning: questions of data.eval that are in data.train too: 1 of 2;" in err  # of those that are short enough
+    assert (
+        "warning: questions of data.eval that are in data.train too: 1 of 2;" in err
+    )  # of those that are short enough
     assert "note: 1 prompts left out: longer than 64 tokens, in b.jsonl" in err
     events = [json.loads(line) for line in (tmp_path / "runs/x/events.jsonl").read_text().splitlines()]
     left_out = [(e["source"], e["count"], e["limit"]) for e in events if e["kind"] == "prompts_left_out"]
@@ -51,7 +55,10 @@ def test_a_run_tells_what_it_left_out_and_what_it_evaluates_on(tmp_path, monkeyp
     [
         (["rollout.curriculum.rate=0.1"], "rate is not read by use=none"),
         (["rollout.curriculum.ordered_every=3"], "ordered_every is not read by use=none"),
-        (["rollout.curriculum.use=difficulty_pool", "algorithm.use=a_star_po"], "value_cache asks about the prompts to come"),
+        (
+            ["rollout.curriculum.use=difficulty_pool", "algorithm.use=a_star_po"],
+            "value_cache asks about the prompts to come",
+        ),
         (["rollout.curriculum.use=easy_first"], "rollout.curriculum.use"),
     ],
 )
@@ -63,7 +70,9 @@ def test_settings_of_a_curriculum_that_mean_nothing(settings, words):
 def test_a_recipe_chooses_the_order():
     assert isinstance(build(tiny_recipe("data.train.limit=8")).prompts, PromptStream)
     settings = "rollout.curriculum={use: difficulty_pool, rate: 0.25, ordered_every: 5}"
-    pool = build(tiny_recipe(settings, "data.train.limit=30", "rollout.max_redraw=1", "algorithm.use=grpo")).prompts
+    pool = build(
+        tiny_recipe(settings, "data.train.limit=30", "rollout.max_redraw=1", "algorithm.use=grpo")
+    ).prompts
     assert isinstance(pool, DifficultyPool)
     assert (pool.rate, pool.every, pool.recent.maxlen) == (0.25, 5, 8)
     tiny_recipe(settings, "algorithm.use=a_star_po", "algorithm.value_cache.drop_unsolved=true")
@@ -80,7 +89,9 @@ def test_a_step_tells_the_pool_what_it_saw():
 def test_parquet_needs_its_package_before_anything_starts(tmp_path, monkeypatch, capfd):
     from lgrpo_lite.checks import check
 
-    monkeypatch.setattr(check, "find_spec", lambda name: None if name in ("pyarrow", "datasets") else object())
+    monkeypatch.setattr(
+        check, "find_spec", lambda name: None if name in ("pyarrow", "datasets") else object()
+    )
     for source, package in (("{path: a.parquet}", "pyarrow"), ("{hf: some/set}", "datasets")):
         assert lgrpo("recipe", "tiny-math", f"data.train={source}", "--runs", tmp_path) == 3
         err = capfd.readouterr().err
@@ -97,7 +108,13 @@ def test_a_gold_that_math_cannot_compare_with_stops_the_check(tmp_path, capfd):
     err = capfd.readouterr().err
     assert f"{path}:2" in err and "\\\\frac{1" in err
     assert (
-        lgrpo("validate", "tiny-math", f"data.train={{path: {path}, bad_rows: skip}}", "data.eval=[]", "rewards=[{use: math}]")
+        lgrpo(
+            "validate",
+            "tiny-math",
+            f"data.train={{path: {path}, bad_rows: skip}}",
+            "data.eval=[]",
+            "rewards=[{use: math}]",
+        )
         == 0
     )
     assert f"{path}: bad rows left out: 1, the first at {path}:2" in capfd.readouterr().out

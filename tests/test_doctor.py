@@ -59,7 +59,9 @@ HEALTHY = [
     case("vllm", replace(GOOD, gpus=(replace(CARD, capability=None, free=None, total=None),))),
     case("vllm", replace(GOOD, gpu_processes=(GpuProcess(os.getpid(), "python3", GIB, ADA),))),  # ourselves
     case("unsloth", replace(GOOD, allocator="expandable_segments:False")),
-    case("vllm", replace(GOOD, allocator="expandable_segments:True")),  # vLLM switches it off around its own memory
+    case(
+        "vllm", replace(GOOD, allocator="expandable_segments:True")
+    ),  # vLLM switches it off around its own memory
     case("cpu", replace(GOOD, compiler=None, no_header="/usr/include/python3.11")),  # nothing compiles
     case("vllm", replace(BARE, compiler=None, no_header="/usr/include/python3.11"), VLLM_CPU, None),
     case("vllm", replace(GOOD, shared=SMALL_SHM, adapters=LARGE)),  # TMPDIR is set
@@ -149,12 +151,16 @@ def test_a_python_without_builds_is_named_where_something_is_missing():
 OLD_DRIVER = replace(GOOD, gpus=(replace(CARD, driver="575.57.08"),))
 
 
-@pytest.mark.parametrize(("installed", "torch"), [(NO_TORCH, None), (VLLM, Torch()), (VLLM, Torch(error="lost"))])
+@pytest.mark.parametrize(
+    ("installed", "torch"), [(NO_TORCH, None), (VLLM, Torch()), (VLLM, Torch(error="lost"))]
+)
 def test_a_driver_is_judged_for_the_torch_that_is_to_come(installed, torch):
     """Where none that works is installed, so that nobody installs it and then learns of the driver."""
     first, second = diagnose(Facts(OLD_DRIVER, dict(installed), torch), "vllm")
     assert "torch" in first.what and first.fatal
-    assert second.what == "the NVIDIA driver 575.57.08 is too old for CUDA 13, which torch 2.13.0 is built for"
+    assert (
+        second.what == "the NVIDIA driver 575.57.08 is too old for CUDA 13, which torch 2.13.0 is built for"
+    )
     assert "580 or later" in second.fix and second.fatal
 
 
@@ -184,8 +190,15 @@ def test_code_runs_on_its_own_generation_or_is_compiled(capability, arches, expe
 
 def test_the_gpu_that_counts_and_who_needs_one():
     both = replace(GOOD, gpus=(CARD, OLD_CARD))
-    assert [used_gpu(replace(both, visible=v)) for v in (None, "1,0", TURING[:12], "-1")] == [CARD, OLD_CARD, OLD_CARD, None]
-    assert [wants_gpu(Facts(BARE, i, None), s) for i, s in ((VLLM, "vllm"), (VLLM_CPU, "vllm"), (CPU, "cpu"))] == [
+    assert [used_gpu(replace(both, visible=v)) for v in (None, "1,0", TURING[:12], "-1")] == [
+        CARD,
+        OLD_CARD,
+        OLD_CARD,
+        None,
+    ]
+    assert [
+        wants_gpu(Facts(BARE, i, None), s) for i, s in ((VLLM, "vllm"), (VLLM_CPU, "vllm"), (CPU, "cpu"))
+    ] == [
         True,
         False,
         False,
@@ -222,7 +235,9 @@ def test_the_report_says_each_fault_and_its_fix(stack, capfd):
 
 
 def test_a_broken_driver_is_reported_by_the_command(tmp_path, monkeypatch, capfd):
-    put_nvidia_smi(tmp_path, monkeypatch, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    put_nvidia_smi(
+        tmp_path, monkeypatch, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
+    )
     assert lgrpo("doctor", "--stack", "unsloth") == 3
     assert "  fix sudo reboot\n" in capfd.readouterr().out
 
@@ -230,10 +245,14 @@ def test_a_broken_driver_is_reported_by_the_command(tmp_path, monkeypatch, capfd
 def test_a_gpu_that_torch_cannot_use_is_found_by_asking_torch(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     process, gpu = f"{ADA}, 4242, python3, 18432", GPUS.splitlines()[0]
-    put_nvidia_smi(tmp_path, monkeypatch, f'case "$1" in *compute-apps*) echo "{process}" ;; *) echo "{gpu}" ;; esac')
+    put_nvidia_smi(
+        tmp_path, monkeypatch, f'case "$1" in *compute-apps*) echo "{process}" ;; *) echo "{gpu}" ;; esac'
+    )
     assert lgrpo("doctor", "--stack", "cpu", "--json") in (0, 3)
     result = json.loads(capfd.readouterr().out)["result"]
-    assert set(result["torch"]) == {"cuda", "arches", "sees_gpu", "error"} and result["torch"]["error"] is None
+    assert (
+        set(result["torch"]) == {"cuda", "arches", "sees_gpu", "error"} and result["torch"]["error"] is None
+    )
     assert any("PID 4242" in f["what"] for f in result["findings"])
 
 
@@ -243,5 +262,7 @@ def test_what_doctor_does_not_take(capfd):
 
 
 def test_help_imports_neither_torch_nor_pydantic():
-    code = "import sys, lgrpo_lite.cli.doctor; sys.exit(bool({'torch', 'pydantic', 'rich'} & set(sys.modules)))"
+    code = (
+        "import sys, lgrpo_lite.cli.doctor; sys.exit(bool({'torch', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -45,7 +45,9 @@ def test_sampler_and_trainer_agree_at_another_temperature(weights):
     batch = run.objective.batch(groups)
     logp = run.policy.logprobs(batch).logp
     apart = (logp - batch.sampler_logp).abs()
-    assert apart.mean() < 0.01 if weights == "bf16" else apart.max() < 2e-4  # a bf16 logit near 20 is rounded to 1/8
+    assert (
+        apart.mean() < 0.01 if weights == "bf16" else apart.max() < 2e-4
+    )  # a bf16 logit near 20 is rounded to 1/8
 
 
 def test_counts_versions_and_ends(run):
@@ -59,7 +61,9 @@ def test_counts_versions_and_ends(run):
         assert completion.policy_version == 7
         assert len(completion.logprobs) == len(completion.token_ids)
         ends = [t in run.policy.eos_ids for t in completion.token_ids]
-        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (completion.finish_reason == "stop")
+        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (
+            completion.finish_reason == "stop"
+        )
         assert "<|" not in completion.text
     assert {c.finish_reason for a in cut for c in a} == {"length"}
 
@@ -143,11 +147,15 @@ def test_an_engine_that_is_not_installed_names_its_extra(engine, extra):
 
 
 def test_auto_is_what_can_run_here():
-    assert engine_name(tiny_recipe("rollout.engine=auto")) == ("vllm" if cuda_devices() and installed("vllm") else "transformers")
+    assert engine_name(tiny_recipe("rollout.engine=auto")) == (
+        "vllm" if cuda_devices() and installed("vllm") else "transformers"
+    )
 
 
 def test_it_goes_on_from_a_prefix(run):
-    """Greedy: from any piece of an answer on, the answer is the same; prefixes of different lengths share a batch."""
+    """Greedy: from any piece of an answer on, the answer is the same; prefixes of
+    different lengths share a batch.
+    """
     greedy = SamplingParams(0.0, 16)
     with run.engine.serving(run.policy) as sampler:
         whole = [row[0] for row in sampler.generate(run.eval_prompts, 1, greedy)]
@@ -173,7 +181,9 @@ def test_a_prefix_counts_towards_the_limit(run, limit, given, sampled):
 
 def test_log_probs_of_guided_answers_are_those_of_the_trainer(run):
     """The guidance is context, the rest is compared token by token."""
-    prefix = [tuple(run.policy.tokenizer("12+3", add_special_tokens=False)["input_ids"])] * len(run.eval_prompts)
+    prefix = [tuple(run.policy.tokenizer("12+3", add_special_tokens=False)["input_ids"])] * len(
+        run.eval_prompts
+    )
     with run.engine.serving(run.policy) as sampler:
         groups = scored(run, sampler.generate(run.eval_prompts, 2, run.sampling, prefix))
     batch = run.objective.batch(groups)
@@ -183,10 +193,16 @@ def test_log_probs_of_guided_answers_are_those_of_the_trainer(run):
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("0.31.2", "0.31.2 is too old: this engine knows 0.32 up to but not 0.33"), ("0.33.0", "too new"), ("0.32.4", None)],
+    [
+        ("0.31.2", "0.31.2 is too old: this engine knows 0.32 up to but not 0.33"),
+        ("0.33.0", "too new"),
+        ("0.32.4", None),
+    ],
 )
 def test_a_vllm_outside_the_tested_range_is_named_with_the_range(tmp_path, monkeypatch, version, said):
-    """Before it is imported: by what is installed, here a distribution that has nothing but a name and a version."""
+    """Before it is imported: by what is installed, here a distribution that has
+    nothing but a name and a version.
+    """
     folder = tmp_path / f"vllm-{version}.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")

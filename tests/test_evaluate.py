@@ -1,4 +1,6 @@
-"""Evaluations: figures against an independent computation, resuming after a kill, suites, what may not be mixed."""
+"""Evaluations: figures against an independent computation, resuming after a kill,
+suites, what may not be mixed.
+"""
 
 import gzip
 import itertools
@@ -69,8 +71,13 @@ def test_the_majority(votes, right):
 
 @given(st.lists(st.lists(st.sampled_from("ab-x"), min_size=4, max_size=4), min_size=1, max_size=6))
 def test_figures_are_those_of_every_subset(rows):
-    """pass@j by enumerating the subsets of j samples, avg by counting; problems without rewards count in neither."""
-    asked = [problem(*(sample(None if v == "-" else v, None if v == "x" else v == "a") for v in row)) for row in rows]
+    """pass@j by enumerating the subsets of j samples, avg by counting; problems
+    without rewards count in neither.
+    """
+    asked = [
+        problem(*(sample(None if v == "-" else v, None if v == "x" else v == "a") for v in row))
+        for row in rows
+    ]
     found = figures(asked)
     scored = [[v == "a" for v in row if v != "x"] for row in rows]
     known = [marks for marks in scored if marks]
@@ -102,7 +109,10 @@ def test_a_table_by_category():
     asked = [problem(sample("a", i % 2 == 0), level=str(i // 4)) for i in range(8)]
     asked.append(problem(sample("a", True)))  # a problem without the column
     found = figures(asked).categories["level"]
-    assert {value: (row.problems, row.avg.value) for value, row in found.items()} == {"0": (4, 0.5), "1": (4, 0.5)}
+    assert {value: (row.problems, row.avg.value) for value, row in found.items()} == {
+        "0": (4, 0.5),
+        "1": (4, 0.5),
+    }
     json.dumps(figures(asked).to_json(), allow_nan=False)
 
 
@@ -147,7 +157,9 @@ def test_two_hundred_problems_by_an_independent_computation(whole):
             assert s["base_logp"] <= 0 and s["base_logp_mean"] == pytest.approx(s["base_logp"] / s["tokens"])
 
 
-@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.4, marks=pytest.mark.slow), 0.999])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.4, marks=pytest.mark.slow), 0.999]
+)
 def test_cut_anywhere_and_started_again(whole, tmp_path, share):
     """A kill leaves whole blocks and at most a piece of one; the rest is asked again, with the same answers."""
     data = (whole / "samples.jsonl").read_bytes()
@@ -165,7 +177,9 @@ def test_killed_and_started_again(whole, tmp_path):
     out = tmp_path / "killed"
     argv = [sys.executable, "-m", "lgrpo_lite", *ARITHMETIC, "--k", "8", "--out", str(out)]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not ((out / "samples.jsonl").exists() and (out / "samples.jsonl").stat().st_size):
+    while process.poll() is None and not (
+        (out / "samples.jsonl").exists() and (out / "samples.jsonl").stat().st_size
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -206,7 +220,10 @@ def test_a_foreign_folder_is_left_alone(tmp_path, capfd):
         (["builtin:tiny-math"], "a model is evaluated on a suite"),
         (["builtin:tiny-math", "--suite", "math500"], "did you mean 'math-500'?"),
         (["builtin:tiny-math", "--suite", "arithmetic", "--k", "0"], "--k is less than 1"),
-        (["builtin:tiny-math", "--suite", "arithmetic", "--k", "2", "--temperature", "0"], "at temperature 0"),
+        (
+            ["builtin:tiny-math", "--suite", "arithmetic", "--k", "2", "--temperature", "0"],
+            "at temperature 0",
+        ),
         (["builtin:tiny-math", "--suite", "arithmetic", "--checkpoint", "5"], "a model has no checkpoints"),
         (["builtin:tiny-math", "--suite", "arithmetic", "eval.kk=1"], "unknown key 'eval.kk'"),
         (["builtin:tiny-math", "--suite-file", "none.jsonl"], "none.jsonl"),
@@ -221,20 +238,36 @@ def test_faults_are_named(argv, words, capfd, tmp_path, monkeypatch):
 def test_greedy_on_a_file_of_problems(tmp_path, capfd):
     """--temperature 0, columns of another name, a category inside another column, JSON out."""
     made = itertools.islice(arithmetic.problems(0, "heldout"), 8)
-    rows = [{"q": p.question, "a": p.answer, "meta": {"kind": "odd" if i % 2 else "even"}} for i, p in enumerate(made)]
+    rows = [
+        {"q": p.question, "a": p.answer, "meta": {"kind": "odd" if i % 2 else "even"}}
+        for i, p in enumerate(made)
+    ]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "my.yaml").write_text(
         f"schema: 1\nsuite: {{name: doubles}}\ndata: {{path: '{tmp_path}/my.jsonl', prompt: q, answer: a}}\n"
         "category: [meta.kind, missing]\nprompt: {template: plain}\nmax_new_tokens: 48\n"
         "rewards: [{use: numeric, extract: gsm8k}]\n"
     )
-    argv = ["eval", "builtin:tiny-math", "--suite-file", tmp_path / "my.yaml", "--k", "1", "--temperature", "0", *FAST]
+    argv = [
+        "eval",
+        "builtin:tiny-math",
+        "--suite-file",
+        tmp_path / "my.yaml",
+        "--k",
+        "1",
+        "--temperature",
+        "0",
+        *FAST,
+    ]
     assert lgrpo(*argv, "--out", tmp_path / "out", "--json") == 0
     reply = json.loads(capfd.readouterr().out)
     assert reply["ok"] and reply["command"] == "eval"
     found = reply["result"]["figures"]
     assert found["problems"] == 8 and set(found["categories"]) == {"meta.kind"}
-    assert {v: row["problems"] for v, row in found["categories"]["meta.kind"].items()} == {"even": 4, "odd": 4}
+    assert {v: row["problems"] for v, row in found["categories"]["meta.kind"].items()} == {
+        "even": 4,
+        "odd": 4,
+    }
     assert found["avg"]["value"] == found["maj"]["value"] == found["pass_at"]["1"]["value"] > 0
 
 
@@ -243,9 +276,13 @@ def test_greedy_on_a_file_of_problems(tmp_path, capfd):
 
 @pytest.mark.parametrize("name", suite_names())
 def test_shipped_suites(name):
-    """Each is closed, has a source, a prompt that asks for what its checker reads, and makes a recipe that checks."""
+    """Each is closed, has a source, a prompt that asks for what its checker reads,
+    and makes a recipe that checks.
+    """
     suite = load_suite(name, None)
-    assert suite.suite.name == name and suite.suite.title and suite.suite.licence != "unknown" and suite.rewards
+    assert (
+        suite.suite.name == name and suite.suite.title and suite.suite.licence != "unknown" and suite.rewards
+    )
     recipe = check(lay_over(suite, load_recipe("qwen3b-math"), ["rollout.engine=transformers"]))
     assert recipe.data.eval == suite.data and recipe.rewards == suite.rewards
     assert suite.prompt.system is None or "\\boxed{}" in (recipe.data.system or "")
@@ -253,7 +290,16 @@ def test_shipped_suites(name):
 
 
 def test_the_sets_of_the_papers_are_there():
-    assert {"math-500", "aime24", "amc23", "minerva-math", "olympiadbench", "gsm8k", "gpqa", "simpleqa"} <= set(suite_names())
+    assert {
+        "math-500",
+        "aime24",
+        "amc23",
+        "minerva-math",
+        "olympiadbench",
+        "gsm8k",
+        "gpqa",
+        "simpleqa",
+    } <= set(suite_names())
 
 
 @pytest.mark.parametrize(
@@ -262,8 +308,14 @@ def test_the_sets_of_the_papers_are_there():
         ("schema: 1\nsuite: {name: x}\n", "data is missing"),
         ("schema: 1\nsuite: {name: x}\ndata: {path: x.jsonl, promt: q}\n", "s.yaml:3"),
         ("schema: 1\nsuite: {name: x}\ndata: {path: x.jsonl}\nchecker: []\n", "unknown key 'checker'"),
-        ("schema: 1\nsuite: {name: x}\ndata: {path: x.jsonl}\nprompt: {question: 'Q'}\n", "does not ask the question"),
-        ("schema: 1\nsuite: {name: x}\ndata: {path: x}\nchoices: {wrong: [b]}\n", "does not show the options"),
+        (
+            "schema: 1\nsuite: {name: x}\ndata: {path: x.jsonl}\nprompt: {question: 'Q'}\n",
+            "does not ask the question",
+        ),
+        (
+            "schema: 1\nsuite: {name: x}\ndata: {path: x}\nchoices: {wrong: [b]}\n",
+            "does not show the options",
+        ),
         ("schema: 1\nsuite: {name: x\n", "not YAML"),
     ],
 )
@@ -281,7 +333,8 @@ def laid(suite, *more: str):
 
 def test_options_are_shuffled_once_for_all(tmp_path):
     rows = [
-        {"q": f"question {i} {{choices}}", "right": f"right {i}", "b": f"wrong b {i}", "c": f"wrong c {i}"} for i in range(40)
+        {"q": f"question {i} {{choices}}", "right": f"right {i}", "b": f"wrong b {i}", "c": f"wrong c {i}"}
+        for i in range(40)
     ]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = f"suite: {{name: c}}\ndata: {{path: '{tmp_path}/c.jsonl', prompt: q, answer: right}}\nprompt: {{template: plain, "
@@ -296,12 +349,21 @@ def test_options_are_shuffled_once_for_all(tmp_path):
     assert set(Counter(p.reference for p in found[0])) == {"A", "B", "C"}
     for i, prompt in enumerate(found[0]):
         lines = prompt.text.split("\n")
-        assert lines[0] == f"question {i} {{choices}}" and f"{prompt.reference}) right {i}" in lines and len(lines) == 5
+        assert (
+            lines[0] == f"question {i} {{choices}}"
+            and f"{prompt.reference}) right {i}" in lines
+            and len(lines) == 5
+        )
 
 
 def test_problems_that_are_too_long_are_told(tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n{"question": "' + "1" * 99 + '", "answer": "2"}\n')
-    suite, tokenizer = load_suite(None, str(tmp_path / "p.jsonl")), build(tiny_recipe("data.eval=[]")).policy.tokenizer
+    (tmp_path / "p.jsonl").write_text(
+        '{"question": "1+1=?", "answer": "2"}\n{"question": "' + "1" * 99 + '", "answer": "2"}\n'
+    )
+    suite, tokenizer = (
+        load_suite(None, str(tmp_path / "p.jsonl")),
+        build(tiny_recipe("data.eval=[]")).policy.tokenizer,
+    )
     found = problems(suite, laid(suite, "data.template=plain"), tokenizer, None)
     assert len(found.prompts) == 2
     recipe = check(lay_over(suite, load_recipe("tiny-math"), ["model.max_prompt_tokens=20"]))
@@ -309,7 +371,12 @@ def test_problems_that_are_too_long_are_told(tmp_path):
     assert (len(found.prompts), found.left_out) == (1, 1)
     assert "1 problems are longer than 20 tokens" in found.notes[0] and "it is a two" in found.notes[1]
     with pytest.raises(DataError, match="all 2 problems are longer"):
-        problems(suite, check(lay_over(suite, load_recipe("tiny-math"), ["model.max_prompt_tokens=2"])), tokenizer, None)
+        problems(
+            suite,
+            check(lay_over(suite, load_recipe("tiny-math"), ["model.max_prompt_tokens=2"])),
+            tokenizer,
+            None,
+        )
 
 
 def test_a_named_suite_on_a_local_file(tmp_path):

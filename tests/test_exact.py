@@ -1,4 +1,6 @@
-"""The gradient of a step through a real model, ∂λ included: the same for any split, order of groups and padding."""
+"""The gradient of a step through a real model, ∂λ included: the same for any
+split, order of groups and padding.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -90,7 +92,10 @@ def test_split_order_and_padding_change_nothing(shape, seed, budget, shuffle, pa
     whole = gradients(parts, these, budget=10**9)  # one micro-batch: everything padded to the longest
     shuffled = list(these)
     shuffle.shuffle(shuffled)
-    for other in (gradients(parts, these, budget), gradients(parts, shuffled, 1)):  # 1: each row alone, no padding at all
+    for other in (
+        gradients(parts, these, budget),
+        gradients(parts, shuffled, 1),
+    ):  # 1: each row alone, no padding at all
         if whole is None:
             assert other is None
             continue
@@ -103,7 +108,10 @@ def test_logprobs_are_those_of_the_plain_model():
     p = policy()
     these = groups([[4, 7], [2, 3]], seed=3)
     batch = Objective(TOKEN_MEAN, max_new_tokens=16, dtype=torch.float64).batch(
-        [Group(g.prompt, (replace_reward(g.rollouts[0], 1.0), replace_reward(g.rollouts[1], 0.0))) for g in these]
+        [
+            Group(g.prompt, (replace_reward(g.rollouts[0], 1.0), replace_reward(g.rollouts[1], 0.0)))
+            for g in these
+        ]
     )
     logp, entropy, hidden = p.logprobs(batch, prompt_hidden=True)
     expected, spread = [], []

@@ -21,7 +21,14 @@ from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.transformers import TransformersEngine, TransformersSampler
 from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
 from lgrpo_lite.export import export
-from lgrpo_lite.export.export import VERIFY_PROMPTS, answering_bytes, export_adapter, export_merged, places, room_for
+from lgrpo_lite.export.export import (
+    VERIFY_PROMPTS,
+    answering_bytes,
+    export_adapter,
+    export_merged,
+    places,
+    room_for,
+)
 from lgrpo_lite.export.merge import write_shards
 from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.policy.passes import VERIFY_ROWS, VERIFY_SPARE
@@ -118,7 +125,9 @@ def test_the_adapter_loads_in_plain_peft(tmp_path, kind):
     ids = torch.tensor([run.eval_prompts[0].token_ids])
     run.policy.model.eval()
     with torch.no_grad():
-        torch.testing.assert_close(model(input_ids=ids).logits, run.policy.model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            model(input_ids=ids).logits, run.policy.model(input_ids=ids).logits, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_all_parameters_have_no_adapter(tmp_path):
@@ -139,7 +148,9 @@ def test_shards(tmp_path):
     tensors = {f"w{i}": torch.full((256,), float(i)) for i in range(5)}
     write_shards(iter(tensors.items()), tmp_path, shard_bytes=2048)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)
+    ]
     assert index["metadata"]["total_size"] == 5 * 1024
     for name, file in index["weight_map"].items():
         assert torch.equal(load_file(tmp_path / file)[name], tensors[name])
@@ -149,7 +160,9 @@ def test_shards(tmp_path):
 
 
 def cuda_is_full(*_, **__):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.5 GiB.")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.5 GiB."
+    )
 
 
 def cpu_is_full(*_, **__):
@@ -183,10 +196,14 @@ def fp32():
 @pytest.fixture(scope="module")
 def compared(fp32, tmp_path_factory):
     """What its export says where there is room for all."""
-    return export_merged(fp32.policy, fp32.recipe, tmp_path_factory.mktemp("room") / "merged", fp32.eval_prompts)[1]
+    return export_merged(
+        fp32.policy, fp32.recipe, tmp_path_factory.mktemp("room") / "merged", fp32.eval_prompts
+    )[1]
 
 
-@pytest.mark.parametrize(("rows", "full"), [(VERIFY_ROWS, cuda_is_full), (VERIFY_ROWS, python_is_full), (1, cpu_is_full)])
+@pytest.mark.parametrize(
+    ("rows", "full"), [(VERIFY_ROWS, cuda_is_full), (VERIFY_ROWS, python_is_full), (1, cpu_is_full)]
+)
 def test_where_memory_ends_fewer_prompts_are_answered_at_once_and_the_comparison_is_the_same(
     tmp_path, fp32, compared, rows, full
 ):
@@ -239,13 +256,21 @@ def free_for(needed: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("beside", "host", "expected"),  # prompts that there is room for beside the merged model, bytes of the machine
+    (
+        "beside",
+        "host",
+        "expected",
+    ),  # prompts that there is room for beside the merged model, bytes of the machine
     [
         (32, MERGED, [(GPU, 32), (GPU, 4), (GPU, 1), (CPU, 32), (CPU, 4), (CPU, 1)]),
         (32, MERGED - 1, [(GPU, 32), (GPU, 4), (GPU, 1)]),
         (9, MERGED, [(GPU, 8), (GPU, 4), (GPU, 1), (CPU, 32), (CPU, 4), (CPU, 1)]),
         (4, 0, [(GPU, 4), (GPU, 1)]),
-        (3, MERGED, [(CPU, 32), (CPU, 4), (CPU, 1)]),  # no room on the GPU for the policy's own answers and the model
+        (
+            3,
+            MERGED,
+            [(CPU, 32), (CPU, 4), (CPU, 1)],
+        ),  # no room on the GPU for the policy's own answers and the model
         (3, 0, []),
     ],
 )
@@ -279,7 +304,9 @@ def test_a_run_lets_go_of_engine_and_optimiser_and_the_policy_stays(tmp_path):
         parameter.grad = torch.ones_like(parameter)
     assert any(True for _ in run.optimizer.state_tensors())
     before = export_adapter(run.policy, tmp_path / "before") / "adapter_model.safetensors"
-    with patch.object(TransformersEngine, "close", side_effect=ValueError("cannot close")) as closed:  # a fault of a library
+    with patch.object(
+        TransformersEngine, "close", side_effect=ValueError("cannot close")
+    ) as closed:  # a fault of a library
         run.let_go()
     closed.assert_called_once()
     assert not any(True for _ in run.optimizer.state_tensors())

@@ -1,4 +1,6 @@
-"""An engine that loads a model by itself is given its folder, so that it has nothing to ask a hub that may be out of reach."""
+"""An engine that loads a model by itself is given its folder, so that it has nothing to ask
+a hub that may be out of reach.
+"""
 
 import json
 import os
@@ -29,7 +31,9 @@ def fetched(home: Path, endpoint: str, *asked: tuple[str, str | None], **more: s
     """What `fetch_ahead` gives in a process of its own: which hub there is, is read once."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_"))}
     own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), **more}
-    child = subprocess.run([sys.executable, "-c", FETCH, json.dumps(asked)], env=kept | own, capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", FETCH, json.dumps(asked)], env=kept | own, capture_output=True, text=True
+    )
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout)
 
@@ -41,7 +45,9 @@ def test_a_model_on_the_hub_is_its_folder_with_and_without_network(tmp_path):
         folder.mkdir()
         (folder / "config.json").write_bytes((source / "config.json").read_bytes())
     (folders["me/whole"] / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
-    write_shards(iter(load_file(source / "model.safetensors").items()), folders["me/sharded"], shard_bytes=600_000)
+    write_shards(
+        iter(load_file(source / "model.safetensors").items()), folders["me/sharded"], shard_bytes=600_000
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Hub,), {"folders": folders, "asked": []}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -57,7 +63,9 @@ def test_a_model_on_the_hub_is_its_folder_with_and_without_network(tmp_path):
     assert fetched(home, endpoint, *ASKED) == first  # nobody listens there any longer
     next(Path(first["me/sharded"]).glob("model-00002-of-*.safetensors")).unlink()
     without = fetched(home, endpoint, *ASKED, ("me/whole", "v2"), HF_HUB_OFFLINE="1")
-    assert without["me/sharded"] == "me/sharded" and without["me/whole"] == "me/whole"  # not whole; not of that revision
+    assert (
+        without["me/sharded"] == "me/sharded" and without["me/whole"] == "me/whole"
+    )  # not whole; not of that revision
 
 
 def test_a_folder_is_given_as_it_is(tmp_path):
@@ -68,7 +76,10 @@ def test_a_folder_is_given_as_it_is(tmp_path):
     ("error", "mapped"),
     [
         (RuntimeError("CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:139"), True),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            True,
+        ),
         (RuntimeError("shapes do not fit"), False),
         (ValueError("out of memory is a phrase here"), False),
     ],

@@ -17,7 +17,11 @@ from lgrpo_lite.data.prompts import read
 from lgrpo_lite.errors import DataError, EnvironmentFault
 from lgrpo_lite.recipe.schema import Source
 
-ROWS = [{"question": "1+1=?", "answer": "2"}, {"question": 'say "ž",\nplease', "answer": "ž"}, {"question": "数", "answer": "3"}]
+ROWS = [
+    {"question": "1+1=?", "answer": "2"},
+    {"question": 'say "ž",\nplease', "answer": "ž"},
+    {"question": "数", "answer": "3"},
+]
 
 
 def as_csv(rows: list[dict], delimiter: str = ",") -> str:
@@ -81,7 +85,9 @@ def test_a_fault_is_named_by_its_line(tmp_path, name, text, line, words):
     assert error.value.where == f"{source.path}:{line}" and error.value.fix
 
 
-@pytest.mark.parametrize(("name", "head"), [("a.jsonl", b""), ("a.csv", b"question,answer\n"), ("a.json", b"[")])
+@pytest.mark.parametrize(
+    ("name", "head"), [("a.jsonl", b""), ("a.csv", b"question,answer\n"), ("a.json", b"[")]
+)
 def test_bytes_that_are_no_text_are_named(tmp_path, name, head):
     (tmp_path / name).write_bytes(head + b'\n{"question": "\xff", "answer": 1}')
     with pytest.raises(DataError, match="not UTF-8: invalid start byte at byte 14") as error:
@@ -113,16 +119,29 @@ def test_a_file_that_is_cut_short(tmp_path, name):
         list(read(Source(path=str(tmp_path / name)), "here"))
 
 
-@given(st.lists(st.fixed_dictionaries({"question": st.text(min_size=1), "answer": st.text(min_size=1)}), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.fixed_dictionaries({"question": st.text(min_size=1), "answer": st.text(min_size=1)}),
+        min_size=1,
+        max_size=5,
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_any_text_survives_csv_and_json(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
-    for name, text in (("a.csv", as_csv(rows)), ("a.json", json.dumps(rows)), ("a.jsonl", "\n".join(map(json.dumps, rows)))):
+    for name, text in (
+        ("a.csv", as_csv(rows)),
+        ("a.json", json.dumps(rows)),
+        ("a.jsonl", "\n".join(map(json.dumps, rows))),
+    ):
         found = list(records(write(folder / name, text), "here"))
         assert [record.fields for record in found] == rows and all(record.fault is None for record in found)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["a.csv", "a.tsv", "a.json", "a.jsonl", "a.jsonl.gz", "a.parquet"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["a.csv", "a.tsv", "a.json", "a.jsonl", "a.jsonl.gz", "a.parquet"]),
+)
 @settings(max_examples=150, deadline=None)
 def test_any_bytes_are_read_or_refused(tmp_path_factory, data, name):
     path = tmp_path_factory.getbasetemp() / name
@@ -139,7 +158,9 @@ def test_parquet_with_numbers_messages_and_a_missing_answer(tmp_path):
     path = tmp_path / "rows.parquet"
     chat = [[{"role": "user", "content": f"q{i}"}] for i in range(3)]
     truth = [{"truth": 1.5}, {"truth": 2.0}, {"truth": None}]
-    parquet.write_table(arrow.table({"n": [4, 5, 6], "prompt": chat, "model": truth, "question": ["a", "b", "c"]}), path)
+    parquet.write_table(
+        arrow.table({"n": [4, 5, 6], "prompt": chat, "model": truth, "question": ["a", "b", "c"]}), path
+    )
     assert [row.reference for row in read(Source(path=str(path), answer="n"), "here")] == ["4", "5", "6"]
     rows = read(Source(path=str(path), prompt="prompt", answer="model.truth", limit=2), "here")
     assert [(row.id, row.question, row.reference) for row in rows] == [("0", "q0", "1.5"), ("1", "q1", "2.0")]
@@ -148,7 +169,9 @@ def test_parquet_with_numbers_messages_and_a_missing_answer(tmp_path):
     assert error.value.where == f"{path} row 3 (index 2)"
 
 
-@pytest.mark.parametrize(("source", "package"), [({"path": "a.parquet"}, "pyarrow"), ({"hf": "some/set"}, "datasets")])
+@pytest.mark.parametrize(
+    ("source", "package"), [({"path": "a.parquet"}, "pyarrow"), ({"hf": "some/set"}, "datasets")]
+)
 def test_a_package_that_is_not_there_is_named(tmp_path, monkeypatch, source, package):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"")
@@ -161,13 +184,18 @@ def test_a_package_that_is_not_there_is_named(tmp_path, monkeypatch, source, pac
 def test_a_folder_is_read_as_the_hub_is(tmp_path_factory, monkeypatch):
     """The same call that reads the Hub, on files of the layout it has there; no network."""
     datasets = pytest.importorskip("datasets")
-    folder = tmp_path_factory.mktemp("set")  # a path with the word test in it would make all of it the split test
+    folder = tmp_path_factory.mktemp(
+        "set"
+    )  # a path with the word test in it would make all of it the split test
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     for split, count in (("train", 5), ("test", 2)):
         rows = [{"problem": f"{split} {i}", "answer": i if i < 4 else None} for i in range(count)]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     held_out = read(Source(hf=str(folder), split="test", prompt="problem"), "here")
-    assert [(row.id, row.question, row.reference) for row in held_out] == [("0", "test 0", "0"), ("1", "test 1", "1")]
+    assert [(row.id, row.question, row.reference) for row in held_out] == [
+        ("0", "test 0", "0"),
+        ("1", "test 1", "1"),
+    ]
     assert len(list(read(Source(hf=str(folder), prompt="problem", limit=3), "here"))) == 3
     with pytest.raises(DataError, match="no gold answer") as error:
         list(read(Source(hf=str(folder), prompt="problem"), "here"))

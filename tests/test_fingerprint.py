@@ -20,7 +20,9 @@ def scored(policy: Policy) -> torch.Tensor:
 
 
 def loaded(weights: str) -> Policy:
-    """After a first pass, as any policy is before it is proved: only then does LLM.int8 keep its row scales where they stay."""
+    """After a first pass, as any policy is before it is proved: only then does LLM.int8 keep
+    its row scales where they stay.
+    """
     policy = Policy.load(tiny_recipe(f"model.weights={weights}"))
     with torch.no_grad():
         scored(policy)
@@ -135,7 +137,9 @@ def test_places_count(dtype):
 
     own = fingerprint(Frozen(1, 2, 3, 4))
     assert own == fingerprint(Frozen(1, 2, 3, 4))
-    assert own not in [fingerprint(Frozen(*values)) for values in ((2, 1, 3, 4), (1, 3, 2, 4), (4, 2, 3, 1), (2, 2, 2, 4))]
+    assert own not in [
+        fingerprint(Frozen(*values)) for values in ((2, 1, 3, 4), (1, 3, 2, 4), (4, 2, 3, 1), (2, 2, 2, 4))
+    ]
 
 
 def test_only_frozen_weights_count():

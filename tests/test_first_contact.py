@@ -1,4 +1,6 @@
-"""What a first run on a card uses: it always ends in a JSON that says what happened, and the kit it brings is whole."""
+"""What a first run on a card uses: it always ends in a JSON that says what happened,
+and the kit it brings is whole.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ GIB = 2**30
 
 def test_no_name_in_tests_and_benches_is_undefined():
     """Some lines of them run on a card alone."""
-    done = subprocess.run([sys.executable, "-m", "pyflakes", "tests", "bench", "docs"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyflakes", "tests", "bench", "docs"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -64,7 +68,9 @@ def test_a_run_without_steps_has_no_speed(tmp_path):
 @pytest.mark.parametrize("kv", [0, 6])
 @pytest.mark.parametrize(("card", "taken", "left"), [(80, 1, 23), (80, 60, 0), (24, 1, 23)])
 def test_a_larger_card_looks_like_one_of_the_cap(monkeypatch, card, taken, left, kv):
-    """24 GiB, of which the rest is taken; torch has them less a context, and more by the cache that it goes on counting."""
+    """24 GiB, of which the rest is taken; torch has them less a context, and more by the
+    cache that it goes on counting.
+    """
     shares, seen = [], []
     properties = SimpleNamespace(total_memory=card * GIB)
     for module in (torch.cuda, torch.cuda.memory):
@@ -72,7 +78,9 @@ def test_a_larger_card_looks_like_one_of_the_cap(monkeypatch, card, taken, left,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
-    monkeypatch.setattr("lgrpo_lite.cli.main.main", lambda words: seen.append((words, torch.cuda.mem_get_info(0))))
+    monkeypatch.setattr(
+        "lgrpo_lite.cli.main.main", lambda words: seen.append((words, torch.cuda.mem_get_info(0)))
+    )
     monkeypatch.setattr(sys, "argv", ["-c", *map(str, (24 * GIB, kv * GIB, GIB)), "train", "x"])
     with pytest.raises(SystemExit):
         exec(gpu_check.CAPPED, {})
@@ -84,7 +92,9 @@ def test_a_larger_card_looks_like_one_of_the_cap(monkeypatch, card, taken, left,
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
 def test_a_check_without_its_engine_says_so():
     command = [sys.executable, ROOT / "bench" / "gpu_check.py", "--tiny", "--engine", "vllm"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert "not installed: vllm" in json.loads(done.stdout)["train"]["said"][0]
 
@@ -111,10 +121,16 @@ def test_a_part_that_fails_or_hangs_is_told_and_the_rest_goes_on(tmp_path):
     assert not first_contact.contact(parts, out, dry=False)
     assert time.monotonic() - began < 30
     found = json.loads(out.read_text("utf-8"))["parts"]
-    assert {name: row["state"] for name, row in found.items()} == {"fails": "failed", "hangs": "time limit", "well": "ok"}
+    assert {name: row["state"] for name, row in found.items()} == {
+        "fails": "failed",
+        "hangs": "time limit",
+        "well": "ok",
+    }
     assert found["fails"]["said"] == ["no such card"] and found["fails"]["exit"] == 1
     assert found["hangs"]["said"] == ["busy"]
-    assert found["hangs"]["results"] == found["well"]["results"] == {"loss": {"settings": {}, "rows": {"a": 1}}}
+    assert (
+        found["hangs"]["results"] == found["well"]["results"] == {"loss": {"settings": {}, "rows": {"a": 1}}}
+    )
 
 
 def test_what_there_is_no_time_for_is_not_started(tmp_path):
@@ -132,7 +148,11 @@ def test_tests_are_counted_and_the_failing_named(tmp_path):
         "utf-8",
     )
     report = tmp_path / "tests.xml"
-    subprocess.run([sys.executable, "-m", "pytest", "-q", "--junitxml", report, tmp_path], capture_output=True, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--junitxml", report, tmp_path],
+        capture_output=True,
+        cwd=tmp_path,
+    )
     counts = {"passed": 1, "failed": 2, "skipped": 1}
     assert first_contact.tests(report) == counts | {"failing": ["test_ill", "test_broken"]}
 
@@ -145,14 +165,25 @@ def test_a_dry_run_ends_well(tmp_path):
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True)
     found = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {name: row["state"] for name, row in found["parts"].items()} == {p.name: "ok" for p in first_contact.PARTS}
+    assert {name: row["state"] for name, row in found["parts"].items()} == {
+        p.name: "ok" for p in first_contact.PARTS
+    }
     assert len(found["parts"]["recipe"]["results"]["gpu-check"]["rows"]["transformers"]["disagreement"]) == 3
     assert found["parts"]["fit"]["results"]["fit"]["rows"]["tiny, ours"]["fits"]
 
 
 def test_no_dry_run_becomes_a_baseline():
-    command = [sys.executable, ROOT / "bench" / "first_contact.py", "--dry-run", "--out", ROOT / "bench" / "baselines" / "x.json"]
-    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True).returncode == 2
+    command = [
+        sys.executable,
+        ROOT / "bench" / "first_contact.py",
+        "--dry-run",
+        "--out",
+        ROOT / "bench" / "baselines" / "x.json",
+    ]
+    assert (
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True).returncode
+        == 2
+    )
 
 
 CONTACT = {
@@ -194,7 +225,11 @@ def test_the_table_of_a_first_contact():
     ("names", "locked"), [("gpu-kit.txt", "constraints-cpu.txt"), ("vllm-needs.txt", "constraints-vllm.txt")]
 )
 def test_every_package_of_a_kit_has_one_version(names, locked):
-    listed = [line for line in (ROOT / "bench" / names).read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    listed = [
+        line
+        for line in (ROOT / "bench" / names).read_text("utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     lines = (ROOT / locked).read_text("utf-8").splitlines()
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     unpinned = [name for name in listed if "==" not in name and name.lower().replace("_", "-") not in pinned]
@@ -204,14 +239,30 @@ def test_every_package_of_a_kit_has_one_version(names, locked):
 def test_the_kit_has_whatever_the_package_needs_of_other_places():
     """All of `dependencies`, and of the extra `train` what torch and transformers do not bring."""
     listed = (ROOT / "bench" / "gpu-kit.txt").read_text("utf-8").lower()
-    needs = ("pydantic", "pyyaml", "rich", "psutil", "peft", "bitsandbytes", "jaxtyping", "math-verify", "latex2sympy2_extended")
+    needs = (
+        "pydantic",
+        "pyyaml",
+        "rich",
+        "psutil",
+        "peft",
+        "bitsandbytes",
+        "jaxtyping",
+        "math-verify",
+        "latex2sympy2_extended",
+    )
     assert all(f"\n{name}\n" in listed for name in needs)
 
 
 def test_a_slim_wheel_is_still_a_wheel(tmp_path):
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
-    files = {"thing/__init__.py": "here = 1\n", "thing/big.so": "x" * 1000, "thing-1.0.dist-info/RECORD": "thing/big.so,,\n"}
-    files["thing-1.0.dist-info/WHEEL"] = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {
+        "thing/__init__.py": "here = 1\n",
+        "thing/big.so": "x" * 1000,
+        "thing-1.0.dist-info/RECORD": "thing/big.so,,\n",
+    }
+    files["thing-1.0.dist-info/WHEEL"] = (
+        "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
     files["thing-1.0.dist-info/METADATA"] = "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n"
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, text in files.items():
@@ -230,7 +281,10 @@ def test_pieces_lose_nothing_and_are_small_enough(tmp_path, monkeypatch):
     for file, size in zip(files, sizes, strict=True):
         file.write_bytes(bytes(size))
     vllm_in_pieces.pack(files, tmp_path / "out")
-    pieces = [sorted(file.stat().st_size for file in piece.iterdir()) for piece in sorted((tmp_path / "out").iterdir())]
+    pieces = [
+        sorted(file.stat().st_size for file in piece.iterdir())
+        for piece in sorted((tmp_path / "out").iterdir())
+    ]
     assert pieces == [[10, 90], [30, 60], [20, 30]]
     (tmp_path / "huge").write_bytes(bytes(101))
     with pytest.raises(SystemExit, match="huge"):
@@ -239,7 +293,11 @@ def test_pieces_lose_nothing_and_are_small_enough(tmp_path, monkeypatch):
 
 def test_a_cut_wheel_comes_together_without_what_was_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(vllm_in_pieces, "ALONE", 1000)
-    files = {"vllm/a.py": b"a", "vllm/_moe.so": os.urandom(2000), f"{vllm_in_pieces.LEFT_OUT[0]}2_C.abi3.so": os.urandom(3000)}
+    files = {
+        "vllm/a.py": b"a",
+        "vllm/_moe.so": os.urandom(2000),
+        f"{vllm_in_pieces.LEFT_OUT[0]}2_C.abi3.so": os.urandom(3000),
+    }
     with zipfile.ZipFile(tmp_path / "vllm.whl", "w") as wheel:
         for name, content in files.items():
             wheel.writestr(name, content)
@@ -248,5 +306,9 @@ def test_a_cut_wheel_comes_together_without_what_was_left_out(tmp_path, monkeypa
     vllm_in_pieces.cut(tmp_path / "vllm.whl", parts)
     assert sorted(file.name for file in parts.iterdir()) == ["_moe.so.zip", "vllm.zip"]
     vllm_in_pieces.join(parts, tmp_path / "site")
-    whole = {str(f.relative_to(tmp_path / "site")): f.read_bytes() for f in (tmp_path / "site").rglob("*") if f.is_file()}
+    whole = {
+        str(f.relative_to(tmp_path / "site")): f.read_bytes()
+        for f in (tmp_path / "site").rglob("*")
+        if f.is_file()
+    }
     assert whole == dict(list(files.items())[:2])

@@ -1,4 +1,6 @@
-"""What the trainer leaves for whoever looks on: credit of tokens, samples, heartbeat, progress, alarms, a resumable record."""
+"""What the trainer leaves for whoever looks on: credit of tokens, samples, heartbeat,
+progress, alarms, a resumable record.
+"""
 
 import dataclasses
 import gzip
@@ -31,25 +33,33 @@ def trained(*overrides):
 
 @pytest.mark.parametrize("micro", [40, 4096])
 def test_credit_of_a_policy_gradient_is_the_advantage(micro):
-    run, record, groups = trained("algorithm.use=dapo", f"memory.micro_tokens={micro}", "algorithm.rollout_correction=null")
+    run, record, groups = trained(
+        "algorithm.use=dapo", f"memory.micro_tokens={micro}", "algorithm.rollout_correction=null"
+    )
     advantages, _ = run.objective.credit(groups)
     seen = 0
     for group, row in zip(groups, advantages, strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             if rollout.credit:
-                assert rollout.credit == pytest.approx([advantage] * len(rollout.completion.token_ids), rel=1e-4)
+                assert rollout.credit == pytest.approx(
+                    [advantage] * len(rollout.completion.token_ids), rel=1e-4
+                )
                 seen += 1
     assert seen and record.credit_first + record.credit_middle + record.credit_last == pytest.approx(1)
     assert record.ratio_max == 1 and record.credit_floored is None
 
 
 def test_credit_under_a_trace_is_the_advantage_times_the_sum_of_its_column():
-    run, record, groups = trained("algorithm.use=trace", "algorithm.kl.coef=0", "algorithm.rollout_correction=null")
+    run, record, groups = trained(
+        "algorithm.use=trace", "algorithm.kl.coef=0", "algorithm.rollout_correction=null"
+    )
     t = run.recipe.algorithm.trace
     seen = 0
     for rollout in (r for g in groups for r in g.rollouts if r.credit):
         count = len(rollout.completion.token_ids)
-        column = column_sums(torch.zeros(count, dtype=torch.long), decay=t.gamma * t.lambda_, style=t.style, floor=t.floor)
+        column = column_sums(
+            torch.zeros(count, dtype=torch.long), decay=t.gamma * t.lambda_, style=t.style, floor=t.floor
+        )
         per_token = torch.tensor(rollout.credit, dtype=torch.float64) / column
         assert torch.allclose(per_token, per_token[0].expand(count), rtol=1e-3)
         seen += 1
@@ -57,14 +67,18 @@ def test_credit_under_a_trace_is_the_advantage_times_the_sum_of_its_column():
 
 
 def test_credit_with_a_token_preference_is_weighted_by_the_length_of_the_answer():
-    _, record, groups = trained("algorithm.length_preference={lambda_init: 2.0}", "algorithm.rollout_correction=null")
+    _, record, groups = trained(
+        "algorithm.length_preference={lambda_init: 2.0}", "algorithm.rollout_correction=null"
+    )
     plain = build(tiny_recipe("data.eval=[]", "model.weights=fp32", "algorithm.rollout_correction=null"))
     sizes = {}
     for group in groups:
         advantages = plain.objective.credit([group])[0][0]
         for rollout, advantage in zip(group.rollouts, advantages, strict=True):
             if rollout.credit and advantage:
-                sizes.setdefault(group.prompt.id, []).append((len(rollout.completion.token_ids), rollout.credit[0] / advantage))
+                sizes.setdefault(group.prompt.id, []).append(
+                    (len(rollout.completion.token_ids), rollout.credit[0] / advantage)
+                )
     for rows in sizes.values():
         weights = [weight for _, weight in sorted(rows)]
         assert weights == sorted(weights) and min(weights) > 0
@@ -77,11 +91,16 @@ def test_credit_with_a_token_preference_is_weighted_by_the_length_of_the_answer(
 def rollout(kind: str, prompt: str) -> Rollout:
     outcome = Outcome.ok if kind == "right" else Outcome.wrong
     completion = Completion((1,), None, kind, "length" if kind == "truncated" else "stop", 0)
-    return Rollout(Prompt(prompt, prompt, (1,), ""), completion, Score(1.0 if kind == "right" else 0.0, outcome))
+    return Rollout(
+        Prompt(prompt, prompt, (1,), ""), completion, Score(1.0 if kind == "right" else 0.0, outcome)
+    )
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["right", "wrong", "truncated"]), st.sampled_from("abc")), max_size=12), st.integers(0, 6)
+    st.lists(
+        st.tuples(st.sampled_from(["right", "wrong", "truncated"]), st.sampled_from("abc")), max_size=12
+    ),
+    st.integers(0, 6),
 )
 def test_of_each_kind_one_is_kept_before_any_gets_a_second(made, keep):
     found = [r.completion.text for r in picks([rollout(*m) for m in made], keep)]
@@ -117,8 +136,12 @@ def test_a_step_writes_its_samples_with_credit(tmp_path):
     with gzip.open(tmp_path / "completions" / "step-000001.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
     assert len(rows) == 3 and {"ok", "wrong"} <= {row["outcome"] for row in rows}
-    assert all("".join(row["pieces"]) == row["completion"] and len(row["pieces"]) == row["tokens"] for row in rows)
-    assert all(len(row["credit"]) in (0, row["tokens"]) for row in rows) and any(any(row["credit"]) for row in rows)
+    assert all(
+        "".join(row["pieces"]) == row["completion"] and len(row["pieces"]) == row["tokens"] for row in rows
+    )
+    assert all(len(row["credit"]) in (0, row["tokens"]) for row in rows) and any(
+        any(row["credit"]) for row in rows
+    )
     assert Tail(tmp_path).refresh().samples == rows
 
 

@@ -1,4 +1,6 @@
-"""What only a CUDA device can show: half-precision products, variable-length attention, activations in pinned memory."""
+"""What only a CUDA device can show: half-precision products, variable-length
+attention, activations in pinned memory.
+"""
 
 import pytest
 import torch
@@ -12,10 +14,15 @@ from lgrpo_lite.ops.logprob import Head, logprobs
 from lgrpo_lite.policy import attention
 from lgrpo_lite.policy.prove import probe, usable_layouts
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-3), (torch.float16, 5e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-3), (torch.float16, 5e-3)], ids=str
+)
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_head_is_that_of_float64(dtype, near, bias):
     hidden, head, ids, (g, _) = head_made(130, 64, 9001, dtype, bias=bias)

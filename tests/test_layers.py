@@ -1,4 +1,6 @@
-"""What may import what, and what may not import torch. The import-linter contract in pyproject.toml says the rest."""
+"""What may import what, and what may not import torch. The import-linter contract
+in pyproject.toml says the rest.
+"""
 
 import subprocess
 import sys

@@ -47,7 +47,9 @@ SMALL = {
 def made(config_class, model_class, dtype=torch.float64, *, targets="all-linear", **more) -> Policy:
     """A small model with an adapter whose B is not zero."""
     torch.manual_seed(0)
-    base = model_class(config_class(**SMALL | {"initializer_range": 0.2} | more)).to(dtype).requires_grad_(False)
+    base = (
+        model_class(config_class(**SMALL | {"initializer_range": 0.2} | more)).to(dtype).requires_grad_(False)
+    )
     model = get_peft_model(base, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM")).to(dtype)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -93,8 +95,8 @@ BONUS = Algorithm(reduce="token_mean", rollout_correction=None, entropy_coef=0.0
     layout=st.sampled_from(["packed", "shared"]),
     dtype=st.sampled_from([torch.float64, torch.float32]),
 )
-# Rows cut in other ways differ as much in float32. In float64 transformers' norms still compute in float32, and add up the
-# gradients of a shared prompt there.
+# Rows cut in other ways differ as much in float32. In float64 transformers' norms still compute in float32,
+# and add up the gradients of a shared prompt there.
 def test_every_layout_has_the_same_loss_and_gradients(shape, seed, budget, layout, parts, dtype):
     p, these = policy(dtype), groups(shape, seed)
     whole = step(p, parts, these, 10**9, "rows")
@@ -120,7 +122,11 @@ def test_the_mean_prompt_state_is_the_same():
 
 
 @given(
-    shape=SHAPES, seed=st.integers(0, 99), budget=st.integers(1, 200), layout=st.sampled_from(list(LAYOUT)), whole=st.booleans()
+    shape=SHAPES,
+    seed=st.integers(0, 99),
+    budget=st.integers(1, 200),
+    layout=st.sampled_from(list(LAYOUT)),
+    whole=st.booleans(),
 )
 def test_a_split_is_a_partition_within_its_budget(shape, seed, budget, layout, whole):
     batch = Objective(Algorithm(entropy_coef=0.1), max_new_tokens=40).batch(groups(shape, seed))
@@ -137,13 +143,21 @@ def test_a_split_is_a_partition_within_its_budget(shape, seed, budget, layout, w
 
 
 def test_what_the_model_is_given():
-    batch = probe(64, ((3, 2), (3, 1), (2, 4)))  # two answers to a prompt of 3, one to a prompt of 2; last tokens are left out
+    batch = probe(
+        64, ((3, 2), (3, 1), (2, 4))
+    )  # two answers to a prompt of 3, one to a prompt of 2; last tokens are left out
     assert rows(batch).input_ids.shape == (3, 5)
     assert packed(batch).input_ids.shape == (1, 4 + 3 + 5)
     laid = shared(batch)
     assert laid.input_ids.shape == (1, 3 + 1 + 0 + 2 + 3)
     assert laid.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3, 4]]
-    assert [tuple(s) for s in laid.segments] == [(0, 3, 0, 0), (3, 1, 0, 3), (4, 0, 0, 3), (4, 2, 0, 0), (6, 3, 4, 2)]
+    assert [tuple(s) for s in laid.segments] == [
+        (0, 3, 0, 0),
+        (3, 1, 0, 3),
+        (4, 0, 0, 3),
+        (4, 2, 0, 0),
+        (6, 3, 4, 2),
+    ]
     assert clusters(batch) == [[0, 1], [2]]
     assert [size_of(batch, layout)([0, 1, 2]) for layout in LAYOUT] == [15, 12, 9]
     for layout in LAYOUT.values():
@@ -159,7 +173,9 @@ def test_auto_takes_the_fewest_tokens():
         return split(probe(64, answers), 10**9, layouts)[0][1].layout
 
     assert chosen((30, 10), (30, 10), (30, 10)) == "shared"
-    assert chosen((10, 10), (11, 9), (12, 8)) == "rows"  # equal lengths, nothing shared: no gathering to pay for
+    assert (
+        chosen((10, 10), (11, 9), (12, 8)) == "rows"
+    )  # equal lengths, nothing shared: no gathering to pay for
     assert chosen((4, 50), (5, 3), (6, 10), (7, 4)) == "packed"
 
 
@@ -242,9 +258,13 @@ def _merged(segments):
 
 
 def by_hand(q, k, v, plan, scale):
-    """What attention._varlen gives on a card: sequence by sequence, the end of the queries at the end of the keys."""
+    """What attention._varlen gives on a card: sequence by sequence, the end of the
+    queries at the end of the keys.
+    """
     outs = []
-    for (first, last), (begin, end) in zip(pairwise(plan.ends_q.tolist()), pairwise(plan.ends_k.tolist()), strict=True):
+    for (first, last), (begin, end) in zip(
+        pairwise(plan.ends_q.tolist()), pairwise(plan.ends_k.tolist()), strict=True
+    ):
         mask = torch.ones(last - first, end - begin, dtype=torch.bool).tril(end - begin - (last - first))
         own, keys, values = (x.transpose(0, 1) for x in (q[first:last], k[begin:end], v[begin:end]))
         out = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
@@ -305,7 +325,9 @@ def test_keys_are_repeated_only_for_a_torch_that_takes_no_groups(monkeypatch, gr
         return old(q, k, v, ends_q, ends_k, longest_q, longest_k, scale=scale, window_size=window_size)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", new if grouped else old)
-    monkeypatch.setattr(attention, "_varlen_options", attention._varlen_options.__wrapped__)  # as it is, not as it was
+    monkeypatch.setattr(
+        attention, "_varlen_options", attention._varlen_options.__wrapped__
+    )  # as it is, not as it was
     p = made(Qwen2Config, Qwen2ForCausalLM)
     assert attention.install(p.base, 256) is None and attention.has_varlen()
     p.varlen = True
@@ -318,7 +340,9 @@ def test_keys_are_repeated_only_for_a_torch_that_takes_no_groups(monkeypatch, gr
 def test_a_layout_asked_for_and_not_possible():
     p = made(MistralConfig, MistralForCausalLM, sliding_window=64)
     recipe = tiny_recipe("memory.layout=shared")
-    with pytest.raises(ConfigError, match="cannot be laid out as 'shared': it attends to 64 tokens back") as error:
+    with pytest.raises(
+        ConfigError, match="cannot be laid out as 'shared': it attends to 64 tokens back"
+    ) as error:
         prove(p, recipe)
     assert error.value.where == "command line, memory.layout=shared"
     assert prove(p, tiny_recipe("memory.layout=rows")) == ()

@@ -1,4 +1,6 @@
-"""A network that keeps less: the numbers of PEFT's and transformers' own code, on every kind of weights and in every layout."""
+"""A network that keeps less: the numbers of PEFT's and transformers' own code, on every kind
+of weights and in every layout.
+"""
 
 import copy
 from functools import cache
@@ -133,7 +135,12 @@ def test_dropout_draws_what_it_drew():
 
 
 def test_it_samples_the_same_tokens():
-    asked = {"input_ids": torch.arange(2, 12)[None], "max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
+    asked = {
+        "input_ids": torch.arange(2, 12)[None],
+        "max_new_tokens": 24,
+        "do_sample": False,
+        "eos_token_id": None,
+    }
     ours, own = (policy.model.eval().generate(**asked) for policy in pair("fp32"))
     for policy in pair("fp32"):
         policy.model.train()
@@ -147,7 +154,9 @@ def test_what_is_saved_and_merged_is_the_same_to_the_byte(weights, tmp_path):
     files = sorted(path.name for path in (tmp_path / "own").iterdir())
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
     assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == files
-    assert all((tmp_path / "ours" / name).read_bytes() == (tmp_path / "own" / name).read_bytes() for name in files)
+    assert all(
+        (tmp_path / "ours" / name).read_bytes() == (tmp_path / "own" / name).read_bytes() for name in files
+    )
     merged = [dict(merged_tensors(policy.model, torch.float32)) for policy in pair(weights)]
     assert merged[0].keys() == merged[1].keys()
     assert all(torch.equal(tensor, merged[1][name]) for name, tensor in merged[0].items())
@@ -233,7 +242,9 @@ def test_only_what_computes_the_same_is_changed(config, model, lora, lean_ones):
     for net in nets:
         logits = net(input_ids=ids).logits
         logits.log_softmax(-1)[..., 5].sum().backward()
-        found.append((logits.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad])))
+        found.append(
+            (logits.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad]))
+        )
     assert max(map(apart, *found)) < 1e-6
 
 
@@ -322,7 +333,12 @@ def test_a_layer_keeps_what_the_formula_says(weights):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_layer_of_qwen_3b_keeps_half_of_what_it_kept(dtype, varlen):
     """On shapes alone, packed. 188 KiB a token and layer were kept in 16 bits before."""
-    shape = {"hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+    }
     tokens, sizes = 256, []
     for layers in (1, 2):
         with torch.device("meta"):
@@ -337,16 +353,26 @@ def test_a_layer_of_qwen_3b_keeps_half_of_what_it_kept(dtype, varlen):
                 made = torch.empty(meta.shape, dtype=kind)
                 above, _, leaf = name.rpartition(".")
                 parameter = isinstance(meta, nn.Parameter)
-                setattr(net.get_submodule(above), leaf, nn.Parameter(made, meta.requires_grad) if parameter else made)
+                setattr(
+                    net.get_submodule(above),
+                    leaf,
+                    nn.Parameter(made, meta.requires_grad) if parameter else made,
+                )
             ids = torch.zeros(1, tokens, dtype=torch.long)
             with Saved(net) as saved:
                 out = base.model(
-                    input_ids=ids, position_ids=ids, plan=plan, attention_mask=torch.zeros(1, 1, 1, 1), use_cache=False
+                    input_ids=ids,
+                    position_ids=ids,
+                    plan=plan,
+                    attention_mask=torch.zeros(1, 1, 1, 1),
+                    use_cache=False,
                 )
             out.last_hidden_state.sum().backward()
         sizes.append(saved.bytes)
     layer, width = (sizes[1] - sizes[0]) // tokens, dtype.itemsize
-    gathered = 0 if varlen else width * shape["hidden_size"]  # what attention gives out of rows is copied for o_proj
+    gathered = (
+        0 if varlen else width * shape["hidden_size"]
+    )  # what attention gives out of rows is copied for o_proj
     assert layer == expected(shape, width) + gathered
     assert width == 4 or layer <= 0.6 * 188 * 1024
 
@@ -381,7 +407,9 @@ def test_derivatives_are_right(tokens, inputs, outputs, rank, rows):
     a, b, weight = numbers(2, rank, inputs), numbers(3, outputs, rank), numbers(5, inputs).detach()
     with patch.object(ops, "ROWS", rows):
         assert torch.autograd.gradcheck(lambda *given: ops.adapter(*given, 1.7), (x, y, a, b))
-        assert torch.autograd.gradcheck(lambda *given: ops.adapter(*given, 1.7), (x.detach(), y.detach(), a, b))
+        assert torch.autograd.gradcheck(
+            lambda *given: ops.adapter(*given, 1.7), (x.detach(), y.detach(), a, b)
+        )
         assert torch.autograd.gradcheck(ops.swiglu, (x, up))
         assert torch.autograd.gradcheck(lambda x: ops.rms_norm(x, weight, 1e-2), (x,))
 
@@ -421,7 +449,9 @@ def test_values_and_gradients_are_those_of_the_plain_code(tokens, inputs, output
 
 def test_sixteen_bits_are_rounded_where_they_were():
     """Of swiglu and the norm no bit differs, forwards; of swiglu none backwards either."""
-    gate, up, weight = (numbers(s, 300, 24, dtype=torch.float32).detach().to(torch.bfloat16) for s in (0, 1, 2))
+    gate, up, weight = (
+        numbers(s, 300, 24, dtype=torch.float32).detach().to(torch.bfloat16) for s in (0, 1, 2)
+    )
     results = []
     for swiglu, norm in ((ops.swiglu, ops.rms_norm), (plain_swiglu, plain_norm)):
         g, u = gate.clone().requires_grad_(), up.clone().requires_grad_()
@@ -433,7 +463,10 @@ def test_sixteen_bits_are_rounded_where_they_were():
 def test_no_float32_copy_of_all_tokens_is_made():
     """What autograd keeps: the 16-bit input itself, which several adapters share."""
     x = numbers(0, 4096, 64, dtype=torch.float32).detach().to(torch.bfloat16).requires_grad_()
-    a, b = (nn.Parameter(numbers(s, *shape, dtype=torch.float32).detach()) for s, shape in ((1, (4, 64)), (2, (64, 4))))
+    a, b = (
+        nn.Parameter(numbers(s, *shape, dtype=torch.float32).detach())
+        for s, shape in ((1, (4, 64)), (2, (64, 4)))
+    )
     held = nn.ParameterList([a, b])
     with Saved(held) as saved:
         outs = [ops.adapter(x, torch.zeros_like(x), a, b, 1.0) for _ in range(3)]

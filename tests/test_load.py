@@ -1,4 +1,6 @@
-"""How base weights are held and loaded: five kinds, saved quantised or not, and what may be done with a policy on them."""
+"""How base weights are held and loaded: five kinds, saved quantised or not, and what may
+be done with a policy on them.
+"""
 
 import json
 import math
@@ -68,7 +70,10 @@ def batch(answers):
 @pytest.fixture(scope="module")
 def groups(answers):
     """The answers with made-up rewards, so that all of them teach."""
-    return [Group(p, tuple(Rollout(p, c, Score(float(i % 2), Outcome.ok)) for i, c in enumerate(row))) for p, row in answers]
+    return [
+        Group(p, tuple(Rollout(p, c, Score(float(i % 2), Outcome.ok)) for i, c in enumerate(row)))
+        for p, row in answers
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,11 @@ def test_every_kind_of_weights_scores_and_learns(batch, exact, weights, dtype, n
     assert logp.isfinite().all() and (logp <= 0).all()
     assert (logp - exact).abs().mean() <= near
     (policy.loss_scale * logp.mean()).backward()
-    dead = [n for n, p in policy.model.named_parameters() if "lora_" in n and not (p.grad.isfinite().all() and p.grad.any())]
+    dead = [
+        n
+        for n, p in policy.model.named_parameters()
+        if "lora_" in n and not (p.grad.isfinite().all() and p.grad.any())
+    ]
     assert dead == []
 
 
@@ -122,7 +131,9 @@ def test_fp16_gradients_are_those_of_fp32_and_underflow_without_the_scale(groups
 
     (full, lam), (scaled, lam_scaled), (plain, _) = of("fp32"), of("fp16"), of("fp16", 1.0)
     assert (scaled - full).norm() < 0.05 * full.norm()
-    assert lam_scaled == pytest.approx(lam, rel=1e-3) and lam != 0  # λ lives in float32, and its scale is taken out too
+    assert (
+        lam_scaled == pytest.approx(lam, rel=1e-3) and lam != 0
+    )  # λ lives in float32, and its scale is taken out too
     assert (plain - full).norm() > 0.3 * full.norm()
     assert not scaled.eq(0).any() and plain.eq(0).float().mean() > 0.1
 
@@ -154,7 +165,9 @@ def test_vllm_does_not_serve_4_bits_on_a_gpu_without_bfloat16(card):
     if card >= (8, 0):
         assert serving_dtype("nf4") == torch.bfloat16
         return
-    with pytest.raises(EnvironmentFault, match="RTX has no bfloat16, in which vLLM's 4-bit layers compute") as error:
+    with pytest.raises(
+        EnvironmentFault, match="RTX has no bfloat16, in which vLLM's 4-bit layers compute"
+    ) as error:
         serving_dtype("nf4", "r.yaml:3")
     assert (error.value.exit_code, error.value.where) == (3, "r.yaml:3")
     assert error.value.fix == "set rollout.engine=transformers, or model.weights=fp16"
@@ -206,24 +219,36 @@ def test_nf4_is_quantised_twice_and_computes_as_the_recipe_says():
     assert len(held) == 7 * len(layers_of(base)) and not any("lm_head" in n or "embed" in n for n in held)
     for parameter in held.values():
         assert parameter.quant_state.quant_type == "nf4" and parameter.quant_state.nested
-        assert parameter.quant_state.absmax.dtype == torch.uint8 and parameter.quant_state.state2.absmax.dtype == torch.float32
+        assert (
+            parameter.quant_state.absmax.dtype == torch.uint8
+            and parameter.quant_state.state2.absmax.dtype == torch.float32
+        )
     assert not any(p.requires_grad for p in base.parameters())
 
 
 @pytest.mark.parametrize("weights", ["fp32", "nf4"])
 @pytest.mark.parametrize("rank", [4, 16])
 def test_rslora_divides_by_the_root_of_the_rank(weights, rank):
-    plain, rooted = (loaded(f"model.weights={weights}", f"model.lora.rank={rank}", f"model.lora.rslora={on}") for on in (0, 1))
-    for one, other in zip(*([m for m in p.model.modules() if isinstance(m, LoraLayer)] for p in (plain, rooted)), strict=True):
+    plain, rooted = (
+        loaded(f"model.weights={weights}", f"model.lora.rank={rank}", f"model.lora.rslora={on}")
+        for on in (0, 1)
+    )
+    for one, other in zip(
+        *([m for m in p.model.modules() if isinstance(m, LoraLayer)] for p in (plain, rooted)), strict=True
+    ):
         assert (one.scaling["default"], other.scaling["default"]) == (32 / rank, 32 / math.sqrt(rank))
-        torch.testing.assert_close(other.get_delta_weight("default"), math.sqrt(rank) * one.get_delta_weight("default"))
+        torch.testing.assert_close(
+            other.get_delta_weight("default"), math.sqrt(rank) * one.get_delta_weight("default")
+        )
 
 
 ALL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8", "nf4"])
-@pytest.mark.parametrize(("targets", "named"), [("all-linear", ALL), ("[q_proj, down_proj]", {"q_proj", "down_proj"})])
+@pytest.mark.parametrize(
+    ("targets", "named"), [("all-linear", ALL), ("[q_proj, down_proj]", {"q_proj", "down_proj"})]
+)
 def test_adapters_go_where_the_recipe_says(weights, targets, named):
     policy = loaded(f"model.weights={weights}", f"model.lora.targets={targets}")
     found = [name.rpartition(".")[2] for name, m in policy.model.named_modules() if isinstance(m, LoraLayer)]
@@ -251,7 +276,9 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     """tiny-math as transformers saves it after quantising."""
     root, source = tmp_path_factory.mktemp("saved"), locate("builtin:tiny-math")
     for name, settings in SAVED.items():
-        model = AutoModelForCausalLM.from_pretrained(source, quantization_config=settings, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, quantization_config=settings, dtype=torch.float32
+        )
         model.save_pretrained(root / name)
         AutoTokenizer.from_pretrained(source).save_pretrained(root / name)
     return {name: root / name for name in SAVED}
@@ -259,7 +286,10 @@ def saved(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("weights", ["nf4", "int8"])
 def test_a_model_saved_quantised_has_the_bits_of_one_quantised_while_loading(saved, batch, weights):
-    before, now = loaded(f"model.weights={weights}"), loaded(f"model.id={saved[weights]}", f"model.weights={weights}")
+    before, now = (
+        loaded(f"model.weights={weights}"),
+        loaded(f"model.id={saved[weights]}", f"model.weights={weights}"),
+    )
     assert now.dtype == torch.float32  # not the type it was saved with
     assert torch.equal(now.logprobs(batch).logp, before.logprobs(batch).logp)
     assert fingerprint(now.model) == fingerprint(before.model)
@@ -268,7 +298,12 @@ def test_a_model_saved_quantised_has_the_bits_of_one_quantised_while_loading(sav
 @pytest.mark.parametrize(
     ("kind", "weights", "fix"),
     [
-        *((kind, weights, f"set model.weights={kind}") for kind in ("nf4", "int8") for weights in WEIGHTS if weights != kind),
+        *(
+            (kind, weights, f"set model.weights={kind}")
+            for kind in ("nf4", "int8")
+            for weights in WEIGHTS
+            if weights != kind
+        ),
         *(("fp4", weights, "use the model it was made from") for weights in ("nf4", "bf16")),
     ],
 )
@@ -345,14 +380,30 @@ def test_the_refused_original_is_told_as_such(tmp_path, saved):
 
 def test_a_run_that_cannot_export_is_refused_before_it_trains(tmp_path, saved):
     model = [f"model.id={saved['nf4']}", "model.weights=nf4", "export.base=original"]
-    small = ["train.steps=1", "rollout.prompts_per_step=1", "data.eval.limit=1", "eval.k=1", "model.max_new_tokens=8"]
-    assert lgrpo("recipe", "tiny-math", *model, *small, "--runs", tmp_path, "--name", "late", "--ui", "none") == 2
+    small = [
+        "train.steps=1",
+        "rollout.prompts_per_step=1",
+        "data.eval.limit=1",
+        "eval.k=1",
+        "model.max_new_tokens=8",
+    ]
+    assert (
+        lgrpo("recipe", "tiny-math", *model, *small, "--runs", tmp_path, "--name", "late", "--ui", "none")
+        == 2
+    )
     assert not (tmp_path / "late" / "metrics.jsonl").exists()
 
 
 # ------------------------------------------------------------------------------------------- without weights
 
-OWN = {"repetition_penalty": 5.0, "top_p": 0.1, "top_k": 1, "temperature": 0.1, "do_sample": True, "eos_token_id": [256, 257]}
+OWN = {
+    "repetition_penalty": 5.0,
+    "top_p": 0.1,
+    "top_k": 1,
+    "temperature": 0.1,
+    "do_sample": True,
+    "eos_token_id": [256, 257],
+}
 
 
 @pytest.mark.parametrize("own", ["as it is", "its own sampling", "none"])
@@ -368,7 +419,9 @@ def test_a_model_without_weights_is_settled_like_one_with(tmp_path, own, weights
     empty, full = empty_base(model, torch.float32), load_base(model, CPU)
     assert all(p.is_meta for p in empty.parameters())
     assert not any(b.is_meta for b in empty.buffers())
-    assert {n: b.tolist() for n, b in empty.named_buffers()} == {n: b.tolist() for n, b in full.named_buffers()}
+    assert {n: b.tolist() for n, b in empty.named_buffers()} == {
+        n: b.tolist() for n, b in full.named_buffers()
+    }
     empty.tie_weights()  # whoever puts weights in does
     assert {n for n, _ in empty.named_parameters()} == {n for n, _ in full.named_parameters()}
     settled = settle(empty, torch.float32).generation_config

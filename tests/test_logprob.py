@@ -1,4 +1,6 @@
-"""The head: against float64, against the naive computation in the same type, and for tokens that are almost sure."""
+"""The head: against float64, against the naive computation in the same type, and
+for tokens that are almost sure.
+"""
 
 import math
 
@@ -32,7 +34,12 @@ def made(n, d, v, dtype, *, bias=False, scale=1.0, softcap=None, seed=0):
     hidden = torch.randn(n, d, generator=g).to(dtype)
     weight = (torch.randn(v, d, generator=g) * 3 / d**0.5).to(dtype)
     b = torch.randn(v, generator=g).to(dtype) if bias else None
-    return hidden, Head(weight, b, scale, softcap), torch.randint(v, (n,), generator=g), torch.randn(2, n, generator=g).double()
+    return (
+        hidden,
+        Head(weight, b, scale, softcap),
+        torch.randint(v, (n,), generator=g),
+        torch.randn(2, n, generator=g).double(),
+    )
 
 
 def double(head, *, grad=False):
@@ -70,7 +77,9 @@ def test_log_prob_entropy_and_every_gradient_in_float64(form, temperature, rows)
     truth, spread = naive(hidden, learning, ids, temperature)
     logp, entropy = logprobs(hidden, learning, ids, temperature, rows=rows, entropy_grad=True)
     expected = torch.autograd.grad((truth * g).sum() + (spread * h).sum(), everything)
-    for mine, theirs in zip(torch.autograd.grad((logp * g).sum() + (entropy * h).sum(), everything), expected, strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad((logp * g).sum() + (entropy * h).sum(), everything), expected, strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9)
     with torch.no_grad():
         bare, spread_too = logprobs(hidden, head, ids, temperature, rows=rows)
@@ -97,7 +106,9 @@ def test_no_worse_than_the_naive_computation_in_the_same_type(dtype, d, v, tempe
             worse["loss"][which] += ((logp.double() - truth) * g).square().sum().item()
             worse["gradient"][which] += (grad.double() - truth_grad).square().sum().item()
     for name, (mine, theirs) in worse.items():
-        assert math.sqrt(mine) <= 1.05 * math.sqrt(theirs), name  # both round the same products; 5 % is the noise of that
+        assert math.sqrt(mine) <= 1.05 * math.sqrt(theirs), (
+            name
+        )  # both round the same products; 5 % is the noise of that
 
 
 def certain(dtype, n=256, d=64, v=1000):
@@ -123,7 +134,9 @@ def exact(hidden, weight, ids):
     return rest[:, None] * (w[ids] - others.softmax(-1) @ w), rest
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 0.02)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 0.02)], ids=str
+)
 @pytest.mark.parametrize("learning", [False, True])
 def test_the_gradient_of_a_token_that_is_almost_sure(dtype, bound, learning):
     hidden, weight, ids = certain(dtype)
@@ -227,7 +240,9 @@ def test_masked_tokens_of_the_vocabulary():
     leaf = hidden.requires_grad_()
     for bonus in (False, True):
         logp, entropy = logprobs(leaf, head, ids, entropy_grad=bonus)
-        kept = Head(torch.cat([head.weight[:10], head.weight[30:]]), torch.cat([head.bias[:10], head.bias[30:]]))
+        kept = Head(
+            torch.cat([head.weight[:10], head.weight[30:]]), torch.cat([head.bias[:10], head.bias[30:]])
+        )
         truth, spread = naive(leaf, kept, ids, 1.0)
         torch.testing.assert_close(logp, truth)
         torch.testing.assert_close(entropy, spread)
@@ -238,7 +253,9 @@ def test_masked_tokens_of_the_vocabulary():
 def test_mixed_types_are_computed_in_the_wider_one():
     hidden, head, ids, _ = made(20, 8, 50, torch.bfloat16)
     mixed, _ = logprobs(hidden, head.weight.float(), ids)
-    torch.testing.assert_close(mixed.double(), naive(hidden.double(), double(head), ids, 1.0)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        mixed.double(), naive(hidden.double(), double(head), ids, 1.0)[0], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +283,11 @@ def test_a_quantised_head_is_refused():
         logprobs(torch.zeros(2, 64), layer, torch.tensor([1, 2]))
 
 
-@given(vocabulary=st.integers(1, 300_000), rows=st.one_of(st.none(), st.integers(1, 9999)), size=st.integers(1, 1 << 28))
+@given(
+    vocabulary=st.integers(1, 300_000),
+    rows=st.one_of(st.none(), st.integers(1, 9999)),
+    size=st.integers(1, 1 << 28),
+)
 def test_tiles_keep_to_their_size(vocabulary, rows, size):
     high, wide = tile_of(vocabulary, rows, size)
     assert 1 <= wide <= vocabulary

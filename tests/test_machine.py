@@ -46,8 +46,14 @@ def test_gpus_of_nvidia_smi():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (f"0, Tesla V100, {ADA}, 470.82.01, 16000, 16160", (None, 16000 * 2**20)),  # a driver that cannot tell the capability
-        (f"0, NVIDIA GB10, {ADA}, 580.82.09, [N/A], [N/A], 12.1", ((12, 1), None)),  # shares the machine's memory
+        (
+            f"0, Tesla V100, {ADA}, 470.82.01, 16000, 16160",
+            (None, 16000 * 2**20),
+        ),  # a driver that cannot tell the capability
+        (
+            f"0, NVIDIA GB10, {ADA}, 580.82.09, [N/A], [N/A], 12.1",
+            ((12, 1), None),
+        ),  # shares the machine's memory
         (f"0, NVIDIA X, {ADA}, 580.82.09, 5, 6, [N/A]", (None, 5 * 2**20)),
     ],
 )
@@ -72,13 +78,21 @@ def test_processes_of_nvidia_smi():
 @pytest.mark.parametrize(
     ("text", "what", "fix"),
     [
-        ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95\n", "was updated", "reboot"),
+        (
+            "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95\n",
+            "was updated",
+            "reboot",
+        ),
         (
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure",
             "not loaded",
             "modprobe nvidia",
         ),
-        ("Failed to initialize NVML: Unknown Error\n", "taken away from this container", "restart the container"),
+        (
+            "Failed to initialize NVML: Unknown Error\n",
+            "taken away from this container",
+            "restart the container",
+        ),
         ("Failed to initialize NVML: Insufficient Permissions\n", "may not use", "usermod"),
         ("Unable to determine the device handle for GPU0000:01:00.0: Unknown Error", "bad state", "reboot"),
         ("No devices were found\n", "finds no GPU", "--gpus all"),
@@ -103,7 +117,11 @@ def test_asking_nvidia_smi(tmp_path, monkeypatch):
     (tmp_path / "gpus").write_text(GPUS)
     (tmp_path / "apps").write_text(PROCESSES)
     apps, gpus = f"cat {tmp_path}/apps", f"cat {tmp_path}/gpus"
-    put_nvidia_smi(tmp_path, monkeypatch, f'case "$1" in *compute-apps*) {apps} ;; *compute_cap) {gpus} ;; *) exit 2 ;; esac')
+    put_nvidia_smi(
+        tmp_path,
+        monkeypatch,
+        f'case "$1" in *compute-apps*) {apps} ;; *compute_cap) {gpus} ;; *) exit 2 ;; esac',
+    )
     assert [p.pid for p in gpu_processes()] == [4242, 977, 31]
     assert gpu_memory() == [(23638 * 2**20, 24564 * 2**20), (10837 * 2**20, 11264 * 2**20)]
     machine = read_machine()
@@ -139,7 +157,11 @@ def test_a_broken_nvidia_smi_is_a_fault_and_no_gpu(tmp_path, monkeypatch, lines,
     [
         ({"memory.max": "8589934592\n"}, "0::/\n", 8 * GIB),
         ({"memory.max": "max\n"}, "0::/\n", None),
-        ({"memory.max": "max\n", "a/memory.max": "2147483648\n", "a/b/memory.max": "max\n"}, "0::/a/b\n", 2 * GIB),
+        (
+            {"memory.max": "max\n", "a/memory.max": "2147483648\n", "a/b/memory.max": "max\n"},
+            "0::/a/b\n",
+            2 * GIB,
+        ),
         ({"memory/memory.limit_in_bytes": "4294967296\n"}, "5:memory:/docker/x\n", 4 * GIB),
         ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, "5:memory:/\n", None),
         ({}, "", None),
@@ -164,7 +186,10 @@ def test_where_models_are_kept(tmp_path):
 
 
 def test_a_token_of_the_hub(tmp_path):
-    assert [has_token({"HF_HOME": str(tmp_path), **more}) for more in ({}, {"HF_TOKEN": "x"})] == [False, True]
+    assert [has_token({"HF_HOME": str(tmp_path), **more}) for more in ({}, {"HF_TOKEN": "x"})] == [
+        False,
+        True,
+    ]
     (tmp_path / "token").write_text("hf_x")
     assert has_token({"HF_HOME": str(tmp_path)})
 

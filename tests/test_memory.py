@@ -1,4 +1,6 @@
-"""Recomputing by need: nothing changes but what is kept; the options of memory and optimiser do what they say."""
+"""Recomputing by need: nothing changes but what is kept; the options of memory
+and optimiser do what they say.
+"""
 
 import copy
 import weakref
@@ -10,7 +12,15 @@ from hypothesis import strategies as st
 from support import tiny_recipe
 
 from lgrpo_lite.layout import split
-from lgrpo_lite.policy.memory import Saved, fitting, free_bytes, grow_segments, layers_of, recompute, tile_bytes
+from lgrpo_lite.policy.memory import (
+    Saved,
+    fitting,
+    free_bytes,
+    grow_segments,
+    layers_of,
+    recompute,
+    tile_bytes,
+)
 from lgrpo_lite.policy.prove import by_memory, probe
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
@@ -39,7 +49,9 @@ def test_recomputing_keeps_less_and_changes_nothing(weights, layout):
     layers = len(layers_of(policy.base))
     for count in range(layers + 1):
         recompute(policy.base, count)
-        assert [layer.gradient_checkpointing for layer in layers_of(policy.base)] == [i < count for i in range(layers)]
+        assert [layer.gradient_checkpointing for layer in layers_of(policy.base)] == [
+            i < count for i in range(layers)
+        ]
         results.append(gradient(policy, layout))
     for grad, _ in results[1:]:
         assert torch.equal(grad, results[0][0])
@@ -51,7 +63,9 @@ def test_recomputing_keeps_less_and_changes_nothing(weights, layout):
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_activations_in_cpu_memory_change_nothing(checkpointing):
     record = [
-        train_step(1, build(tiny_recipe(f"memory.checkpointing={checkpointing}", f"memory.offload_activations={on}")))[0]
+        train_step(
+            1, build(tiny_recipe(f"memory.checkpointing={checkpointing}", f"memory.offload_activations={on}"))
+        )[0]
         for on in ("true", "false")
     ]
     assert record[0].loss == record[1].loss
@@ -69,7 +83,12 @@ def test_fewest_layers_that_fit(layer, kept, room, count):
     assert fitting(layer, kept, 8, room) == count
 
 
-@given(layer=st.integers(0, 1 << 36), kept=st.integers(0, 1 << 30), layers=st.integers(1, 80), room=st.integers(0, 1 << 40))
+@given(
+    layer=st.integers(0, 1 << 36),
+    kept=st.integers(0, 1 << 30),
+    layers=st.integers(1, 80),
+    room=st.integers(0, 1 << 40),
+)
 def test_one_layer_less_would_not_fit(layer, kept, layers, room):
     count = fitting(layer, kept, layers, room)
 
@@ -107,7 +126,10 @@ def test_a_probe_that_does_not_fit_recomputes_everything(monkeypatch):
 def test_the_largest_pass_is_at_least_one_answer():
     """A pass has whole answers, so that a long one is more than memory.micro_tokens: it counts."""
     recipe = tiny_recipe("memory.micro_tokens=32")
-    assert by_memory(build(recipe).policy, recipe).tokens == recipe.model.max_prompt_tokens + recipe.model.max_new_tokens - 1
+    assert (
+        by_memory(build(recipe).policy, recipe).tokens
+        == recipe.model.max_prompt_tokens + recipe.model.max_new_tokens - 1
+    )
 
 
 def test_a_full_machine_recomputes(monkeypatch):
@@ -131,7 +153,9 @@ def test_other_optimisers_learn_and_are_saved_whole(use):
     """Against torch's AdamW on the same gradients, and after loading what was saved."""
 
     def started(use):
-        run = build(tiny_recipe(f"optim.use={use}", "model.lora.rank=64"))  # 8 bits are for tensors of 4096 elements and more
+        run = build(
+            tiny_recipe(f"optim.use={use}", "model.lora.rank=64")
+        )  # 8 bits are for tensors of 4096 elements and more
         run.optimizer.set_lr(50)
         return run
 
@@ -150,7 +174,12 @@ def test_other_optimisers_learn_and_are_saved_whole(use):
     before = theta(run)
     moved, expected = steps(run, [1, 2]) - before, steps(plain, [1, 2]) - before
     assert (moved - expected).norm() < 0.1 * expected.norm()
-    moments = {t.dtype for state in run.optimizer.policy.state.values() for t in state.values() if isinstance(t, torch.Tensor)}
+    moments = {
+        t.dtype
+        for state in run.optimizer.policy.state.values()
+        for t in state.values()
+        if isinstance(t, torch.Tensor)
+    }
     assert (torch.uint8 in moments) == ("8bit" in use)
     resumed = started(use)
     with torch.no_grad():

@@ -38,12 +38,22 @@ def folder(path: Path, steps: int = 12) -> Path:
     (path / "completions").mkdir()
     (path / "config.resolved.yaml").write_text(RECIPE)
     (path / "STATUS.json").write_text(json.dumps({"state": "training", "step": steps}))
-    rows = [dataclasses.asdict(dataclasses.replace(RECORD, step=i, length_lambda=0.01 * i)) for i in range(1, steps + 1)]
+    rows = [
+        dataclasses.asdict(dataclasses.replace(RECORD, step=i, length_lambda=0.01 * i))
+        for i in range(1, steps + 1)
+    ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path / "evals.jsonl").write_text(json.dumps(EVAL) + "\n" + json.dumps(EVAL | {"step": 12, "accuracy": 0.9}) + "\n")
+    (path / "evals.jsonl").write_text(
+        json.dumps(EVAL) + "\n" + json.dumps(EVAL | {"step": 12, "accuracy": 0.9}) + "\n"
+    )
     (path / "events.jsonl").write_text(json.dumps({"kind": "warning", "message": "a warning"}) + "\n")
     with gzip.open(path / "completions" / "step-000012.jsonl.gz", "wt") as file:
-        sample = {"prompt": "47+36=?", "completion": "\x1b[2J evil \x07\u202e\n#### 83", "reference": "83", "outcome": "ok"}
+        sample = {
+            "prompt": "47+36=?",
+            "completion": "\x1b[2J evil \x07\u202e\n#### 83",
+            "reference": "83",
+            "outcome": "ok",
+        }
         file.write(json.dumps(sample) + "\n")
     return path
 
@@ -59,7 +69,10 @@ def render(view: RunView, width: int, height: int) -> str:
 def test_fits_any_terminal(tmp_path, size, part):
     view = Tail(folder(tmp_path)).refresh() if part != "nothing" else Tail(tmp_path).refresh()
     if part == "trace":
-        view.recipe["algorithm"] = {"use": "trace", "trace": {"lambda": 0.99, "gamma": 1.0, "style": "both", "mode": "trace"}}
+        view.recipe["algorithm"] = {
+            "use": "trace",
+            "trace": {"lambda": 0.99, "gamma": 1.0, "style": "both", "mode": "trace"},
+        }
         view.records = [dataclasses.replace(r, length_lambda=None) for r in view.records]
     text = render(view, *size)
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
@@ -100,7 +113,9 @@ def test_half_written_and_foreign_lines_are_passed_over(tmp_path):
         file.write('{"step": 3, "policy_')
         file.flush()
         assert len(tail.refresh().records) == 2
-        file.write('version": 3}\nnot json\n[1]\n{"foreign": 1}\n{"step": 4, "policy_version": 4, "of_a_later_version": 1}\n')
+        file.write(
+            'version": 3}\nnot json\n[1]\n{"foreign": 1}\n{"step": 4, "policy_version": 4, "of_a_later_version": 1}\n'
+        )
     assert [r.step for r in tail.refresh().records] == [1, 2, 3, 4]
 
 
@@ -117,7 +132,9 @@ def test_a_rewound_run_is_read_anew(tmp_path):
     assert tail.refresh().records == []
 
 
-@pytest.mark.parametrize("name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"]
+)
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"{", b"[]", b"null\n", b"1\n"])
 def test_foreign_files_are_survived(tmp_path, name, content):
     path = folder(tmp_path)

@@ -17,7 +17,8 @@ from lgrpo_lite.train.guard import StopRequest
 from lgrpo_lite.train.loop import _prepare
 from lgrpo_lite.train.step import train_step
 
-STEPS = 40  # the policy is worse than at the start for the first dozen: it unlearns guessing before it works things out
+# the policy is worse than at the start for the first dozen: it unlearns guessing before it works things out
+STEPS = 40
 SMALL = [
     "rollout.prompts_per_step=16", "rollout.group_size=8", f"train.steps={STEPS}", "data.train.limit=512",
     "data.eval.limit=128", "eval.k=2", "eval.greedy=false",
@@ -58,19 +59,38 @@ def test_every_algorithm_learns(name, tmp_path):
     assert after >= at_the_start()
 
 
-WITH_REFERENCE = {"grpo", "trace", "prefix_share", "cppo", "a_star_po", "flowrl", "flowrl_group", "g2rpo_a", "vineppo"}
+WITH_REFERENCE = {
+    "grpo",
+    "trace",
+    "prefix_share",
+    "cppo",
+    "a_star_po",
+    "flowrl",
+    "flowrl_group",
+    "g2rpo_a",
+    "vineppo",
+}
 
 
 @pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize("name", list(NAMED))
 def test_only_the_passes_that_are_needed(name, updates, tmp_path, monkeypatch):
-    more = ["rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=16", "memory.micro_tokens=1000000"]
-    more += [f"optim.updates_per_batch={updates}", "algorithm.surrogate=clipped"] if name == "rgr_grpo" else []
+    more = [
+        "rollout.prompts_per_step=4",
+        "rollout.group_size=4",
+        "data.train.limit=16",
+        "memory.micro_tokens=1000000",
+    ]
+    more += (
+        [f"optim.updates_per_batch={updates}", "algorithm.surrogate=clipped"] if name == "rgr_grpo" else []
+    )
     more += [f"optim.updates_per_batch={updates}"] if name != "rgr_grpo" else []
     run = started(name, tmp_path, *more)
     passes = []
     real = run.policy.logprobs
-    monkeypatch.setattr(run.policy, "logprobs", lambda batch, **asked: passes.append(1) or real(batch, **asked))
+    monkeypatch.setattr(
+        run.policy, "logprobs", lambda batch, **asked: passes.append(1) or real(batch, **asked)
+    )
     record, _ = train_step(1, run)
     if record.skipped is None:
         assert len(passes) == updates + (updates > 1) + (name in WITH_REFERENCE)
@@ -101,8 +121,15 @@ def sections(section):
 
 @pytest.mark.slow
 def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
-    """Not in `check`, which compares settings: an option that neither building nor stepping looks at does nothing."""
-    small = ["rollout.prompts_per_step=4", "rollout.group_size=4", "data.train.limit=16", "rollout.max_redraw=0"]
+    """Not in `check`, which compares settings: an option that neither building nor
+    stepping looks at does nothing.
+    """
+    small = [
+        "rollout.prompts_per_step=4",
+        "rollout.group_size=4",
+        "data.train.limit=16",
+        "rollout.max_redraw=0",
+    ]
     more = {
         "dapo": ["algorithm.top_entropy=0.5", "algorithm.mask_truncated=true", "algorithm.clip.dual=3"],
         "trace": ["algorithm.trace.mode=weight", "algorithm.trace.normalize=mean"],
@@ -121,4 +148,6 @@ def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
             train_step(step, run)
         ran |= read
     wanted = {(s, key) for s in sections(Algorithm) for key in s.model_fields}
-    assert {(s.__name__, key) for s, key in wanted - ran} == {("Algorithm", "use")}  # read when the row is looked up
+    assert {(s.__name__, key) for s, key in wanted - ran} == {
+        ("Algorithm", "use")
+    }  # read when the row is looked up

@@ -1,4 +1,6 @@
-"""Identities of the objectives: limits are bit-equal, what cannot teach costs nothing, what is missing is not a zero."""
+"""Identities of the objectives: limits are bit-equal, what cannot teach costs nothing,
+what is missing is not a zero.
+"""
 
 import itertools
 import math
@@ -17,7 +19,17 @@ from lgrpo_lite.objective.named import NAMED, complete
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.objective.select import SELECT, places
 from lgrpo_lite.objective.weight import grpo_lambda, prefix_share, top_entropy
-from lgrpo_lite.recipe.algorithm import Algorithm, Cispo, Clip, Kl, LengthPreference, Residual, Select, Shaped, Trace
+from lgrpo_lite.recipe.algorithm import (
+    Algorithm,
+    Cispo,
+    Clip,
+    Kl,
+    LengthPreference,
+    Residual,
+    Select,
+    Shaped,
+    Trace,
+)
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
 
@@ -32,7 +44,9 @@ def cases(draw, most: int = 4):
         out.append(
             {
                 "lengths": lengths,
-                "rewards": draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=len(lengths), max_size=len(lengths))),
+                "rewards": draw(
+                    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=len(lengths), max_size=len(lengths))
+                ),
                 "logp": [(-1 - x[0].abs()).tolist() for x in noise],
                 "old_logp": [(-1 - x[0].abs() + 0.1 * x[1]).tolist() for x in noise],
                 "ref_logp": [(-1 - x[0].abs() + 0.3 * x[2]).tolist() for x in noise],
@@ -66,7 +80,9 @@ def test_one_group_has_one_token_mean(case):
 def test_trace_and_weight_modes_agree_on_policy(case):
     on_policy = [c | {"old_logp": c["logp"]} for c in case]
     grads = [
-        value_and_grads(objective(Algorithm(trace=Trace(mode=mode))), groups_of(on_policy), torch.float64).logp_grad
+        value_and_grads(
+            objective(Algorithm(trace=Trace(mode=mode))), groups_of(on_policy), torch.float64
+        ).logp_grad
         for mode in ("trace", "weight")
     ]
     torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
@@ -90,7 +106,9 @@ def test_equal_rewards_teach_nothing(name):
     case = groups_of([{"lengths": [3, 5], "rewards": [1, 1]}, {"lengths": [2, 2], "rewards": [0, 0]}])
     parts = complete(Algorithm(use=name, kl=Kl(coef=0.0)), "here")
     batch = objective(parts).batch(case.groups)
-    assert (batch is not None) == (parts.surrogate == "residual")  # which pulls towards its anchor all the same
+    assert (batch is not None) == (
+        parts.surrogate == "residual"
+    )  # which pulls towards its anchor all the same
 
 
 def test_a_silent_group_counts_in_the_normaliser_but_sees_no_forward():
@@ -120,14 +138,18 @@ def test_admission():
     one = Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(1.0, Outcome.ok))
     zero = Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(0.0, Outcome.wrong))
     everything, varied = objective(Algorithm()), objective(Algorithm(admit="varied"))
-    assert not everything.admit(Group(prompt, (one,), missing=3))  # three rewards are missing: nothing to compare with
+    assert not everything.admit(
+        Group(prompt, (one,), missing=3)
+    )  # three rewards are missing: nothing to compare with
     assert everything.admit(Group(prompt, (one, one)))
     assert not varied.admit(Group(prompt, (one, one)))
     assert varied.admit(Group(prompt, (one, zero)))
 
 
 def test_rollout_correction_is_capped_and_neutral_when_the_sampler_agrees():
-    case = [{"lengths": [2, 2], "rewards": [1, 0], "logp": [[-1.0, -1.0]] * 2, "old_logp": [[-1.0, -1.0]] * 2}]
+    case = [
+        {"lengths": [2, 2], "rewards": [1, 0], "logp": [[-1.0, -1.0]] * 2, "old_logp": [[-1.0, -1.0]] * 2}
+    ]
     same(Algorithm(), Algorithm(rollout_correction=None), case)
     batch = objective(Algorithm()).batch(groups_of(case).groups)
     far = torch.full_like(batch.sampler_logp, -9.0)
@@ -152,7 +174,9 @@ def test_the_clip_counts_what_it_silences():
 
 @given(answers=st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=6))
 def test_prefix_share_counts_shared_prefixes(answers):
-    expected = [[1 / sum(other[: t + 1] == a[: t + 1] for other in answers) for t in range(len(a))] for a in answers]
+    expected = [
+        [1 / sum(other[: t + 1] == a[: t + 1] for other in answers) for t in range(len(a))] for a in answers
+    ]
     assert prefix_share(answers) == expected
 
 
@@ -184,13 +208,21 @@ def test_lambda_zero_is_the_token_mean_bit_for_bit(case):
 def test_prefixes_that_nobody_shares_change_nothing(case):
     number = iter(range(10_000))
     apart = [c | {"token_ids": [[next(number) for _ in range(n)] for n in c["lengths"]]} for c in case]
-    same(Algorithm(prefix_share=True, kl=Kl(coef=0.04, weighted=True)), Algorithm(kl=Kl(coef=0.04, weighted=True)), apart)
-    assert (objective(Algorithm(prefix_share=True, kl=Kl(coef=0.1))).batch(groups_of(apart).groups).weight == 1).all()
+    same(
+        Algorithm(prefix_share=True, kl=Kl(coef=0.04, weighted=True)),
+        Algorithm(kl=Kl(coef=0.04, weighted=True)),
+        apart,
+    )
+    assert (
+        objective(Algorithm(prefix_share=True, kl=Kl(coef=0.1))).batch(groups_of(apart).groups).weight == 1
+    ).all()
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
 def test_rebel_over_all_pairs_is_the_centred_square(size):
-    """mean over pairs of (Δ_i - Δ_j - η(R_i - R_j))² = 2G/(G-1) · mean of the centred square; bit for bit in powers of two."""
+    """mean over pairs of (Δ_i - Δ_j - η(R_i - R_j))² = 2G/(G-1) · mean of the centred
+    square; bit for bit in powers of two.
+    """
     generator = torch.Generator().manual_seed(size)
     lengths = [1 + i % 3 for i in range(size)]
     eighths = [(torch.randint(-16, 16, (2, n), generator=generator).double() / 8) for n in lengths]
@@ -221,7 +253,9 @@ def test_rebel_over_all_pairs_is_the_centred_square(size):
 
 
 @pytest.mark.parametrize("beta", [15.0, 16.0, 1.0])
-@pytest.mark.parametrize(("lengths", "rewards"), [([1, 2, 4, 8], [1, 0, 0, 1]), ([4, 4], [0, 1]), ([8, 1, 2, 2], [1, 1, 0, 0])])
+@pytest.mark.parametrize(
+    ("lengths", "rewards"), [([1, 2, 4, 8], [1, 0, 0, 1]), ([4, 4], [0, 1]), ([8, 1, 2, 2], [1, 1, 0, 0])]
+)
 def test_the_first_gradient_of_flowrl_is_that_of_grpo(lengths, rewards, beta):
     """θ = old = reference: 2β times GRPO's gradient, bit for bit where lengths are powers of two."""
     case = [{"lengths": lengths, "rewards": rewards}, {"lengths": lengths[::-1], "rewards": rewards}]
@@ -260,7 +294,9 @@ def test_other_limits(case):
 def test_a_dual_clip_bounds_the_loss_of_bad_answers():
     case = [{"lengths": [1, 1], "rewards": [0, 1], "logp": [[0.0], [-1.0]], "old_logp": [[-3.0], [-1.0]]}]
     plain, dual = (
-        value_and_grads(objective(Algorithm(advantage="mean_only", clip=Clip(dual=c))), groups_of(case), torch.float64)
+        value_and_grads(
+            objective(Algorithm(advantage="mean_only", clip=Clip(dual=c))), groups_of(case), torch.float64
+        )
         for c in (None, 3.0)
     )
     assert plain.logp_grad[0] > 0 and dual.logp_grad[0] == 0
@@ -298,7 +334,10 @@ def test_selections_keep_what_they_say(rewards, keep):
         [{"lengths": [3, 2], "rewards": [-5.0, -1.0]}],  # negative rewards
         [{"lengths": [3, 0], "rewards": [1.0, 0.0]}],  # an empty answer
         [{"lengths": [0, 0], "rewards": [1.0, 0.0]}],  # nothing but empty answers
-        [{"lengths": [2], "rewards": [1.0]}, {"lengths": [2, 3], "rewards": [0.0, 1.0]}],  # a group with one member left
+        [
+            {"lengths": [2], "rewards": [1.0]},
+            {"lengths": [2, 3], "rewards": [0.0, 1.0]},
+        ],  # a group with one member left
         [{"lengths": [2, 2], "rewards": [1e6, -1e6]}],
         [{"lengths": [1, 1], "rewards": [1.0, 1.0 + 1e-12]}],
     ],
@@ -315,12 +354,16 @@ def test_bad_input_gives_finite_numbers(name, case):
 
 def test_beta_names_a_reward_it_cannot_take():
     with pytest.raises(ConfigError, match=r"0\.5"):
-        objective(complete(Algorithm(use="bnpo"), "here")).batch(groups_of([{"lengths": [1, 1], "rewards": [0.5, 1.0]}]).groups)
+        objective(complete(Algorithm(use="bnpo"), "here")).batch(
+            groups_of([{"lengths": [1, 1], "rewards": [0.5, 1.0]}]).groups
+        )
 
 
 def test_beta_with_rates_that_nearly_coincide():
     parts = complete(Algorithm(use="bnpo"), "here")
-    groups = groups_of([{"lengths": [1] * 64, "rewards": [float(i < right) for i in range(64)]} for right in (32, 33)]).groups
+    groups = groups_of(
+        [{"lengths": [1] * 64, "rewards": [float(i < right) for i in range(64)]} for right in (32, 33)]
+    ).groups
     assert all(math.isfinite(a) for row in objective(parts).advantage(groups, parts) for a in row)
 
 
@@ -332,7 +375,9 @@ def test_pairs_are_those_of_trained_answers():
     batch = objective(parts).batch([replace(group, rollouts=(*group.rollouts[:2], *cut))])
     logp = torch.zeros(batch.num_tokens, dtype=torch.float64)
     loss, _ = objective(parts)(logp, replace(batch, old_logp=logp))
-    assert loss == pytest.approx(4 * 0.25 * 2 / 4)  # (1/2)² twice, times 2G/(G-1) of two answers, over the four of the group
+    assert loss == pytest.approx(
+        4 * 0.25 * 2 / 4
+    )  # (1/2)² twice, times 2G/(G-1) of two answers, over the four of the group
 
 
 def test_beta_with_one_success_rate_is_the_plain_difference():
@@ -343,15 +388,21 @@ def test_beta_with_one_success_rate_is_the_plain_difference():
 
 @pytest.mark.parametrize("lam", [-5.0, 5.0, 60.0, -1e6])
 def test_lambda_at_its_bounds_gives_finite_gradients(lam):
-    parts = Algorithm(reduce="group_token_mean", length_preference=LengthPreference(lambda_init=lam, clamp=None))
-    out = value_and_grads(objective(parts), groups_of([{"lengths": [1, 5, 9], "rewards": [1, 0, 0]}]), torch.float64)
+    parts = Algorithm(
+        reduce="group_token_mean", length_preference=LengthPreference(lambda_init=lam, clamp=None)
+    )
+    out = value_and_grads(
+        objective(parts), groups_of([{"lengths": [1, 5, 9], "rewards": [1, 0, 0]}]), torch.float64
+    )
     assert math.isfinite(out.loss) and out.lam_grad.isfinite() and out.logp_grad.isfinite().all()
 
 
 def test_an_entropy_bonus_is_the_mean_entropy_by_the_same_normaliser():
     case = groups_of([{"lengths": [3, 5], "rewards": [1, 0]}, {"lengths": [2, 2], "rewards": [1, 1]}])
     parts = Algorithm(reduce="token_mean", rollout_correction=None)
-    plain, bonus = (Objective(parts.model_copy(update={"entropy_coef": c}), max_new_tokens=8) for c in (0.0, 0.5))
+    plain, bonus = (
+        Objective(parts.model_copy(update={"entropy_coef": c}), max_new_tokens=8) for c in (0.0, 0.5)
+    )
     assert plain.batch(case.groups).num_tokens == 8  # a group with one reward teaches nothing
     batch = bonus.batch(case.groups)
     assert batch.num_tokens == 12  # but it has an entropy

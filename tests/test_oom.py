@@ -30,7 +30,9 @@ MOST = 80  # tokens of the largest pass that the made-up memory holds
 
 
 def cuda_is_full():
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.5 GiB.")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.5 GiB."
+    )
 
 
 def cpu_is_full():
@@ -50,7 +52,9 @@ def tokens(batch) -> int:
 
 
 def holding(real, most: int, full=cuda_is_full):
-    """`real` with a memory for passes of that many tokens; the pass fails when it is made, its random numbers are drawn."""
+    """`real` with a memory for passes of that many tokens; the pass fails when it is
+    made, its random numbers are drawn.
+    """
 
     def logprobs(batch, **asked):
         scored = real(batch, **asked)
@@ -147,13 +151,18 @@ def test_smaller_passes_stay_and_are_told_once():
     train_step(1, run)
     told = list(run.told)
     assert [line.rpartition("micro_tokens is ")[2].split()[0] for line in told] == ["128", "64"]
-    assert all(line.startswith("out of memory (CUDA out of memory)") and "the same step again" in line for line in told)
+    assert all(
+        line.startswith("out of memory (CUDA out of memory)") and "the same step again" in line
+        for line in told
+    )
     train_step(2, run)
     assert run.micro_tokens == 64 and run.told == told
     assert all(tokens(micro) <= MOST for _, micro in run.split(run.objective.batch(train_step(3, run)[1])))
 
 
-@pytest.mark.parametrize(("micro", "share"), [(100_000, [1.0]), (100_000, [0.5, 1.0]), (MIN_TOKENS, [0.6]), (MIN_TOKENS, [1.0])])
+@pytest.mark.parametrize(
+    ("micro", "share"), [(100_000, [1.0]), (100_000, [0.5, 1.0]), (MIN_TOKENS, [0.6]), (MIN_TOKENS, [1.0])]
+)
 def test_dropout_draws_the_same_masks_where_the_passes_are_as_many(micro, share):
     """Half of far too many tokens is still one pass; at the least number all layers are recomputed instead.
 
@@ -222,7 +231,9 @@ def test_nothing_left_to_shrink(full):
         train_step(1, run)
     assert error.value.exit_code == 4
     assert "memory" in error.value.where and "memory.offload_activations=true" in error.value.fix
-    assert run.micro_tokens == 25 and all(layer.gradient_checkpointing for layer in layers_of(run.policy.base))
+    assert run.micro_tokens == 25 and all(
+        layer.gradient_checkpointing for layer in layers_of(run.policy.base)
+    )
     assert [line.split(": ")[-1] for line in run.told] == [
         "memory.micro_tokens is 25 from here on, and the same step again",
         "all layers are recomputed from here on, and the same step again",
@@ -281,9 +292,14 @@ def test_a_run_goes_on_and_its_events_say_so(monkeypatch, tmp_path):
     rows = told(tmp_path / "tight", "warning")
     assert [row["step"] for row in rows] == [1, 1]
     assert told(tmp_path / "tight", "proof") == []  # FIXED asks for none
-    assert [f"memory.micro_tokens is {n} " in row["message"] for n, row in zip((128, 64), rows, strict=True)] == [True] * 2
+    assert [
+        f"memory.micro_tokens is {n} " in row["message"] for n, row in zip((128, 64), rows, strict=True)
+    ] == [True] * 2
     steps = [json.loads(line) for line in (tmp_path / "tight" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["policy_version"] for row in steps] == [1, 2] and [row["skipped"] for row in steps] == [None, None]
+    assert [row["policy_version"] for row in steps] == [1, 2] and [row["skipped"] for row in steps] == [
+        None,
+        None,
+    ]
 
 
 def test_a_run_that_cannot_fit_ends_with_exit_4(monkeypatch, tmp_path, capfd):
@@ -294,10 +310,15 @@ def test_a_run_that_cannot_fit_ends_with_exit_4(monkeypatch, tmp_path, capfd):
     assert "does not fit" in told(tmp_path / "full", "failed")[0]["message"]
     assert not (tmp_path / "full" / "metrics.jsonl").exists()
     err = capfd.readouterr().err
-    assert "error: a pass of a single answer does not fit: CUDA out of memory\n" in err and "Traceback" not in err
+    assert (
+        "error: a pass of a single answer does not fit: CUDA out of memory\n" in err
+        and "Traceback" not in err
+    )
 
 
 def test_what_was_tried_before_giving_up_is_in_the_events(monkeypatch, tmp_path):
     limited(monkeypatch, 0)
     lgrpo("recipe", "tiny-math", *SMALL, "--runs", tmp_path, "--name", "full")
-    assert [row["message"].startswith("out of memory") for row in told(tmp_path / "full", "warning")] == [True] * 4
+    assert [row["message"].startswith("out of memory") for row in told(tmp_path / "full", "warning")] == [
+        True
+    ] * 4

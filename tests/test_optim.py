@@ -20,7 +20,9 @@ def made(use: str = "adamw", *more: str) -> Optimizers:
     recipe = tiny_recipe(f"optim.use={use}", "optim.weight_decay=0.1", "model.lora.rank=64", *more)
     policy = Policy.load(recipe)
     width = policy.base.get_output_embeddings().weight.shape[1]
-    return Optimizers(recipe, policy, Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width))
+    return Optimizers(
+        recipe, policy, Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
+    )
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
@@ -91,7 +93,9 @@ def test_the_memory_of_moments_is_taken_when_the_run_is_built(use):
     at_first = [id(t) for t in optimizer.state_tensors()]
     sizes = [p.numel() for p in parameters(optimizer.policy)]
     found = {t.data_ptr(): t.numel() * t.element_size() for t in optimizer.state_tensors() if t.dim()}
-    maps = {t.data_ptr() for s in optimizer.policy.state.values() for k, t in s.items() if k.startswith("qmap")}
+    maps = {
+        t.data_ptr() for s in optimizer.policy.state.values() for k, t in s.items() if k.startswith("qmap")
+    }
     assert sum(size for at, size in found.items() if at not in maps) == moments_bytes(sizes, use)
     step(optimizer.policy, 1)
     assert [id(t) for t in optimizer.state_tensors()] == at_first
@@ -113,7 +117,11 @@ def test_bitsandbytes_waits_for_the_gradients(monkeypatch, use):
     taken = optimizer.policy.step
 
     def stepped():
-        said.append("step" if len(optimizer.policy.state) == len(parameters(optimizer.policy)) else "step without moments")
+        said.append(
+            "step"
+            if len(optimizer.policy.state) == len(parameters(optimizer.policy))
+            else "step without moments"
+        )
         taken()
 
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: said.append(f"wait for {device}"))

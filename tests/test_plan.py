@@ -1,4 +1,6 @@
-"""The memory plan beside what really loads, what autograd really keeps, and what is really alive; and its proposals, pasted."""
+"""The memory plan beside what really loads, what autograd really keeps, and what is really
+alive; and its proposals, pasted.
+"""
 
 import json
 import subprocess
@@ -41,7 +43,12 @@ MODELS = {
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": False},
     "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
     "qwen3": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True},
-    "mistral": {"model_type": "mistral", "head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": False},
+    "mistral": {
+        "model_type": "mistral",
+        "head_dim": 16,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": False,
+    },
 }
 
 
@@ -87,7 +94,9 @@ def test_weights_and_adapter_weigh_what_is_predicted(folders, name, weights):
 
 
 @pytest.mark.parametrize(
-    "targets", [["q_proj", "v_proj"], ["lm_head", "mlp.down_proj"], ["embed_tokens"], r".*\.1\..*_proj", "all-linear"], ids=str
+    "targets",
+    [["q_proj", "v_proj"], ["lm_head", "mlp.down_proj"], ["embed_tokens"], r".*\.1\..*_proj", "all-linear"],
+    ids=str,
 )
 def test_an_adapter_has_the_tensors_that_peft_makes(folders, targets):
     model = Model(id=str(folders / "qwen2"), lora=Lora(rank=4, targets=targets))
@@ -106,14 +115,21 @@ def test_all_parameters_are_held_in_float32(folders):
 def test_a_checkpoint_saved_in_4_bits_weighs_what_it_says(folders, tmp_path, double):
     skipped = ["lm_head", "model.layers.0.mlp.down_proj"]
     saved = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double, llm_int8_skip_modules=skipped
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double,
+        llm_int8_skip_modules=skipped,
     )
-    whole = AutoModelForCausalLM.from_pretrained(folders / "llama", quantization_config=saved, device_map={"": CPU})
+    whole = AutoModelForCausalLM.from_pretrained(
+        folders / "llama", quantization_config=saved, device_map={"": CPU}
+    )
     whole.save_pretrained(tmp_path / "4bit")
     model = Model(id=str(tmp_path / "4bit"), weights="nf4")
     base, _ = loaded_bytes(load.load_base(model, CPU))
     width = load.compute_dtype("nf4", CPU).itemsize
-    assert budget.weights_bytes(Shape.of(find_config(model)), "nf4", compute=width) == pytest.approx(base, rel=0.03)
+    assert budget.weights_bytes(Shape.of(find_config(model)), "nf4", compute=width) == pytest.approx(
+        base, rel=0.03
+    )
 
 
 @pytest.mark.parametrize("use", ["adamw", "adamw_8bit"])
@@ -125,7 +141,9 @@ def test_moments_take_what_the_optimiser_makes(use):
         p.grad = torch.ones_like(p)
     run.optimizer.step()
     held = [item for state in run.optimizer.policy.state.values() for item in state.items()]
-    made = sum(t.nbytes for name, t in held if isinstance(t, torch.Tensor) and name not in ("step", "qmap1", "qmap2"))
+    made = sum(
+        t.nbytes for name, t in held if isinstance(t, torch.Tensor) and name not in ("step", "qmap1", "qmap2")
+    )
     assert budget.moments_bytes([p.numel() for p in run.policy.trainable()], use) == made
 
 
@@ -144,7 +162,9 @@ def test_keys_and_values_of_a_token(name):
 # ------------------------------------------------------------------------------------------- what a pass takes
 
 
-def policy_of(name: str, weights: str, dtype: torch.dtype, lora: Lora | None, folders: Path, monkeypatch) -> Policy:
+def policy_of(
+    name: str, weights: str, dtype: torch.dtype, lora: Lora | None, folders: Path, monkeypatch
+) -> Policy:
     """Quantised weights computing in `dtype` on this CPU too, as they do on a GPU."""
     monkeypatch.setattr(load, "compute_dtype", lambda weights, device: dtype)
     model = Model(id=str(folders / name), weights=weights, lora=lora)
@@ -202,7 +222,9 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        old = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)} | self.known
+        old = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)
+        } | self.known
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in old:
                 self.known.add(storage._cdata)
@@ -246,14 +268,20 @@ def test_a_pass_peaks_where_it_is_predicted(folders, monkeypatch, name, weights,
     assert 0.95 * live.peak < predicted < 1.2 * live.peak, predicted / live.peak
 
 
-@pytest.mark.parametrize(("dtype", "lora"), [(torch.bfloat16, LORA), (torch.float32, LORA), (torch.float32, None)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "lora"), [(torch.bfloat16, LORA), (torch.float32, LORA), (torch.float32, None)], ids=str
+)
 def test_sampling_takes_no_more_than_predicted(folders, monkeypatch, dtype, lora):
-    policy = policy_of("llama", "fp32" if dtype == torch.float32 else "bf16", dtype, lora, folders, monkeypatch)
+    policy = policy_of(
+        "llama", "fp32" if dtype == torch.float32 else "bf16", dtype, lora, folders, monkeypatch
+    )
     ids = torch.zeros(8, 64, dtype=torch.long)
     with torch.no_grad(), Live() as live:
         policy.base.base_model(input_ids=ids, use_cache=False)
     shape, run = Shape.of(policy.base.config), Pass(dtype.itemsize, lora)
-    predicted = ids.numel() * passes.forward_bytes(shape, run) + 2 * passes.block_bytes(shape, run, ids.numel())
+    predicted = ids.numel() * passes.forward_bytes(shape, run) + 2 * passes.block_bytes(
+        shape, run, ids.numel()
+    )
     assert 0.9 * live.peak < predicted < 1.3 * live.peak
 
 
@@ -351,13 +379,17 @@ def test_a_run_that_is_full_while_it_is_built_says_so_in_the_plans_words(monkeyp
     from lgrpo_lite.train import build
 
     def full(recipe):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.20 GiB. GPU 0 has a total capacity of 23.6 GiB.")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 1.20 GiB. GPU 0 has a total capacity of 23.6 GiB."
+        )
 
     recipe = check(load_recipe("qwen3b-math", ["rollout.engine=vllm"]))
     said = plan(recipe, 24 * GIB, cache_stays=22 * GIB)
     assert said.peak("build") > said.capacity and said.verdict().startswith("does not fit 24 GB: short by")
     monkeypatch.setattr(build, "_build", full)
-    with pytest.raises(OutOfMemory, match=r"does not fit 24 GB: tried to allocate 1.20 GiB in the build") as error:
+    with pytest.raises(
+        OutOfMemory, match=r"does not fit 24 GB: tried to allocate 1.20 GiB in the build"
+    ) as error:
         build.build(recipe)
     assert error.value.exit_code == 4
 
@@ -411,7 +443,9 @@ def test_lines_add_up():
     found = planned()
     lines = found.lines()
     assert len(lines) == len(found.parts) + 3 and lines[-1] == found.verdict()
-    assert [float(x) for x in lines[-2].split()[1:8]] == [round(found.peak(moment) / GIB, 2) for moment in MOMENTS]
+    assert [float(x) for x in lines[-2].split()[1:8]] == [
+        round(found.peak(moment) / GIB, 2) for moment in MOMENTS
+    ]
     planned(gib=400).demand()
     with pytest.raises(OutOfMemory, match="short by"):
         planned(gib=2).demand()
@@ -421,9 +455,15 @@ def test_lines_add_up():
 
 
 def test_the_command_needs_no_torch(tmp_path):
-    code = "import sys; from lgrpo_lite.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    code = (
+        "import sys; from lgrpo_lite.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    )
     argv = [sys.executable, "-c", code, "plan", "qwen3b-math", "--gpu", "24GB", "--fit"]
-    out = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.strip().splitlines()
+    out = (
+        subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=True)
+        .stdout.strip()
+        .splitlines()
+    )
     assert out[-1] == "0 False" and out[-2].startswith("fits 24 GB with")
 
 

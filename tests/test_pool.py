@@ -1,4 +1,6 @@
-"""Worker processes: what a reward does to its process costs that process, one missing reward, and nothing else."""
+"""Worker processes: what a reward does to its process costs that process, one
+missing reward, and nothing else.
+"""
 
 import os
 import subprocess
@@ -78,7 +80,9 @@ def sleepers() -> list[psutil.Process]:
 def test_replies_come_in_order_from_several_processes():
     crew = pool("length", "pid", workers=2)
     replies = crew.run([call(0, "x" * n) for n in range(300)])
-    assert [reply.value.value for reply in replies] == list(range(300)) and not any(reply.fault for reply in replies)
+    assert [reply.value.value for reply in replies] == list(range(300)) and not any(
+        reply.fault for reply in replies
+    )
     assert crew.started == 2 and len({reply.value.value for reply in crew.run([call(1)] * 50)}) <= 2
     crew.close()
 
@@ -117,10 +121,16 @@ def test_no_process_outlives_the_batch_that_started_it(name):
 
 
 def test_what_an_import_started_lives_as_long_as_its_worker():
-    """A server that a reward asks, say: started at the top of its file it stays; started by a call it goes with the batch."""
+    """A server that a reward asks, say: started at the top of its file it stays; started by
+    a call it goes with the batch.
+    """
     text = b"import subprocess\nserver = subprocess.Popen(['sleep', '1234'])\ndef score(completion): return server.poll() is None"
     crew = Pool([Pooled(FileFunction("mine.py", "score", text))], [60.0], workers=1)
-    assert [crew.run([call(0)])[0].value.value for _ in range(3)] == [1.0] * 3 and crew.started == 1 and len(sleepers()) == 1
+    assert (
+        [crew.run([call(0)])[0].value.value for _ in range(3)] == [1.0] * 3
+        and crew.started == 1
+        and len(sleepers()) == 1
+    )
     crew.close()
     assert not [p for p in sleepers() if p.status() != psutil.STATUS_ZOMBIE]
 
@@ -169,7 +179,9 @@ def test_workers_end_with_their_parent(tmp_path):
 
 def test_a_process_that_started_later_scores_by_the_same_text(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("import os\ndef score(completion):\n    if completion == 'die': os._exit(1)\n    return 1.0\n")
+    path.write_text(
+        "import os\ndef score(completion):\n    if completion == 'die': os._exit(1)\n    return 1.0\n"
+    )
     rewards = RewardSum([Reward(use=f"{path}:score")], str)
     path.write_text("def score(completion): return 0.0\n")
     scores = rewards.scores([PROMPT], [[completion("die"), completion("live")]])[0]
@@ -237,7 +249,10 @@ def mixed(completion):
     safety = Safety(reward_workers=1, reward_memory_gb=1.0)
     rewards = RewardSum([Reward(use=f"{path}:mixed", timeout=0.5)], str, safety=safety)
     tally = Tally()
-    answers = [list(map(completion, ["good", "sleep", "fine", "crash"])), list(map(completion, ["raise", "fine"]))]
+    answers = [
+        list(map(completion, ["good", "sleep", "fine", "crash"])),
+        list(map(completion, ["raise", "fine"])),
+    ]
     groups = rewards.group([PROMPT, PROMPT], answers, tally=tally)
     assert [[r.completion.text for r in g.rollouts] for g in groups] == [["good", "fine"], ["fine"]]
     assert [g.missing for g in groups] == [2, 1]
@@ -262,6 +277,10 @@ def test_a_catastrophic_pattern_is_ended_at_its_deadline():
 
 
 def test_the_pool_imports_neither_torch_nor_pydantic():
-    code = "import sys, lgrpo_lite.rewards.mark; print([m for m in ('torch', 'pydantic') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    code = (
+        "import sys, lgrpo_lite.rewards.mark; print([m for m in ('torch', 'pydantic') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
     assert out.stdout.strip() == "[]", out.stderr

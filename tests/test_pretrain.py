@@ -29,7 +29,9 @@ def test_the_shipped_model_is_what_the_script_makes(tmp_path):
     out = pretrain(tmp_path / "model", steps=1, batch=2)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert json.loads((out / name).read_text()) == json.loads((SHIPPED / name).read_text()), name
-    shapes = [{k: (v.shape, v.dtype) for k, v in load_file(f / "model.safetensors").items()} for f in (out, SHIPPED)]
+    shapes = [
+        {k: (v.shape, v.dtype) for k, v in load_file(f / "model.safetensors").items()} for f in (out, SHIPPED)
+    ]
     assert shapes[0] == shapes[1]
 
 

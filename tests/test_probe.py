@@ -1,4 +1,6 @@
-"""Proofs that rollouts come from this policy: faults are found by name, noise is none, nothing is left behind."""
+"""Proofs that rollouts come from this policy: faults are found by name, noise
+is none, nothing is left behind.
+"""
 
 import itertools
 import json
@@ -65,7 +67,9 @@ def updated(run, size: float, seed: int = 0) -> list[torch.Tensor]:
 
 
 def test_a_recipe_of_few_tokens_is_proven_too():
-    """Prompts of a probe are never empty, also where prompt and answer have fewer tokens than its own answers."""
+    """Prompts of a probe are never empty, also where prompt and answer have
+    fewer tokens than its own answers.
+    """
     run = build(tiny_recipe("model.max_new_tokens=2"))
     short = tiny_recipe("model.max_prompt_tokens=12", "model.max_new_tokens=2")
     proof = proof_of(run.engine, run.policy, run.prompts.prompts, short)
@@ -80,7 +84,9 @@ def test_a_recipe_of_few_tokens_is_proven_too():
 ANSWER = torch.arange(32).repeat_interleave(12)
 D = torch.randn(len(ANSWER), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NOISE = torch.randn(len(ANSWER), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-DOMINATED = 1e-3 * D + 5.0 * (ANSWER == 7) * (torch.arange(len(ANSWER)) % 12 == 0)  # one token moves more than all others
+DOMINATED = 1e-3 * D + 5.0 * (ANSWER == 7) * (
+    torch.arange(len(ANSWER)) % 12 == 0
+)  # one token moves more than all others
 ELSEWHERE = D * (ANSWER == 3)
 
 
@@ -109,7 +115,9 @@ def test_what_the_sampler_holds_is_told_or_doubted(r, d, beta, held):
     assert ("too small" in str(slope)) == (held is None)
 
 
-@given(seed=st.integers(0, 10**6), answers=st.integers(8, 40), noise=st.sampled_from([0.01, 0.3, 1.0, 3.0, 30.0]))
+@given(
+    seed=st.integers(0, 10**6), answers=st.integers(8, 40), noise=st.sampled_from([0.01, 0.3, 1.0, 3.0, 30.0])
+)
 def test_noise_is_never_taken_for_another_adapter(seed, answers, noise):
     drawn = torch.Generator().manual_seed(seed)
     answer = torch.arange(answers).repeat_interleave(10)
@@ -150,7 +158,9 @@ def holding(parameters, values):
 
 
 def sampling(monkeypatch, around) -> None:
-    """`around(sampler, settings)` is entered for every call of generate; what it yields are the settings, where it does."""
+    """`around(sampler, settings)` is entered for every call of generate; what it yields
+    are the settings, where it does.
+    """
     real = TransformersSampler.generate
 
     def generate(self, prompts, n, settings, prefixes=None):
@@ -185,7 +195,9 @@ def another_trainer_temperature(monkeypatch, run, before):
 
 
 def a_frozen_weight(run) -> torch.Tensor:
-    return next(p.data for n, p in run.policy.model.named_parameters() if "layers.0.mlp.down_proj.base_layer" in n)
+    return next(
+        p.data for n, p in run.policy.model.named_parameters() if "layers.0.mlp.down_proj.base_layer" in n
+    )
 
 
 def a_sampler_weight(monkeypatch, run, before):
@@ -244,14 +256,18 @@ def test_a_planted_fault_is_found_by_name(monkeypatch, plant, names):
         with pytest.raises(VerificationError) as error:
             demand_passed(checks, "proof before step 2")
         assert error.value.exit_code == 6 and error.value.where == "proof before step 2"
-        assert all(f"{check.name}: {check.found}" in error.value.what for check in checks if check.name in names)
+        assert all(
+            f"{check.name}: {check.found}" in error.value.what for check in checks if check.name in names
+        )
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "nf4"])
 def test_a_small_update_that_did_not_arrive_is_found_with_any_weights(monkeypatch, weights):
     """It moves log-probs by less than the kernels of these weights may differ."""
     run = started(f"model.weights={weights}")
-    for seed, (plant, wrong) in enumerate([(nothing, set()), (nothing, set()), (adapter_before, {"version"})]):
+    for seed, (plant, wrong) in enumerate(
+        [(nothing, set()), (nothing, set()), (adapter_before, {"version"})]
+    ):
         before = updated(run, 0.005, seed)
         with monkeypatch.context() as patch:
             plant(patch, run, before)
@@ -306,7 +322,10 @@ def noisy(monkeypatch, size: float) -> None:
     def generate(self, *asked, **more):
         rows = real(self, *asked, **more)
         return [
-            [replace(c, logprobs=tuple(x + drawn.gauss(0, size) * (1 - math.exp(x)) for x in c.logprobs)) for c in row]
+            [
+                replace(c, logprobs=tuple(x + drawn.gauss(0, size) * (1 - math.exp(x)) for x in c.logprobs))
+                for c in row
+            ]
             for row in rows
         ]
 
@@ -355,7 +374,9 @@ def test_prompts_through_the_cache_may_differ_by_rounding(monkeypatch, first, la
 
 
 def test_scoring_in_small_passes_gives_the_same_numbers(monkeypatch):
-    """What a proof scores while keys and values are there has at most so many tokens at once, padding included."""
+    """What a proof scores while keys and values are there has at most so many
+    tokens at once, padding included.
+    """
     run = started("model.weights=fp32")
     updated(run, 0.02)
     with run.engine.serving(run.policy) as sampler:
@@ -419,9 +440,13 @@ def random_numbers() -> list[torch.Tensor]:
 
 
 def everything(run) -> tuple:
-    """All that a proof must leave as it was. Not Python's random numbers: beartype draws from them while testing."""
+    """All that a proof must leave as it was. Not Python's random numbers: beartype
+    draws from them while testing.
+    """
     policy = run.policy
-    state = torch.cat([*random_numbers(), *(p.detach().flatten().view(torch.uint8) for p in policy.trainable())])
+    state = torch.cat(
+        [*random_numbers(), *(p.detach().flatten().view(torch.uint8) for p in policy.trainable())]
+    )
     modes = [m.training for m in policy.model.modules()]
     off = [m.disable_adapters for m in policy.model.modules() if isinstance(m, LoraLayer)]
     return state.numpy().tobytes(), fingerprint(policy.model), modes, off, policy.temperature, policy.version
@@ -496,7 +521,10 @@ def test_a_run_is_the_same_with_and_without_proofs():
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        (["model.weights=nf4", "rollout.temperature=0.6"], ["as loaded", "an adapter", "another adapter", "temperature 1"]),
+        (
+            ["model.weights=nf4", "rollout.temperature=0.6"],
+            ["as loaded", "an adapter", "another adapter", "temperature 1"],
+        ),
         (["model.lora=null"], ["as loaded", "temperature 0.7"]),
     ],
 )
@@ -517,14 +545,21 @@ def test_selftest_gives_one_json_object(capsys):
     code, out, _ = selftest(capsys, "--json")
     whole = json.loads(out)
     assert code == 0 and (whole["ok"], whole["command"], whole["schema"]) == (True, "selftest", 1)
-    named = [stage.partition(" that moves")[0] for stage in dict.fromkeys(row["stage"] for row in whole["result"])]
+    named = [
+        stage.partition(" that moves")[0] for stage in dict.fromkeys(row["stage"] for row in whole["result"])
+    ]
     assert named == ["as loaded", "an adapter", "another adapter", "temperature 0.7"]
     assert all(row["passed"] for row in whole["result"])
-    assert {"stamp", "adapter", "version", "agreement", "base answers"} <= {row["check"] for row in whole["result"]}
+    assert {"stamp", "adapter", "version", "agreement", "base answers"} <= {
+        row["check"] for row in whole["result"]
+    }
     rollout, recipe = whole["rollout"], tiny_recipe(*SMALL)
     assert (rollout["weights"], rollout["engine"]) == (recipe.model.weights, "transformers")
     assert rollout["answers"] == recipe.rollout.prompts_per_step * recipe.rollout.group_size
-    assert 0 < rollout["tokens"] <= rollout["answers"] * rollout["limit"] and rollout["limit"] == recipe.model.max_new_tokens
+    assert (
+        0 < rollout["tokens"] <= rollout["answers"] * rollout["limit"]
+        and rollout["limit"] == recipe.model.max_new_tokens
+    )
     assert rollout["tokens_per_second"] == rollout["tokens"] / rollout["seconds"] > 0
 
 
@@ -601,7 +636,11 @@ def test_a_fault_after_the_first_step_ends_the_run(tmp_path, monkeypatch, capfd,
     folder, err = tmp_path / "faulty", capfd.readouterr().err
     status = json.loads((folder / "STATUS.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 6)
-    assert name in err and "proof before step 2, policy version 1, engine transformers" in err and "Traceback" not in err
+    assert (
+        name in err
+        and "proof before step 2, policy version 1, engine transformers" in err
+        and "Traceback" not in err
+    )
     first, second = proofs(folder)
     assert failed_rows(first) == set() and name in failed_rows(second)
     assert [row["step"] for row in rows(folder, "metrics.jsonl")] == [1]

@@ -1,4 +1,6 @@
-"""Long work says how far it is: loading, downloads from a hub on this machine, evaluations, exports; a command shows it."""
+"""Long work says how far it is: loading, downloads from a hub on this machine,
+evaluations, exports; a command shows it.
+"""
 
 import hashlib
 import io
@@ -87,7 +89,11 @@ DONE = Progress("loading weights", 12, 12, 0.0)
     [
         (True, [1.0], ""),
         (True, [START, 1, 1.2, 4], f"{CLEAR}starting vLLM: 0s{CLEAR}starting vLLM: 3s"),
-        (True, [LOAD, 1, 2, DONE, 3], f"{CLEAR}loading weights: 3/12, 1m05s left{CLEAR}loading weights: 12/12"),
+        (
+            True,
+            [LOAD, 1, 2, DONE, 3],
+            f"{CLEAR}loading weights: 3/12, 1m05s left{CLEAR}loading weights: 12/12",
+        ),
         (True, [Progress("a\x1b[2Jb", 1, None, None), 1], f"{CLEAR}a\\x1b[2Jb: 1, 0s"),
         (False, [START, 1, 9.9], ""),
         (False, [START, 1, PLAIN_SECONDS, 11, 25], "starting vLLM: 9s\nstarting vLLM: 24s\n"),
@@ -150,7 +156,9 @@ print("a result")
 def test_on_a_terminal_nothing_of_it_stays_and_stdout_has_the_result_alone(as_json, drawn):
     terminal, theirs = os.openpty()
     environment = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")} | {"TERM": "xterm"}
-    child = subprocess.run([sys.executable, "-c", WORK % as_json], stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    child = subprocess.run(
+        [sys.executable, "-c", WORK % as_json], stdout=subprocess.PIPE, stderr=theirs, env=environment
+    )
     os.close(theirs)
     seen = os.read(terminal, 2**16).decode() if drawn else ""
     os.close(terminal)
@@ -185,7 +193,9 @@ def test_a_merge_tells_tensors_and_then_the_prompts_it_verifies(run, heard, tmp_
     export_merged(run.policy, run.recipe, tmp_path / "merged", run.eval_prompts[:8])
     merged, verified = counts(heard, "merging"), [n for n, _ in counts(heard, "verifying the merged model")]
     assert merged == [(i, merged[0][1]) for i in range(merged[0][1] + 1)]
-    assert verified == sorted(verified) and verified[0] == 0 and verified[-1] == 24 and verified.count(24) == 1
+    assert (
+        verified == sorted(verified) and verified[0] == 0 and verified[-1] == 24 and verified.count(24) == 1
+    )
 
 
 @pytest.mark.slow
@@ -195,7 +205,9 @@ def test_a_selftest_tells_its_stages(run, heard):
     named = [
         name
         for name, _ in stages(
-            fresh.engine, fresh.policy, proof_of(fresh.engine, fresh.policy, fresh.prompts.prompts, fresh.recipe)
+            fresh.engine,
+            fresh.policy,
+            proof_of(fresh.engine, fresh.policy, fresh.prompts.prompts, fresh.recipe),
         )
     ]
     assert counts(heard, "proving the rollouts") == [(i, len(named)) for i in range(len(named) + 1)]
@@ -207,7 +219,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's interface as fetching a model takes; `folders` by repository, `asked` is what was sent."""
+    """As much of the Hub's interface as fetching a model takes; `folders` by
+    repository, `asked` is what was sent.
+    """
 
     folders: dict[str, Path]
     asked: list[tuple[str, str]]
@@ -216,22 +230,39 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].strip("/")
         self.asked.append((self.command, path))
         repo = next(
-            (name for name in self.folders if path.removeprefix("api/models/").startswith(name + "/") or path.endswith(name)),
+            (
+                name
+                for name in self.folders
+                if path.removeprefix("api/models/").startswith(name + "/") or path.endswith(name)
+            ),
             None,
         )
         if repo is None:
-            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository Not Found"})
+            return self.answer(
+                404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository Not Found"}
+            )
         files = sorted(p for p in self.folders[repo].iterdir() if p.is_file())
         if path.startswith(f"api/models/{repo}/tree"):
-            rows = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": self.tag(p)} for p in files]
+            rows = [
+                {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": self.tag(p)} for p in files
+            ]
             return self.answer(200, json.dumps(rows).encode(), {})
         if path.startswith("api/models/"):
-            about = {"_id": "1", "id": repo, "sha": COMMIT, "siblings": [{"rfilename": p.name} for p in files]}
+            about = {
+                "_id": "1",
+                "id": repo,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": p.name} for p in files],
+            }
             return self.answer(200, json.dumps(about).encode(), {})
         file = self.folders[repo] / path.rpartition("/")[2]
         if not file.is_file():
             return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        self.answer(200, file.read_bytes(), {"ETag": f'"{self.tag(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+        self.answer(
+            200,
+            file.read_bytes(),
+            {"ETag": f'"{self.tag(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"},
+        )
 
     do_HEAD = do_GET
 
@@ -289,11 +320,17 @@ def fetched(tmp_path_factory):
         for file in source.iterdir():
             if file.suffix == ".json" or (file.suffix == ".safetensors" and folder.name != "sharded"):
                 (folder / file.name).write_bytes(file.read_bytes())
-    write_shards(iter(load_file(source / "model.safetensors").items()), folders["me/sharded"], shard_bytes=600_000)
+    write_shards(
+        iter(load_file(source / "model.safetensors").items()), folders["me/sharded"], shard_bytes=600_000
+    )
     asked: list[tuple[str, str]] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Hub,), {"folders": folders, "asked": asked}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    own = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(root / "home"), "OMP_NUM_THREADS": "1"}
+    own = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(root / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_"))}
     try:
         command = [sys.executable, "-c", LOAD_TWICE, str(root / "main.log")]
@@ -305,13 +342,19 @@ def fetched(tmp_path_factory):
     return json.loads(child.stdout), asked
 
 
-@pytest.mark.parametrize(("name", "repo"), [("whole", "me/whole"), ("sharded", "me/sharded"), ("ahead", "me/ahead")])
+@pytest.mark.parametrize(
+    ("name", "repo"), [("whole", "me/whole"), ("sharded", "me/sharded"), ("ahead", "me/ahead")]
+)
 def test_a_download_tells_its_megabytes_and_happens_once(fetched, name, repo):
     told_, asked = fetched
     rows = [(done, of) for what, done, of in told_[name] if what == f"downloading {repo}, MB"]
     assert rows[-1] == (2, 2) and rows == sorted(rows) and {done for done, _ in rows} == {0, 1, 2}
     assert [what for what, _, _ in told_[name]][-1] == "loading weights"
-    weights = [path for verb, path in asked if verb == "GET" and path.startswith(repo) and path.endswith(".safetensors")]
+    weights = [
+        path
+        for verb, path in asked
+        if verb == "GET" and path.startswith(repo) and path.endswith(".safetensors")
+    ]
     assert weights and len(weights) == len(set(weights))
 
 

@@ -1,4 +1,6 @@
-"""report.md: what it tells of a real run, and that no file in a run folder stops training. And what a run settled by itself."""
+"""report.md: what it tells of a real run, and that no file in a run folder stops training.
+And what a run settled by itself.
+"""
 
 import json
 import os
@@ -42,7 +44,10 @@ def test_a_real_run_explains_itself(trained):
         assert words in report, words
     assert "could not be made" not in report and "go on with it" not in report
     picture = (trained / "report.svg").read_text()
-    assert all(words in picture for words in ("reward", "groups with a signal", "λ", "held-out problems", "share of the credit"))
+    assert all(
+        words in picture
+        for words in ("reward", "groups with a signal", "λ", "held-out problems", "share of the credit")
+    )
 
 
 def test_the_report_was_there_before_the_end(trained):
@@ -80,7 +85,10 @@ def test_one_evaluation_is_no_comparison(tmp_path):
 
 def test_what_was_chosen_is_that_of_the_last_attempt(tmp_path):
     path = written(tmp_path / "run")
-    rows = [{"kind": "chosen", "attempt": i, "key": "memory.layout", "value": f"a|{i}", "why": "w\nx"} for i in (1, 2)]
+    rows = [
+        {"kind": "chosen", "attempt": i, "key": "memory.layout", "value": f"a|{i}", "why": "w\nx"}
+        for i in (1, 2)
+    ]
     lines(path / "events.jsonl", rows)
     report = told(path)
     assert "| `memory.layout` | a\\|2 | w x |" in report and "a\\|1" not in report
@@ -91,7 +99,12 @@ def test_equal_warnings_are_counted(tmp_path):
     rows = [{"kind": "warning", "message": f"<b>{i}"} for i in range(30)]
     lines(path / "events.jsonl", [*rows, *[{"kind": "step_refused", "step": 1, "reason": "loss is nan"}] * 3])
     report = told(path)
-    assert "- loss is nan (3 times)" in report and "- and 11 others" in report and "&lt;b>29" in report and "<b>" not in report
+    assert (
+        "- loss is nan (3 times)" in report
+        and "- and 11 others" in report
+        and "&lt;b>29" in report
+        and "<b>" not in report
+    )
 
 
 def test_sums_of_a_long_run_say_what_they_are_over(tmp_path):
@@ -101,7 +114,9 @@ def test_sums_of_a_long_run_say_what_they_are_over(tmp_path):
     assert "tokens sampled in the last " in report and "9,000 of 9,000 steps" in report
 
 
-@pytest.mark.parametrize("name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl"]
+)
 @pytest.mark.parametrize(
     "content",
     [b"", b"\xff\xfe\x00", b"{", b"[]", b"1\n", b'{"kind": "chosen"}\n{"kind": "warning"}\n{"kind": [1]}\n',
@@ -109,14 +124,17 @@ def test_sums_of_a_long_run_say_what_they_are_over(tmp_path):
      b"train: [1]\nmodel: 3\nalgorithm: {use: [grpo]}\nrewards: [1, {use: 2}]\nrecipe: {name: {a: 1}}\n"],
 )  # fmt: skip
 def test_foreign_files_are_survived(tmp_path, monkeypatch, name, content):
-    monkeypatch.setattr(plots, "available", lambda: False)  # drawing the same twelve steps 40 times tells nothing
+    monkeypatch.setattr(
+        plots, "available", lambda: False
+    )  # drawing the same twelve steps 40 times tells nothing
     path = written(tmp_path / "run")
     (path / name).write_bytes(content)
     assert "## How to go on" in told(path) and "could not be made" not in told(path)
 
 
 @pytest.mark.parametrize(
-    "rows", [[{}], [evaluation(0, 0.4), evaluation(12, 0.9) | {"step": "x"}], [evaluation(0, float("nan"))] * 2]
+    "rows",
+    [[{}], [evaluation(0, 0.4), evaluation(12, 0.9) | {"step": "x"}], [evaluation(0, float("nan"))] * 2],
 )
 def test_odd_evaluations_are_drawn_or_left_out(tmp_path, rows):
     path = written(tmp_path / "run")
@@ -159,7 +177,10 @@ def test_everything_that_was_left_to_the_program():
     assert int(found["model.threads"][0]) >= 1 and int(found["safety.reward_workers"][0]) >= 1
     assert found["rollout.engine"] == ("transformers", found["rollout.engine"][1])
     assert found["rollout.engine"][1].startswith("vllm cannot run it here: ")
-    assert "reduce=group_token_mean" in found["algorithm"][0] and "length_preference.r=0.1111" in found["algorithm"][0]
+    assert (
+        "reduce=group_token_mean" in found["algorithm"][0]
+        and "length_preference.r=0.1111" in found["algorithm"][0]
+    )
     assert found["memory.layout"][0].startswith("rows") and "MiB" in found["memory.logprob_chunk"][0]
     assert found["memory.checkpointing"][0].endswith("of 3 layers recomputed")
     assert found["export.base"][0] == "original" and all(why for _, why in found.values())
@@ -176,4 +197,8 @@ def test_nothing_that_the_recipe_sets():
 
 def test_a_run_tells_what_it_chose(trained):
     events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
-    assert {e["key"] for e in events if e["kind"] == "chosen"} >= {"algorithm", "memory.layout", "memory.checkpointing"}
+    assert {e["key"] for e in events if e["kind"] == "chosen"} >= {
+        "algorithm",
+        "memory.layout",
+        "memory.checkpointing",
+    }

@@ -1,4 +1,6 @@
-"""A run that is killed, interrupted or stopped loses nothing: it ends with the same bytes as one that was not."""
+"""A run that is killed, interrupted or stopped loses nothing: it ends with the
+same bytes as one that was not.
+"""
 
 import json
 import os
@@ -35,11 +37,16 @@ def wait_for(runs: Path, name: str, step: int, process: subprocess.Popen) -> Non
 
 
 def result(runs: Path, name: str) -> dict:
-    """All that the end of a run is: bytes of the adapter, λ, and the numbers of every step that are no seconds."""
+    """All that the end of a run is: bytes of the adapter, λ, and the numbers of
+    every step that are no seconds.
+    """
     last = runs / name / "checkpoints" / "step-000012"
     state = json.loads((last / "state.json").read_text())
     rows = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
-    steps = [{k: v for k, v in row.items() if k not in ("seconds", "time", "reward_p50", "reward_p95", "memory")} for row in rows]
+    steps = [
+        {k: v for k, v in row.items() if k not in ("seconds", "time", "reward_p50", "reward_p95", "memory")}
+        for row in rows
+    ]
     evals = [json.loads(line)["accuracy"] for line in (runs / name / "evals.jsonl").read_text().splitlines()]
     adapter = (last / "adapter" / "adapter_model.safetensors").read_bytes()
     exported = (runs / name / "export" / "adapter" / "adapter_model.safetensors").read_bytes()
@@ -72,7 +79,9 @@ def test_killed_at_random_and_resumed(whole, seed):
     process.kill()
     process.wait()
     proven = command(whole, name)
-    proven[proven.index("safety.sync_proof_every=0")] = "safety.sync_proof_every=4"  # a proof changes no number of a run
+    proven[proven.index("safety.sync_proof_every=0")] = (
+        "safety.sync_proof_every=4"  # a proof changes no number of a run
+    )
     subprocess.run(proven, check=True, capture_output=True)
     same(whole, name)
 
@@ -122,7 +131,9 @@ def test_a_corrupt_checkpoint_falls_back_and_says_so(whole):
 
 
 def test_resuming_with_other_settings_is_refused(whole, capfd):
-    code = lgrpo("recipe", "tiny-math", *SMALL, "optim.lr=0.5", "--runs", whole, "--name", "whole", "--resume", "auto")
+    code = lgrpo(
+        "recipe", "tiny-math", *SMALL, "optim.lr=0.5", "--runs", whole, "--name", "whole", "--resume", "auto"
+    )
     assert code == 2
     assert "optim.lr: 0.001 -> 0.5" in capfd.readouterr().err
 

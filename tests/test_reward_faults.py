@@ -1,4 +1,6 @@
-"""Training with a reward that hangs, crashes, eats memory and raises: it goes on, without those rows, and says how many."""
+"""Training with a reward that hangs, crashes, eats memory and raises: it goes on, without
+those rows, and says how many.
+"""
 
 import statistics
 
@@ -38,8 +40,17 @@ def faulty(completion):
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "mine.py").write_text(USER)
-    overrides = [f"rewards.0.use={tmp_path}/mine.py:faulty", "rewards.0.extract=final", "rewards.0.timeout=3.0"]
-    sizes = ["rollout.prompts_per_step=8", "rollout.group_size=8", "safety.reward_memory_gb=0.25", "safety.reward_workers=2"]
+    overrides = [
+        f"rewards.0.use={tmp_path}/mine.py:faulty",
+        "rewards.0.extract=final",
+        "rewards.0.timeout=3.0",
+    ]
+    sizes = [
+        "rollout.prompts_per_step=8",
+        "rollout.group_size=8",
+        "safety.reward_memory_gb=0.25",
+        "safety.reward_workers=2",
+    ]
     built = build(tiny_recipe("model.max_new_tokens=8", *overrides, *sizes))
     yield built
     built.reward.close()
@@ -67,12 +78,18 @@ def test_training_goes_on_without_the_rows_whose_reward_is_missing(run, monkeypa
     assert record.reward == pytest.approx(statistics.fmean(rewards)) and record.reward_std == pytest.approx(
         statistics.pstdev(rewards)
     )
-    assert (record.reward_timeouts, record.reward_crashes, record.reward_errors) == (faults[0], faults[1], faults[2] + faults[3])
+    assert (record.reward_timeouts, record.reward_crashes, record.reward_errors) == (
+        faults[0],
+        faults[1],
+        faults[2] + faults[3],
+    )
     assert record.reward_p50 < 0.5 and record.reward_p95 > record.reward_p50
     assert not any(space["number"](r.completion.text) < 4 for g in groups for r in g.rollouts)
     assert [len(g.rollouts) + g.missing for g in groups] == [8] * len(groups)
     batch = run.objective.batch(groups)
-    assert batch is not None and batch.num_sequences <= len(rewards)  # advantages and normalisers know of no other rows
+    assert batch is not None and batch.num_sequences <= len(
+        rewards
+    )  # advantages and normalisers know of no other rows
     assert any(not torch.equal(a, b) for a, b in zip(before, run.policy.trainable(), strict=True))
     record, _ = train_step(2, run)
     assert record.loss is not None
@@ -82,5 +99,7 @@ def test_a_group_that_is_missing_as_a_whole_makes_no_update(tmp_path):
     (tmp_path / "mine.py").write_text("def never(completion): raise ValueError\n")
     run = build(tiny_recipe(f"rewards.0.use={tmp_path}/mine.py:never", "rewards.0.extract=final"))
     record, groups = train_step(1, run)
-    assert record.skipped and record.missing == record.reward_errors > 0 and not any(g.rollouts for g in groups)
+    assert (
+        record.skipped and record.missing == record.reward_errors > 0 and not any(g.rollouts for g in groups)
+    )
     run.reward.close()

@@ -119,7 +119,12 @@ def test_the_packaged_recipe_passes(capsys):
 def test_a_gold_that_does_not_score_1_is_named_with_its_row(tmp_path, capsys):
     rows = [{"question": "a", "answer": "7"}, {"question": "b", "answer": "seven } of {"}]
     path = written(tmp_path / "golds.jsonl", *rows)
-    assert lgrpo("reward", "test", "tiny-math", f"data.train={{path: {path}}}", "rewards.0.extract=boxed", "--json") == 6
+    assert (
+        lgrpo(
+            "reward", "test", "tiny-math", f"data.train={{path: {path}}}", "rewards.0.extract=boxed", "--json"
+        )
+        == 6
+    )
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result["ok"] is False and result["command"] == "reward test"
@@ -159,7 +164,10 @@ def test_code_is_tried_on_its_worked_solutions_and_on_programs_that_do_nothing(t
     bad = good | {"solution": "def add(a, b): return a - b"}
     settings = ("rewards=[{use: code}]", "data.train.solution=solution")
     path = written(tmp_path / "code.jsonl", good, bad)
-    assert lgrpo("reward", "test", "tiny-math", f"data.train={{path: {path}, solution: solution}}", settings[0]) == 6
+    assert (
+        lgrpo("reward", "test", "tiny-math", f"data.train={{path: {path}, solution: solution}}", settings[0])
+        == 6
+    )
     out = capsys.readouterr().out
     assert "1 of 2 score 1" in out and "6 of 6 score 0" in out and f"{path}:2" in out
     path = written(tmp_path / "faulty.jsonl", good | {"answer": "assert add(1, 2) =="})
@@ -195,7 +203,9 @@ def test_cases_are_counted_by_tier_and_category(tmp_path, capsys):
 @pytest.mark.parametrize(("least", "code"), [("0.6", 0), ("0.61", 6)])
 def test_an_accuracy_can_be_asked_for(tmp_path, least, code):
     path = written(tmp_path / "cases.jsonl", *ROWS)
-    assert lgrpo("reward", "test", "numeric", "extract=gsm8k", "--cases", path, "--min-accuracy", least) == code
+    assert (
+        lgrpo("reward", "test", "numeric", "extract=gsm8k", "--cases", path, "--min-accuracy", least) == code
+    )
 
 
 def test_a_missing_reward_is_no_verdict_and_is_counted(tmp_path, capsys):

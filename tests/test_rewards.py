@@ -76,7 +76,15 @@ def test_exact_does_not_compare_numbers():
 
 @pytest.mark.parametrize(
     ("tokens", "value"),
-    [(1, 0.0), (16384, 0.0), (16385, -0.000244140625), (18432, -0.5), (20480, -1.0), (20481, -1.0), (10**6, -1.0)],
+    [
+        (1, 0.0),
+        (16384, 0.0),
+        (16385, -0.000244140625),
+        (18432, -0.5),
+        (20480, -1.0),
+        (20481, -1.0),
+        (10**6, -1.0),
+    ],
 )
 def test_overlong(tokens, value):
     assert overlong(tokens, limit=20480, cache=4096) == (value, Outcome.ok)
@@ -86,7 +94,11 @@ def test_overlong_counts_tokens_up_to_the_longest_answer():
     answer = Completion((7,) * 9, (0.0,) * 9, "#### 4", "length", 0)
     rewards = [Reward(use="numeric"), Reward(use="overlong", cache=4)]
     score = RewardSum(rewards, lambda key: key, max_new_tokens=10).score(PROMPT, answer)
-    assert (score.value, score.parts, score.outcome) == (0.25, {"numeric": 1.0, "overlong": -0.75}, Outcome.ok)
+    assert (score.value, score.parts, score.outcome) == (
+        0.25,
+        {"numeric": 1.0, "overlong": -0.75},
+        Outcome.ok,
+    )
     wider = [rewards[0], Reward(use="overlong", cache=4, limit=20)]
     assert RewardSum(wider, lambda key: key, max_new_tokens=10).score(PROMPT, answer).value == 1.0
 
@@ -96,7 +108,11 @@ def test_overlong_counts_tokens_up_to_the_longest_answer():
     [
         (Reward(use="overlong", cache=4), "rewards.0.limit", "longest answer is not known"),
         (Reward(use="overlong", cache=11, limit=10), "rewards.0.cache", "cache 11 is more than limit 10"),
-        (Reward(use="overlong", pattern="x", limit=10, cache=1), "rewards.0.pattern", "reads no option 'pattern'"),
+        (
+            Reward(use="overlong", pattern="x", limit=10, cache=1),
+            "rewards.0.pattern",
+            "reads no option 'pattern'",
+        ),
         (Reward(use="numeric", limit=10), "rewards.0.limit", "reads no option 'limit'"),
     ],
 )

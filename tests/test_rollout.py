@@ -1,4 +1,6 @@
-"""Rollout bricks on a scripted engine: who is asked what, what is trained under which prompt, what is remembered."""
+"""Rollout bricks on a scripted engine: who is asked what, what is trained under
+which prompt, what is remembered.
+"""
 
 import json
 from dataclasses import replace
@@ -82,11 +84,14 @@ def test_guided_answers_begin_with_the_solution():
 
 
 @pytest.mark.parametrize(
-    ("length", "share", "limit", "shown"), [(3, 1.0, 64, 3), (99, 0.5, 64, 6), (99, 1.0, 5, 4), (99, 1.0, 64, 12)]
+    ("length", "share", "limit", "shown"),
+    [(3, 1.0, 64, 3), (99, 0.5, 64, 6), (99, 1.0, 5, 4), (99, 1.0, 64, 12)],
 )
 def test_guidance_is_bounded(length, share, limit, shown):
     tools = scripted_tools(lambda *_: "x", limit=limit)
-    rows = guided_answers([asked("a", solution_ids=ids_of("1+0=1;#### 1"))], 1, length, Guide(share=1, max_share=share), tools)
+    rows = guided_answers(
+        [asked("a", solution_ids=ids_of("1+0=1;#### 1"))], 1, length, Guide(share=1, max_share=share), tools
+    )
     assert rows[0][0].given == shown
 
 
@@ -96,7 +101,11 @@ def test_a_prompt_without_a_solution_is_named():
     assert error.value.where == "prompt a"
 
 
-@given(st.lists(st.floats(0, 1), max_size=30), st.sampled_from(["every", "released"]), st.sampled_from([None, 2.0]))
+@given(
+    st.lists(st.floats(0, 1), max_size=30),
+    st.sampled_from(["every", "released"]),
+    st.sampled_from([None, 2.0]),
+)
 def test_the_controller_stays_in_bounds(rewards, schedule, factor):
     controller = GuideLength(Guide(init=100, max=200, schedule=schedule, max_factor=factor))
     for reward in rewards:
@@ -146,14 +155,19 @@ def test_the_best_answer_is_refined_and_trained_without_the_hint():
 
 def test_a_perfect_best_answer_needs_no_refinement():
     group, tools = refined(right_on(1))
-    assert [r.off for r in group.rollouts] == [False] * 4 and all(r.completion.logprobs for r in group.rollouts)
+    assert [r.off for r in group.rollouts] == [False] * 4 and all(
+        r.completion.logprobs for r in group.rollouts
+    )
     assert tools.sampler.asked[-1] == ("a", "", 1)
     group, _ = refined(right_on(1), when="always")
     assert group.rollouts[-1].off
 
 
 def test_failed_criteria_are_told_even_where_the_reward_is_one():
-    criteria = (Criterion("states 5", "factual", 1.0, "numeric", "5"), Criterion("names the unit", "process", 1.0, "unit", "km"))
+    criteria = (
+        Criterion("states 5", "factual", 1.0, "numeric", "5"),
+        Criterion("names the unit", "process", 1.0, "unit", "km"),
+    )
     tools = scripted_tools(lambda q, begun, i: "it is 5" if i == 0 else "no idea", Reward(use="rubric"))
     prompt = asked("a", rubric=criteria)
     groups = tools.score([prompt], tools.generate([prompt], 2))
@@ -170,7 +184,11 @@ def test_failed_criteria_are_told_even_where_the_reward_is_one():
     ("pieces", "delimiter", "spans"),
     [
         (["a", "b", "\n", "c", ""], "\n", ((0, 3), (3, 5))),
-        (["a\n", "\n", "b", "\n", ""], "\n", ((0, 2), (2, 5))),  # blank lines and the end of sequence join the step before
+        (
+            ["a\n", "\n", "b", "\n", ""],
+            "\n",
+            ((0, 2), (2, 5)),
+        ),  # blank lines and the end of sequence join the step before
         (["a", ".", " ", "b"], ". ", ((0, 3), (3, 4))),  # a delimiter over two tokens
         (["a", "b"], "\n", ((0, 2),)),
         (["a\nb", "c"], "\n", ((0, 1), (1, 2))),
@@ -208,7 +226,9 @@ def test_identical_states_are_asked_once():
     assert first[1] == 1.0 and group.rollouts[2].values[1] == 0.0
     parts = Algorithm(advantage="next_value", probe_values=ProbeValues(whiten="none"))
     credit = Objective(parts, max_new_tokens=64).credit([group])[0][0]
-    assert credit[1][0] == pytest.approx(1 - first[0]) and credit[1][-1] == -1.0  # good step, then a wrong end
+    assert (
+        credit[1][0] == pytest.approx(1 - first[0]) and credit[1][-1] == -1.0
+    )  # good step, then a wrong end
     for row, r in zip(credit, group.rollouts, strict=True):  # telescopes to R - V(prompt)
         assert sum(row[begin] for begin, _ in r.spans) == pytest.approx(r.reward - first[0])
 
@@ -254,7 +274,9 @@ def test_the_pre_pass_is_asked_once_and_resumes(tmp_path):
     store, tools, seen, done = prepared(path, right_on(0), prompts)
     assert done and seen == [128] and len(tools.sampler.asked) == 2
     assert store.value(prompts[0]) == v_star([1, 0, 0, 0], 0.5) == store.value(prompts[129])
-    assert [json.loads(line)["id"] for line in path.read_text().splitlines() if line.endswith("}")] == [p.id for p in prompts]
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines() if line.endswith("}")] == [
+        p.id for p in prompts
+    ]
     again, tools, seen, _ = prepared(path, right_on(0), prompts)
     assert not tools.sampler.asked and again.rewards == store.rewards
     other = ValueStore(ValueCache(n=4), {"model": "another"}, 0)
@@ -291,8 +313,12 @@ def test_a_prompt_without_any_reward_is_passed_over(tmp_path):
 
 
 def test_probes_leave_groups_they_did_not_see_at_zero():
-    """whiten=standard subtracts a mean: not from answers that were not probed, nor for guidance that carries no loss."""
-    tools = scripted_tools(lambda q, begun, i: ("good\n#### 1", "bad\n#### 2")[i % 2] if q == "mixed" and not begun else "#### 1")
+    """whiten=standard subtracts a mean: not from answers that were not probed, nor for
+    guidance that carries no loss.
+    """
+    tools = scripted_tools(
+        lambda q, begun, i: ("good\n#### 1", "bad\n#### 2")[i % 2] if q == "mixed" and not begun else "#### 1"
+    )
     prompts = [asked("mixed"), asked("same")]
     groups = tools.score(prompts, tools.generate(prompts, 2))
     settings = ProbeValues(k=2, only="mixed")
@@ -305,7 +331,12 @@ def test_probes_leave_groups_they_did_not_see_at_zero():
     ("use", "extra", "groups", "wanted"),
     [
         ("igrpo", ["algorithm.select={keep: 0.5}"], 0, 4),
-        ("igrpo", ["algorithm.select={keep: 0.5}"], 8, 0),  # 8 groups of 4 keep 2 each: 4 prompts of 4 answers
+        (
+            "igrpo",
+            ["algorithm.select={keep: 0.5}"],
+            8,
+            0,
+        ),  # 8 groups of 4 keep 2 each: 4 prompts of 4 answers
         ("a_star_po", ["rollout.group_size=1", "algorithm.select={keep: 1.0}"], 4, 0),
         ("cppo", ["rollout.group_size=8", "algorithm.select={keep: 0.25}"], 4, 12),
         ("cppo", ["rollout.group_size=8", "algorithm.select={keep: 0.25, refill: false}"], 4, 0),
@@ -333,6 +364,8 @@ def test_answers_of_another_version_are_refused(version, refused):
     if not refused:
         assert len(tools.generate(prompts, 2)[0]) == 2
         return
-    with pytest.raises(VerificationError, match="sampled from version 0 of the policy, the policy is version 3") as error:
+    with pytest.raises(
+        VerificationError, match="sampled from version 0 of the policy, the policy is version 3"
+    ) as error:
         tools.generate(prompts, 2)
     assert error.value.exit_code == 6

@@ -18,7 +18,9 @@ from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Criterion, Outcome, Prompt
 
 KEY = "sk-very-secret"
-PAPER = [Criterion("", kind, w) for kind, w in (("factual", 3), ("factual", 2), ("process", 2), ("process", 1))]
+PAPER = [
+    Criterion("", kind, w) for kind, w in (("factual", 3), ("factual", 2), ("process", 2), ("process", 1))
+]
 
 
 def completion(text: str) -> Completion:
@@ -41,7 +43,8 @@ def rubric_sum(*rewards: Reward) -> RewardSum:
 
 
 @pytest.mark.parametrize(
-    ("held", "total", "value"), [([1, 1, 0, 0], 0.625, 1.0), ([1, 0, 1, 1], 0.75, 0.75), ([0, 0, 0, 1], 0.125, 0.125)]
+    ("held", "total", "value"),
+    [([1, 1, 0, 0], 0.625, 1.0), ([1, 0, 1, 1], 0.75, 0.75), ([0, 0, 0, 1], 0.125, 0.125)],
 )
 def test_values_of_the_paper(held, total, value):
     assert aggregate(PAPER, held) == pytest.approx(total, abs=1e-12)
@@ -54,7 +57,12 @@ def test_without_factual_criteria_nothing_overrides():
     assert reward(process, [True, False], "factual") == 0.25
 
 
-@given(st.lists(st.tuples(st.floats(1e-6, 1e6), st.booleans(), st.sampled_from(["factual", "process"])), min_size=1), st.data())
+@given(
+    st.lists(
+        st.tuples(st.floats(1e-6, 1e6), st.booleans(), st.sampled_from(["factual", "process"])), min_size=1
+    ),
+    st.data(),
+)
 def test_more_criteria_held_is_never_less(rows, data):
     criteria, held = [Criterion("", kind, w) for w, _, kind in rows], [s for _, s, _ in rows]
     more = list(held)
@@ -124,7 +132,9 @@ def test_no_text_hangs_a_rule(piece):
 
 
 def test_rules_read_the_end_of_a_long_text():
-    score = rubric_sum().score(prompt(rule("regex", "begin"), rule("regex", "end")), completion("begin" + " " * MAX_TEXT + "end"))
+    score = rubric_sum().score(
+        prompt(rule("regex", "begin"), rule("regex", "end")), completion("begin" + " " * MAX_TEXT + "end")
+    )
     assert score.criteria == (False, True)
 
 
@@ -162,7 +172,9 @@ def test_verdicts(reply, marks):
     assert verdicts(reply, 2) == marks
 
 
-@pytest.mark.parametrize(("reply", "marks"), [("Yes.", (True,)), (" no", (False,)), ("1: no", (False,)), ("not yes", None)])
+@pytest.mark.parametrize(
+    ("reply", "marks"), [("Yes.", (True,)), (" no", (False,)), ("1: no", (False,)), ("not yes", None)]
+)
 def test_a_single_verdict_needs_no_number(reply, marks):
     assert verdicts(reply, 1) == marks
 
@@ -178,7 +190,9 @@ def test_the_question_keeps_the_answer_apart():
     mark = text.split("carry the mark ")[1].split(".")[0]
     inside = text.split(f"--- begin {mark}\n")[1].split(f"\n--- end {mark}")[0]
     assert inside == attack and mark not in attack
-    assert "1. adds them\n2. names {unit}\n" in text and "Reference answer: 4" in text and "do not count" in text
+    assert (
+        "1. adds them\n2. names {unit}\n" in text and "Reference answer: 4" in text and "do not count" in text
+    )
     assert question("q", "4", attack + " ", ["a"]).count(mark) == 0  # another answer has another mark
 
 
@@ -203,9 +217,13 @@ def test_one_call_a_step_and_one_question_an_answer():
     judge = Judge(lambda q: "1: yes\n2: no" if "neat answer" in q else "1: no\n2: no")
     prompts = [prompt(NEAT, RIGHT, NEAT, name="a"), prompt(RIGHT, name="b"), prompt(NEAT, NEAT, name="c")]
     texts = ["neat answer 4", "answer 4", "neat answer 5"]
-    scores = rubric_sum(Reward(use="rubric", override="none")).scores(prompts, [list(map(completion, texts))] * 3, judge)
+    scores = rubric_sum(Reward(use="rubric", override="none")).scores(
+        prompts, [list(map(completion, texts))] * 3, judge
+    )
     assert len(judge.calls) == 1
-    assert len(judge.calls[0]) == 3  # a question that is the same is asked once: here prompts a and c; b asks nothing
+    assert (
+        len(judge.calls[0]) == 3
+    )  # a question that is the same is asked once: here prompts a and c; b asks nothing
     assert [[s.criteria for s in row] for row in scores] == [
         [(True, True, False), (False, True, False), (True, False, False)],
         [(True,), (True,), (False,)],
@@ -367,7 +385,9 @@ def test_a_key_that_is_not_set(monkeypatch):
         settings = Endpoint(url="http://x", model="m", api_key_env=name)
         with pytest.raises(EnvironmentFault, match=name):
             endpoint_judge(settings)
-        assert missing_variables([Reward(), Reward(use="rubric", judge="endpoint", endpoint=settings)]) == [name]
+        assert missing_variables([Reward(), Reward(use="rubric", judge="endpoint", endpoint=settings)]) == [
+            name
+        ]
 
 
 def test_a_rubric_judged_behind_http(server, monkeypatch):
@@ -392,7 +412,11 @@ HTTP = Endpoint(url="http://x", model="m")
     [
         (Reward(use="rubric", judge="endpoint"), "rewards.0.judge", "without an endpoint"),
         (Reward(use="rubric", endpoint=HTTP), "rewards.0.endpoint", "not read by judge=policy"),
-        (Reward(use="rubric", judge="endpoint", endpoint=Endpoint(url="file:///x", model="m")), "rewards.0.endpoint", "HTTP"),
+        (
+            Reward(use="rubric", judge="endpoint", endpoint=Endpoint(url="file:///x", model="m")),
+            "rewards.0.endpoint",
+            "HTTP",
+        ),
         (Reward(use="rubric", extract="boxed"), "rewards.0.extract", "reads no option 'extract'"),
         (Reward(use="rubric", cache=9), "rewards.0.cache", "reads no option 'cache'"),
         (Reward(use="numeric", judge="endpoint"), "rewards.0.judge", "reads no option 'judge'"),

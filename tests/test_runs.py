@@ -35,13 +35,24 @@ def test_the_table(tmp_path, capfd):
 
 
 def test_as_json(tmp_path, capfd):
-    written(tmp_path / "one", state="training", pid=NOBODY, resume="lgrpo-lite train x.yaml --name one --resume auto")
+    written(
+        tmp_path / "one",
+        state="training",
+        pid=NOBODY,
+        resume="lgrpo-lite train x.yaml --name one --resume auto",
+    )
     (tmp_path / "notes").mkdir()
     assert lgrpo("runs", "--runs", tmp_path, "--json") == 0
     reply = json.loads(capfd.readouterr().out)
     [row] = reply["result"]["runs"]
-    assert row["health"]["state"] == "killed" and row["health"]["resume"].startswith("lgrpo-lite train x.yaml")
-    assert row["best"] == {"value": 0.9, "step": 12, "metric": "avg"} and row["step"] == 12 and row["steps"] == 40
+    assert row["health"]["state"] == "killed" and row["health"]["resume"].startswith(
+        "lgrpo-lite train x.yaml"
+    )
+    assert (
+        row["best"] == {"value": 0.9, "step": 12, "metric": "avg"}
+        and row["step"] == 12
+        and row["steps"] == 40
+    )
     assert reply["warnings"] == [f"{tmp_path / 'notes'} holds no run"]
 
 
@@ -53,7 +64,12 @@ def test_what_is_no_run_is_passed_over_with_a_word(tmp_path, capfd):
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling")
     assert lgrpo("runs", "--runs", tmp_path) == 0
     got = capfd.readouterr()
-    assert "[red]one" in got.out and "notes holds no run" in got.err and "hidden" not in got.err and "file" not in got.err
+    assert (
+        "[red]one" in got.out
+        and "notes holds no run" in got.err
+        and "hidden" not in got.err
+        and "file" not in got.err
+    )
 
 
 @pytest.mark.parametrize("argv", [[], ["extra"], ["--runs", "nowhere"]])
@@ -61,12 +77,25 @@ def test_without_runs(tmp_path, capfd, monkeypatch, argv):
     monkeypatch.chdir(tmp_path)
     code = lgrpo("runs", *argv)
     got = capfd.readouterr()
-    assert (code == 0 and "start one: lgrpo-lite recipe tiny-math" in got.out) if not argv else (code == 2 and "fix" in got.err)
+    assert (
+        (code == 0 and "start one: lgrpo-lite recipe tiny-math" in got.out)
+        if not argv
+        else (code == 2 and "fix" in got.err)
+    )
 
 
 @pytest.mark.parametrize("name", ["config.resolved.yaml", "STATUS.json", "metrics.jsonl", "evals.jsonl"])
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\x00", b"{", b"[]", b"null\n", b"1\n", b'{"step": "x", "reward": {}, "seconds": 1, "alarms": 3}\n']
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"{",
+        b"[]",
+        b"null\n",
+        b"1\n",
+        b'{"step": "x", "reward": {}, "seconds": 1, "alarms": 3}\n',
+    ],
 )
 def test_foreign_files_are_survived(tmp_path, capfd, name, content):
     path = written(tmp_path / "one")
@@ -79,12 +108,16 @@ def test_foreign_files_are_survived(tmp_path, capfd, name, content):
 
 
 def test_only_the_end_of_a_long_run_is_read(tmp_path):
-    """64 GiB of a metrics file that nobody could read while one waits; the last line is the second one of what is read."""
+    """64 GiB of a metrics file that nobody could read while one waits; the last line is
+    the second one of what is read.
+    """
     path = written(tmp_path / "long")
     with (path / "metrics.jsonl").open("r+b") as file:
         file.truncate(2**36)
         file.seek(0, 2)
-        file.write(b"\n" + json.dumps(record(100_000, reward=0.5)).encode() + b"\n" + b'{"step": 100001, "rew')
+        file.write(
+            b"\n" + json.dumps(record(100_000, reward=0.5)).encode() + b"\n" + b'{"step": 100001, "rew'
+        )
     found = glance(path)
     assert (found.step, found.reward) == (100_000, 0.5)
 

@@ -68,7 +68,11 @@ class Elements(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        self.made += sum(x.numel() for x in (out if isinstance(out, tuple | list) else [out]) if isinstance(x, torch.Tensor))
+        self.made += sum(
+            x.numel()
+            for x in (out if isinstance(out, tuple | list) else [out])
+            if isinstance(x, torch.Tensor)
+        )
         return out
 
 

@@ -1,4 +1,6 @@
-"""A run on a terminal: the live view, resizing, Ctrl-C once and twice, a SIGKILL; the terminal is left as it was found."""
+"""A run on a terminal: the live view, resizing, Ctrl-C once and twice, a SIGKILL; the
+terminal is left as it was found.
+"""
 
 import fcntl
 import json
@@ -24,13 +26,21 @@ from run_folders import written
 from lgrpo_lite.monitor.text import STEP_LINE, step_line
 from lgrpo_lite.types import StepRecord
 
-SMALL = ["train.steps=400", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.eval.limit=8", "eval.k=1"]
+SMALL = [
+    "train.steps=400",
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "data.eval.limit=8",
+    "eval.k=1",
+]
 ENTER, LEAVE, HIDE, SHOW = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25l", b"\x1b[?25h"
 PATIENCE = 120  # seconds; nothing is timed, but a test must end
 
 
 class Terminal:
-    """A pseudo-terminal with a command on it, which has it as its controlling terminal, so that Ctrl-C is one."""
+    """A pseudo-terminal with a command on it, which has it as its controlling
+    terminal, so that Ctrl-C is one.
+    """
 
     def __init__(self, command: list[str], size: tuple[int, int] = (120, 40), **environment: str):
         self.own, other = pty.openpty()
@@ -64,13 +74,26 @@ class Terminal:
     def clean(self) -> bool:
         """Back on the ordinary screen, with a cursor, and with the settings the terminal had."""
         paired = all(
-            self.seen.count(on) > 0 and self.seen.rfind(off) > self.seen.rfind(on) for on, off in ((ENTER, LEAVE), (HIDE, SHOW))
+            self.seen.count(on) > 0 and self.seen.rfind(off) > self.seen.rfind(on)
+            for on, off in ((ENTER, LEAVE), (HIDE, SHOW))
         )
         return paired and termios.tcgetattr(self.other) == self.before
 
 
 def recipe(folder: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *SMALL, "--runs", str(folder), "--name", "a", *more]
+    return [
+        sys.executable,
+        "-m",
+        "lgrpo_lite",
+        "recipe",
+        "tiny-math",
+        *SMALL,
+        "--runs",
+        str(folder),
+        "--name",
+        "a",
+        *more,
+    ]
 
 
 def status(folder: Path) -> dict:
@@ -93,13 +116,21 @@ def test_the_live_view_is_resized_and_one_ctrl_c_leaves_a_run_that_goes_on(tmp_p
     words = terminal.read()
     assert terminal.process.wait() == 130 and terminal.clean()
     assert (
-        b"go on with: lgrpo-lite recipe tiny-math" in words and b"--name a --resume auto" in words and b"Traceback" not in words
+        b"go on with: lgrpo-lite recipe tiny-math" in words
+        and b"--name a --resume auto" in words
+        and b"Traceback" not in words
     )
     made = status(tmp_path)
     assert made["state"] == "stopped" and made["step"] == steps_made(tmp_path) > 0
-    more = subprocess.run(recipe(tmp_path, "--resume", "auto", f"train.steps={made['step'] + 2}"), capture_output=True, text=True)
+    more = subprocess.run(
+        recipe(tmp_path, "--resume", "auto", f"train.steps={made['step'] + 2}"),
+        capture_output=True,
+        text=True,
+    )
     assert more.returncode == 0 and f"resumed after step {made['step']}" in more.stderr
-    assert [line.split()[1] for line in more.stdout.splitlines()] == [f"{made['step'] + i}/{made['step'] + 2}" for i in (1, 2)]
+    assert [line.split()[1] for line in more.stdout.splitlines()] == [
+        f"{made['step'] + i}/{made['step'] + 2}" for i in (1, 2)
+    ]
 
 
 @pytest.mark.slow
@@ -113,14 +144,17 @@ def test_ctrl_c_twice_ends_at_once_and_cleanly(tmp_path):
     assert terminal.process.wait() == 130 and terminal.clean() and b"Traceback" not in terminal.seen
     assert status(tmp_path)["state"] == "stopped"
     again = subprocess.run(
-        recipe(tmp_path, "rollout.prompts_per_step=64", "--resume", "auto", "train.steps=2"), capture_output=True
+        recipe(tmp_path, "rollout.prompts_per_step=64", "--resume", "auto", "train.steps=2"),
+        capture_output=True,
     )
     assert again.returncode == 0
 
 
 @pytest.mark.slow
 def test_a_sigkill_leaves_the_terminal_in_order_and_is_told_with_the_command_that_resumes(tmp_path):
-    shell = f"{shlex.join(recipe(tmp_path))}; read enter"  # where a shell leads the session, as on any terminal
+    shell = (
+        f"{shlex.join(recipe(tmp_path))}; read enter"  # where a shell leads the session, as on any terminal
+    )
     terminal = Terminal(["sh", "-c", shell])
     terminal.read(lambda seen: steps_made(tmp_path) >= 1)
     onlooker = Terminal([sys.executable, "-m", "lgrpo_lite", "watch", str(tmp_path / "a")])
@@ -144,7 +178,11 @@ def test_a_sigkill_leaves_the_terminal_in_order_and_is_told_with_the_command_tha
 def test_without_its_view_a_run_goes_on_in_lines(tmp_path):
     terminal = Terminal(recipe(tmp_path, "train.steps=12"))
     terminal.read(lambda seen: steps_made(tmp_path) >= 1)
-    (view,) = [p for p in psutil.Process(terminal.process.pid).children() if "lgrpo_lite.cli.terminal.live" in p.cmdline()]
+    (view,) = [
+        p
+        for p in psutil.Process(terminal.process.pid).children()
+        if "lgrpo_lite.cli.terminal.live" in p.cmdline()
+    ]
     view.kill()
     terminal.read()
     assert terminal.process.wait() == 0 and terminal.clean()
@@ -193,4 +231,6 @@ def test_every_line_of_a_step_is_parsed(record, eta):
     found = re.fullmatch(STEP_LINE, line)
     assert found and "\n" not in line, line
     assert int(found["step"]) == record.step and (found["skipped"] is None) == (record.skipped is None)
-    assert (found["length_lambda"] is None) == (record.length_lambda is None) and (found["kl"] is None) == (record.kl is None)
+    assert (found["length_lambda"] is None) == (record.length_lambda is None) and (found["kl"] is None) == (
+        record.kl is None
+    )

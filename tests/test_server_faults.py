@@ -44,7 +44,12 @@ def pair(temperature):
     total = math.log1p(math.exp(low))
     top = {"token_id:0": -total, "token_id:1": low - total}
     return [
-        {"index": 0, "token_ids": [0], "logprobs": {"token_logprobs": [-total], "top_logprobs": [top]}, "finish_reason": "length"}
+        {
+            "index": 0,
+            "token_ids": [0],
+            "logprobs": {"token_logprobs": [-total], "top_logprobs": [top]},
+            "finish_reason": "length",
+        }
     ]
 
 
@@ -56,7 +61,9 @@ def raw(temperature):
 
 def logits(temperature):
     choices = pair(1.0)
-    choices[0]["logprobs"]["top_logprobs"] = [{"token_id:0": 3.0 / temperature, "token_id:1": 1.0 / temperature}]
+    choices[0]["logprobs"]["top_logprobs"] = [
+        {"token_id:0": 3.0 / temperature, "token_id:1": 1.0 / temperature}
+    ]
     return choices
 
 
@@ -65,7 +72,9 @@ def without_ids(temperature):
 
 
 class StandIn:
-    """A web server that answers by a table: path -> (status, body), or a function of the request that gives them."""
+    """A web server that answers by a table: path -> (status, body), or a function
+    of the request that gives them.
+    """
 
     def __init__(self, **changed):
         self.loaded, self.key, self.redirect = [], None, None
@@ -126,22 +135,53 @@ def listening(stand_in):
 
 
 OFF = (404, {"detail": "Not Found"})
-NO_LORA = (500, {"error": {"message": "Call to add_lora method failed: LoRA is not enabled. Use --enable-lora to enable LoRA."}})
+NO_LORA = (
+    500,
+    {
+        "error": {
+            "message": "Call to add_lora method failed: LoRA is not enabled. Use --enable-lora to enable LoRA."
+        }
+    },
+)
 SHORT = (200, {"data": [{"id": MODEL, "root": MODEL, "parent": None, "max_model_len": 64}]})
 OTHER = (200, {"data": [{"id": "other/model", "root": "other/model", "parent": None, "max_model_len": 512}]})
 WRONG = {
     "other model": ({"models": OTHER}, ConfigError, "serves other/model"),
-    "adapter of our name": ({"models": (200, {"data": [{"id": MODEL, "parent": "other"}]})}, ConfigError, "serves nothing"),
+    "adapter of our name": (
+        {"models": (200, {"data": [{"id": MODEL, "parent": "other"}]})},
+        ConfigError,
+        "serves nothing",
+    ),
     "no vLLM": ({"models": (200, "<html>Welcome")}, EnvironmentFault, "<html>Welcome"),
     "redirect": ({"models": (302, "")}, EnvironmentFault, "HTTP 302"),
     "short context": ({"models": SHORT}, EnvironmentFault, "64 tokens at most, the recipe asks for 112"),
-    "no loading": ({"load_lora_adapter": OFF}, EnvironmentFault, "VLLM_ALLOW_RUNTIME_LORA_UPDATING is not set"),
+    "no loading": (
+        {"load_lora_adapter": OFF},
+        EnvironmentFault,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING is not set",
+    ),
     "no LoRA": ({"load_lora_adapter": NO_LORA}, EnvironmentFault, "--enable-lora"),
-    "raw log-probs": ({"completions": lambda b: (200, {"choices": raw(b["temperature"])})}, EnvironmentFault, "samples from"),
+    "raw log-probs": (
+        {"completions": lambda b: (200, {"choices": raw(b["temperature"])})},
+        EnvironmentFault,
+        "samples from",
+    ),
     "raw pair": ({"completions": lambda b: (200, {"choices": pair(1.0)})}, EnvironmentFault, "samples from"),
-    "logits": ({"completions": lambda b: (200, {"choices": logits(b["temperature"])})}, EnvironmentFault, "samples from"),
-    "no ids": ({"completions": lambda b: (200, {"choices": without_ids(b["temperature"])})}, EnvironmentFault, "no token ids"),
-    "failing": ({"completions": (500, {"error": {"message": "EngineDead"}})}, EnvironmentFault, "HTTP 500: EngineDead"),
+    "logits": (
+        {"completions": lambda b: (200, {"choices": logits(b["temperature"])})},
+        EnvironmentFault,
+        "samples from",
+    ),
+    "no ids": (
+        {"completions": lambda b: (200, {"choices": without_ids(b["temperature"])})},
+        EnvironmentFault,
+        "no token ids",
+    ),
+    "failing": (
+        {"completions": (500, {"error": {"message": "EngineDead"}})},
+        EnvironmentFault,
+        "HTTP 500: EngineDead",
+    ),
 }
 
 
@@ -241,7 +281,10 @@ def test_an_adapter_that_the_server_took_and_does_not_list_is_no_adapter(policy)
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(404, "No adapter found for /there"), (500, "Call to add_lora method failed: [Errno 13] Permission denied")],
+    [
+        (404, "No adapter found for /there"),
+        (500, "Call to add_lora method failed: [Errno 13] Permission denied"),
+    ],
 )
 def test_a_server_that_does_not_see_the_folder_names_the_setting(policy, status, words):
     stand_in = StandIn()
@@ -256,12 +299,23 @@ def test_a_server_that_does_not_see_the_folder_names_the_setting(policy, status,
 
 def test_a_policy_that_is_not_a_number_is_named(policy, prompts):
     """vLLM's own answer to such an adapter, which on a CPU leaves its cache full of them."""
-    reply = {"error": {"message": "Out of range float values are not JSON compliant", "type": "BadRequestError", "code": 400}}
+    reply = {
+        "error": {
+            "message": "Out of range float values are not JSON compliant",
+            "type": "BadRequestError",
+            "code": 400,
+        }
+    }
     first = iter((1.0, 0.5))
-    stand_in = StandIn(completions=lambda _: (200, {"choices": pair(t)}) if (t := next(first, None)) else (400, reply))
+    stand_in = StandIn(
+        completions=lambda _: (200, {"choices": pair(t)}) if (t := next(first, None)) else (400, reply)
+    )
     with listening(stand_in) as url:
         engine = open_engine(server_recipe(url))
-        with engine.serving(policy) as sampler, pytest.raises(LgrpoError, match="probabilities are not finite"):
+        with (
+            engine.serving(policy) as sampler,
+            pytest.raises(LgrpoError, match="probabilities are not finite"),
+        ):
             sampler.generate(prompts[:1], 1, SamplingParams(1.0, 16))
 
 
@@ -276,12 +330,17 @@ def test_a_version_that_was_not_tested_is_noted(version, notes):
 def test_an_answer_that_the_server_cut_short_is_an_error(policy, prompts):
     with listening(StandIn()) as url:
         engine = open_engine(server_recipe(url))
-        with engine.serving(policy) as sampler, pytest.raises(EnvironmentFault, match="after 1 of 16 tokens") as fault:
+        with (
+            engine.serving(policy) as sampler,
+            pytest.raises(EnvironmentFault, match="after 1 of 16 tokens") as fault,
+        ):
             sampler.generate(prompts[:1], 1, SamplingParams(1.0, 16))
     assert "--max-model-len" in fault.value.fix
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://there", "http://", "http://user:pw@there", "http://there:port"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "ftp://there", "http://", "http://user:pw@there", "http://there:port"]
+)
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ConfigError, match="no address"):
         open_engine(server_recipe(url))

@@ -16,17 +16,32 @@ from support import lgrpo
 def trained(tmp_path_factory):
     """A short run of GRPO-λ, whose tokens have different credit."""
     runs = tmp_path_factory.mktemp("runs")
-    small = ["train.steps=2", "rollout.prompts_per_step=4", "rollout.group_size=8", "data.eval=[]", "export.formats=[]"]
+    small = [
+        "train.steps=2",
+        "rollout.prompts_per_step=4",
+        "rollout.group_size=8",
+        "data.eval=[]",
+        "export.formats=[]",
+    ]
     more = ["algorithm.use=trace", "safety.sync_proof_every=0", "safety.baseline_check=false"]
     assert lgrpo("recipe", "tiny-math", *small, *more, "--runs", runs, "--name", "one", "--ui", "none") == 0
     return runs / "one"
 
 
 def test_a_real_run(trained, capfd):
-    """The newest step by name; its line, its answers, marks of credit that fade along an answer, the shares by thirds."""
+    """The newest step by name; its line, its answers, marks of credit that fade along
+    an answer, the shares by thirds.
+    """
     assert lgrpo("show", "one", "--runs", trained.parent) == 0
     out = capfd.readouterr().out
-    for words in ("step 2/2 | ", "credit = advantage × weight", "more likely", "gold", "ended by itself", "by thirds"):
+    for words in (
+        "step 2/2 | ",
+        "credit = advantage × weight",
+        "more likely",
+        "gold",
+        "ended by itself",
+        "by thirds",
+    ):
         assert words in out, words
     assert "\x1b" not in out and "eta" not in out
     assert "▇" in out and ("▓" in out or "▒" in out), "marks of raised and of lowered tokens"
@@ -45,7 +60,15 @@ def test_as_json(trained, capfd):
 
 def test_one_prompt_by_number_or_id(tmp_path, capfd):
     path = written(tmp_path / "run")
-    sampled(path, 12, [SAMPLE, SAMPLE | {"prompt_id": "2", "prompt": "second"}, SAMPLE | {"prompt_id": "x", "prompt": "3rd"}])
+    sampled(
+        path,
+        12,
+        [
+            SAMPLE,
+            SAMPLE | {"prompt_id": "2", "prompt": "second"},
+            SAMPLE | {"prompt_id": "x", "prompt": "3rd"},
+        ],
+    )
     for asked, there, away in (
         ("1", "47+36", "second"),
         ("2", "second", "3rd"),
@@ -88,7 +111,9 @@ def test_a_crashed_run_and_a_step_that_is_not_in_the_metrics(tmp_path, capfd):
 
 
 def test_marks_stand_below_their_tokens(tmp_path, capfd):
-    """Raised and lowered by different marks, a token that breaks a line on both sides, none below a token without credit."""
+    """Raised and lowered by different marks, a token that breaks a line on both sides,
+    none below a token without credit.
+    """
     path = written(tmp_path / "run")
     assert lgrpo("show", path) == 0
     out = capfd.readouterr().out.splitlines()
@@ -98,13 +123,19 @@ def test_marks_stand_below_their_tokens(tmp_path, capfd):
     assert out[-1].split() == ["1", "right", "4", "86%", "14%", "0%"]
 
 
-LONG = SAMPLE | {"completion": "x" * 20_000, "pieces": ["x"] * 20_000, "credit": [0.1, -0.1] * 10_000, "tokens": 20_000}
+LONG = SAMPLE | {
+    "completion": "x" * 20_000,
+    "pieces": ["x"] * 20_000,
+    "credit": [0.1, -0.1] * 10_000,
+    "tokens": 20_000,
+}
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({key: SAMPLE[key] for key in ("prompt", "completion", "outcome")}, "credit unknown"),  # of an earlier version
+        # of an earlier version
+        ({key: SAMPLE[key] for key in ("prompt", "completion", "outcome")}, "credit unknown"),
         (SAMPLE | {"credit": []}, "not trained on"),
         (SAMPLE | {"credit": [0.5] * 4}, "+0.5 on every token"),
         (SAMPLE | {"credit": [float("nan"), None, "x", [1]]}, "no credit"),
@@ -142,7 +173,9 @@ def test_nothing_of_a_long_answer_is_left_out(tmp_path, capfd):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda x: st.lists(x, max_size=4), max_leaves=6
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda x: st.lists(x, max_size=4),
+    max_leaves=6,
 )
 
 

@@ -1,4 +1,6 @@
-"""Loggers: every number of a step has a tag, resumed curves do not double, a logger that fails ends nothing but itself."""
+"""Loggers: every number of a step has a tag, resumed curves do not double, a logger that
+fails ends nothing but itself.
+"""
 
 import dataclasses
 import importlib
@@ -14,13 +16,21 @@ from lgrpo_lite.folder.sinks import LOGGERS, PARTS, TAGS, missing_loggers, open_
 from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.types import StepRecord
 
-EVALUATION = {"step": 0, "problems": 4, "accuracy": 0.5, "greedy": None, "intervals": {"accuracy": [0, 1]}, "time": 1e9}
+EVALUATION = {
+    "step": 0,
+    "problems": 4,
+    "accuracy": 0.5,
+    "greedy": None,
+    "intervals": {"accuracy": [0, 1]},
+    "time": 1e9,
+}
 
 
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     """Opens the sinks of a run in `tmp_path`; `told` are the warnings."""
-    # Files are read in the order of their names: time, process, and this, which two attempts do not share outside of a test.
+    # Files are read in the order of their names: time, process, and this, which two attempts
+    # do not share outside of a test.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
     told: list[str] = []
     sinks = []
@@ -42,7 +52,9 @@ def record(step, reward, **more):
 def curves(tmp_path):
     """What TensorBoard shows: (step, value) of every tag."""
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    return {tag: [(e.step, round(e.value, 4)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(e.step, round(e.value, 4)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
 
 
 # ------------------------------------------------------------------------------------------- what is written
@@ -78,7 +90,9 @@ def test_tensorboard_reads_the_steps_and_evaluations(opened, tmp_path):
     sinks.close()
     sinks.close()
     found = curves(tmp_path)
-    assert found["reward/mean"] == [(1, 0.1), (2, 0.2), (3, 0.3)] and found["lambda/value"] == [(n, 0.5) for n in (1, 2, 3)]
+    assert found["reward/mean"] == [(1, 0.1), (2, 0.2), (3, 0.3)] and found["lambda/value"] == [
+        (n, 0.5) for n in (1, 2, 3)
+    ]
     assert found["eval/accuracy"] == [(0, 0.5), (3, 0.75)] and found["eval/problems"] == [(0, 4), (3, 4)]
     assert not {"eval/step", "eval/time", "eval/greedy", "eval/intervals"} & set(found)
 

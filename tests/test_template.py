@@ -56,10 +56,15 @@ def test_plain_chat_and_a_file_of_the_same_template(tmp_path, chat_tokenizer, sy
 
 def test_a_file_sees_the_question_and_the_system_text(tmp_path, tokenizer):
     file = tmp_path / "own.jinja"
-    file.write_text("{% if system %}\n{{ system }}\n{% endif %}\nQ: {{ question | upper }}\nA:{{ bos_token }}")
+    file.write_text(
+        "{% if system %}\n{{ system }}\n{% endif %}\nQ: {{ question | upper }}\nA:{{ bos_token }}"
+    )
     bos = tokenizer.bos_token or ""
     assert tokenizer.decode(tokens("a", data_of(str(file), "s"), tokenizer)) == f"s\nQ: A\nA:{bos}"
-    assert tokenizer.decode(tokens("{{ 7 }} {% raw %}", data_of(str(file)), tokenizer)) == f"Q: {{{{ 7 }}}} {{% RAW %}}\nA:{bos}"
+    assert (
+        tokenizer.decode(tokens("{{ 7 }} {% raw %}", data_of(str(file)), tokenizer))
+        == f"Q: {{{{ 7 }}}} {{% RAW %}}\nA:{bos}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,9 +127,15 @@ def test_a_run_reads_messages_by_a_template_file(tmp_path, tokenizer):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}")
     (tmp_path / "rows.jsonl").write_text('{"chat": [{"role": "user", "content": "1+1=?"}], "answer": 2}\n')
     source = f"data.train={{path: {tmp_path}/rows.jsonl, prompt: chat}}"
-    run = build(tiny_recipe("data.train.limit=1", source, f"data.template={tmp_path}/t.jinja", "data.eval=[]"))
+    run = build(
+        tiny_recipe("data.train.limit=1", source, f"data.template={tmp_path}/t.jinja", "data.eval=[]")
+    )
     (prompt,) = run.prompts.prompts
-    assert (prompt.text, prompt.reference, tokenizer.decode(prompt.token_ids)) == ("1+1=?", "2", "user=1+1=?;")
+    assert (prompt.text, prompt.reference, tokenizer.decode(prompt.token_ids)) == (
+        "1+1=?",
+        "2",
+        "user=1+1=?;",
+    )
     encoded = run.tools(None).encode("2+2=?")  # the same template for prompts that a rollout brick makes
     assert tokenizer.decode(encoded) == "user=2+2=?;"
     assert load(run.recipe.data.train, run.recipe.data, tokenizer, 64, str)[0][0] == prompt

@@ -1,7 +1,7 @@
 """float64 reference vectors of every algorithm: 1e-9 in float64, 1e-5 in float32, gradients included.
 
-The folder is tests/vectors, or the one named by the environment variable LGRPO_VECTORS; the files may lie in it or in its
-folders core/ and related/. A file that no test reads fails the first test.
+The folder is tests/vectors, or the one named by the environment variable LGRPO_VECTORS; the files may lie in
+it or in its folders core/ and related/. A file that no test reads fails the first test.
 """
 
 import json
@@ -25,7 +25,18 @@ from lgrpo_lite.objective.select import selected
 from lgrpo_lite.objective.surrogate import Terms, residual, shaped
 from lgrpo_lite.objective.weight import LengthPreference as Preference
 from lgrpo_lite.objective.weight import prefix_share
-from lgrpo_lite.recipe.algorithm import Algorithm, Cispo, Clip, Guide, Kl, LengthPreference, Residual, Select, Shaped, Trace
+from lgrpo_lite.recipe.algorithm import (
+    Algorithm,
+    Cispo,
+    Clip,
+    Guide,
+    Kl,
+    LengthPreference,
+    Residual,
+    Select,
+    Shaped,
+    Trace,
+)
 from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.text import overlong
 from lgrpo_lite.rollout.drafts import _failed, best_index
@@ -45,8 +56,12 @@ def vectors(name: str) -> dict:
     return json.loads(next(p / f"{name}.json" for p in places if (p / f"{name}.json").exists()).read_text())
 
 
-LEARNABLE, TRACES, PREFIX = map(vectors, ("lambda_grpo_learnable", "grpo_lambda_traces", "lambda_grpo_prefix"))
-COMMON, GRPO, DAPO, DR_GRPO, BNPO, GSPO, CISPO = map(vectors, ("common", "grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo"))
+LEARNABLE, TRACES, PREFIX = map(
+    vectors, ("lambda_grpo_learnable", "grpo_lambda_traces", "lambda_grpo_prefix")
+)
+COMMON, GRPO, DAPO, DR_GRPO, BNPO, GSPO, CISPO = map(
+    vectors, ("common", "grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo")
+)
 CPPO, REBEL, A_STAR_PO, FLOWRL, IGRPO = map(vectors, ("cppo", "rebel", "a_star_po", "flowrl", "igrpo"))
 G2RPO_A, RGR_GRPO, VINEPPO, DIAGNOSTICS = map(vectors, ("g2rpo_a", "rgr_grpo", "vineppo", "diagnostics"))
 DTYPES = [torch.float64, torch.float32]
@@ -128,7 +143,9 @@ def test_length_preference_loss(case, dtype):
 def test_special_cases(name, reduce, constant, dtype):
     case = LEARNABLE["special_cases"]
     parts = Algorithm(use=name, reduce=reduce, reduce_constant=constant, rollout_correction=None)
-    out = value_and_grads(Objective(parts, max_new_tokens=case["max_len"], dtype=dtype), groups_of([case]), dtype)
+    out = value_and_grads(
+        Objective(parts, max_new_tokens=case["max_len"], dtype=dtype), groups_of([case]), dtype
+    )
     close(-out.loss, case["expect"][name]["J"], dtype)
 
 
@@ -145,7 +162,9 @@ def test_several_groups(name, reduce, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lambda_follows_its_own_sgd(dtype):
     case = LEARNABLE["sgd_trajectory"]
-    objective = Objective(preference_parts({"r": 1 / 9}, case["steps"][0]["lam"]), max_new_tokens=16, dtype=dtype)
+    objective = Objective(
+        preference_parts({"r": 1 / 9}, case["steps"][0]["lam"]), max_new_tokens=16, dtype=dtype
+    )
     settings = {key: case[key] for key in ("lr", "momentum", "weight_decay")}
     optimizer = torch.optim.SGD(objective.parameters(), **settings)
     for step in case["steps"]:
@@ -159,7 +178,9 @@ def test_lambda_follows_its_own_sgd(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", TRACES["matrices"], ids=lambda c: f"{c['style']}-b{c['decay']}-T{c['T']}-floor{c['floor']}")
+@pytest.mark.parametrize(
+    "case", TRACES["matrices"], ids=lambda c: f"{c['style']}-b{c['decay']}-T{c['T']}-floor{c['floor']}"
+)
 def test_trace_matrices(case, dtype):
     kind = {"decay": float(case["decay"]), "style": case["style"], "floor": float(case["floor"])}
     seq = torch.zeros(case["T"], dtype=torch.long)
@@ -191,14 +212,27 @@ def test_trace_loss(case, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", PREFIX["cases"], ids=names(PREFIX["cases"]))
 def test_prefix_share(case, dtype):
-    close(torch.tensor([s for row in prefix_share(case["seqs"]) for s in row]), case["expect"]["scale"], torch.float32)
-    on_policy = {"lengths": [len(s) for s in case["seqs"]], "rewards": case["rewards"], "token_ids": case["seqs"]}
+    close(
+        torch.tensor([s for row in prefix_share(case["seqs"]) for s in row]),
+        case["expect"]["scale"],
+        torch.float32,
+    )
+    on_policy = {
+        "lengths": [len(s) for s in case["seqs"]],
+        "rewards": case["rewards"],
+        "token_ids": case["seqs"],
+    }
     for kind, shared in (("plain", False), ("scaled", True)):
         for name, reduce in REDUCE.items():
             parts = Algorithm(
-                reduce=reduce, prefix_share=shared, advantage_std=case.get("adv_std", "sample"), rollout_correction=None
+                reduce=reduce,
+                prefix_share=shared,
+                advantage_std=case.get("adv_std", "sample"),
+                rollout_correction=None,
             )
-            out = value_and_grads(Objective(parts, max_new_tokens=16, dtype=dtype), groups_of([on_policy]), dtype)
+            out = value_and_grads(
+                Objective(parts, max_new_tokens=16, dtype=dtype), groups_of([on_policy]), dtype
+            )
             close(out.loss, case["expect"][f"loss_{name}_{kind}"], dtype)
 
 
@@ -249,7 +283,14 @@ def row(name: str, **changes) -> Algorithm:
 
 def advantages(parts: Algorithm, reward, group) -> list:
     groups = [
-        groups_of([{"lengths": [1] * group.count(g), "rewards": [r for r, n in zip(reward, group, strict=True) if n == g]}])
+        groups_of(
+            [
+                {
+                    "lengths": [1] * group.count(g),
+                    "rewards": [r for r, n in zip(reward, group, strict=True) if n == g],
+                }
+            ]
+        )
         for g in sorted(set(group))
     ]
     return made(parts, torch.float64).advantage([case.groups[0] for case in groups], parts)
@@ -266,15 +307,25 @@ def test_grpo(case, dtype):
     p = GRPO["params"]
     std = {1: "sample", 0: "population"}[p["ddof"]]
     kl = Kl(coef=float(case["name"].removeprefix("kl=")))
-    check(row("grpo", kl=kl, clip=Clip(low=p["low"], high=p["high"]), advantage_eps=p["eps"], advantage_std=std), case, dtype)
+    check(
+        row(
+            "grpo", kl=kl, clip=Clip(low=p["low"], high=p["high"]), advantage_eps=p["eps"], advantage_std=std
+        ),
+        case,
+        dtype,
+    )
 
 
 def test_grpo_advantages():
     flat_rewards = GRPO["zero_variance"]
     close(advantages(row("grpo"), COMMON["reward"], COMMON["group"]), GRPO["advantage"], torch.float64)
     population = row("grpo", advantage_std="population", advantage_eps=1e-6)
-    close(advantages(population, COMMON["reward"], COMMON["group"]), GRPO["advantage_population"], torch.float64)
-    assert advantages(row("grpo"), flat_rewards["reward"], [0] * len(flat_rewards["reward"])) == [flat_rewards["advantage"]]
+    close(
+        advantages(population, COMMON["reward"], COMMON["group"]), GRPO["advantage_population"], torch.float64
+    )
+    assert advantages(row("grpo"), flat_rewards["reward"], [0] * len(flat_rewards["reward"])) == [
+        flat_rewards["advantage"]
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -351,16 +402,25 @@ def test_cispo(case, dtype):
 def test_cppo_selection(case):
     advantage = advantages(row("grpo"), CPPO["reward"], CPPO["group"])
     close(advantage, CPPO["advantage"], torch.float64)
-    rewards = [[r for r, n in zip(CPPO["reward"], CPPO["group"], strict=True) if n == g] for g in sorted(set(CPPO["group"]))]
+    rewards = [
+        [r for r, n in zip(CPPO["reward"], CPPO["group"], strict=True) if n == g]
+        for g in sorted(set(CPPO["group"]))
+    ]
     kept = selected(advantage, rewards, Select(keep=1 - case["pruning"], scope=case["scope"]))
     first = [sum(map(len, rewards[:g])) for g in range(len(rewards))]
     assert [first[g] + i for g, rows in enumerate(kept) for i in rows] == case["kept"]
     assert [len(rows) for rows in kept] == case["per_group"]
-    close(sum(advantage[g][i] for g, rows in enumerate(kept) for i in rows), case["kept_advantage_sum"], torch.float64)
+    close(
+        sum(advantage[g][i] for g, rows in enumerate(kept) for i in rows),
+        case["kept_advantage_sum"],
+        torch.float64,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("case", "reduce"), list(zip(CPPO["losses"], ("sequence_mean", "token_mean"), strict=True)))
+@pytest.mark.parametrize(
+    ("case", "reduce"), list(zip(CPPO["losses"], ("sequence_mean", "token_mean"), strict=True))
+)
 def test_cppo_losses(case, reduce, dtype):
     keep = sum(CPPO["kept_common"]) / len(CPPO["kept_common"])
     check(row("cppo", reduce=reduce, select=Select(keep=keep)), case, dtype)
@@ -372,17 +432,29 @@ def test_cppo_claims():
         kept = [float(k) for k in times]
         fit = statistics.linear_regression(kept, list(times.values()))
         expected = CPPO["linear_fit"][name]
-        close([fit.intercept, fit.slope], [expected["fixed_s"], expected["per_kept_completion_s"]], torch.float64)
+        close(
+            [fit.intercept, fit.slope],
+            [expected["fixed_s"], expected["per_kept_completion_s"]],
+            torch.float64,
+        )
         close(fit.intercept / (fit.intercept + 16 * fit.slope), expected["fixed_share_at_k16"], torch.float64)
     for case in CPPO["amdahl"]:
-        close(1 / (case["gen_share"] + (1 - case["gen_share"]) * (1 - case["pruning"])), case["bound"], torch.float64)
+        close(
+            1 / (case["gen_share"] + (1 - case["gen_share"]) * (1 - case["pruning"])),
+            case["bound"],
+            torch.float64,
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", REBEL["groups"], ids=lambda c: f"eta={c['eta']}")
 def test_rebel(case, dtype):
-    pairs, mean = (Residual(anchor="old", centre="group", pairs=pairs, target=case["eta"]) for pairs in (True, False))
-    check(row("rebel", residual=pairs), {"loss": case["pair_mean"], "dloss_dlogp": case["dpair_dlogp"]}, dtype)
+    pairs, mean = (
+        Residual(anchor="old", centre="group", pairs=pairs, target=case["eta"]) for pairs in (True, False)
+    )
+    check(
+        row("rebel", residual=pairs), {"loss": case["pair_mean"], "dloss_dlogp": case["dpair_dlogp"]}, dtype
+    )
     check(row("rebel", residual=mean), {"loss": case["centred_square_mean"]}, dtype)
     close(residuals(row("rebel", residual=mean), dtype), [abs(x) for x in case["residual"]], dtype)
 
@@ -400,7 +472,9 @@ def residuals(parts: Algorithm, dtype) -> list[float]:
     batch = objective.batch(seen.groups)
     batch = replace(batch, ref_logp=laid_out(batch, seen.ref, dtype))
     logp, old = laid_out(batch, seen.logp, dtype), laid_out(batch, seen.old, dtype)
-    _, told = residual(Terms(logp, old, logp - old, batch, parts, torch.zeros(batch.num_sequences, dtype=dtype)))
+    _, told = residual(
+        Terms(logp, old, logp - old, batch, parts, torch.zeros(batch.num_sequences, dtype=dtype))
+    )
     return told["residual"][torch.bincount(batch.seq).cumsum(0) - 1].tolist()
 
 
@@ -426,7 +500,10 @@ class Given(torch.nn.Module):
 def test_flowrl(case, dtype):
     p = FLOWRL["residual_params"]
     centre = {"given": "learned"}.get(case["centre"], case["centre"])
-    parts = row("flowrl", residual=Residual(target=p["beta"], length_norm=True, centre=centre, is_clip=case["is_clip"]))
+    parts = row(
+        "flowrl",
+        residual=Residual(target=p["beta"], length_norm=True, centre=centre, is_clip=case["is_clip"]),
+    )
     given = FLOWRL["log_z_given"]
     hidden = [[given[COMMON["group"].index(g)]] for g in sorted(set(COMMON["group"]))]
     objective = made(parts, dtype)
@@ -464,11 +541,15 @@ def test_igrpo():
     close(statistics.fmean(printed["row"]), printed["mean"], torch.float64)
 
 
-@pytest.mark.parametrize(("key", "schedule"), [("every_step_T2", "every"), ("released_three_step_cycle", "released")])
+@pytest.mark.parametrize(
+    ("key", "schedule"), [("every_step_T2", "every"), ("released_three_step_cycle", "released")]
+)
 def test_guidance_length(key, schedule):
     rows = G2RPO_A[key]
     first = rows[0]["before"]
-    controller = GuideLength(Guide(init=first, max=max(3072, *(r["after"] for r in rows)), history=2, schedule=schedule))
+    controller = GuideLength(
+        Guide(init=first, max=max(3072, *(r["after"] for r in rows)), history=2, schedule=schedule)
+    )
     for case in rows:
         assert controller.length == case["before"]
         controller.observe(case["reward"])
@@ -479,7 +560,11 @@ def test_guided_groups():
     count = G2RPO_A["guided_count"]
     assert [guided_count(count["n"], share) for share in count["ratios"]] == count["ceil"]
     group = G2RPO_A["group_with_guided"]
-    close(advantages(row("g2rpo_a"), group["reward"], [0] * len(group["reward"])), group["advantage"], torch.float64)
+    close(
+        advantages(row("g2rpo_a"), group["reward"], [0] * len(group["reward"])),
+        group["advantage"],
+        torch.float64,
+    )
     masks = G2RPO_A["masks"]
     shown, sampled = masks["guidance_tokens"], masks["generated_tokens"]
     for train_guidance, mask in ((False, masks["loss_mask_masked"]), (True, masks["loss_mask_released"])):
@@ -490,7 +575,9 @@ def test_guided_groups():
         parts = row("g2rpo_a", guide=Guide(train_guidance=train_guidance))
         batch = made(parts, torch.float64).batch([Group(prompt, rollouts)])
         first = batch.select(torch.tensor([0]))
-        assert len(first.input_ids) - 1 == len(masks["context"])  # the guidance is read whether it is trained or not
+        assert len(first.input_ids) - 1 == len(
+            masks["context"]
+        )  # the guidance is read whether it is trained or not
         assert first.num_tokens == sum(mask) and (first.at[-first.num_tokens :] >= mask.index(1)).all()
 
 
@@ -503,7 +590,9 @@ def test_rubric_rewards():
     assert best_index(rewards) == RGR_GRPO["best"]
     prompt = Prompt("0", "?", (1,), "", rubric=tuple(replace(c, text=str(i)) for i, c in enumerate(criteria)))
     best = held[RGR_GRPO["best"]]
-    failed = _failed(Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(1.0, Outcome.ok, {}, best)))
+    failed = _failed(
+        Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(1.0, Outcome.ok, {}, best))
+    )
     assert failed == [str(i) for i in RGR_GRPO["failed_of_best"]] and bool(failed) == RGR_GRPO["refine"]
     group = RGR_GRPO["group_reward"]
     close(advantages(row("rgr_grpo"), group, [0] * len(group)), RGR_GRPO["group_advantage"], torch.float64)
@@ -514,8 +603,13 @@ def test_rubric_rewards():
 def test_rgr_grpo(case, dtype):
     sizes = [COMMON["group"].count(g) for g in sorted(set(COMMON["group"]))]
     first = [sum(sizes[:g]) for g in range(len(sizes))]
-    off = [[i - begin for i in RGR_GRPO["off_rows"] if begin <= i < begin + n] for begin, n in zip(first, sizes, strict=True)]
-    check(row("rgr_grpo", shaped=Shaped(gamma=case["gamma"], form=case["form"])), case, dtype, common(off=off))
+    off = [
+        [i - begin for i in RGR_GRPO["off_rows"] if begin <= i < begin + n]
+        for begin, n in zip(first, sizes, strict=True)
+    ]
+    check(
+        row("rgr_grpo", shaped=Shaped(gamma=case["gamma"], form=case["form"])), case, dtype, common(off=off)
+    )
 
 
 def test_shaping():
@@ -538,7 +632,13 @@ def test_vineppo(case):
     close(step_values(values, len(spans), case["final_reward"]), case["values"], torch.float64)
     count = spans[-1][1]
     answer = Completion(tuple(range(count)), (0.0,) * count, "", "stop", 0)
-    rollout = Rollout(Prompt("0", "?", (1,), ""), answer, Score(case["final_reward"], Outcome.ok), spans=spans, values=values)
+    rollout = Rollout(
+        Prompt("0", "?", (1,), ""),
+        answer,
+        Score(case["final_reward"], Outcome.ok),
+        spans=spans,
+        values=values,
+    )
     tokens = step_credit(rollout)
     close([tokens[begin] for begin, _ in spans], case["step_advantage"], torch.float64)
     close(tokens, case["token_advantage"], torch.float64)

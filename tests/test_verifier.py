@@ -166,7 +166,11 @@ DIFFERENT = {
 
 
 def rows(table):
-    return [pytest.param(p, g, id=f"{name} {i}") for name, pairs in table.items() for i, (p, g) in enumerate(pairs)]
+    return [
+        pytest.param(p, g, id=f"{name} {i}")
+        for name, pairs in table.items()
+        for i, (p, g) in enumerate(pairs)
+    ]
 
 
 @pytest.mark.parametrize(("prediction", "gold"), rows(SAME))

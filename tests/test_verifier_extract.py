@@ -27,7 +27,10 @@ EXTRACTED = [
     ("**Answer: 42**", "42"),
     ("Final Answer: The final answer is $x = 0$. I hope it is correct.", "0"),
     ("Final Answer: The largest $n$ is 34.", "34"),
-    ("It is \\boxed{255}. So there is $10,455. Final Answer: The final answer is $10,455$. I hope it is correct.", "10455"),
+    (
+        "It is \\boxed{255}. So there is $10,455. Final Answer: The final answer is $10,455$. I hope it is correct.",
+        "10455",
+    ),
     ("The answer is:\n$$x = 7$$", "7"),
     ("The answer is 5. The answer is not 6.", "5"),
     ("答案：42", "42"),
@@ -137,6 +140,8 @@ def test_a_gold_that_is_none_is_named(gold, words):
     assert words in (gold_fault(gold) or "")
 
 
-@pytest.mark.parametrize("gold", ["7", "\\frac12", "Petya wins.", "x \\in [0,1)", "First.\nThe answer is 7.", "\\boxed{7}", "B"])
+@pytest.mark.parametrize(
+    "gold", ["7", "\\frac12", "Petya wins.", "x \\in [0,1)", "First.\nThe answer is 7.", "\\boxed{7}", "B"]
+)
 def test_golds_without_fault(gold):
     assert gold_fault(gold) is None

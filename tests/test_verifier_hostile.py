@@ -48,7 +48,14 @@ def test_hostile_answers_are_refused_quickly_and_never_run(text, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "text", ["9**9**9**9", "10^{10^{10}}", "((3!)!)!", "\\sum_{n=1}^{\\infty} \\frac{\\sin(n^n)}{n!}", "9" * 2_000_000]
+    "text",
+    [
+        "9**9**9**9",
+        "10^{10^{10}}",
+        "((3!)!)!",
+        "\\sum_{n=1}^{\\infty} \\frac{\\sin(n^n)}{n!}",
+        "9" * 2_000_000,
+    ],
 )
 def test_an_answer_too_large_to_compute_is_still_itself(text):
     assert verify(text, text) == Outcome.ok
@@ -58,7 +65,10 @@ def test_long_but_computable():
     assert verify("1" + "0" * 10_000, "10^{10000}") == Outcome.ok
     assert verify("1" + "0" * 10_000, "10^{9999}") == Outcome.wrong
     assert verify("9" * 10_000, "10^{10000}-1") == Outcome.ok
-    assert verify("\\{" + ",".join(map(str, range(150))) + "\\}", ",".join(map(str, reversed(range(150))))) == Outcome.ok
+    assert (
+        verify("\\{" + ",".join(map(str, range(150))) + "\\}", ",".join(map(str, reversed(range(150)))))
+        == Outcome.ok
+    )
 
 
 def test_memory_stays_small_on_hostile_answers():
@@ -67,7 +77,8 @@ def test_memory_stays_small_on_hostile_answers():
         "from lgrpo_lite.verifier.verify import verify\n"
         "for text in ('9**9**9**9', '1000000!', '\\\\frac{' * 10000, '1' * 5_000_000, '(1+x)^{5000}'):\n"
         "    assert verify(text, '5') != 'ok'\n"
-        "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"  # rusage keeps the parent's
+        # rusage keeps the parent's
+        "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "assert int(peak.split()[1]) < 200_000, peak"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -85,7 +96,12 @@ def test_sympy_is_not_imported_for_what_is_read_here():
 def latex(value: Fraction) -> list[str]:
     """Spellings of a fraction."""
     top, bottom = value.numerator, value.denominator
-    found = [f"{top}/{bottom}", f"\\frac{{{top}}}{{{bottom}}}", f"\\dfrac{{{2 * top}}}{{{2 * bottom}}}", f"x = {top}/{bottom}"]
+    found = [
+        f"{top}/{bottom}",
+        f"\\frac{{{top}}}{{{bottom}}}",
+        f"\\dfrac{{{2 * top}}}{{{2 * bottom}}}",
+        f"x = {top}/{bottom}",
+    ]
     return found + ([f"{top}", f"{top}.0", f"{top:,}", f"${top}$"] if bottom == 1 else [])
 
 
@@ -108,7 +124,16 @@ def formulas(draw, depth=3):
         return draw(st.sampled_from(["2", "x", "y", "\\pi", "3.5", "\\frac12", "7", "a_1"]))
     a, b = draw(formulas(depth=depth - 1)), draw(formulas(depth=depth - 1))
     form = draw(
-        st.sampled_from(["{}+{}", "({})({})", "\\frac{{{}}}{{{}+9}}", "\\sqrt{{({})^2}}-{}", "({})\\cdot ({})", "\\sin({})+{}"])
+        st.sampled_from(
+            [
+                "{}+{}",
+                "({})({})",
+                "\\frac{{{}}}{{{}+9}}",
+                "\\sqrt{{({})^2}}-{}",
+                "({})\\cdot ({})",
+                "\\sin({})+{}",
+            ]
+        )
     )
     return form.format(a, b)
 

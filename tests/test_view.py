@@ -1,4 +1,5 @@
-"""The whole view: what it looks like in five states and three sizes, and that nothing in a run folder can break it.
+"""The whole view: what it looks like in five states and three sizes, and that
+nothing in a run folder can break it.
 
 The pictures are text files under tests/snapshots, without colour. After a change that is meant:
 
@@ -177,16 +178,38 @@ def proof(step: int) -> dict:
 
 
 def starting() -> RunView:
-    status = {"state": "loading", "step": 0, "progress": {"what": "loading weights", "done": 3, "of": 8, "left": 12.0}}
+    status = {
+        "state": "loading",
+        "step": 0,
+        "progress": {"what": "loading weights", "done": 3, "of": 8, "left": 12.0},
+    }
     return RunView(Path("night"), RECIPE, status, events=EVENTS[:3], now=NOW, health=Health("live"))
 
 
 def learning() -> RunView:
-    records = [record(i, 0.45 + 0.5 * (1 - math.exp(-i / 50)) * (1 + 0.02 * math.sin(i))) for i in range(1, 121)]
+    records = [
+        record(i, 0.45 + 0.5 * (1 - math.exp(-i / 50)) * (1 + 0.02 * math.sin(i))) for i in range(1, 121)
+    ]
     evals = [evaluation(i, 0.46 + 0.45 * (1 - math.exp(-i / 50))) for i in range(0, 121, 20)]
-    events = [*EVENTS, proof(101), {"kind": "saved", "time": NOW - 5, "attempt": 1, "step": 120, "seconds": 0.2}]
+    events = [
+        *EVENTS,
+        proof(101),
+        {"kind": "saved", "time": NOW - 5, "attempt": 1, "step": 120, "seconds": 0.2},
+    ]
     status = {"state": "training", "step": 120, "phase": "rollout", "alarms": []}
-    return RunView(Path("night"), RECIPE, status, records, [], evals, events, SAMPLES, 120, now=NOW, health=Health("live"))
+    return RunView(
+        Path("night"),
+        RECIPE,
+        status,
+        records,
+        [],
+        evals,
+        events,
+        SAMPLES,
+        120,
+        now=NOW,
+        health=Health("live"),
+    )
 
 
 def no_signal() -> RunView:
@@ -225,7 +248,9 @@ def no_signal() -> RunView:
         "credit_middle": 0.26,
         "credit_last": 0.62,
     }
-    records = [dataclasses.replace(record(i, 0.01 + 0.005 * math.sin(i)), **none, **changed) for i in range(1, 38)]
+    records = [
+        dataclasses.replace(record(i, 0.01 + 0.005 * math.sin(i)), **none, **changed) for i in range(1, 38)
+    ]
     samples = [
         answer("48-41=7\n7+19=26\n26+10=36\n36-16=20\n#### 20", "ok", 0.94, trace=True),
         answer("20-0=20\n" * 30, "wrong", -0.1, trace=True, cut=True),
@@ -273,7 +298,9 @@ def no_signal() -> RunView:
 
 def crashed() -> RunView:
     run = learning()
-    run.health = Health("killed", "the process is gone without a word, 3 s after its last sign of life", RESUME)
+    run.health = Health(
+        "killed", "the process is gone without a word, 3 s after its last sign of life", RESUME
+    )
     return run
 
 
@@ -355,7 +382,9 @@ def test_twelve_panels_from_100_columns_on():
 
 def test_the_loss_is_no_headline():
     for size in SIZES:
-        lines = [line for line in rendered(learning(), *size).splitlines() if "loss" in line.replace("∂loss", "")]
+        lines = [
+            line for line in rendered(learning(), *size).splitlines() if "loss" in line.replace("∂loss", "")
+        ]
         assert all("no measure of learning" in line for line in lines)
 
 
@@ -419,7 +448,9 @@ def test_no_text_breaks_the_frame(text, size):
     run.health = Health("killed", text, text)
     lines = rendered(run, *size).encode("utf-8", "replace").decode().splitlines()
     assert len(lines) <= size[1] and max(map(cell_len, lines)) <= size[0]
-    assert all(c.isprintable() for line in lines for c in line) and not any("cannot be drawn" in line for line in lines)
+    assert all(c.isprintable() for line in lines for c in line) and not any(
+        "cannot be drawn" in line for line in lines
+    )
     if size[0] >= 60:
         assert all(cell_len(line) == size[0] and line[-1] in "│╮┤╯" for line in lines)
 
@@ -430,7 +461,8 @@ NUMBERS = st.one_of(st.integers(-(10**400), 10**400), st.floats(), st.integers(-
 JUNK = st.recursive(
     st.one_of(st.none(), NUMBERS, st.text(max_size=20), st.sampled_from(HOSTILE)),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(string.ascii_lowercase, max_size=8), inner, max_size=4)
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.text(string.ascii_lowercase, max_size=8), inner, max_size=4),
     ),
     max_leaves=8,
 )
@@ -453,7 +485,9 @@ RECIPES = st.fixed_dictionaries(
         "algorithm": st.one_of(
             JUNK,
             some("use", "reduce", "trace", "length_preference", "advantage_floor", "probe_values"),
-            st.fixed_dictionaries({"length_preference": some("clamp"), "trace": some("gamma", "lambda", "style", "mode")}),
+            st.fixed_dictionaries(
+                {"length_preference": some("clamp"), "trace": some("gamma", "lambda", "style", "mode")}
+            ),
         ),
     },
 )
@@ -466,7 +500,18 @@ PROGRESS = st.fixed_dictionaries(
 )
 EVALS = st.lists(
     st.one_of(
-        some("step", "k", "accuracy", "intervals", "seconds", "pass_at_k", "maj", "problems", "temperature", "stderr"),
+        some(
+            "step",
+            "k",
+            "accuracy",
+            "intervals",
+            "seconds",
+            "pass_at_k",
+            "maj",
+            "problems",
+            "temperature",
+            "stderr",
+        ),
         st.fixed_dictionaries({"accuracy": st.floats(), "intervals": some("accuracy")}),
     ),
     max_size=3,
@@ -475,11 +520,28 @@ EVENT = st.one_of(
     some("kind", "step", "message"),
     st.builds(
         lambda kind, rest: rest | {"kind": kind},
-        st.sampled_from(["proof", "saved", "note", "warning", "chosen", "plan", "baseline", "alarm", "resumed", "failed"]),
-        some("step", "checks", "seconds", "message", "lines", "solved", "answers", "key", "value", "why", "time", "attempt"),
+        st.sampled_from(
+            ["proof", "saved", "note", "warning", "chosen", "plan", "baseline", "alarm", "resumed", "failed"]
+        ),
+        some(
+            "step",
+            "checks",
+            "seconds",
+            "message",
+            "lines",
+            "solved",
+            "answers",
+            "key",
+            "value",
+            "why",
+            "time",
+            "attempt",
+        ),
     ),
 )
-SAMPLE = some("prompt", "reference", "completion", "reward", "outcome", "tokens", "finish_reason", "pieces", "credit")
+SAMPLE = some(
+    "prompt", "reference", "completion", "reward", "outcome", "tokens", "finish_reason", "pieces", "credit"
+)
 PIECES = st.builds(
     lambda rest, p, c: rest | {"pieces": p, "credit": c},
     SAMPLE,
@@ -523,7 +585,20 @@ HEALTHS = st.builds(
     size=st.sampled_from([*SIZES, (80, 44), (60, 12), (20, 5), (1, 1)]),
 )
 def test_no_run_folder_breaks_it(recipe, status, records, evals, events, samples, health, size):
-    run = RunView(Path("x"), recipe, status, records, records[:1], evals, events, samples, 3, ["evals.jsonl"], NOW, health)
+    run = RunView(
+        Path("x"),
+        recipe,
+        status,
+        records,
+        records[:1],
+        evals,
+        events,
+        samples,
+        3,
+        ["evals.jsonl"],
+        NOW,
+        health,
+    )
     lines = rendered(run, *size).encode("utf-8", "replace").decode().splitlines()
     assert len(lines) <= size[1] and max(map(cell_len, lines), default=0) <= size[0]
     assert not [line for line in lines if "cannot be drawn" in line], "\n".join(lines)

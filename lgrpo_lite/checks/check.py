@@ -1,4 +1,6 @@
-"""Combinations of settings that have no meaning, each refused with its reason, before anything is loaded. No torch here."""
+"""Combinations of settings that have no meaning, each refused with its reason, before
+anything is loaded. No torch here.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +25,9 @@ from lgrpo_lite.rewards.total import RewardSum
 def check(recipe: Recipe) -> Recipe:
     """The recipe with its algorithm complete. The first contradiction raises ConfigError (exit 2)."""
     marks = recipe._marks
-    recipe = recipe.model_copy(update={"algorithm": complete(recipe.algorithm, recipe.where("algorithm.use"))})
+    recipe = recipe.model_copy(
+        update={"algorithm": complete(recipe.algorithm, recipe.where("algorithm.use"))}
+    )
     recipe._marks = marks
 
     def refuse(what: str, key: str, fix: str) -> None:
@@ -36,7 +40,11 @@ def check(recipe: Recipe) -> Recipe:
     for fault in contradictions(recipe):
         refuse(*fault)
     if recipe.model.weights in ("nf4", "int8") and recipe.model.lora is None:
-        refuse("quantised weights cannot be trained themselves", "model.weights", "set model.weights=bf16, or train an adapter")
+        refuse(
+            "quantised weights cannot be trained themselves",
+            "model.weights",
+            "set model.weights=bf16, or train an adapter",
+        )
     if recipe.model.weights not in ("nf4", "int8") and recipe.export.base == "dequantized":
         refuse("only a quantised base can be dequantized", "export.base", "set export.base=auto")
     check_template(recipe.data, recipe.where("data.template"))
@@ -47,7 +55,9 @@ def check(recipe: Recipe) -> Recipe:
 
 
 def gold_fault_of(recipe: Recipe) -> GoldFault | None:
-    """What tells a gold answer that the recipe's verifier cannot compare with; None where any text will do."""
+    """What tells a gold answer that the recipe's verifier cannot compare with;
+    None where any text will do.
+    """
     if all(reward.use != "math" for reward in recipe.rewards):
         return None
     from lgrpo_lite.verifier.verify import gold_fault
@@ -67,7 +77,8 @@ def _missing_parts(recipe: Recipe) -> list[str]:
 
 
 def demand(recipe: Recipe, *, loggers: bool = False) -> None:
-    """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that names it. Imports nothing heavy.
+    """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that
+    names it. Imports nothing heavy.
 
     `loggers`: what its `log` section asks for is needed too, as by training and by nothing else.
     """
@@ -93,7 +104,11 @@ def demand(recipe: Recipe, *, loggers: bool = False) -> None:
     if no_gpu:
         fix.append("run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here")
     if missing:
-        extras = {row.extra: True, "data": {"datasets", "pyarrow"} & set(missing), "log": set(LOGGERS) & set(missing)}
+        extras = {
+            row.extra: True,
+            "data": {"datasets", "pyarrow"} & set(missing),
+            "log": set(LOGGERS) & set(missing),
+        }
         fix.append(f'pip install "lgrpo-lite[{",".join(name for name, wanted in extras.items() if wanted)}]"')
     if unset:
         fix.append("set that environment variable to the endpoint's key")

@@ -1,4 +1,6 @@
-"""Parts of an algorithm that have no meaning together, each with its reason and what to do instead. No torch here."""
+"""Parts of an algorithm that have no meaning together, each with its reason and
+what to do instead. No torch here.
+"""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +13,9 @@ from lgrpo_lite.recipe.schema import Recipe, section_inside
 from lgrpo_lite.rollout.guide import guided_count
 
 Fault = tuple[str, str, str]  # why, the key that is shown, what to do
-READ_BY = {  # part, or key of a part -> (the key that decides whether it is read, the values with which it is; None: any but 0)
+# part, or key of a part -> (the key that decides whether it is read, the values
+# with which it is; None: any but 0)
+READ_BY = {
     "clip": ("surrogate", ("clipped",)),
     "cispo": ("surrogate", ("cispo",)),
     "residual": ("surrogate", ("residual",)),
@@ -48,14 +52,22 @@ def warnings(recipe: Recipe) -> list[str]:
     if a.kl.coef > 0 and a.surrogate == "residual" and a.residual.anchor == "ref":
         told.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
     if a.surrogate == "residual" and a.admit != "all":
-        told.append(f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor")
+        told.append(
+            f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor"
+        )
     probe = a.probe_values
     if probe and (probe.only == "all" or probe.first == "probe" or probe.k > 4):
-        cheap = "algorithm.probe_values={k: 3, max_states: 8, only: mixed, first: group_mean} costs a small part of it"
+        cheap = (
+            "algorithm.probe_values={k: 3, max_states: 8, only: mixed, first: group_mean} costs a small part"
+            " of it"
+        )
         told.append(f"probe_values asks for {probe.k} continuations from every step of every answer; {cheap}")
     old = a.ratio == "sequence" or (a.surrogate == "residual" and a.residual.anchor == "old")
     if old and recipe.optim.updates_per_batch == 1:
-        told.append("with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in nothing")
+        told.append(
+            "with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in"
+            " nothing"
+        )
     return told
 
 
@@ -69,9 +81,17 @@ def answers_left(recipe: Recipe) -> int:
 
 def _evaluation(recipe: Recipe) -> Iterator[Fault]:
     if recipe.eval.temperature == 0 and recipe.eval.k > 1:
-        yield "at temperature 0 all samples of a problem are the same", "eval.k", "set eval.k=1, or a temperature above 0"
+        yield (
+            "at temperature 0 all samples of a problem are the same",
+            "eval.k",
+            "set eval.k=1, or a temperature above 0",
+        )
     if recipe.train.keep.metric == "greedy" and not recipe.eval.greedy:
-        yield "train.keep.metric=greedy needs greedy answers", "train.keep.metric", "set eval.greedy=true, or another metric"
+        yield (
+            "train.keep.metric=greedy needs greedy answers",
+            "train.keep.metric",
+            "set eval.greedy=true, or another metric",
+        )
 
 
 def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
@@ -86,11 +106,22 @@ def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         )
     if n < 2 and a.compares_answers:
         after = " after the drafts" if a.best_draft else ""
-        what = f"one answer{after} with {a.use!r}: the advantage compares the answers of a group, one has nothing to compare"
-        fix = "raise it, or lower algorithm.best_draft.drafts" if a.best_draft else "set rollout.group_size to 2 or more"
+        what = (
+            f"one answer{after} with {a.use!r}: the advantage compares the answers of a group, one has"
+            " nothing to compare"
+        )
+        fix = (
+            "raise it, or lower algorithm.best_draft.drafts"
+            if a.best_draft
+            else "set rollout.group_size to 2 or more"
+        )
         yield f"group_size {recipe.rollout.group_size} leaves {what}", size, fix
     if n < 2 and a.admit != "all":
-        yield f"admit={a.admit} wants two different rewards, and one answer has one", "algorithm.admit", "set admit=all"
+        yield (
+            f"admit={a.admit} wants two different rewards, and one answer has one",
+            "algorithm.admit",
+            "set admit=all",
+        )
     if n < 2 and a.refine_best:
         yield "refine_best needs a best answer to refine", size, "set rollout.group_size to 2 or more"
     if n < 2 and a.probe_values and (a.probe_values.only == "mixed" or a.probe_values.first == "group_mean"):
@@ -99,10 +130,17 @@ def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     if a.guide and a.guide.baseline == "separate" and a.compares_answers:
         guided = guided_count(n - (a.refine_best is not None), a.guide.share)
         if 1 in (guided, n - guided):
-            what = f"of {n} answers {guided} are guided: with baseline=separate one answer alone has nothing to compare"
+            what = (
+                f"of {n} answers {guided} are guided: with baseline=separate one answer alone has nothing to"
+                " compare"
+            )
             yield what, "algorithm.guide.baseline", "set baseline=shared, or another share or group_size"
     if a.select and a.whole_groups and n * a.select.keep < 2:
-        yield "one answer stays of a group, and centre=group compares answers", "algorithm.select.keep", "raise it"
+        yield (
+            "one answer stays of a group, and centre=group compares answers",
+            "algorithm.select.keep",
+            "raise it",
+        )
     p = a.length_preference
     if p and p.r * math.sqrt(max(0, n - 1)) >= 1:
         what = f"r={p.r:.3g} with group_size {n}: h = 1 + r z may reach 0, since z may reach sqrt(G-1)"
@@ -121,7 +159,11 @@ def _references(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     if a.kl.coef > 0:
         yield f"a KL needs a reference: {lost}", "algorithm.kl.coef", f"set algorithm.kl.coef=0, or {fix}"
     if a.needs_reference:
-        yield f"residual.anchor=ref needs a reference: {lost}", "algorithm.residual.anchor", f"set anchor=old, or {fix}"
+        yield (
+            f"residual.anchor=ref needs a reference: {lost}",
+            "algorithm.residual.anchor",
+            f"set anchor=old, or {fix}",
+        )
     if a.value_cache:
         yield f"value_cache samples the reference: {lost}", "algorithm.value_cache", fix
 
@@ -131,16 +173,36 @@ def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     if a.surrogate == "residual":
         one = "a residual is one number an answer"
         if a.advantage == "next_value":
-            yield f"{one}, next_value credits tokens", "algorithm.advantage", "use another advantage, or surrogate=clipped"
+            yield (
+                f"{one}, next_value credits tokens",
+                "algorithm.advantage",
+                "use another advantage, or surrogate=clipped",
+            )
         if a.reduce != "sequence_mean":
-            yield f"{one}: reduce={a.reduce} would count it once a token", "algorithm.reduce", "set reduce=sequence_mean"
+            yield (
+                f"{one}: reduce={a.reduce} would count it once a token",
+                "algorithm.reduce",
+                "set reduce=sequence_mean",
+            )
         for part in ("trace", "prefix_share", "top_entropy"):
             if getattr(a, part):
-                yield f"{one}, {part} weighs tokens", f"algorithm.{part}", f"switch {part} off, or use surrogate=clipped"
+                yield (
+                    f"{one}, {part} weighs tokens",
+                    f"algorithm.{part}",
+                    f"switch {part} off, or use surrogate=clipped",
+                )
         if a.ratio == "sequence":
-            yield "a residual takes its own log-ratio, ratio=sequence is not read", "algorithm.ratio", "set ratio=token"
+            yield (
+                "a residual takes its own log-ratio, ratio=sequence is not read",
+                "algorithm.ratio",
+                "set ratio=token",
+            )
         if a.shaped:
-            yield "shaped replaces the gain of refined answers, a residual has none", "algorithm.shaped", "set shaped=null"
+            yield (
+                "shaped replaces the gain of refined answers, a residual has none",
+                "algorithm.shaped",
+                "set shaped=null",
+            )
         if a.residual.pairs and a.residual.centre != "group":
             yield (
                 "pairs are differences inside a group, so they need centre=group",
@@ -154,32 +216,59 @@ def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         whole = "one ratio an answer gives all its tokens one gradient"
         for part in ("trace", "prefix_share", "top_entropy"):
             if getattr(a, part):
-                yield f"{whole}, {part} tells tokens apart", f"algorithm.{part}", f"switch {part} off, or set ratio=token"
+                yield (
+                    f"{whole}, {part} tells tokens apart",
+                    f"algorithm.{part}",
+                    f"switch {part} off, or set ratio=token",
+                )
         if a.advantage == "next_value":
-            yield f"{whole}, next_value credits tokens", "algorithm.advantage", "set ratio=token, or another advantage"
+            yield (
+                f"{whole}, next_value credits tokens",
+                "algorithm.advantage",
+                "set ratio=token, or another advantage",
+            )
     if a.surrogate == "cispo" and traced:
         what = "the trace acts on the ratio, and the ratio of cispo carries no gradient"
         yield what, "algorithm.trace", "set trace.mode=weight, or surrogate=clipped"
     if a.surrogate == "cispo" and a.cispo.floor is not None and a.cispo.floor > a.cispo.cap:
         yield f"floor {a.cispo.floor:g} is above cap {a.cispo.cap:g}", "algorithm.cispo.floor", "lower it"
     if a.shaped and a.trace:
-        yield "shaped takes the place of the ratio, so refined answers would have no trace", "algorithm.trace", "set trace=null"
+        yield (
+            "shaped takes the place of the ratio, so refined answers would have no trace",
+            "algorithm.trace",
+            "set trace=null",
+        )
     if a.shaped and recipe.optim.updates_per_batch > 1 and a.surrogate == "unclipped":
         what = "shaped with several updates a batch and no bound of the ratio runs away"
         yield what, "optim.updates_per_batch", "set it to 1, or algorithm.surrogate=clipped"
     if a.shaped and not a.refine_best:
-        yield "shaped speaks of answers that refine_best makes, and there are none", "algorithm.shaped", "add refine_best={}"
+        yield (
+            "shaped speaks of answers that refine_best makes, and there are none",
+            "algorithm.shaped",
+            "add refine_best={}",
+        )
     if a.advantage == "beta" and not _binary(recipe):
         what = "advantage=beta is for one reward of weight 1 that gives 0 or 1"
-        yield what, "algorithm.advantage", "use the reward exact, numeric or format alone, or another advantage"
+        yield (
+            what,
+            "algorithm.advantage",
+            "use the reward exact, numeric or format alone, or another advantage",
+        )
     if a.select and a.advantage == "next_value":
         yield "select ranks answers, next_value credits tokens", "algorithm.select", "set select=null"
 
 
 def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
-    for advantage, part, gives in (("next_value", "probe_values", "values"), ("value_cache", "value_cache", "V*")):
+    for advantage, part, gives in (
+        ("next_value", "probe_values", "values"),
+        ("value_cache", "value_cache", "V*"),
+    ):
         if a.advantage == advantage and getattr(a, part) is None:
-            yield f"advantage={advantage} needs the {gives} that {part} makes", "algorithm.advantage", f"add {part}={{}}"
+            yield (
+                f"advantage={advantage} needs the {gives} that {part} makes",
+                "algorithm.advantage",
+                f"add {part}={{}}",
+            )
         if getattr(a, part) is not None and a.advantage != advantage and ".py:" not in a.advantage:
             what = f"{part} is paid for and read by nothing but advantage={advantage}"
             yield what, f"algorithm.{part}", f"set advantage={advantage}, or {part}=null"
@@ -197,7 +286,11 @@ def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
     ):
         for name in names if getattr(a, part) else ():
             if "{" + name + "}" not in getattr(recipe.data, key):
-                yield f"the template of {part} does not show the {name}", f"data.{key}", f"put {{{name}}} into it"
+                yield (
+                    f"the template of {part} does not show the {name}",
+                    f"data.{key}",
+                    f"put {{{name}}} into it",
+                )
     yield from _curriculum(recipe, a)
     if recipe.rewards[0].use in ("overlong", "length"):
         what = f"the first reward says what is right, and {recipe.rewards[0].use} is a penalty"
@@ -212,8 +305,14 @@ def _curriculum(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
                 fix = "remove it, or set rollout.curriculum.use=difficulty_pool"
                 yield f"{key} is not read by use=none", f"rollout.curriculum.{key}", fix
     elif a.value_cache and not a.value_cache.drop_unsolved:
-        what = "value_cache asks about the prompts to come beforehand, and difficulty_pool decides on the way which come"
-        fix = "set rollout.curriculum.use=none, or algorithm.value_cache.drop_unsolved=true, which asks about all prompts"
+        what = (
+            "value_cache asks about the prompts to come beforehand, and difficulty_pool decides on the way"
+            " which come"
+        )
+        fix = (
+            "set rollout.curriculum.use=none, or algorithm.value_cache.drop_unsolved=true, which asks about"
+            " all prompts"
+        )
         yield what, "rollout.curriculum.use", fix
 
 
@@ -227,7 +326,11 @@ def _unread(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
         read = bool(decides) if values is None else decides in values or ".py:" in str(decides)
         if not read and _at(a, part) not in (_default(part), _at(row, part)):
             wanted = "a value above 0" if values is None else " or ".join(values)
-            yield f"{part} is not read by {key}={decides}", f"algorithm.{part}", f"remove it, or set {key}={wanted}"
+            yield (
+                f"{part} is not read by {key}={decides}",
+                f"algorithm.{part}",
+                f"remove it, or set {key}={wanted}",
+            )
 
 
 def _at(a: Algorithm, key: str) -> Any:
@@ -247,6 +350,12 @@ def _default(key: str) -> Any:
 
 
 def _binary(recipe: Recipe) -> bool:
-    """Whether the rewards can be 0 and 1 only; a function of the user's own is trusted, and checked as it comes."""
+    """Whether the rewards can be 0 and 1 only; a function of the user's own is
+    trusted, and checked as it comes.
+    """
     first = recipe.rewards[0]
-    return len(recipe.rewards) == 1 and first.weight == 1 and (first.use in ("exact", "numeric", "format") or ".py:" in first.use)
+    return (
+        len(recipe.rewards) == 1
+        and first.weight == 1
+        and (first.use in ("exact", "numeric", "format") or ".py:" in first.use)
+    )

@@ -1,4 +1,6 @@
-"""`lgrpo-lite baseline`: what a recipe's model makes of its training prompts before training. Trains nothing."""
+"""`lgrpo-lite baseline`: what a recipe's model makes of its training prompts before training.
+Trains nothing.
+"""
 
 import argparse
 import json
@@ -14,8 +16,12 @@ PROMPTS = 64
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite baseline FILE|NAME [key=value …] [-n PROMPTS] [--json]"
-    parser.add_argument("words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value")
-    parser.add_argument("-n", type=int, default=PROMPTS, metavar="PROMPTS", help=f"prompts of data.train (default: {PROMPTS})")
+    parser.add_argument(
+        "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
+    )
+    parser.add_argument(
+        "-n", type=int, default=PROMPTS, metavar="PROMPTS", help=f"prompts of data.train (default: {PROMPTS})"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -26,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.read import load_recipe
 
     if args.n < 1:
-        raise ConfigError("no prompts to look at", where=f"command line, -n {args.n}", fix="give -n 1 or more")
+        raise ConfigError(
+            "no prompts to look at", where=f"command line, -n {args.n}", fix="give -n 1 or more"
+        )
     recipe = check(load_recipe(args.words[0], args.words[1:]))
     demand(recipe)
     with showing(as_json=args.json), tempfile.TemporaryDirectory() as folder:
@@ -45,7 +53,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         result = as_json(found) | {"cause": why[0] if why else None, "fix": why[1] if why else None}
         warnings = [*run_.notes, *run_.warnings]
-        print(json.dumps({"schema": 1, "ok": found.signal, "command": "baseline", "result": result, "warnings": warnings}))
+        print(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "ok": found.signal,
+                    "command": "baseline",
+                    "result": result,
+                    "warnings": warnings,
+                }
+            )
+        )
     else:
         print("\n".join(found.lines()))
         for note in (*run_.notes, *run_.warnings):

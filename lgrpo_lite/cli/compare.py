@@ -1,4 +1,6 @@
-"""`lgrpo-lite compare`: training curves of runs side by side; two evaluations problem by problem. Needs no model."""
+"""`lgrpo-lite compare`: training curves of runs side by side; two evaluations
+problem by problem. Needs no model.
+"""
 
 import argparse
 import json
@@ -9,16 +11,18 @@ from typing import Any
 from lgrpo_lite.errors import ConfigError
 
 EPILOG = """what is compared:
-  RUN RUN …     training curves of two or more runs (or names under --runs). Of exactly two, also their newest evaluations by
-                `lgrpo-lite eval`, where both have one of the same problems
-  A B           two evaluations, result folders of `lgrpo-lite eval`, problem by problem; B is set against A. A run beside a
-                result folder stands for its newest evaluation of the same problems"""
+  RUN RUN …     training curves of two or more runs (or names under --runs). Of exactly two, also their newest
+                evaluations by `lgrpo-lite eval`, where both have one of the same problems
+  A B           two evaluations, result folders of `lgrpo-lite eval`, problem by problem; B is set against A.
+                A run beside a result folder stands for its newest evaluation of the same problems"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite compare RUN RUN … [options]\n       lgrpo-lite compare A B [options]"
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("words", nargs="+", metavar="A B", help="runs, or result folders of `lgrpo-lite eval`")
+    parser.add_argument(
+        "words", nargs="+", metavar="A B", help="runs, or result folders of `lgrpo-lite eval`"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     files = "write curves.json, .png and .svg of runs, compare.json, .png and .svg of evaluations there"
     parser.add_argument("--out", type=Path, metavar="DIR", help=files)
@@ -42,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
         found, warnings = _runs(args)
         show = curves.show
     if args.json:
-        print(json.dumps({"schema": 1, "ok": True, "command": "compare", "result": found, "warnings": warnings}, allow_nan=False))
+        print(
+            json.dumps(
+                {"schema": 1, "ok": True, "command": "compare", "result": found, "warnings": warnings},
+                allow_nan=False,
+            )
+        )
         return 0
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -69,13 +78,18 @@ def _evaluations(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def _runs(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Training curves as JSON, under `evaluations` what `_evaluations` says of two that have one in common, and warnings."""
+    """Training curves as JSON, under `evaluations` what `_evaluations` says of two that
+    have one in common, and warnings.
+    """
     from lgrpo_lite.cli.terminal import curves
     from lgrpo_lite.cli.watch import find_run
 
     paths = [find_run(word, args.runs) for word in args.words]
     if len({path.resolve() for path in paths}) < len(paths):
-        fix = "name each run once; of one run, compare two result folders, e.g. RUN/evals/…-base-… and RUN/evals/…-step-000100-…"
+        fix = (
+            "name each run once; of one run, compare two result folders, e.g. RUN/evals/…-base-… and"
+            " RUN/evals/…-step-000100-…"
+        )
         raise ConfigError("a run and itself", where="command line", fix=fix)
     found, warnings = curves.compared(paths, args.out, as_json=args.json)
     found["evaluations"] = None
@@ -104,7 +118,10 @@ def _folders(first: str, second: str, runs: Path) -> tuple[Path, Path]:
     known = given[0] or given[1] or newest(find_run(first, runs))
     about = read_side(known).about
     asked = about["suite"], about["problems_hash"]
-    one, other = (path or newest(find_run(word, runs), *asked) for path, word in zip(given, (first, second), strict=True))
+    one, other = (
+        path or newest(find_run(word, runs), *asked)
+        for path, word in zip(given, (first, second), strict=True)
+    )
     return one, other
 
 
@@ -117,11 +134,15 @@ def _write(found: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str]
         files = [out / "compare.json"]
         files[0].write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix="choose another --out") from None
+        raise ConfigError(
+            f"cannot write: {error.strerror}", where=str(out), fix="choose another --out"
+        ) from None
     if not plots.available():
         return [str(file) for file in files], [plots.MISSING]
     own = [s.base_logp_mean for p in a.problems for s in p.samples if s.base_logp_mean is not None]
-    right = [s.base_logp_mean for p in b.problems for s in p.samples if s.right and s.base_logp_mean is not None]
+    right = [
+        s.base_logp_mean for p in b.problems for s in p.samples if s.right and s.base_logp_mean is not None
+    ]
     return [str(file) for file in (*files, *plots.plot_comparison(found, (own, right), out))], []
 
 
@@ -140,22 +161,37 @@ def _show(found: dict[str, Any]) -> None:
     table.add_row("avg@k  a sample is right", f"{found['avg'][0]:.3f}", f"{found['avg'][1]:.3f}", change)
     for j, one, other in zip(found["ks"][1:], *(curve[1:] for curve in found["curves"]), strict=True):
         change = f"{other['value'] - one['value']:+.3f}"
-        table.add_row(f"pass@{j}  one of {j} is right", f"{one['value']:.3f}", f"{other['value']:.3f}", change)
+        table.add_row(
+            f"pass@{j}  one of {j} is right", f"{one['value']:.3f}", f"{other['value']:.3f}", change
+        )
     if found["maj"]:
         one, other = found["maj"]
         table.add_row(
-            f"maj@{min(found['k'])}  the most frequent answer is right", f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
+            f"maj@{min(found['k'])}  the most frequent answer is right",
+            f"{one:.3f}",
+            f"{other:.3f}",
+            f"{other - one:+.3f}",
         )
     console.print(table)
     console.print(found["sentence"])
     c = found["coverage"]
-    console.print(f"Solved at least once: by both {c['both']}, gained by B {c['gained']}, lost by B {c['lost']}, "
-                  f"by neither {c['neither']}.")  # fmt: skip
+    console.print(
+        f"Solved at least once: by both {c['both']}, gained by B {c['gained']}, lost by B {c['lost']}, "
+        f"by neither {c['neither']}."
+    )
     if found["crossover"] is not None:
-        console.print(f"With {found['crossover']} samples or more A finds a right answer on more problems than B.")
+        console.print(
+            f"With {found['crossover']} samples or more A finds a right answer on more problems than B."
+        )
     if (s := found["support"]) is not None:
-        gained = f", on {s['gained_inside']} of the {s['gained']} gained problems at least one" if s["gained"] else ""
-        console.print(f"{s['inside']:.1%} of B's {s['right']} right answers are as likely under the base model as its own "
-                      f"samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile){gained}.")  # fmt: skip
+        gained = (
+            f", on {s['gained_inside']} of the {s['gained']} gained problems at least one"
+            if s["gained"]
+            else ""
+        )
+        console.print(
+            f"{s['inside']:.1%} of B's {s['right']} right answers are as likely under the base model as its"
+            f" own samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile){gained}."
+        )
     else:
         console.print(f"Support of the base model: not known ({found['no_support']}).")

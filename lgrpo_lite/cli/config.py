@@ -6,7 +6,9 @@ import json
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite config [KEY …] [--json]"
-    parser.add_argument("words", nargs="*", metavar="KEY", help="only keys that begin so, e.g. algorithm.trace")
+    parser.add_argument(
+        "words", nargs="*", metavar="KEY", help="only keys that begin so, e.g. algorithm.trace"
+    )
     parser.add_argument("--json", action="store_true", help="the JSON schema")
 
 
@@ -30,12 +32,20 @@ def rows(section, prefix: str = ""):
         key = f"{prefix}{field.alias or name}"
         inner = section_inside(field.annotation)
         if inner is not None:
-            optional = "section, or null" if type(None) in getattr(field.annotation, "__args__", ()) else "section"
-            meaning = field.description or (inner.__doc__ or "").strip().splitlines()[0] if inner.__doc__ else ""
+            optional = (
+                "section, or null" if type(None) in getattr(field.annotation, "__args__", ()) else "section"
+            )
+            meaning = (
+                field.description or (inner.__doc__ or "").strip().splitlines()[0] if inner.__doc__ else ""
+            )
             yield key, optional, "", meaning
             yield from rows(inner, f"{key}.")
         else:
-            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
+            default = (
+                "required"
+                if field.is_required()
+                else json.dumps(field.get_default(call_default_factory=True), default=str)
+            )
             yield key, _type(field.annotation), default, field.description or ""
 
 
@@ -46,4 +56,8 @@ def _type(annotation) -> str:
         return "|".join(map(str, args))
     if args and "list" not in origin and "tuple" not in origin:
         return "|".join("null" if a is type(None) else _type(a) for a in args)
-    return getattr(annotation, "__name__", str(annotation)) if not args else str(annotation).replace("typing.", "")
+    return (
+        getattr(annotation, "__name__", str(annotation))
+        if not args
+        else str(annotation).replace("typing.", "")
+    )

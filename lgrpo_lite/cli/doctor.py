@@ -1,4 +1,6 @@
-"""`lgrpo-lite doctor`: packages, GPU, memory and disks beside what a stack needs; each fault with the one line that fixes it."""
+"""`lgrpo-lite doctor`: packages, GPU, memory and disks beside what a stack needs; each fault
+with the one line that fixes it.
+"""
 
 import argparse
 import dataclasses
@@ -18,21 +20,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite doctor [--stack cpu|vllm|unsloth] [--json]"
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--stack", choices=tuple(TESTED), help="judge for this set of packages (default: the one that is installed)"
+        "--stack",
+        choices=tuple(TESTED),
+        help="judge for this set of packages (default: the one that is installed)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.words:
-        raise ConfigError(f"doctor takes no {args.words[0]!r}", where="command line", fix="lgrpo-lite doctor --stack vllm")
+        raise ConfigError(
+            f"doctor takes no {args.words[0]!r}", where="command line", fix="lgrpo-lite doctor --stack vllm"
+        )
     found = read_facts()
     stack = args.stack or best_match(found.installed)
     findings = diagnose(found, stack)
     ok = not any(f.fatal for f in findings)
     if args.json:
         warnings = [f"{f.what}; {f.fix}" for f in findings if not f.fatal]
-        report = {"schema": 1, "ok": ok, "command": "doctor", "result": as_json(found, stack, findings), "warnings": warnings}
+        report = {
+            "schema": 1,
+            "ok": ok,
+            "command": "doctor",
+            "result": as_json(found, stack, findings),
+            "warnings": warnings,
+        }
         print(json.dumps(report))
     else:
         for line in lines(found, stack, findings):
@@ -59,7 +71,9 @@ def complete(facts: Facts) -> list[str]:
 
 def lines(facts: Facts, stack: str, findings: list[Finding]) -> Iterator[str]:
     """The report: packages, machine, findings, verdict."""
-    yield f"stack {stack}; complete here: {', '.join(complete(facts)) or 'none'}; Python {facts.machine.python}"
+    yield (
+        f"stack {stack}; complete here: {', '.join(complete(facts)) or 'none'}; Python {facts.machine.python}"
+    )
     yield f"  {'package':17} {'installed':14} {'tested':11} allowed"
     for row in compare(stack, facts.installed):
         yield f"  {row.name:17} {row.installed or '-':14} {row.tested:11} {row.allowed:16} {row.status}"
@@ -76,7 +90,10 @@ def _machine_lines(machine: Machine) -> Iterator[str]:
         memory = "memory unknown"
         if gpu.free is not None and gpu.total:
             memory = f"{gpu.free / GIB:.1f} of {gpu.total / GIB:.1f} GiB free"
-        yield f"{f'GPU {gpu.index}':13} {gpu.name}, compute capability {capability}, driver {gpu.driver}, {memory}"
+        yield (
+            f"{f'GPU {gpu.index}':13} {gpu.name}, compute capability {capability}, driver {gpu.driver},"
+            f" {memory}"
+        )
     if not machine.gpus:
         yield "GPU           none"
     limit = f", limited to {machine.memory_limit / GIB:.1f} GiB" if machine.memory_limit else ""

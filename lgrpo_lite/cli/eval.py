@@ -1,4 +1,6 @@
-"""`lgrpo-lite eval RUN|MODEL --suite NAME`: k samples of every problem, figures with intervals, all samples kept."""
+"""`lgrpo-lite eval RUN|MODEL --suite NAME`: k samples of every problem, figures
+with intervals, all samples kept.
+"""
 
 import argparse
 import json
@@ -14,18 +16,35 @@ from lgrpo_lite.errors import ConfigError, DataError
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite eval RUN|MODEL [--suite NAME] [--suite-file FILE] [key=value …] [options]"
     parser.add_argument(
-        "words", nargs="+", metavar="RUN|MODEL",
-        help="a run folder or its name, a Hub id, a model's folder or builtin:NAME; then settings to change as key=value",
-    )  # fmt: skip
-    parser.add_argument("--suite", help="a set of problems by name; left out: the held-out problems of the run")
+        "words",
+        nargs="+",
+        metavar="RUN|MODEL",
+        help=(
+            "a run folder or its name, a Hub id, a model's folder or builtin:NAME; then settings to change as"
+            " key=value"
+        ),
+    )
+    parser.add_argument(
+        "--suite", help="a set of problems by name; left out: the held-out problems of the run"
+    )
     file = "a suite of your own (YAML), or problems (JSONL, CSV, parquet with columns question and answer)"
     parser.add_argument("--suite-file", metavar="FILE", help=file)
     parser.add_argument("--k", type=int, help="samples a problem (default: eval.k of the recipe)")
-    parser.add_argument("--temperature", type=float, help="of the samples (default: eval.temperature); 0 is greedy, with --k 1")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="of the samples (default: eval.temperature); 0 is greedy, with --k 1",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
-    parser.add_argument("--checkpoint", default="last", help="of a run: last (default), best, a step, or base: its adapter off")
+    parser.add_argument(
+        "--checkpoint",
+        default="last",
+        help="of a run: last (default), best, a step, or base: its adapter off",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="result folder; the same again goes on with it")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="result folder; the same again goes on with it"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
@@ -36,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     words = [word for word in args.words if "=" not in word]
     if len(words) != 1:
-        raise ConfigError("eval takes one run or model", where="command line", fix="lgrpo-lite eval RUN|MODEL --suite NAME")
+        raise ConfigError(
+            "eval takes one run or model", where="command line", fix="lgrpo-lite eval RUN|MODEL --suite NAME"
+        )
     for name in ("k", "limit"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} is less than 1", where="command line", fix=f"--{name} 1 or more")
@@ -44,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     recipe, suite = _recipe(words[0], run_folder), None
     suite = _suite(args, recipe, run_folder)
     overrides = [word for word in args.words if "=" in word]
-    overrides += [f"eval.{key}={value}" for key in ("k", "temperature") if (value := getattr(args, key)) is not None]
+    overrides += [
+        f"eval.{key}={value}" for key in ("k", "temperature") if (value := getattr(args, key)) is not None
+    ]
     recipe = check(lay_over(suite, recipe, overrides))
     demand(recipe)
     subject, passed = _subject(words[0], run_folder, args.checkpoint)
@@ -69,7 +92,11 @@ def _run_folder(word: str, runs: Path) -> Path | None:
         return find_run(word, runs)
     except ConfigError as error:
         local = Path(word)
-        if word.startswith("builtin:") or (local / "config.json").is_file() or ("/" in word and not local.exists()):
+        if (
+            word.startswith("builtin:")
+            or (local / "config.json").is_file()
+            or ("/" in word and not local.exists())
+        ):
             return None
         fix = f"{error.fix}; a model is a Hub id (OWNER/NAME), a folder with config.json, or builtin:NAME"
         raise ConfigError(f"{word!r} is no run and no model", where=error.where, fix=fix) from None
@@ -105,7 +132,9 @@ def _subject(word: str, run_folder: Path | None, which: str):
 
     if run_folder is None:
         if which not in ("last", "base"):
-            raise ConfigError("a model has no checkpoints", where="command line, --checkpoint", fix="remove --checkpoint")
+            raise ConfigError(
+                "a model has no checkpoints", where="command line, --checkpoint", fix="remove --checkpoint"
+            )
         return Subject(word), []
     name = run_folder.resolve().name
     if which == "base":
@@ -113,12 +142,18 @@ def _subject(word: str, run_folder: Path | None, which: str):
     found, warnings = checkpoint.find(run_folder / "checkpoints", which)
     if found is None:
         fix = "name another --checkpoint: last, best, a step, or base"
-        raise DataError(f"the run has no usable checkpoint {which!r}", where=str(run_folder / "checkpoints"), fix=fix)
-    return Subject(name, run_folder, found), [f"{warning}; using {found.name} instead" for warning in warnings]
+        raise DataError(
+            f"the run has no usable checkpoint {which!r}", where=str(run_folder / "checkpoints"), fix=fix
+        )
+    return Subject(name, run_folder, found), [
+        f"{warning}; using {found.name} instead" for warning in warnings
+    ]
 
 
 def _place(subject, suite: str, evaluation, args: argparse.Namespace) -> Path:
-    """The default result folder: a name for everything that commonly differs, so that nothing is mixed or asked twice."""
+    """The default result folder: a name for everything that commonly differs, so that
+    nothing is mixed or asked twice.
+    """
     name = f"{suite}-{subject.label}-k{evaluation.k}-t{evaluation.temperature:g}-s{args.seed}"
     name += f"-n{args.limit}" if args.limit else ""
     if subject.run is not None:
@@ -137,7 +172,9 @@ def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dic
         log_to(out / "eval.log")
         from lgrpo_lite.evaluation.measure import measure
 
-        return measure(recipe, suite, subject, out, limit=args.limit, seed=args.seed, gold_fault=gold_fault_of(recipe))
+        return measure(
+            recipe, suite, subject, out, limit=args.limit, seed=args.seed, gold_fault=gold_fault_of(recipe)
+        )
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -147,13 +184,20 @@ def _show(result: dict[str, Any]) -> None:
 
     about, figures = result["about"], result["figures"]
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
-    title = f"{about['subject']['name']} ({about['subject']['label']}) on {about['suite']}: {about['problems']} problems × "
+    title = (
+        f"{about['subject']['name']} ({about['subject']['label']}) on {about['suite']}: {about['problems']}"
+        " problems × "
+    )
     whole = Table(title=f"{title}{about['k']} samples, T={about['temperature']:g}", title_justify="left")
     whole.add_column("")
     whole.add_column("value", justify="right")
     whole.add_column("95 % interval", justify="right")
     for name, meaning, estimate in _rows(figures):
-        whole.add_row(f"{name}  {meaning}", f"{estimate['value']:.3f}", f"{estimate['low']:.3f} to {estimate['high']:.3f}")
+        whole.add_row(
+            f"{name}  {meaning}",
+            f"{estimate['value']:.3f}",
+            f"{estimate['low']:.3f} to {estimate['high']:.3f}",
+        )
     for name, value in (("truncated", figures["truncated"]), ("no answer found", figures["unparsable"])):
         whole.add_row(name, f"{value:.1%}", "")
     whole.add_row("mean tokens", f"{figures['length']:.1f}", "")
@@ -165,7 +209,13 @@ def _show(result: dict[str, Any]) -> None:
         for value, row in values.items():
             avg, best = row["avg"], row["pass_at"].get(str(figures["k"]))
             interval = f"{avg['low']:.3f} to {avg['high']:.3f}"
-            table.add_row(value, str(row["problems"]), f"{avg['value']:.3f}", interval, f"{best['value']:.3f}" if best else "–")
+            table.add_row(
+                value,
+                str(row["problems"]),
+                f"{avg['value']:.3f}",
+                interval,
+                f"{best['value']:.3f}" if best else "–",
+            )
         console.print(table)
 
 

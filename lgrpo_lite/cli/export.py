@@ -14,19 +14,27 @@ from lgrpo_lite.errors import ConfigError, DataError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite export RUN adapter|merged [options]"
-    parser.add_argument("words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then adapter or merged")
+    parser.add_argument(
+        "words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then adapter or merged"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
     parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
     parser.add_argument("--out", type=Path, help="target folder (default: RUN/export/FORMAT)")
-    parser.add_argument("--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)")
+    parser.add_argument(
+        "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     if len(args.words) != 2 or args.words[1] not in ("adapter", "merged"):
-        raise ConfigError("export takes a run and a format", where="command line", fix="lgrpo-lite export RUN adapter|merged")
+        raise ConfigError(
+            "export takes a run and a format",
+            where="command line",
+            fix="lgrpo-lite export RUN adapter|merged",
+        )
     path, kind = find_run(args.words[0], args.runs), args.words[1]
     out = args.out or path / "export" / kind
     from lgrpo_lite.checks.check import check, demand
@@ -42,8 +50,11 @@ def run(args: argparse.Namespace) -> int:
     print(out)
     if "check" in result:
         c = result["check"]
-        print(f"{c['greedy_equal']}/{c['prompts']} greedy answers equal, same top token at {c['same_top']:.2%} of {c['tokens']} "
-              f"positions, |Δlogit| max {c['max_logit_diff']:.2g} mean {c['mean_logit_diff']:.2g}")  # fmt: skip
+        print(
+            f"{c['greedy_equal']}/{c['prompts']} greedy answers equal, same top token at {c['same_top']:.2%}"
+            f" of {c['tokens']} positions, |Δlogit| max {c['max_logit_diff']:.2g} mean"
+            f" {c['mean_logit_diff']:.2g}"
+        )
     return 0
 
 
@@ -55,13 +66,17 @@ def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) 
         print(f"warning: {warning}; using {found.name if found else 'none'}", file=sys.stderr)
     if found is None:
         fix = "train on with --resume auto, or name another --checkpoint"
-        raise DataError(f"the run has no usable checkpoint {args.checkpoint!r}", where=str(path / "checkpoints"), fix=fix)
+        raise DataError(
+            f"the run has no usable checkpoint {args.checkpoint!r}", where=str(path / "checkpoints"), fix=fix
+        )
     with showing(as_json=args.json):
         return {"out": str(out), "checkpoint": found.name} | _written(recipe, found, kind, out, args)
 
 
 def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
-    """Everything that needs torch; of a merge, how it compares with the policy. No room for it: OutOfMemory (exit 4)."""
+    """Everything that needs torch; of a merge, how it compares with the policy. No
+    room for it: OutOfMemory (exit 4).
+    """
     import torch
 
     from lgrpo_lite.export.export import export_adapter, export_merged, memory_told
@@ -78,6 +93,11 @@ def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace
         export_adapter(policy, out)
         return {}
     _, comparison = export_merged(
-        policy, recipe, out, eval_prompts(recipe, policy), base=args.base or recipe.export.base, tolerance=args.tolerance
+        policy,
+        recipe,
+        out,
+        eval_prompts(recipe, policy),
+        base=args.base or recipe.export.base,
+        tolerance=args.tolerance,
     )
     return {"check": dataclasses.asdict(comparison)}

@@ -28,13 +28,16 @@ VERBS = {
     "doctor": "what this machine lacks, and the line that fixes it",
 }
 
-EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this machine lacks something · 4 out of memory
-            5 data, reward or checkpoint · 6 verification failed · 75 time limit, resumable · 130 Ctrl-C · 143 SIGTERM
+EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this machine lacks something
+            4 out of memory · 5 data, reward or checkpoint · 6 verification failed
+            75 time limit, resumable · 130 Ctrl-C · 143 SIGTERM
 start here: lgrpo-lite recipe tiny-math"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code. Errors of this project are three lines on stderr, never a traceback."""
+    """Run one command; returns its exit code. Errors of this project are three
+    lines on stderr, never a traceback.
+    """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
@@ -80,7 +83,9 @@ def _dispatch(argv: list[str]) -> int:
         hint = difflib.get_close_matches(wanted, VERBS, n=1)
         what = f"unknown command {wanted!r}" + (f", did you mean {hint[0]!r}?" if hint else "")
         raise ConfigError(what, where="command line", fix=f"use one of: {', '.join(VERBS)}")
-    args, rest = parser.parse_known_args(argv)  # key=value may stand between options, which argparse alone refuses
+    args, rest = parser.parse_known_args(
+        argv
+    )  # key=value may stand between options, which argparse alone refuses
     if unknown := [a for a in rest if a.startswith("-")]:
         where = f"lgrpo-lite {wanted}"
         raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=f"see `lgrpo-lite {wanted} -h`")
@@ -90,20 +95,28 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _out_of_memory(error: Exception) -> OutOfMemory | None:
-    if type(error).__name__ != "OutOfMemoryError" and not (isinstance(error, RuntimeError) and "out of memory" in str(error)):
+    if type(error).__name__ != "OutOfMemoryError" and not (
+        isinstance(error, RuntimeError) and "out of memory" in str(error)
+    ):
         return None  # torch's own, or what the driver says through other libraries
     return OutOfMemory(
         f"the GPU is out of memory: {str(error).split('. ')[0]}",
         where="memory, rollout",
-        fix="halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true or"
-        " memory.offload_activations=true; --resume auto goes on",
+        fix=(
+            "halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true or"
+            " memory.offload_activations=true; --resume auto goes on"
+        ),
     )
 
 
 def _unexpected(error: Exception) -> LgrpoError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return LgrpoError(
-        f"unexpected {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
+        f"unexpected {type(error).__name__}:"
+        f" {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
         where=f"{frame.filename}:{frame.lineno}",
-        fix="this is a fault of lgrpo-lite; run again with --debug for the traceback (a run keeps it in logs/) and report it",
+        fix=(
+            "this is a fault of lgrpo-lite; run again with --debug for the traceback (a run keeps it in"
+            " logs/) and report it"
+        ),
     )

@@ -1,4 +1,6 @@
-"""`lgrpo-lite plan`: what a recipe takes on a GPU, from the model's config alone; no GPU, no weights, no torch."""
+"""`lgrpo-lite plan`: what a recipe takes on a GPU, from the model's config
+alone; no GPU, no weights, no torch.
+"""
 
 import argparse
 import json
@@ -15,11 +17,22 @@ UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB] [--fit] [--probe] [--json]"
-    parser.add_argument("words", nargs="+", metavar="RECIPE|FILE", help="a recipe, then settings to change as key=value")
-    size = "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); GB is GiB, as on the box"
+    parser.add_argument(
+        "words", nargs="+", metavar="RECIPE|FILE", help="a recipe, then settings to change as key=value"
+    )
+    size = (
+        "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); GB is GiB,"
+        " as on the box"
+    )
     parser.add_argument("--gpu", metavar="SIZE", help=size)
-    parser.add_argument("--fit", action="store_true", help="propose settings that make it fit, with reasons, and plan with them")
-    parser.add_argument("--probe", action="store_true", help="load the model here and measure beside the prediction")
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="propose settings that make it fit, with reasons, and plan with them",
+    )
+    parser.add_argument(
+        "--probe", action="store_true", help="load the model here and measure beside the prediction"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -69,7 +82,9 @@ def _capacity(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GIB|MB|MIB)?", text.strip().upper())
     if not match or not float(match[1]):
-        raise ConfigError(f"not a size of memory: {text!r}", where="command line, --gpu", fix="write --gpu 24GB")
+        raise ConfigError(
+            f"not a size of memory: {text!r}", where="command line, --gpu", fix="write --gpu 24GB"
+        )
     return int(float(match[1]) * UNITS[match[2] or "GB"])
 
 
@@ -78,11 +93,19 @@ def _plain(found) -> dict:
 
     parts = [{"name": p.name, "bytes": p.bytes, "moments": p.moments, "note": p.note} for p in found.parts]
     return {
-        "fits": found.fits, "size_bytes": found.size, "capacity_bytes": found.capacity, "spare_bytes": found.spare,
-        "binding": found.worst, "engine": found.engine,
-        "peak_bytes": {moment: found.peak(moment) for moment in MOMENTS}, "parts": parts, "at_once": found.at_once,
-        "recomputed_layers": found.recomputed, "layers": found.layers, "offloaded_bytes": found.offloaded,
-    }  # fmt: skip
+        "fits": found.fits,
+        "size_bytes": found.size,
+        "capacity_bytes": found.capacity,
+        "spare_bytes": found.spare,
+        "binding": found.worst,
+        "engine": found.engine,
+        "peak_bytes": {moment: found.peak(moment) for moment in MOMENTS},
+        "parts": parts,
+        "at_once": found.at_once,
+        "recomputed_layers": found.recomputed,
+        "layers": found.layers,
+        "offloaded_bytes": found.offloaded,
+    }
 
 
 def _print(found, settings, weighed, told) -> None:
@@ -112,7 +135,9 @@ def _print(found, settings, weighed, told) -> None:
         for name in ("predicted", "measured", "ratio"):
             beside.add_column(name, justify="right")
         for row in weighed:
-            beside.add_row(row.name, f"{row.predicted / 2**20:,.2f}", f"{row.measured / 2**20:,.2f}", f"{row.ratio:.3f}")
+            beside.add_row(
+                row.name, f"{row.predicted / 2**20:,.2f}", f"{row.measured / 2**20:,.2f}", f"{row.ratio:.3f}"
+            )
         console.print(beside)
     for line in told:
         print(f"note: {line}")

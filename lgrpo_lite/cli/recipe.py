@@ -15,7 +15,9 @@ lgrpo-lite recipe cp NAME FILE                copy it to edit; `lgrpo-lite train
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = USAGE
-    parser.add_argument("words", nargs="*", metavar="ls|show|cp|run|NAME", help="a verb, a recipe's name, key=value settings")
+    parser.add_argument(
+        "words", nargs="*", metavar="ls|show|cp|run|NAME", help="a verb, a recipe's name, key=value settings"
+    )
     parser.add_argument("--force", action="store_true", help="cp: replace an existing file")
     train.add_options(parser)
 
@@ -27,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
     if verb == "ls":
         return _list(args)
     if not words:
-        raise ConfigError(f"recipe {verb} needs a name", where="command line", fix="`lgrpo-lite recipe ls` lists them")
+        raise ConfigError(
+            f"recipe {verb} needs a name", where="command line", fix="`lgrpo-lite recipe ls` lists them"
+        )
     if verb == "cp":
         return _copy(words, args)
     if verb == "show":
@@ -52,10 +56,17 @@ def _list(args: argparse.Namespace) -> int:
     recipes = [load_recipe(name) for name in recipe_names()]
     columns = ("name", "what", "model", "algorithm", "engine", "GPU", "verified")
     rows = [
-        (r.recipe.name, r.recipe.title, r.model.id, r.algorithm.use, r.rollout.engine,
-         f"{r.recipe.min_vram_gb:g} GB" if r.recipe.min_vram_gb else "none", r.recipe.verified)
+        (
+            r.recipe.name,
+            r.recipe.title,
+            r.model.id,
+            r.algorithm.use,
+            r.rollout.engine,
+            f"{r.recipe.min_vram_gb:g} GB" if r.recipe.min_vram_gb else "none",
+            r.recipe.verified,
+        )
         for r in recipes
-    ]  # fmt: skip
+    ]
     if args.json:
         result = [dict(zip(columns, row, strict=True)) for row in rows]
         algorithms = {name: (row.__doc__ or "").splitlines()[0] for name, row in NAMED.items()}
@@ -78,7 +89,9 @@ def _copy(words: list[str], args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.read import recipe_text
 
     if len(words) != 2:
-        raise ConfigError("recipe cp takes a name and a file", where="command line", fix="lgrpo-lite recipe cp NAME FILE")
+        raise ConfigError(
+            "recipe cp takes a name and a file", where="command line", fix="lgrpo-lite recipe cp NAME FILE"
+        )
     text, _ = recipe_text(words[0])
     target = Path(words[1])
     if target.exists() and not args.force:
@@ -86,6 +99,8 @@ def _copy(words: list[str], args: argparse.Namespace) -> int:
     try:
         target.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot write: {error.strerror}", where=str(target), fix="choose another place") from None
+        raise ConfigError(
+            f"cannot write: {error.strerror}", where=str(target), fix="choose another place"
+        ) from None
     print(f"{target}\nlgrpo-lite train {target}")
     return 0

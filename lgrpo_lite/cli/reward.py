@@ -1,4 +1,6 @@
-"""`lgrpo-lite reward test`: is a reward right? Gold answers, near misses and labelled cases, scored as in training."""
+"""`lgrpo-lite reward test`: is a reward right? Gold answers, near misses and
+labelled cases, scored as in training.
+"""
 
 import argparse
 import json
@@ -11,7 +13,9 @@ from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, Verifica
 from lgrpo_lite.progress import told
 
 GOLDS = 256
-ALONE = "schema: 1\nmodel: {id: 'builtin:tiny-math'}\ndata: {train: {task: arithmetic}}\nrewards: [{use: NAME}]\n"
+ALONE = (
+    "schema: 1\nmodel: {id: 'builtin:tiny-math'}\ndata: {train: {task: arithmetic}}\nrewards: [{use: NAME}]\n"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +23,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "lgrpo-lite reward test RECIPE|FILE.py:function|NAME [key=value …] [--cases CASES.jsonl] [-n GOLDS]"
         " [--min-accuracy A] [--json]"
     )
-    what = "`test`, then a recipe, a function or a reward's name, then settings as key=value (of the reward, where it is alone)"
+    what = (
+        "`test`, then a recipe, a function or a reward's name, then settings as key=value (of the reward,"
+        " where it is alone)"
+    )
     parser.add_argument("words", nargs="+", metavar="test …", help=what)
-    parser.add_argument("--cases", type=Path, metavar="FILE", help="JSON lines of {prediction, gold, label[, category, tier]}")
+    parser.add_argument(
+        "--cases", type=Path, metavar="FILE", help="JSON lines of {prediction, gold, label[, category, tier]}"
+    )
     golds = f"gold answers of the recipe's data.train to try (default: {GOLDS}; 0: none)"
     parser.add_argument("-n", type=int, default=GOLDS, metavar="GOLDS", help=golds)
-    parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 6 if the cases agree less often than that")
+    parser.add_argument(
+        "--min-accuracy", type=float, metavar="A", help="exit 6 if the cases agree less often than that"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -32,7 +43,14 @@ def run(args: argparse.Namespace) -> int:
     """Exit 6 if a gold does not score 1, a near miss does not score 0, or the cases agree less than asked."""
     from lgrpo_lite.rewards.code import missing_sandbox
     from lgrpo_lite.rewards.total import RewardSum
-    from lgrpo_lite.rewards.trial import case_report, gold_report, judged, read_cases, split_by_label, verifier
+    from lgrpo_lite.rewards.trial import (
+        case_report,
+        gold_report,
+        judged,
+        read_cases,
+        split_by_label,
+        verifier,
+    )
 
     recipe, alone = _recipe(args)
     cases = read_cases(args.cases) if args.cases else []
@@ -46,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     with showing(as_json=args.json):
         golds, warnings = ([], []) if alone else _golds(recipe, first, args.n, optional=bool(cases))
         told(f"scoring {len(golds) + len(cases)} answers", 0)
-        reward = RewardSum([first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
+        reward = RewardSum(
+            [first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
+        )
         try:
             if golds:
                 scored, tally = judged(golds, reward)
@@ -57,7 +77,17 @@ def run(args: argparse.Namespace) -> int:
             reward.close()
     failure = _failure(result, args.min_accuracy)
     if args.json:
-        print(json.dumps({"schema": 1, "ok": not failure, "command": "reward test", "result": result, "warnings": warnings}))
+        print(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "ok": not failure,
+                    "command": "reward test",
+                    "result": result,
+                    "warnings": warnings,
+                }
+            )
+        )
     else:
         _print(result, warnings)
     if failure:
@@ -81,7 +111,9 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
         return check(load_recipe(name, settings)), False
     if name not in REWARDS and ".py:" not in name:
         fix = f"use a recipe, file.py:function, or one of {', '.join(REWARDS)}"
-        raise ConfigError(f"no such reward or recipe: {name!r}{nearest(name, REWARDS)}", where="command line", fix=fix)
+        raise ConfigError(
+            f"no such reward or recipe: {name!r}{nearest(name, REWARDS)}", where="command line", fix=fix
+        )
     text = ALONE.replace("NAME", json.dumps(name))
     return parse_recipe(text, "command line", [f"rewards.0.{setting}" for setting in settings]), True
 
@@ -111,7 +143,9 @@ def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str
     made = [gold_cases(row.reference, row.solution, first, row.place or row.id) for row in rows]
     warnings = []
     if any(not right for right, _ in made):
-        warnings.append("rows without a worked solution: name its column as data.train.N.solution to try them")
+        warnings.append(
+            "rows without a worked solution: name its column as data.train.N.solution to try them"
+        )
     return [case for right, misses in made for case in (*right, *misses)], warnings
 
 
@@ -120,7 +154,9 @@ def _demand_tests(rows) -> None:
 
     for row in rows:
         if fault := fault_of_tests(row.reference):
-            raise DataError(f"tests that cannot be used: {fault}", where=row.place or row.id, fix="mend the row")
+            raise DataError(
+                f"tests that cannot be used: {fault}", where=row.place or row.id, fix="mend the row"
+            )
 
 
 def _failure(result: dict, least: float | None) -> str | None:
@@ -138,7 +174,10 @@ def _failure(result: dict, least: float | None) -> str | None:
 def _print(result: dict, warnings: list[str]) -> None:
     if golds := result.get("golds"):
         print(f"gold answers   {golds['golds'] - golds['golds_failed']} of {golds['golds']} score 1")
-        print(f"near misses    {golds['near_misses'] - golds['near_misses_failed']} of {golds['near_misses']} score 0")
+        print(
+            f"near misses    {golds['near_misses'] - golds['near_misses_failed']} of {golds['near_misses']}"
+            " score 0"
+        )
         for row in (*golds["golds_shown"], *golds["near_misses_shown"]):
             print(f"  {_line(row)}")
     if cases := result.get("cases"):
@@ -168,8 +207,9 @@ def _table(name: str, groups: dict) -> None:
 def _counts(found: dict) -> str:
     wrong = found["cases"] - found["right"]
     return (
-        f"{found['accuracy']:8.2%} of {found['cases']:5}   false positives {found['false_positives']} of {wrong}"
-        f"   false negatives {found['false_negatives']} of {found['right']}   missing {found['missing']}"
+        f"{found['accuracy']:8.2%} of {found['cases']:5}   false positives {found['false_positives']} of"
+        f" {wrong}   false negatives {found['false_negatives']} of {found['right']}   missing"
+        f" {found['missing']}"
     )
 
 
@@ -177,4 +217,7 @@ def _line(row: dict) -> str:
     must = "1" if row["label"] else "0"
     value = row["outcome"] if row["value"] is None else f"{row['value']:g} ({row['outcome']})"
     kind = f" [{row['category']}]" if row["category"] else ""
-    return f"{row['where']}{kind}: {row['prediction']!r} against {row['gold']!r} must score {must}, scores {value}"
+    return (
+        f"{row['where']}{kind}: {row['prediction']!r} against {row['gold']!r} must score {must}, scores"
+        f" {value}"
+    )

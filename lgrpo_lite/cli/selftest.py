@@ -1,4 +1,6 @@
-"""`lgrpo-lite selftest`: do a recipe's rollouts come from its policy on this machine, and how fast? Trains nothing."""
+"""`lgrpo-lite selftest`: do a recipe's rollouts come from its policy on this
+machine, and how fast? Trains nothing.
+"""
 
 import argparse
 import dataclasses
@@ -13,7 +15,9 @@ from lgrpo_lite.cli.terminal.progress import showing
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite selftest FILE|NAME [key=value …] [--json]"
-    parser.add_argument("words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value")
+    parser.add_argument(
+        "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -48,8 +52,16 @@ def run(args: argparse.Namespace) -> int:
         finally:
             run_.engine.close()
     if args.json:
-        result = [{"stage": stage, "check": c.name, "passed": c.passed, "found": c.found} for stage, c in rows]
-        whole = {"schema": 1, "ok": not failed, "command": "selftest", "result": result, "warnings": list(run_.notes)}
+        result = [
+            {"stage": stage, "check": c.name, "passed": c.passed, "found": c.found} for stage, c in rows
+        ]
+        whole = {
+            "schema": 1,
+            "ok": not failed,
+            "command": "selftest",
+            "result": result,
+            "warnings": list(run_.notes),
+        }
         print(json.dumps({**whole, "rollout": rollout}))
     else:
         if rollout:

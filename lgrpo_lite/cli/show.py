@@ -1,4 +1,6 @@
-"""`lgrpo-lite show RUN`: the answers that a step kept, token by token with their credit. Reads only, needs no model."""
+"""`lgrpo-lite show RUN`: the answers that a step kept, token by token with their
+credit. Reads only, needs no model.
+"""
 
 import argparse
 import json
@@ -17,9 +19,15 @@ PART = 200  # characters of a token that are drawn at once
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite show RUN [--step N] [--prompt K] [options]"
-    parser.add_argument("words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs; live, ended or crashed")
-    parser.add_argument("--step", type=int, metavar="N", help="whose answers (default: the newest step that kept some)")
-    parser.add_argument("--prompt", metavar="K", help="only the K-th prompt of that step, or the prompt of that id")
+    parser.add_argument(
+        "words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs; live, ended or crashed"
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="whose answers (default: the newest step that kept some)"
+    )
+    parser.add_argument(
+        "--prompt", metavar="K", help="only the K-th prompt of that step, or the prompt of that id"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
@@ -42,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         shown = [row | {"number": number, "credit_thirds": _thirds(row)} for number, row in numbered]
         result = {"run": str(path), "step": step, "record": record, "completions": shown}
         reply = json.dumps({"schema": 1, "ok": True, "command": "show", "result": result, "warnings": []})
-        print(json.dumps(json.loads(reply, parse_constant=lambda _: None)))  # NaN of a foreign file is no JSON
+        print(
+            json.dumps(json.loads(reply, parse_constant=lambda _: None))
+        )  # NaN of a foreign file is no JSON
         return 0
     _show(line, numbered)
     return 0
@@ -54,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
 def _steps(path: Path) -> dict[int, Path]:
     """Steps that kept completions."""
     return {
-        int(found[1]): file for file in (path / "completions").glob("step-*.jsonl.gz") if (found := NAME.fullmatch(file.name))
+        int(found[1]): file
+        for file in (path / "completions").glob("step-*.jsonl.gz")
+        if (found := NAME.fullmatch(file.name))
     }
 
 
@@ -66,7 +78,9 @@ def _file(path: Path, wanted: int | None) -> tuple[int, Path]:
         raise ConfigError("the run kept no completions", where=str(path / "completions"), fix=fix)
     step = max(steps) if wanted is None else wanted
     if step not in steps:
-        raise ConfigError(f"no completions of step {step}", where=str(path / "completions"), fix=_near(sorted(steps), step))
+        raise ConfigError(
+            f"no completions of step {step}", where=str(path / "completions"), fix=_near(sorted(steps), step)
+        )
     return step, steps[step]
 
 
@@ -83,7 +97,9 @@ def _numbered(rows: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]
     return [(number.setdefault(_id(row), len(number) + 1), row) for row in rows]
 
 
-def _of_prompt(rows: Sequence[tuple[int, dict[str, Any]]], asked: str, file: Path) -> list[tuple[int, dict[str, Any]]]:
+def _of_prompt(
+    rows: Sequence[tuple[int, dict[str, Any]]], asked: str, file: Path
+) -> list[tuple[int, dict[str, Any]]]:
     """An id wins over a number."""
     found = [pair for pair in rows if _id(pair[1]) == asked]
     found = found or [pair for pair in rows if str(pair[0]) == asked]
@@ -122,13 +138,20 @@ def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
     from lgrpo_lite.monitor.theme import BAD, GOOD, LABEL
     from lgrpo_lite.monitor.tokens import LOWERED, RAISED, scales_of
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
+    console = Console(
+        file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False
+    )
     tokens = [_tokens(row) for _, row in rows]
     console.print(Text(line, LABEL), soft_wrap=True)
-    console.print(Text.assemble(
-        ("credit = advantage × weight of a token: ", LABEL), (f"{RAISED} or green", GOOD), (" more likely  ", LABEL),
-        (f"{LOWERED} or red", BAD), (" less likely; marks stand below their line", LABEL),
-    ))  # fmt: skip
+    console.print(
+        Text.assemble(
+            ("credit = advantage × weight of a token: ", LABEL),
+            (f"{RAISED} or green", GOOD),
+            (" more likely  ", LABEL),
+            (f"{LOWERED} or red", BAD),
+            (" less likely; marks stand below their line", LABEL),
+        )
+    )
     for (number, row), own, scale in zip(rows, tokens, scales_of(tokens), strict=True):
         console.print()
         for text in _completion(number, row, own, max(20, console.width), scale):
@@ -151,11 +174,21 @@ def _completion(number: int, row: dict[str, Any], tokens, width: int, scale: flo
     yield Text.assemble((f"prompt {number}  ", "bold"), (clean(_id(row), 200), LABEL))
     for line in _lines(str(row.get("prompt", "")), width - 2):
         yield Text.assemble("  ", (line, LABEL))
-    facts = [f"reward {figure(row.get('reward'), '.3f')}", *_parts(row.get("parts")), f"{amount(row.get('tokens'))} tokens"]
-    facts += [{"stop": "ended by itself", "length": "cut at the limit"}.get(str(row.get("finish_reason")), "end unknown")]
+    facts = [
+        f"reward {figure(row.get('reward'), '.3f')}",
+        *_parts(row.get("parts")),
+        f"{amount(row.get('tokens'))} tokens",
+    ]
+    facts += [
+        {"stop": "ended by itself", "length": "cut at the limit"}.get(
+            str(row.get("finish_reason")), "end unknown"
+        )
+    ]
     facts += [f"the first {row['given']} tokens were given"] if row.get("given") else []
     facts += ["sampled under another prompt"] if row.get("off") else []
-    yield Text.assemble((f"{sign}  ", style), (f"gold {clean(row.get('reference', '–'), 200)}  ", CALM), ", ".join(facts))
+    yield Text.assemble(
+        (f"{sign}  ", style), (f"gold {clean(row.get('reference', '–'), 200)}  ", CALM), ", ".join(facts)
+    )
     yield Text.assemble((f"credit {words}" if tokens.credit else words, colour))
     yield from _text(tokens, width, scale)
 
@@ -227,7 +260,9 @@ def _tokens(row: dict[str, Any]):
 
 
 def _thirds(row: dict[str, Any]) -> list[float] | None:
-    """Shares of Σ|credit| that fall on the first, middle and last third of an answer's tokens; None without credit."""
+    """Shares of Σ|credit| that fall on the first, middle and last third of an
+    answer's tokens; None without credit.
+    """
     credit = [abs(value) for value in _tokens(row).credit]
     if not (whole := sum(credit)):
         return None
@@ -243,7 +278,9 @@ def _table(rows: Sequence[tuple[int, dict[str, Any]]]):
     from lgrpo_lite.monitor.panels.samples import kind_of
     from lgrpo_lite.monitor.theme import amount
 
-    table = Table(title="share of |credit| by thirds of an answer", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="share of |credit| by thirds of an answer", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
     for column in ("prompt", "answer", "tokens", "first", "middle", "last"):
         table.add_column(column, justify="left" if column in ("prompt", "answer") else "right")
     for number, row in rows:

@@ -13,13 +13,16 @@ from pathlib import Path
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 
 # Settings that may change when a run is resumed: they change no number of the steps already made.
-FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep.last", "train.keep.best", "train.time_limit", "log",
+FREE = ("train.steps", "train.save_every", "train.eval_every", "train.keep.last", "train.keep.best",
+"train.time_limit", "log",
         "export", "recipe", "safety", "rollout.server")  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite train FILE [key=value …] [options]"
-    parser.add_argument("words", nargs="+", metavar="FILE", help="a recipe file, then settings to change as key=value")
+    parser.add_argument(
+        "words", nargs="+", metavar="FILE", help="a recipe file, then settings to change as key=value"
+    )
     add_options(parser)
 
 
@@ -28,11 +31,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the run folder (default: recipe and time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument(
-        "--resume", choices=("never", "auto"), default="never",
-        help="auto: go on with the run of that --name, or with the newest unfinished run of the same settings",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="check everything that needs no model, then stop")
-    parser.add_argument("--ui", choices=("auto", "live", "plain", "none"), default="auto", help="how progress is shown")
+        "--resume",
+        choices=("never", "auto"),
+        default="never",
+        help=(
+            "auto: go on with the run of that --name, or with the newest unfinished run of the same settings"
+        ),
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything that needs no model, then stop"
+    )
+    parser.add_argument(
+        "--ui", choices=("auto", "live", "plain", "none"), default="auto", help="how progress is shown"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -77,7 +88,9 @@ def _ended(folder, state: str, code: int) -> None:
 
 
 def _expected(recipe) -> list[str]:
-    """What the run will take of the GPU, told before it starts; what cannot fit is refused (exit 4). No GPU: nothing."""
+    """What the run will take of the GPU, told before it starts; what cannot fit is
+    refused (exit 4). No GPU: nothing.
+    """
     from lgrpo_lite.machine.facts import cuda_devices
     from lgrpo_lite.plan.fit import faster
     from lgrpo_lite.plan.plan import plan
@@ -103,15 +116,27 @@ def describe(recipe) -> list[str]:
 
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
-    bricks = ("best_draft", "guide", "refine_best", "probe_values", "value_cache", "select", "length_preference", "trace")
+    bricks = (
+        "best_draft",
+        "guide",
+        "refine_best",
+        "probe_values",
+        "value_cache",
+        "select",
+        "length_preference",
+        "trace",
+    )
     extra = [name for name in (*bricks, "prefix_share") if getattr(a, name)]
     form = f"clip {a.clip.low}/{a.clip.high}" if a.surrogate == "clipped" else a.surrogate
     lines = [
         f"recipe     {recipe.recipe.name}: {recipe.recipe.title}",
         f"model      {recipe.model.id} in {recipe.model.weights}, {adapter}",
-        f"algorithm  {a.use}: {a.advantage}, {a.reduce}, {form}, kl {a.kl.coef}" + "".join(f", {name}" for name in extra),
-        f"rollout    {r.prompts_per_step} prompts × {r.group_size} answers of up to {recipe.model.max_new_tokens} tokens, "
-        f"engine {r.engine}",
+        f"algorithm  {a.use}: {a.advantage}, {a.reduce}, {form}, kl {a.kl.coef}"
+        + "".join(f", {name}" for name in extra),
+        (
+            f"rollout    {r.prompts_per_step} prompts × {r.group_size} answers of up to"
+            f" {recipe.model.max_new_tokens} tokens, engine {r.engine}"
+        ),
         f"training   {recipe.train.steps} steps",
     ]
     lines += [f"warning    {line}" for line in warnings(recipe)]
@@ -119,7 +144,9 @@ def describe(recipe) -> list[str]:
 
 
 def _describe_data(recipe) -> list[str]:
-    """What is known of the data without a network: rows, questions twice, questions of the evaluation that are trained on."""
+    """What is known of the data without a network: rows, questions twice, questions of the
+    evaluation that are trained on.
+    """
     from lgrpo_lite.checks.check import gold_fault_of
     from lgrpo_lite.data.prompts import name, on_hub, shared, survey
 
@@ -154,11 +181,17 @@ def _open(recipe, args: argparse.Namespace):
         fix = "go on with it by --resume auto, or choose another --name"
         raise ConfigError("a run of that name exists", where=str(path), fix=fix)
     if not folder.started and folder.foreign:
-        raise ConfigError("that folder exists and holds something else", where=str(path), fix="choose another --name")
-    if folder.started and (changed := differences((path / "config.resolved.yaml").read_text("utf-8"), recipe.to_yaml(), FREE)):
+        raise ConfigError(
+            "that folder exists and holds something else", where=str(path), fix="choose another --name"
+        )
+    if folder.started and (
+        changed := differences((path / "config.resolved.yaml").read_text("utf-8"), recipe.to_yaml(), FREE)
+    ):
         shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
         fix = "resume with the settings it was started with, or choose another --name"
-        raise ConfigError(f"the run has other settings: {shown}", where=str(path / "config.resolved.yaml"), fix=fix)
+        raise ConfigError(
+            f"the run has other settings: {shown}", where=str(path / "config.resolved.yaml"), fix=fix
+        )
     resume = folder.started
     folder.open()
     return folder, resume
@@ -168,7 +201,9 @@ def _unfinished(recipe, runs: Path) -> Path | None:
     from lgrpo_lite.folder.folder import RunFolder
     from lgrpo_lite.recipe.marks import differences
 
-    found = sorted((p.parent for p in runs.glob("*/config.resolved.yaml")), key=lambda p: p.stat().st_mtime, reverse=True)
+    found = sorted(
+        (p.parent for p in runs.glob("*/config.resolved.yaml")), key=lambda p: p.stat().st_mtime, reverse=True
+    )
     for path in found:
         same = not differences((path / "config.resolved.yaml").read_text("utf-8"), recipe.to_yaml(), FREE)
         if same and RunFolder(path).status.get("state") != "done":
@@ -182,13 +217,19 @@ def _train(recipe, folder, args: argparse.Namespace, *, source: str, resume: boo
 
     folder.write("config.yaml", source)
     folder.write("env.json", json.dumps(_environment(), indent=1))
-    folder.set_status("starting", folder.status.get("step", 0), resume=resume_command(folder.path, args, command))
+    folder.set_status(
+        "starting", folder.status.get("step", 0), resume=resume_command(folder.path, args, command)
+    )
     log_to(folder.log_path)
     print(f"run {folder.path}", file=sys.stderr)
     ui = "none" if args.json else args.ui
     screen = Screen(folder.path, ui, log=folder.log_path, fresh_only=True)
     try:
-        with StopRequest(recipe.train.time_limit) as stop, folder.alive(lambda: stop.exit_code is not None), screen:
+        with (
+            StopRequest(recipe.train.time_limit) as stop,
+            folder.alive(lambda: stop.exit_code is not None),
+            screen,
+        ):
             exports = _work(recipe, folder, stop, resume=resume)
     except Stopped as stopped:
         _ended(folder, "stopped", stopped.exit_code)
@@ -221,7 +262,9 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     folder.set_status("loading", folder.status.get("step", 0))
     run = build(recipe)
     run.reward.log_to(folder.log_path.with_name("rewards.log"))
-    folder.write("config.resolved.yaml", recipe.to_yaml())  # from here on it is a run; a name with a typo in its data is not
+    folder.write(
+        "config.resolved.yaml", recipe.to_yaml()
+    )  # from here on it is a run; a name with a typo in its data is not
     if not train(run, folder, stop, resume=resume):
         return None
     folder.set_status("exporting", recipe.train.steps)
@@ -231,17 +274,23 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
         exports["adapter"] = str(export_adapter(run.policy, folder.path / "export" / "adapter"))
     if "merged" in recipe.export.formats:
         prompts = run.eval_prompts or run.prompts.prompts
-        out, comparison = export_merged(run.policy, recipe, folder.path / "export" / "merged", prompts, base=recipe.export.base)
+        out, comparison = export_merged(
+            run.policy, recipe, folder.path / "export" / "merged", prompts, base=recipe.export.base
+        )
         exports["merged"] = str(out)
-        exports["check"] = f"{comparison.greedy_equal}/{comparison.prompts} greedy answers equal, " \
-                           f"max |Δlogit| {comparison.max_logit_diff:.2g}"  # fmt: skip
+        exports["check"] = (
+            f"{comparison.greedy_equal}/{comparison.prompts} greedy answers equal, "
+            f"max |Δlogit| {comparison.max_logit_diff:.2g}"
+        )
     run.reward.close()
     _ended(folder, "done", 0)
     return exports
 
 
 def _show(path: Path, exports: dict, args: argparse.Namespace, command: str, *, plain: bool) -> None:
-    """The result: the before/after table, λ's path, where the exports are. On stdout, but where that holds the steps' lines."""
+    """The result: the before/after table, λ's path, where the exports are. On stdout, but
+    where that holds the steps' lines.
+    """
     from rich.console import Console
 
     from lgrpo_lite.monitor.tail import Tail
@@ -250,9 +299,17 @@ def _show(path: Path, exports: dict, args: argparse.Namespace, command: str, *, 
     view = Tail(path).refresh()
     if args.json:
         lam = view.records[-1].length_lambda if view.records else None
-        result = {"run": str(path), "steps": view.step, "evals": view.evals, "length_lambda": lam, "exports": exports}
+        result = {
+            "run": str(path),
+            "steps": view.step,
+            "evals": view.evals,
+            "length_lambda": lam,
+            "exports": exports,
+        }
         warnings = [w.get("message") or w.get("reason") for w in view.warnings]
-        print(json.dumps({"schema": 1, "ok": True, "command": command, "result": result, "warnings": warnings}))
+        print(
+            json.dumps({"schema": 1, "ok": True, "command": command, "result": result, "warnings": warnings})
+        )
         return
     out = sys.stderr if plain else sys.stdout
     console = Console(file=out, width=None if out.isatty() else 120)
@@ -269,7 +326,12 @@ def _environment() -> dict:
 
     wanted = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
     have = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in wanted}
-    return {"python": platform.python_version(), "system": platform.platform(), "packages": have, "cpus": os.cpu_count()}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": have,
+        "cpus": os.cpu_count(),
+    }
 
 
 def log_to(path: Path) -> None:
@@ -277,7 +339,9 @@ def log_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.basicConfig(filename=path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
+    )
     logging.captureWarnings(True)
     import transformers
 

@@ -7,8 +7,12 @@ from lgrpo_lite.cli.train import describe
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict]"
-    parser.add_argument("words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value")
-    parser.add_argument("--strict", action="store_true", help="also demand a pinned revision of a model on the Hub")
+    parser.add_argument(
+        "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="also demand a pinned revision of a model on the Hub"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -17,8 +21,16 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))
-    if args.strict and recipe.model.revision is None and not recipe.model.id.startswith(("builtin:", "/", ".")):
-        raise ConfigError("the model's revision is not pinned", where=recipe.where("model.id"), fix="set model.revision=COMMIT")
+    if (
+        args.strict
+        and recipe.model.revision is None
+        and not recipe.model.id.startswith(("builtin:", "/", "."))
+    ):
+        raise ConfigError(
+            "the model's revision is not pinned",
+            where=recipe.where("model.id"),
+            fix="set model.revision=COMMIT",
+        )
     for line in describe(recipe):
         print(line)
     print("valid")

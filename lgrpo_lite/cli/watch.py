@@ -1,4 +1,6 @@
-"""`lgrpo-lite watch RUN`: the live view on a run's files. Reads only; the run may be live, finished or crashed."""
+"""`lgrpo-lite watch RUN`: the live view on a run's files. Reads only; the run
+may be live, finished or crashed.
+"""
 
 import argparse
 import io
@@ -18,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     ui = "live: the view; plain: a line a step; auto: live on a terminal (default)"
     parser.add_argument("--ui", choices=("auto", "live", "plain"), default="auto", help=ui)
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the view as a picture instead of showing it")
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="write the view as a picture instead of showing it"
+    )
     size = f"columns and rows of the picture (default: {PICTURE[0]}x{PICTURE[1]})"
     parser.add_argument("--size", default=f"{PICTURE[0]}x{PICTURE[1]}", metavar="WxH", help=size)
 
@@ -60,16 +64,31 @@ def _picture(path: Path, args: argparse.Namespace) -> int:
 
     size = re.fullmatch(r"(\d{2,3})x(\d{1,3})", args.size)
     if size is None:
-        raise ConfigError(f"not a size: {args.size!r}", where="command line, --size", fix="columns x rows, as in --size 120x40")
+        raise ConfigError(
+            f"not a size: {args.size!r}",
+            where="command line, --size",
+            fix="columns x rows, as in --size 120x40",
+        )
     width, height = map(int, size.groups())
     view = Tail(path).refresh()
-    console = Console(record=True, width=width, height=height, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True,
+        width=width,
+        height=height,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+    )
     console.print(live(view, width, height))
     picture = console.export_svg(title=f"lgrpo-lite watch {path.name}")
     try:
-        args.svg.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8")  # fetch no fonts
+        args.svg.write_text(
+            re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8"
+        )  # fetch no fonts
     except OSError as error:
-        raise ConfigError(f"cannot write: {error.strerror}", where=str(args.svg), fix="choose another --svg FILE") from None
+        raise ConfigError(
+            f"cannot write: {error.strerror}", where=str(args.svg), fix="choose another --svg FILE"
+        ) from None
     print(args.svg)
     return 0
 

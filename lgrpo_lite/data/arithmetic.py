@@ -1,14 +1,14 @@
 """Generated arithmetic: the task of the embedded `tiny-math` model, for pretraining, RL and evaluation.
 
-A problem is a chain of additions and subtractions, `47+36-58+9=?`, whose running value stays in 0..99. It can be solved
-three ways, which differ in length and in how often a small model gets them right:
+A problem is a chain of additions and subtractions, `47+36-58+9=?`, whose running value stays in 0..99. It can
+be solved three ways, which differ in length and in how often a small model gets them right:
 
     direct   #### 34                                        short, a guess
     short    47+36-58=25 / 25+9=34 / #### 34                two operations a line
     steps    47+36=83 / 83-58=25 / 25+9=34 / #### 34        long, reliable
 
-so a policy that may choose has a reason to prefer long answers, which is what λ-GRPO's token preference can learn.
-Standard library only; the same seed gives the same problems on every machine.
+so a policy that may choose has a reason to prefer long answers, which is what λ-GRPO's token preference can
+learn. Standard library only; the same seed gives the same problems on every machine.
 """
 
 import hashlib
@@ -24,7 +24,9 @@ STYLES = ("direct", "short", "steps")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`question` as the model reads it, `answer` as a decimal string, `values` the running value after each term."""
+    """`question` as the model reads it, `answer` as a decimal string, `values` the
+    running value after each term.
+    """
 
     question: str
     answer: str
@@ -43,7 +45,9 @@ class Problem:
 
 
 def split_of(question: str) -> Split:
-    """The split a question belongs to: a hash of its text, so no two programs can disagree and none can leak."""
+    """The split a question belongs to: a hash of its text,
+    so no two programs can disagree and none can leak.
+    """
     return "heldout" if hashlib.sha256(question.encode()).digest()[0] % HELDOUT_SHARE == 0 else "train"
 
 

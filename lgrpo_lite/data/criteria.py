@@ -21,11 +21,15 @@ def criteria(items: object, column: str, place: str) -> tuple[Criterion, ...]:
         try:
             items = json.loads(items)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"column {column!r} is not JSON: {error}", where=place, fix="a list of criteria as JSON") from None
+            raise DataError(
+                f"column {column!r} is not JSON: {error}", where=place, fix="a list of criteria as JSON"
+            ) from None
     if not isinstance(items, list) or not items:
         fix = 'at least one criterion, e.g. [{"text": "adds the two prices", "weight": 2}]'
         raise DataError(f"column {column!r} holds no list of criteria", where=place, fix=fix)
-    return tuple(_criterion(item, f"criterion {i} in column {column!r}", place) for i, item in enumerate(items, 1))
+    return tuple(
+        _criterion(item, f"criterion {i} in column {column!r}", place) for i, item in enumerate(items, 1)
+    )
 
 
 def _criterion(item: object, name: str, place: str) -> Criterion:
@@ -34,9 +38,13 @@ def _criterion(item: object, name: str, place: str) -> Criterion:
 
     if not isinstance(item, dict):
         raise bad("not an object", f"an object with the keys {', '.join(CRITERION)}")
-    given = {key: value for key, value in item.items() if value is not None}  # on the Hub a key that is not there is null
+    given = {
+        key: value for key, value in item.items() if value is not None
+    }  # on the Hub a key that is not there is null
     if unknown := [key for key in given if key not in CRITERION]:
-        raise bad(f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), CRITERION)}", f"use {', '.join(CRITERION)}")
+        raise bad(
+            f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), CRITERION)}", f"use {', '.join(CRITERION)}"
+        )
     text, kind, weight = given.get("text"), given.get("kind", "process"), given.get("weight", 1)
     if not isinstance(text, str) or not text.strip():
         raise bad("no text", "add text: what must hold, in words")

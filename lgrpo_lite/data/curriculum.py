@@ -1,4 +1,6 @@
-"""The difficulty pool: prompts that are solved sometimes are drawn more often than those solved always or never."""
+"""The difficulty pool: prompts that are solved sometimes are drawn more often
+than those solved always or never.
+"""
 
 import heapq
 import math
@@ -16,20 +18,23 @@ PRIOR = 0.5  # solve rate of a prompt that was not sampled yet; where the weight
 
 
 class DifficultyPool:
-    """Draws with weight w = p (1 - p), p a running solve rate of the prompt: p <- p + rate (m - p), from p = 1/2.
+    """Draws with weight w = p (1 - p), p a running solve rate of the prompt: p <- p + rate (m - p), from p =
+    1/2.
 
-    m is the mean of the group's first reward, held to [0, 1]: the share of right answers where the reward is 0 or 1. Then w is
-    the variance of the reward, by which Foster et al. (arXiv:2502.12272) choose prompts; they sample anew to estimate it, here
-    it is read off the groups that were trained anyway, as in online difficulty filtering (arXiv:2504.03380), and nothing is
-    thrown away. Running mean, prior and the share of ordered draws are this project's choice. It has an effect only once
-    prompts come up again: before a first epoch is over unseen prompts, which have the largest weight, are most of the draws.
+    m is the mean of the group's first reward, held to [0, 1]: the share of right answers where the reward is
+    0 or 1. Then w is the variance of the reward, by which Foster et al. (arXiv:2502.12272) choose prompts;
+    they sample anew to estimate it, here it is read off the groups that were trained anyway, as in online
+    difficulty filtering (arXiv:2504.03380), and nothing is thrown away. Running mean, prior and the share of
+    ordered draws are this project's choice. It has an effect only once prompts come up again: before a first
+    epoch is over unseen prompts, which have the largest weight, are most of the draws.
 
-    Every `ordered_every`-th draw is the next one of PromptStream's order, whatever its weight, so N prompts are each drawn
-    at least once in any (2N - 1) · ordered_every draws, and a rate that went stale is found out. A weighted draw is without
-    replacement among the prompts that were not drawn within the last `rest` draws (a step's most, and at most N/2), so that a
-    redraw within a step does not ask the same prompt again.
+    Every `ordered_every`-th draw is the next one of PromptStream's order, whatever its weight, so N prompts
+    are each drawn at least once in any (2N - 1) · ordered_every draws, and a rate that went stale is found
+    out. A weighted draw is without replacement among the prompts that were not drawn within the last `rest`
+    draws (a step's most, and at most N/2), so that a redraw within a step does not ask the same prompt again.
 
-    The draws depend on the seed, their count and what was observed, and on nothing else; all of it is the state.
+    The draws depend on the seed, their count and what was observed, and on
+    nothing else; all of it is the state.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, *, rate: float, ordered_every: int, rest: int):
@@ -41,7 +46,9 @@ class DifficultyPool:
         self._index = {p.id: i for i, p in enumerate(prompts)}
 
     def first(self, count: int) -> list[Prompt]:
-        """The first `count` prompts of the plain order: what comes first here is not known before it is sampled."""
+        """The first `count` prompts of the plain order: what comes first here is
+        not known before it is sampled.
+        """
         return self.ordered.first(count)
 
     def skip(self, unwanted: Callable[[Prompt], bool]) -> int:
@@ -57,7 +64,9 @@ class DifficultyPool:
         """The next `count` prompts, those of the plain order first."""
         taken: list[int] = []
         while len(taken) < count:
-            taken += self._drawn_together(min(count - len(taken), max(1, len(self.prompts) - len(self.skipped))))
+            taken += self._drawn_together(
+                min(count - len(taken), max(1, len(self.prompts) - len(self.skipped)))
+            )
         return [self.prompts[i] for i in taken]
 
     def observe(self, groups: Sequence[Group]) -> None:
@@ -65,7 +74,10 @@ class DifficultyPool:
         for group in groups:
             first = [next(iter(r.score.parts.values()), r.reward) for r in group.rollouts]
             if first:
-                mean, i = statistics.fmean(min(max(value, 0.0), 1.0) for value in first), self._index[group.prompt.id]
+                mean, i = (
+                    statistics.fmean(min(max(value, 0.0), 1.0) for value in first),
+                    self._index[group.prompt.id],
+                )
                 self.solved[i] = self.rate_of(i) + self.rate * (mean - self.rate_of(i))
 
     def rate_of(self, index: int) -> float:
@@ -87,12 +99,15 @@ class DifficultyPool:
         began, self.drawn = self.drawn, self.drawn + count
         taken = [self.ordered.next_index() for t in range(began, self.drawn) if t % self.every == 0]
         self.recent.extend(taken)
-        weighted = self._weighted(count - len(taken), random.Random(f"{self.seed}/pool/{began}"), frozenset(taken))
+        weighted = self._weighted(
+            count - len(taken), random.Random(f"{self.seed}/pool/{began}"), frozenset(taken)
+        )
         self.recent.extend(weighted)
         return taken + weighted
 
     def _weighted(self, count: int, rng: random.Random, taken: frozenset[int]) -> list[int]:
-        """`count` prompts by weight, without replacement: those whose exponential clocks of rate w ring first.
+        """`count` prompts by weight, without replacement: those whose
+        exponential clocks of rate w ring first.
 
         One that rests, or was taken just now, comes after all others.
         """
@@ -103,7 +118,9 @@ class DifficultyPool:
             weight, wait = p * (1 - p), -math.log(1 - rng.random())
             return i in taken, i in rests, wait / weight if weight > 0 else math.inf
 
-        waits = [(rings(i), i) for i in range(len(self.prompts))]  # one number a prompt, also of one that is skipped
+        waits = [
+            (rings(i), i) for i in range(len(self.prompts))
+        ]  # one number a prompt, also of one that is skipped
         return [i for _, i in heapq.nsmallest(count, (w for w in waits if w[1] not in self.skipped))]
 
 

@@ -1,7 +1,8 @@
-"""Files and data sets as rows of named values, each with the place an error names: JSONL, JSON, CSV, TSV, parquet, the Hub.
+"""Files and data sets as rows of named values, each with the place an error names: JSONL,
+JSON, CSV, TSV, parquet, the Hub.
 
-Nothing here knows what a column means. A line that cannot be read is a record with a fault, so that a reader may go on after
-it; a file that cannot be read raises.
+Nothing here knows what a column means. A line that cannot be read is a record with a fault, so that a reader
+may go on after it; a file that cannot be read raises.
 """
 
 import csv
@@ -35,7 +36,8 @@ class Record:
 
 
 def records(source: Source, where: str) -> Iterator[Record]:
-    """All rows of a `path` or an `hf` source, in order. The file's ending says what it is; `.gz` may follow it.
+    """All rows of a `path` or an `hf` source, in order. The file's ending says
+    what it is; `.gz` may follow it.
 
     A source that cannot be opened: DataError. A package that reading needs: EnvironmentFault.
     """
@@ -43,7 +45,9 @@ def records(source: Source, where: str) -> Iterator[Record]:
         return _from_hub(source, where)
     path = Path(source.path)
     if not path.is_file():
-        raise DataError(f"no such file: {path}", where=where, fix="check the path, relative to the current folder")
+        raise DataError(
+            f"no such file: {path}", where=where, fix="check the path, relative to the current folder"
+        )
     if ending(path) == ".parquet":
         return _from_parquet(path, where)
     reader = {".csv": _from_csv, ".tsv": _from_csv, ".json": _from_json}.get(ending(path), _from_lines)
@@ -60,7 +64,9 @@ def _opened(path: Path, reader, where: str) -> Iterator[Record]:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield from reader(path, file)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}", where=where, fix="check that the file is whole and readable") from None
+        raise DataError(
+            f"cannot read {path}: {error}", where=where, fix="check that the file is whole and readable"
+        ) from None
 
 
 def _lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, bytes]]:
@@ -94,7 +100,9 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
 
 def _as_object(value: object, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError("not a JSON object", where=place, fix="one JSON object a row, with the columns as keys")
+        raise DataError(
+            "not a JSON object", where=place, fix="one JSON object a row, with the columns as keys"
+        )
     return value
 
 
@@ -102,18 +110,24 @@ def _text(line: bytes, place: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error.reason} at byte {error.start}", where=place, fix="save the file as UTF-8") from None
+        raise DataError(
+            f"not UTF-8: {error.reason} at byte {error.start}", where=place, fix="save the file as UTF-8"
+        ) from None
 
 
 def _from_json(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
-    """One list of objects, each named by the line it begins on. A file that does not begin with `[` is read as JSONL."""
+    """One list of objects, each named by the line it begins on. A file that does not
+    begin with `[` is read as JSONL.
+    """
     lines = _lines(path, file)
     head = next(((number, line) for number, line in lines if line.strip()), None)
     if head is None:
         return
     rest = chain([head], lines)
     if not head[1].lstrip().startswith(b"["):
-        yield from (_record(number, f"{path}:{number}", _parsed, line) for number, line in rest if line.strip())
+        yield from (
+            _record(number, f"{path}:{number}", _parsed, line) for number, line in rest if line.strip()
+        )
         return
     text = "".join(_text(line, f"{path}:{number}") for number, line in rest)
     decoder, at, number = json.JSONDecoder(), text.index("[") + 1, head[0]
@@ -128,7 +142,9 @@ def _from_json(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON: {error}", where=place, fix="a list of JSON objects, closed by ]") from None
+            raise DataError(
+                f"not JSON: {error}", where=place, fix="a list of JSON objects, closed by ]"
+            ) from None
         yield _record(number, place, _as_object, value)
 
 
@@ -139,7 +155,9 @@ def _past(text: str, at: int, passed: str) -> int:
 
 
 def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
-    """The first row names the columns. A value in quotes may hold line breaks; a row is named by the line it begins on."""
+    """The first row names the columns. A value in quotes may hold line breaks; a row is
+    named by the line it begins on.
+    """
     csv.field_size_limit(MAX_LINE)  # of this process: the module knows no other
     lines = (_text(line, f"{path}:{number}") for number, line in _lines(path, file))
     rows = csv.reader(lines, delimiter="\t" if ending(path) == ".tsv" else ",", strict=True)
@@ -149,10 +167,18 @@ def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
         if header is None:
             header = [name.strip() for name in row]
             if len(set(header)) < len(header) or "" in header:
-                raise DataError("two columns of one name, or one without", where=place, fix="name every column in the first row")
+                raise DataError(
+                    "two columns of one name, or one without",
+                    where=place,
+                    fix="name every column in the first row",
+                )
         elif len(row) != len(header):
             what = f"{len(row)} values, and the first row names {len(header)} columns"
-            fault = DataError(what, where=place, fix="mend the row; a value with a comma, quote or line break goes into quotes")
+            fault = DataError(
+                what,
+                where=place,
+                fix="mend the row; a value with a comma, quote or line break goes into quotes",
+            )
             yield Record(number, place, fault=fault)
         else:
             yield Record(number, place, dict(zip(header, row, strict=True)))
@@ -166,7 +192,9 @@ def _numbered(path: Path, rows) -> Iterator[tuple[int, list[str]]]:
             row = next(rows, None)
         except csv.Error as error:
             fix = "close its quotes; a quote inside quotes is written twice"
-            raise DataError(f"not CSV: {error}, in the row that begins here", where=f"{path}:{number}", fix=fix) from None
+            raise DataError(
+                f"not CSV: {error}, in the row that begins here", where=f"{path}:{number}", fix=fix
+            ) from None
         if row is None:
             return
         if row:
@@ -189,12 +217,16 @@ def _from_parquet(path: Path, where: str) -> Iterator[Record]:
 
 
 def _from_hub(source: Source, where: str) -> Iterator[Record]:
-    """A data set by its Hub id, or a local folder that `datasets` can read: `train.jsonl`, `data/train-*.parquet`, …"""
+    """A data set by its Hub id, or a local folder that `datasets` can read:
+    `train.jsonl`, `data/train-*.parquet`, …
+    """
     try:
         from datasets import disable_progress_bars, load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
         fix = 'pip install "lgrpo-lite[data]", or give path: FILE.jsonl'
-        raise EnvironmentFault("reading from the Hub needs the package datasets", where=where, fix=fix) from None
+        raise EnvironmentFault(
+            "reading from the Hub needs the package datasets", where=where, fix=fix
+        ) from None
     disable_progress_bars()  # they would write over the live view
     try:
         progress.told(f"reading {source.hf}", 0)

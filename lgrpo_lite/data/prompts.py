@@ -1,4 +1,6 @@
-"""Sources -> prompts: rows read and checked, golds looked at, the template applied, token ids decided once, all of it counted."""
+"""Sources -> prompts: rows read and checked, golds looked at, the template applied, token ids
+decided once, all of it counted.
+"""
 
 import unicodedata
 from collections import Counter
@@ -12,7 +14,9 @@ from lgrpo_lite.errors import DataError
 from lgrpo_lite.recipe.schema import Data, Source
 from lgrpo_lite.types import Prompt
 
-GoldFault = Callable[[str], str | None]  # why a gold answer cannot be compared with, in a sentence; None: it can
+GoldFault = Callable[
+    [str], str | None
+]  # why a gold answer cannot be compared with, in a sentence; None: it can
 
 
 @dataclass(slots=True)
@@ -30,18 +34,24 @@ class Counts:
         told = []
         if self.bad:
             told.append(
-                f"{self.source}: bad rows left out: {len(self.bad)}, the first at {self.bad[0].where}: {self.bad[0].what}"
+                f"{self.source}: bad rows left out: {len(self.bad)}, the first at {self.bad[0].where}:"
+                f" {self.bad[0].what}"
             )
         if self.repeated:
-            told.append(f"{self.source}: questions that a row before them has: {self.repeated} of {self.rows}; they are kept")
+            told.append(
+                f"{self.source}: questions that a row before them has: {self.repeated} of {self.rows}; they"
+                " are kept"
+            )
         return told
 
 
-def read(source: Source, where: str, gold_fault: GoldFault | None = None, counts: Counts | None = None) -> Iterator[Row]:
+def read(
+    source: Source, where: str, gold_fault: GoldFault | None = None, counts: Counts | None = None
+) -> Iterator[Row]:
     """Rows of one source, at most `limit`.
 
-    A bad row raises DataError with file:line, and so does a gold answer in which `gold_fault` finds a fault. With
-    bad_rows=skip it is left out instead; the faults are kept in `counts`.
+    A bad row raises DataError with file:line, and so does a gold answer in which `gold_fault` finds a fault.
+    With bad_rows=skip it is left out instead; the faults are kept in `counts`.
     """
     kept = 0
     for row in rows(source, where):
@@ -60,7 +70,9 @@ def read(source: Source, where: str, gold_fault: GoldFault | None = None, counts
 def survey(
     sources: Sequence[Source], where: Callable[[int], str], gold_fault: GoldFault | None = None
 ) -> tuple[list[list[Row]], list[Counts]]:
-    """All rows of several sources, each of them checked, and their counts. A source without any: DataError."""
+    """All rows of several sources, each of them checked, and their counts. A source without any:
+    DataError.
+    """
     found, counts, seen = [], [], set()
     for i, source in enumerate(sources):
         count = Counts(name(source))
@@ -72,8 +84,14 @@ def survey(
             seen.add(key)
         counts.append(count)
         if not count.rows:
-            hint = f": all {len(count.bad)} rows were left out, the first for: {count.bad[0].what}" if count.bad else ""
-            raise DataError(f"the data set is empty{hint}", where=where(i), fix="check the file, the split and the limit")
+            hint = (
+                f": all {len(count.bad)} rows were left out, the first for: {count.bad[0].what}"
+                if count.bad
+                else ""
+            )
+            raise DataError(
+                f"the data set is empty{hint}", where=where(i), fix="check the file, the split and the limit"
+            )
     return found, counts
 
 
@@ -85,7 +103,8 @@ def load(
     where: Callable[[int], str],
     gold_fault: GoldFault | None = None,
 ) -> tuple[list[Prompt], list[Counts]]:
-    """All prompts of several sources that are short enough, and the counts of each source. None left: DataError.
+    """All prompts of several sources that are short enough, and the counts of
+    each source. None left: DataError.
 
     An id that an earlier prompt has gets `#2`, `#3`, …, so that an id names one prompt.
     """
@@ -100,10 +119,14 @@ def load(
             if length > max_prompt_tokens:
                 count.too_long += 1
             else:
-                kept.append(prompt if ids[prompt.id] == 1 else replace(prompt, id=f"{prompt.id}#{ids[prompt.id]}"))
+                kept.append(
+                    prompt if ids[prompt.id] == 1 else replace(prompt, id=f"{prompt.id}#{ids[prompt.id]}")
+                )
     if not kept:
         what = f"all {sum(map(len, found))} prompts are longer than {max_prompt_tokens} tokens"
-        raise DataError(what, where=where(0), fix=f"raise model.max_prompt_tokens (shortest: {shortest} tokens)")
+        raise DataError(
+            what, where=where(0), fix=f"raise model.max_prompt_tokens (shortest: {shortest} tokens)"
+        )
     return kept, counts
 
 
@@ -113,11 +136,16 @@ def shared(train: Iterable[str], held_out: Iterable[str]) -> str | None:
     asked = [same(question) in known for question in held_out]
     if not any(asked):
         return None
-    return f"questions of data.eval that are in data.train too: {sum(asked)} of {len(asked)}; the evaluation flatters the run"
+    return (
+        f"questions of data.eval that are in data.train too: {sum(asked)} of {len(asked)}; the evaluation"
+        " flatters the run"
+    )
 
 
 def same(question: str) -> str:
-    """What two questions share that differ in spaces or in the composition of accents only. Case tells variables apart."""
+    """What two questions share that differ in spaces or in the composition of accents
+    only. Case tells variables apart.
+    """
     return " ".join(unicodedata.normalize("NFC", question).split())
 
 

@@ -22,7 +22,9 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A question, its gold answer, and what else its source has of it, as read; `id` names the row of its source."""
+    """A question, its gold answer, and what else its source has of it, as read;
+    `id` names the row of its source.
+    """
 
     id: str
     question: str  # as a person reads it
@@ -40,7 +42,9 @@ def rows(source: Source, where: str) -> Iterator[Row | DataError]:
     elif source.task is not None:
         yield from _generated(source, where)
     else:
-        raise DataError("a source without data", where=where, fix="give path: FILE.jsonl, hf: NAME or task: arithmetic")
+        raise DataError(
+            "a source without data", where=where, fix="give path: FILE.jsonl, hf: NAME or task: arithmetic"
+        )
 
 
 def row_or_fault(source: Source, record: Record) -> Row | DataError:
@@ -56,17 +60,26 @@ def row(source: Source, record: Record) -> Row:
     if record.fault is not None:
         raise record.fault
     place = record.place
-    columns = {"prompt": source.prompt, "answer": source.answer, "solution": source.solution, "rubric": source.rubric}
+    columns = {
+        "prompt": source.prompt,
+        "answer": source.answer,
+        "solution": source.solution,
+        "rubric": source.rubric,
+    }
     found = {key: _column(record, key, column) for key, column in columns.items() if column is not None}
     question, messages = _question(found["prompt"], source.prompt, place)
     reference = _gold(found["answer"], source, place)
     solution = _text(found["solution"], source.solution or "", place) if "solution" in found else ""
     rubric = criteria(found["rubric"], source.rubric or "", place) if "rubric" in found else ()
-    return Row(str(record.fields.get("id", record.number)), question, reference, solution, rubric, messages, place)
+    return Row(
+        str(record.fields.get("id", record.number)), question, reference, solution, rubric, messages, place
+    )
 
 
 def gold(answer: str, extract: str) -> str | None:
-    """The gold answer cut out of its column. `gsm8k`: after `####` if there is one. `boxed`: the last box. None: not found."""
+    """The gold answer cut out of its column. `gsm8k`: after `####` if there is one. `boxed`:
+    the last box. None: not found.
+    """
     if extract == "plain" or (extract == "gsm8k" and "####" not in answer):
         return answer.strip() or None
     found = final_answer(answer, extract)
@@ -74,7 +87,9 @@ def gold(answer: str, extract: str) -> str | None:
 
 
 def value_at(fields: Mapping[str, Any], column: str) -> Any:
-    """`fields[column]`, or with dots what lies inside it: `meta.level`, `messages.0.content`. Absent: a mark of its own."""
+    """`fields[column]`, or with dots what lies inside it: `meta.level`,
+    `messages.0.content`. Absent: a mark of its own.
+    """
     if column in fields:
         return fields[column]
     value: Any = fields
@@ -92,18 +107,28 @@ def _column(record: Record, key: str, column: str) -> Any:
     value = value_at(record.fields, column)
     if value is _MISSING:
         have = ", ".join(map(str, list(record.fields)[:8]))
-        raise DataError(f"no column {column!r}", where=record.place, fix=f"set {key}: to one of the columns there: {have}")
+        raise DataError(
+            f"no column {column!r}", where=record.place, fix=f"set {key}: to one of the columns there: {have}"
+        )
     return value
 
 
 def _text(value: object, column: str, place: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        what = "" if value is None or isinstance(value, str) else f" but a value of type {type(value).__name__}"
+        what = (
+            "" if value is None or isinstance(value, str) else f" but a value of type {type(value).__name__}"
+        )
         raise DataError(f"column {column!r} holds no text{what}", where=place, fix="remove or mend the row")
     if "\0" in value:
-        raise DataError(f"column {column!r} holds a NUL character", where=place, fix="remove it; is the file a text file?")
+        raise DataError(
+            f"column {column!r} holds a NUL character", where=place, fix="remove it; is the file a text file?"
+        )
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(f"column {column!r} holds half a surrogate pair, which no UTF-8 has", where=place, fix="mend the row")
+        raise DataError(
+            f"column {column!r} holds half a surrogate pair, which no UTF-8 has",
+            where=place,
+            fix="mend the row",
+        )
     return value
 
 
@@ -132,17 +157,27 @@ def _message(item: object, name: str, place: str) -> tuple[str, str]:
 
 
 def _gold(value: object, source: Source, place: str) -> str:
-    """A number or text is what it is, a list of one value that value; tests of code may be objects, kept as JSON."""
+    """A number or text is what it is, a list of one value that value; tests of
+    code may be objects, kept as JSON.
+    """
     column = source.answer
     if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], Mapping | list):
         value = value[0]
-    if isinstance(value, Mapping) or (isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value)):
+    if isinstance(value, Mapping) or (
+        isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value)
+    ):
         return json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, list | tuple | bytes):
         what = f"column {column!r} holds a {type(value).__name__} and not one gold answer"
         raise DataError(what, where=place, fix="name the column of the final answer, e.g. answers.0")
-    empty = value is None or (isinstance(value, float) and not math.isfinite(value))  # pandas writes a missing one as NaN
-    reference = None if empty or not str(value).strip() else gold(_text(str(value), column, place), source.answer_extract)
+    empty = value is None or (
+        isinstance(value, float) and not math.isfinite(value)
+    )  # pandas writes a missing one as NaN
+    reference = (
+        None
+        if empty or not str(value).strip()
+        else gold(_text(str(value), column, place), source.answer_extract)
+    )
     if reference is None:
         fix = f"mend the row, or set answer_extract (now {source.answer_extract})"
         raise DataError(f"no gold answer in column {column!r}", where=place, fix=fix)
@@ -152,7 +187,9 @@ def _gold(value: object, source: Source, place: str) -> str:
 def _generated(source: Source, where: str) -> Iterator[Row]:
     if source.rubric is not None:
         fix = "remove rubric, or give path: FILE.jsonl"
-        raise DataError(f"the task {source.task} has no column {source.rubric!r} of criteria", where=where, fix=fix)
+        raise DataError(
+            f"the task {source.task} has no column {source.rubric!r} of criteria", where=where, fix=fix
+        )
     split = "heldout" if source.split == "heldout" else "train"
     for i, p in enumerate(islice(problems(0, split), source.limit or DEFAULT_TASK_SIZE)):
         name = f"{source.task}-{split}-{i}"

@@ -10,7 +10,9 @@ from lgrpo_lite.types import Group, Prompt
 
 
 class PromptStream:
-    """Endless draws from a finite set. The state is how many places have been passed, and which prompts they are places of."""
+    """Endless draws from a finite set. The state is how many places have been passed, and
+    which prompts they are places of.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int):
         self.prompts, self.seed, self.drawn = prompts, seed, 0
@@ -25,7 +27,9 @@ class PromptStream:
         return fresh.draw(min(count, len(self.prompts)))
 
     def skip(self, unwanted: Callable[[Prompt], bool]) -> int:
-        """Pass over such prompts from now on, the order of the others unchanged; returns how many there are."""
+        """Pass over such prompts from now on, the order of the others unchanged;
+        returns how many there are.
+        """
         self._skipped = frozenset(i for i, p in enumerate(self.prompts) if unwanted(p))
         return len(self._skipped)
 
@@ -56,9 +60,13 @@ class PromptStream:
         return {"drawn": self.drawn, "digest": self.digest()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Other prompts than those of the state: DataError, since a place would mean another prompt."""
+        """Go on from there. Other prompts than those of the state: DataError, since a
+        place would mean another prompt.
+        """
         if state.get("digest", self.digest()) != self.digest():
-            fix = "bring back the data and the template the run began with, or start again under another --name"
+            fix = (
+                "bring back the data and the template the run began with, or start again under another --name"
+            )
             raise DataError("the prompts are not those of the checkpoint", where="data.train", fix=fix)
         self.drawn = state["drawn"]
 

@@ -1,4 +1,6 @@
-"""A question -> the token ids the model reads: the model's chat template, plain text, or a Jinja file of the user's."""
+"""A question -> the token ids the model reads: the model's chat template, plain text,
+or a Jinja file of the user's.
+"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +15,11 @@ Messages = tuple[tuple[str, str], ...]
 
 
 def tokens(question: str, data: Data, tokenizer, messages: Messages = ()) -> tuple[int, ...]:
-    """The ids the model reads. `messages` are the chat a question came in; data.system stands before those without their own.
+    """The ids the model reads. `messages` are the chat a question came in; data.system stands
+    before those without their own.
 
-    `plain`: system text and question, a line break after each. `chat`: the model's template. A file: see `compiled`.
+    `plain`: system text and question, a line break after each. `chat`: the model's
+    template. A file: see `compiled`.
     """
     turns = [{"role": role, "content": text} for role, text in messages or (("user", question),)]
     if data.system and turns[0]["role"] not in ("system", "developer"):
@@ -25,18 +29,21 @@ def tokens(question: str, data: Data, tokenizer, messages: Messages = ()) -> tup
 
 
 def check_template(data: Data, where: str) -> None:
-    """A template that is neither a name nor a file: ConfigError. A file that does not compile or shows no question: DataError."""
+    """A template that is neither a name nor a file: ConfigError. A file that does not compile
+    or shows no question: DataError.
+    """
     if data.template not in NAMED:
         compiled(data.template, where)
 
 
 @lru_cache(maxsize=8)
 def compiled(path: str, where: str = "data.template") -> Any:
-    """A Jinja file, read once a process and rendered in Jinja's sandbox, with the settings of transformers' chat templates.
+    """A Jinja file, read once a process and rendered in Jinja's sandbox, with the settings
+    of transformers' chat templates.
 
-    It sees `messages` (role and content, the system's first), `question`, `system` (data.system or empty), `bos_token`,
-    `eos_token` and `add_generation_prompt`, so the file of a model's chat template fits too. One line break at its end is
-    not part of it.
+    It sees `messages` (role and content, the system's first), `question`, `system` (data.system or empty),
+    `bos_token`, `eos_token` and `add_generation_prompt`, so the file of a model's chat template fits too. One
+    line break at its end is not part of it.
     """
     if not Path(path).is_file():
         close = nearest(path, NAMED)
@@ -48,7 +55,9 @@ def compiled(path: str, where: str = "data.template") -> Any:
     except ImportError:
         fix = 'pip install "lgrpo-lite[train]"'
         raise EnvironmentFault("a template file needs the package jinja2", where=where, fix=fix) from None
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = _raise
     try:
         text = Path(path).read_text("utf-8")
@@ -57,11 +66,17 @@ def compiled(path: str, where: str = "data.template") -> Any:
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         place = f"{path}:{line}" if line else path
-        raise DataError(f"the template does not compile: {error}", where=place, fix="mend the template") from None
+        raise DataError(
+            f"the template does not compile: {error}", where=place, fix="mend the template"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the template: {error}", where=path, fix="a UTF-8 text file") from None
     if not read & set(SHOWN):
-        raise DataError("the template does not show the question", where=path, fix="put {{ question }} into it, or read messages")
+        raise DataError(
+            "the template does not show the question",
+            where=path,
+            fix="put {{ question }} into it, or read messages",
+        )
     return template
 
 
@@ -78,12 +93,19 @@ def _rendered(question: str, turns: list[dict[str, str]], data: Data, tokenizer)
             return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         fix = "mend the template"
         marks = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
-        known = {"messages": turns, "question": question, "system": data.system or "", "add_generation_prompt": True}
+        known = {
+            "messages": turns,
+            "question": question,
+            "system": data.system or "",
+            "add_generation_prompt": True,
+        }
         return compiled(data.template).render(**known, **marks)
     except (DataError, EnvironmentFault):
         raise
     except Exception as error:  # a template is a program: it may raise anything, and says so in its own words
-        raise DataError(f"the template refuses a question: {error}", where=f"data.template={data.template}", fix=fix) from error
+        raise DataError(
+            f"the template refuses a question: {error}", where=f"data.template={data.template}", fix=fix
+        ) from error
 
 
 def _no_chat_template() -> DataError:

@@ -1,4 +1,6 @@
-"""The adapter on its way to vLLM: each version a PEFT folder of its own, whole before it can be seen, gone with the run."""
+"""The adapter on its way to vLLM: each version a PEFT folder of its own, whole before it
+can be seen, gone with the run.
+"""
 
 import contextlib
 import fcntl
@@ -22,11 +24,12 @@ OLD = 60.0  # seconds; a younger folder may be about to be locked
 
 
 class AdapterFolder:
-    """A folder `lgrpo-XXXXXXXX` under `root`, removed by `close`, when this object dies, or when the process exits.
+    """A folder `lgrpo-XXXXXXXX` under `root`, removed by `close`, when this object
+    dies, or when the process exits.
 
-    root None: $TMPDIR where it is set, else /dev/shm, else the system's temporary folder, readable by this user alone. A root
-    that is given must exist; who may read below it is the umask's decision. `setting` is what moves the folder, for errors.
-    A root that cannot be written: EnvironmentFault.
+    root None: $TMPDIR where it is set, else /dev/shm, else the system's temporary folder, readable by this
+    user alone. A root that is given must exist; who may read below it is the umask's decision. `setting` is
+    what moves the folder, for errors. A root that cannot be written: EnvironmentFault.
     """
 
     def __init__(self, root: Path | None = None, *, setting: str = "TMPDIR"):
@@ -37,7 +40,9 @@ class AdapterFolder:
             self.path.mkdir(mode=0o700 if root is None else 0o777)
         except OSError as error:
             fix = f"set {setting} to a folder that exists and can be written"
-            raise EnvironmentFault(f"no folder for adapters: {error.strerror}", where=str(parent), fix=fix) from error
+            raise EnvironmentFault(
+                f"no folder for adapters: {error.strerror}", where=str(parent), fix=fix
+            ) from error
         held = os.open(self.path, os.O_RDONLY)  # as long as this process lives
         fcntl.flock(held, fcntl.LOCK_EX)
         if root is None:
@@ -45,7 +50,9 @@ class AdapterFolder:
         self._cleanup = weakref.finalize(self, _remove, self.path, os.getpid(), held)
 
     def publish(self, policy: Policy) -> Path:
-        """The policy's adapter in a fresh folder v1, v2, …; nothing stays behind when it cannot be written: EnvironmentFault."""
+        """The policy's adapter in a fresh folder v1, v2, …; nothing stays behind when it
+        cannot be written: EnvironmentFault.
+        """
         self._count += 1
         final, partial = self.path / f"v{self._count}", self.path / f".partial-{self._count}"
         try:
@@ -85,7 +92,9 @@ def checksum(policy: Policy) -> str:
 
 
 def default_root() -> Path:
-    """Where adapters go when no setting says: memory rather than a disk, but a TMPDIR that was set is meant."""
+    """Where adapters go when no setting says: memory rather than a disk,
+    but a TMPDIR that was set is meant.
+    """
     if chosen := os.environ.get("TMPDIR"):
         return Path(chosen)
     return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())

@@ -1,6 +1,7 @@
-"""Rollout engines: who samples. No sampler exists outside `serving`, so nothing can sample from stale weights.
+"""Rollout engines: who samples. No sampler exists outside `serving`, so nothing
+can sample from stale weights.
 
-net = engine.network(recipe)                 # the policy's network, where the engine owns the base weights; else None
+net = engine.network(recipe)                 # the policy's network if the engine owns the weights, else None
 with engine.serving(policy) as sampler:      # adapter in on entry, memory back on exit
     sampler.generate(prompts, n=8, sampling)
 """
@@ -42,13 +43,18 @@ class Sampler(Protocol):
     policy_version: int
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: SamplingParams,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order, each stamped with `policy_version`.
 
-        `logprobs` are of the distribution that was sampled from, so at the temperature. An end token that was sampled is part
-        of the completion. With `prefixes`, one per prompt, a completion is the prefix and what the policy goes on with: `given`
-        tokens of it were not sampled, `logprobs` are those of the rest, and max_new_tokens counts the whole.
+        `logprobs` are of the distribution that was sampled from, so at the temperature. An end token that was
+        sampled is part of the completion. With `prefixes`, one per prompt, a completion is the prefix and
+        what the policy goes on with: `given` tokens of it were not sampled, `logprobs` are those of the rest,
+        and max_new_tokens counts the whole.
         """
         ...
 
@@ -64,13 +70,17 @@ class RolloutEngine(Protocol):
     caches_prefixes: bool  # whether keys and values of a prompt outlive a rollout
 
     def network(self, recipe: Recipe):
-        """The policy's network with a fresh adapter, built on the engine's own base weights; None: the policy loads its own."""
+        """The policy's network with a fresh adapter, built on the engine's own base weights;
+        None: the policy loads its own.
+        """
         ...
 
     def serving(self, policy) -> AbstractContextManager[Sampler]: ...
 
     def fingerprint(self) -> str | None:
-        """A checksum of the base weights that it samples with, exact in every bit; None: the policy's own, or out of reach."""
+        """A checksum of the base weights that it samples with, exact in every bit; None: the
+        policy's own, or out of reach.
+        """
         ...
 
     def close(self) -> None: ...
@@ -78,7 +88,9 @@ class RolloutEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can serve; `checks.check` refuses recipes that ask for more, before anything is loaded."""
+    """What an engine can serve; `checks.check` refuses recipes that ask for more,
+    before anything is loaded.
+    """
 
     weights: tuple[str, ...] = ("nf4", "int8", "bf16", "fp16", "fp32")
     all_parameters: bool = True  # model.lora=null
@@ -102,7 +114,8 @@ ENGINES = {
     "transformers": Engine("lgrpo_lite.engines.transformers:TransformersEngine"),
     "vllm": Engine("lgrpo_lite.engines.vllm:VllmEngine", ("vllm",), "vllm", can=_VLLM),
     "unsloth": Engine(
-        "lgrpo_lite.engines.unsloth:UnslothEngine", ("unsloth", "unsloth_zoo", "vllm"), "unsloth", needs_gpu=True,
+        "lgrpo_lite.engines.unsloth:UnslothEngine", ("unsloth", "unsloth_zoo", "vllm"), "unsloth",
+        needs_gpu=True,
         can=Capabilities(("nf4", "bf16"), all_parameters=False, max_rank=512, head_adapter=False),
     ),
     "vllm-server": Engine("lgrpo_lite.engines.server:ServerEngine", can=_VLLM),
@@ -110,7 +123,8 @@ ENGINES = {
 
 
 def engine_name(recipe: Recipe) -> str:
-    """The engine's name; `auto` is vllm where vLLM and a GPU are and it can serve the recipe, else transformers.
+    """The engine's name; `auto` is vllm where vLLM and a GPU are and it can serve
+    the recipe, else transformers.
 
     Unknown: ConfigError. Imports nothing heavy.
     """
@@ -121,7 +135,9 @@ def engine_name(recipe: Recipe) -> str:
         return "vllm" if here and next(unservable(recipe, row.can), None) is None else "transformers"
     if name not in ENGINES:
         hint = nearest(name, list(ENGINES))
-        raise ConfigError(f"unknown engine {name!r}{hint}", where=where, fix=f"use one of: auto, {', '.join(ENGINES)}")
+        raise ConfigError(
+            f"unknown engine {name!r}{hint}", where=where, fix=f"use one of: auto, {', '.join(ENGINES)}"
+        )
     return name
 
 
@@ -154,12 +170,20 @@ def unservable(recipe: Recipe, can: Capabilities) -> Iterator[tuple[str, str, st
     """What the recipe asks of an engine that it cannot do: (why, the key, what to do)."""
     model, lora, name = recipe.model, recipe.model.lora, recipe.rollout.engine
     if model.weights not in can.weights:
-        yield f"the engine {name!r} cannot serve {model.weights} weights", "model.weights", f"use {' or '.join(can.weights)}"
+        yield (
+            f"the engine {name!r} cannot serve {model.weights} weights",
+            "model.weights",
+            f"use {' or '.join(can.weights)}",
+        )
     if lora is None and not can.all_parameters:
         what = f"the engine {name!r} takes adapters, and model.lora=null trains all parameters"
         yield what, "rollout.engine", "train an adapter, or set rollout.engine=transformers"
     if lora and can.max_rank and lora.rank > can.max_rank:
-        yield f"vLLM serves adapters up to rank {can.max_rank}", "model.lora.rank", f"set it to {can.max_rank} or less"
+        yield (
+            f"vLLM serves adapters up to rank {can.max_rank}",
+            "model.lora.rank",
+            f"set it to {can.max_rank} or less",
+        )
     if lora and not can.head_adapter:
         wanted = [lora.targets] if isinstance(lora.targets, str) else lora.targets
         for target in wanted:
@@ -168,8 +192,12 @@ def unservable(recipe: Recipe, can: Capabilities) -> Iterator[tuple[str, str, st
                 yield what, "model.lora.targets", "leave it out, or set rollout.engine=transformers"
 
 
-def given_tokens(prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]] | None, limit: int) -> list[tuple[int, ...]]:
-    """What each prompt's completions begin with, cut to the `limit` of their tokens; without prefixes nothing."""
+def given_tokens(
+    prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]] | None, limit: int
+) -> list[tuple[int, ...]]:
+    """What each prompt's completions begin with, cut to the `limit` of their
+    tokens; without prefixes nothing.
+    """
     return [()] * len(prompts) if prefixes is None else [tuple(prefix)[:limit] for prefix in prefixes]
 
 
@@ -178,5 +206,8 @@ def not_finite(version: int) -> LgrpoError:
     return LgrpoError(
         "the policy's probabilities are not finite, nothing can be sampled",
         where=f"rollout, policy version {version}",
-        fix="look at the last steps in metrics.jsonl; start again under another --name with a smaller optim.lr",
+        fix=(
+            "look at the last steps in metrics.jsonl; start again under another --name with a smaller"
+            " optim.lr"
+        ),
     )

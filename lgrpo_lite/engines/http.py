@@ -24,29 +24,44 @@ WEIGHTS = {
     "fp16": "--dtype float16",
     "fp32": "--dtype float32",
 }
-NOT_FINITE = "Out of range float values"  # what becomes of a log-prob that is not a number on its way into JSON
+NOT_FINITE = (  # what becomes of a log-prob that is not a number on its way into JSON
+    "Out of range float values"
+)
 LONGEST = 300  # characters of a server's words that are shown
 
 
 class Connection:
     """To the server of a recipe. `notes` say what an address beyond this machine asks for.
 
-    No answer: EnvironmentFault with the command that starts a server; a slow one: LgrpoError; a key that is missing or wrong:
-    EnvironmentFault. No message holds the key.
+    No answer: EnvironmentFault with the command that starts a server; a slow one: LgrpoError; a key that is
+    missing or wrong: EnvironmentFault. No message holds the key.
     """
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.timeout = recipe, recipe.rollout.server.timeout
-        self.url, self.where = recipe.rollout.server.url.rstrip("/").removesuffix("/v1"), recipe.where("rollout.server.url")
+        self.url, self.where = (
+            recipe.rollout.server.url.rstrip("/").removesuffix("/v1"),
+            recipe.where("rollout.server.url"),
+        )
         address = _address(self.url, self.where)
         near = is_loopback(address.hostname or "")
         self.notes = () if near else tuple(_far(address))
-        self._headers = {"Content-Type": "application/json", "User-Agent": "lgrpo-lite", **self._authorization()}
-        direct = [urllib.request.ProxyHandler({})] if near else []  # a proxy would look for this address on its own machine
+        self._headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "lgrpo-lite",
+            **self._authorization(),
+        }
+        direct = (
+            [urllib.request.ProxyHandler({})] if near else []
+        )  # a proxy would look for this address on its own machine
         self._opener = urllib.request.build_opener(_StayHere, *direct)
 
-    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> tuple[int, Any]:
-        """Status and body of a GET, or with `body` of a POST; text where it is no JSON. `timeout` in seconds."""
+    def ask(
+        self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> tuple[int, Any]:
+        """Status and body of a GET, or with `body` of a POST; text where it is no JSON.
+        `timeout` in seconds.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self._headers)
         try:
@@ -61,7 +76,9 @@ class Connection:
             return status, reply.decode(errors="replace")
 
     def complete(self, body: dict[str, Any], version: int = 0) -> list[dict[str, Any]]:
-        """The choices of one completion request; `version` of the policy is for the error that it cannot be sampled from."""
+        """The choices of one completion request; `version` of the policy is for the error
+        that it cannot be sampled from.
+        """
         status, reply = self.ask("/v1/completions", body)
         if status != 200 and NOT_FINITE in said(reply):
             raise not_finite(version)
@@ -72,7 +89,9 @@ class Connection:
 
     def refused(self, path: str, status: int, reply: Any) -> EnvironmentFault:
         what = f"the server at {self.url} answers {path} with HTTP {status}: {said(reply)}"
-        return EnvironmentFault(what, where=self.where, fix=f"read its log; it should run as: {launch_line(self.recipe)}")
+        return EnvironmentFault(
+            what, where=self.where, fix=f"read its log; it should run as: {launch_line(self.recipe)}"
+        )
 
     def _exchange(self, request: urllib.request.Request, timeout: float) -> tuple[int, bytes]:
         try:
@@ -87,16 +106,28 @@ class Connection:
         if name is None:
             return {}
         key = os.environ.get(name, "").strip()
-        if not key or not (key.isascii() and key.isprintable()):  # http.client would quote a key that it cannot send
+        if not key or not (
+            key.isascii() and key.isprintable()
+        ):  # http.client would quote a key that it cannot send
             fix = f"export {name}=…, or set rollout.server.api_key_env=null"
-            what = f"the server's key is not set: {name}" if not key else f"{name} is no key: it holds a line break or the like"
+            what = (
+                f"the server's key is not set: {name}"
+                if not key
+                else f"{name} is no key: it holds a line break or the like"
+            )
             raise EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
         return {"Authorization": f"Bearer {key}"}
 
     def _unauthorized(self) -> EnvironmentFault:
         name = self.recipe.rollout.server.api_key_env
-        what = f"the server at {self.url} " + (f"does not take the key in {name}" if name else "wants an API key")
-        fix = f"set {name} to the --api-key it was started with" if name else "name its variable as rollout.server.api_key_env"
+        what = f"the server at {self.url} " + (
+            f"does not take the key in {name}" if name else "wants an API key"
+        )
+        fix = (
+            f"set {name} to the --api-key it was started with"
+            if name
+            else "name its variable as rollout.server.api_key_env"
+        )
         return EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
 
     def _unanswered(self, error: Exception) -> LgrpoError:
@@ -122,7 +153,9 @@ def launch_line(recipe: Recipe) -> str:
         WEIGHTS[model.weights],
         f"--enable-lora --max-lora-rank {rank} --max-loras 2 --logprobs-mode processed_logprobs",
     ]
-    words += [] if cuda_devices() else ["--no-enable-chunked-prefill"]  # on a CPU a seeded prompt that is cut ends the server
+    words += (
+        [] if cuda_devices() else ["--no-enable-chunked-prefill"]
+    )  # on a CPU a seeded prompt that is cut ends the server
     words += [f"--revision {model.revision}"] if model.revision else []
     words += [f"--served-model-name {shlex.quote(server.model)}"] if server.model else []
     words += [f'--api-key "${server.api_key_env}"'] if server.api_key_env else []
@@ -156,11 +189,18 @@ def is_loopback(host: str) -> bool:
 def _address(url: str, where: str) -> SplitResult:
     try:
         address = urlsplit(url)
-        if address.scheme in ("http", "https") and address.hostname and address.username is None and address.port != 0:
+        if (
+            address.scheme in ("http", "https")
+            and address.hostname
+            and address.username is None
+            and address.port != 0
+        ):
             return address
     except ValueError:
         pass
-    raise ConfigError(f"no address of a server: {url!r}", where=where, fix="write it like http://127.0.0.1:8000")
+    raise ConfigError(
+        f"no address of a server: {url!r}", where=where, fix="write it like http://127.0.0.1:8000"
+    )
 
 
 def _far(address: SplitResult) -> Iterator[str]:

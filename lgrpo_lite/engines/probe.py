@@ -1,13 +1,17 @@
-"""Does the sampler hold this policy? Numbers, not trust: log-probs of a few fixed prompts from the sampler and the trainer.
+"""Does the sampler hold this policy? Numbers, not trust: log-probs of a few fixed prompts
+from the sampler and the trainer.
 
-The sampler answers; the trainer scores the same tokens with the adapter, without it, with the adapter of the last proof, and
-at another temperature. Noise of the two kernels scatters around the trainer's numbers; a sampler with another adapter follows
-that other one. So each question is a slope through the origin, β = Σ r d / Σ d², with
+The sampler answers; the trainer scores the same tokens with the adapter, without it, with the adapter of
+the last proof, and at another temperature. Noise of the two kernels scatters around the trainer's
+numbers; a sampler with another adapter follows that other one. So each question is a slope through the
+origin, β = Σ r d / Σ d², with
 
-    d = what the adapter (the last updates, 10 % of temperature) changes in the trainer,   r = sampler - trainer without it
+    d = what the adapter (the last updates, 10 % of temperature) changes in the trainer
+    r = sampler - trainer without it
 
-β is 1 where the sampler holds it and 0 where it does not. Where the change drowns in rounding β is 1/2, whatever the sampler
-holds, since d has as much of that noise as r: so 1/2 is what β must be above or below, by its standard error, to say anything.
+β is 1 where the sampler holds it and 0 where it does not. Where the change drowns in rounding β is 1/2,
+whatever the sampler holds, since d has as much of that noise as r: so 1/2 is what β must be above or below,
+by its standard error, to say anything.
 """
 
 import math
@@ -30,10 +34,15 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
 
 ANSWERS, TOKENS = 8, 16  # a prompt of the probe
-FIRST, CUTS, FLATTER = 8, 8, 1.5  # first tokens drawn to look at a cached prefix, after so many contexts, at this temperature
+FIRST, CUTS, FLATTER = (
+    8,
+    8,
+    1.5,
+)  # first tokens drawn to look at a cached prefix, after so many contexts, at this temperature
 LONGEST = 256  # tokens of a probe's prompt: several blocks of any prefix cache
 SEED = 20_251_121  # of the proof's own random numbers
-# Mean |Δ log-prob| of two kernels, nats a token, by how the base weights are held. Above it something else is wrong.
+# Mean |Δ log-prob| of two kernels, nats a token, by how the base weights are held.
+# Above it something else is wrong.
 BAND = {"fp32": 2e-3, "fp16": 0.03, "bf16": 0.1, "int8": 0.1, "nf4": 0.1}
 SAME = {"fp32": 1e-3, "fp16": 0.005, "bf16": 0.03, "int8": 0.03, "nf4": 0.03}  # of one kernel with itself
 SIGMA, NUDGE = 4.0, 1.1  # standard errors that count as certain; the step of the temperature
@@ -51,7 +60,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """β and its standard error: a jackknife over answers, so that one token which dominates shows as doubt and not as a fault."""
+    """β and its standard error: a jackknife over answers, so that one token which dominates
+    shows as doubt and not as a fault.
+    """
 
     beta: float
     error: float
@@ -77,13 +88,19 @@ class Slope:
         return self.beta > 0.5
 
     def __str__(self) -> str:
-        return f"β {self.beta:.2f} ± {self.error:.2f}" if self.held is not None else "too small a change to tell"
+        return (
+            f"β {self.beta:.2f} ± {self.error:.2f}" if self.held is not None else "too small a change to tell"
+        )
 
 
 class SyncProof:
-    """What later proofs compare with: the base weights' checksum and answers at the start, and the adapter of the last proof."""
+    """What later proofs compare with: the base weights' checksum and answers at the start, and
+    the adapter of the last proof.
+    """
 
-    def __init__(self, engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], *, weights: str, longest: int):
+    def __init__(
+        self, engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], *, weights: str, longest: int
+    ):
         self.engine, self.policy, self.weights = engine, policy, weights
         self.prompts = probe_prompts(prompts, min(LONGEST, max(2 * CUTS, longest - TOKENS)))
         self.count = 0
@@ -94,7 +111,9 @@ class SyncProof:
         self._rounding: float | None = None  # of a prompt that comes out of the prefix cache
 
     def __call__(self, sampler: Sampler) -> list[Check]:
-        """All checks, inside `engine.serving`. No random number of the run is used up, no parameter is changed."""
+        """All checks, inside `engine.serving`. No random number of the run is
+        used up, no parameter is changed.
+        """
         policy = self.policy
         training = policy.model.training
         policy.model.eval()
@@ -110,7 +129,9 @@ class SyncProof:
         return checks
 
     def remember(self) -> None:
-        """The adapter as it is now is the last version of the next proof: a sampler that is one update behind holds it."""
+        """The adapter as it is now is the last version of the next proof: a sampler that
+        is one update behind holds it.
+        """
         if self.policy.has_adapter:
             self._last = self._copy()
 
@@ -135,7 +156,11 @@ class SyncProof:
                     with self._adapter(kept):
                         old = self._scored(batch)
                     slope = Slope.of(said - old, scored - old, batch.seq)
-                    other = "with the last proof's" if name == "version" else "with the one before the last update"
+                    other = (
+                        "with the last proof's"
+                        if name == "version"
+                        else "with the one before the last update"
+                    )
                     yield _slope(name, slope, scored - old, "with this version's adapter", other)
         yield self._temperature(batch, said - scored, scored, temperature)
         yield self._agreement(said - scored)
@@ -164,7 +189,11 @@ class SyncProof:
 
     def _stamps(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Check:
         found = sorted({c.policy_version for _, c in pairs})
-        return Check("stamp", found == [self.policy.version], f"answers of version {found}, the policy is {self.policy.version}")
+        return Check(
+            "stamp",
+            found == [self.policy.version],
+            f"answers of version {found}, the policy is {self.policy.version}",
+        )
 
     def _base_weights(self) -> Check:
         same = fingerprint(self.policy.model) == self._own if self.policy.has_adapter else True
@@ -184,58 +213,80 @@ class SyncProof:
         off, error = (NUDGE - 1) * slope.beta, (NUDGE - 1) * slope.error
         if not math.isfinite(error) or error > 0.1:
             return Check("temperature", True, "these answers hardly depend on it", sure=False)
-        found = f"the sampler's log-probs fit {temperature * (1 + off):.3g} ± {temperature * error:.2g}, set is {temperature:g}"
+        found = (
+            f"the sampler's log-probs fit {temperature * (1 + off):.3g} ± {temperature * error:.2g}, set is"
+            f" {temperature:g}"
+        )
         return Check("temperature", abs(off) <= 0.03 + SIGMA * error, found)
 
     def _agreement(self, apart: Tensor) -> Check:
         mean, band = float(apart.abs().mean()), BAND[self.weights]
         largest = float(apart.abs().max())
-        found = f"mean |Δlogp| {mean:.2g}, largest {largest:.2g} over {len(apart)} tokens; accepted mean {band:g}"
+        found = (
+            f"mean |Δlogp| {mean:.2g}, largest {largest:.2g} over {len(apart)} tokens; accepted mean {band:g}"
+        )
         return Check("agreement", mean <= band, found)
 
     def _prefixes(self, sampler: Sampler, temperature: float) -> Check:
-        """First tokens through the prefix cache and past it, after the long prompts and after what is left of them.
+        """First tokens through the prefix cache and past it, after the long prompts
+        and after what is left of them.
 
-        At the first proof there was one adapter only, so nothing can be stale: what differs then is rounding, since cached and
-        fresh prompts may take different kernels. Later ones may differ by some of that more, as far as kernels may at all.
+        At the first proof there was one adapter only, so nothing can be stale: what differs then is
+        rounding, since cached and fresh prompts may take different kernels. Later ones may differ by some of
+        that more, as far as kernels may at all.
         """
-        cut = [replace(p, token_ids=p.token_ids[: len(p.token_ids) - k]) for p in self.prompts[2:] for k in range(CUTS)]
+        cut = [
+            replace(p, token_ids=p.token_ids[: len(p.token_ids) - k])
+            for p in self.prompts[2:]
+            for k in range(CUTS)
+        ]
         draw = SamplingParams(FLATTER * temperature, 1)  # log-probs of unlikely tokens move most
         cached = sampler.generate(cut, FIRST, draw)
         fresh = sampler.generate(cut, FIRST, replace(draw, salt=f"proof-{self.policy.version}-{self.count}"))
         pairs = [(_by_token(one), _by_token(other)) for one, other in zip(cached, fresh, strict=True)]
-        apart = [abs(one[token] - other[token]) for one, other in pairs for token in one.keys() & other.keys()]
+        apart = [
+            abs(one[token] - other[token]) for one, other in pairs for token in one.keys() & other.keys()
+        ]
         mean = sum(apart) / len(apart) if apart else 0.0
         limit = BAND[self.weights]
         if self._rounding is None:
             self._rounding = mean
         else:
             limit = min(limit, max(SAME[self.weights], 5 * self._rounding))
-        found = f"{len(apart)} first tokens through the prefix cache and past it: mean |Δlogp| {mean:.2g}, accepted {limit:.2g}"
+        found = (
+            f"{len(apart)} first tokens through the prefix cache and past it: mean |Δlogp| {mean:.2g},"
+            f" accepted {limit:.2g}"
+        )
         return Check("prefix cache", mean <= limit, found, sure=bool(apart))
 
     def _base_answers(self, sampler: Sampler) -> Check:
-        """Greedy answers of the base model, which no training changes: the canary of sleeping, waking and swapping."""
+        """Greedy answers of the base model, which no training changes: the canary of
+        sleeping, waking and swapping.
+        """
         with sampler.reference():
             now = [row[0] for row in sampler.generate(self.prompts, 1, SamplingParams(0.0, TOKENS))]
         then, self._canary = self._canary or now, self._canary or now
         apart, lost = [], 0
         for one, other in zip(then, now, strict=True):
-            agree = next((i for i, (a, b) in enumerate(zip(one.token_ids, other.token_ids, strict=False)) if a != b), None)
+            agree = next(
+                (i for i, (a, b) in enumerate(zip(one.token_ids, other.token_ids, strict=False)) if a != b),
+                None,
+            )
             lost += agree == 0
             pairs = zip((one.logprobs or ())[:agree], (other.logprobs or ())[:agree], strict=False)
             apart += [abs(a - b) for a, b in pairs]
         mean = sum(apart) / len(apart) if apart else 0.0
         found = (
-            f"greedy answers of the base and those of the start: mean |Δlogp| {mean:.2g}, {lost} of {len(now)} begin otherwise"
+            f"greedy answers of the base and those of the start: mean |Δlogp| {mean:.2g}, {lost} of"
+            f" {len(now)} begin otherwise"
         )
         return Check("base answers", mean <= SAME[self.weights] and lost <= len(now) // 2, found)
 
 
 @torch.no_grad()
 def scored(policy: Policy, batch: TrainBatch) -> Float[Tensor, " T"]:
-    """`policy.logprobs` of a batch without gradient, in passes of at most SCORED_TOKENS tokens: a sampler's keys and values
-    may be on the GPU too."""
+    """`policy.logprobs` of a batch without gradient, in passes of at most SCORED_TOKENS tokens: a sampler's
+    keys and values may be on the GPU too."""
     logp = torch.empty_like(batch.advantage)
     for rows, part in split(batch, SCORED_TOKENS):
         logp[batch.tokens_of(rows)] = policy.logprobs(part).logp
@@ -254,11 +305,18 @@ def _by_token(row: Sequence[Completion]) -> dict[int, float]:
 
 
 def probe_prompts(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
-    """Two prompts of the run, and two that are as long as allowed, so that a prefix cache holds blocks of them."""
+    """Two prompts of the run, and two that are as long as allowed, so that a
+    prefix cache holds blocks of them.
+    """
     first = [prompt.token_ids for prompt in prompts[:64]]
     whole = [token for ids in first for token in ids]
     whole *= math.ceil(2 * longest / len(whole))
-    shown = [first[0][-longest:], first[-1][-longest:], tuple(whole[:longest]), tuple(whole[longest : 2 * longest])]
+    shown = [
+        first[0][-longest:],
+        first[-1][-longest:],
+        tuple(whole[:longest]),
+        tuple(whole[longest : 2 * longest]),
+    ]
     return [Prompt(f"probe-{i}", "", tuple(ids), "") for i, ids in enumerate(shown)]
 
 

@@ -1,4 +1,6 @@
-"""The proofs of a run, made hard on purpose: an adapter that changes much, twice, and another temperature. And its speed."""
+"""The proofs of a run, made hard on purpose: an adapter that changes much, twice, and
+another temperature. And its speed.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,11 +17,15 @@ from lgrpo_lite.types import Prompt
 
 MOVED = 0.1  # mean |Δ log-prob| that a made-up adapter shall cause at least, nats a token
 OTHER = 0.7  # temperature tried when the recipe's is 1
-TIMED_ANSWERS, TIMED_TOKENS = 128, 64  # at most, of the rollout that is timed: seconds, where a whole one may take minutes
+TIMED_ANSWERS, TIMED_TOKENS = (
+    128,
+    64,
+)  # at most, of the rollout that is timed: seconds, where a whole one may take minutes
 
 
 def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[tuple[str, Sequence[Check]]]:
-    """(what was tried, its checks). Leaves the policy with a made-up adapter, so nothing may be trained after it.
+    """(what was tried, its checks). Leaves the policy with a made-up adapter, so
+    nothing may be trained after it.
 
     Each stage enters `serving` anew, so what sleeps between rollouts slept here too.
     """
@@ -51,7 +57,9 @@ def _proved(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Sequence
 
 @torch.no_grad()
 def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) -> float:
-    """Add noise to the adapter until answers change clearly; the next version. Returns the mean |Δ log-prob| it causes."""
+    """Add noise to the adapter until answers change clearly; the next version. Returns
+    the mean |Δ log-prob| it causes.
+    """
     with engine.serving(policy) as sampler:
         answers = sampler.generate(proof.prompts, 1, SamplingParams(policy.temperature, 16))
     batch = for_scoring([(prompt, row[0]) for prompt, row in zip(proof.prompts, answers, strict=True)])
@@ -72,7 +80,9 @@ def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One rollout: how many answers of at most `limit` tokens, how many tokens they came to, and how long that took."""
+    """One rollout: how many answers of at most `limit` tokens, how many tokens they
+    came to, and how long that took.
+    """
 
     answers: int
     limit: int
@@ -85,7 +95,9 @@ class Speed:
 
 
 def timed(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], n: int, *, longest: int) -> Speed:
-    """The rollout of a step, n answers to each prompt, cut to TIMED_ANSWERS of TIMED_TOKENS. Waking and handing over apart."""
+    """The rollout of a step, n answers to each prompt, cut to TIMED_ANSWERS of TIMED_TOKENS.
+    Waking and handing over apart.
+    """
     n = min(n, TIMED_ANSWERS)
     asked, limit = prompts[: max(1, TIMED_ANSWERS // n)], min(longest, TIMED_TOKENS)
     progress.told("timing a rollout", 0, 1)

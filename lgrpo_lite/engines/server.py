@@ -1,7 +1,9 @@
-"""Rollouts by a running `vllm serve`: adapters go there as PEFT folders, token ids and log-probs come and go by HTTP.
+"""Rollouts by a running `vllm serve`: adapters go there as PEFT folders, token ids and
+log-probs come and go by HTTP.
 
-What this rests on, all of it asked when the engine is opened: /v1/models, /v1/load_lora_adapter under a new name each version
-(a reused one would serve cached prefixes of the old adapter), token ids in /v1/completions, --logprobs-mode processed_logprobs.
+What this rests on, all of it asked when the engine is opened: /v1/models, /v1/load_lora_adapter under a new
+name each version (a reused one would serve cached prefixes of the old adapter), token ids in /v1/completions,
+--logprobs-mode processed_logprobs.
 """
 
 import contextlib
@@ -26,16 +28,25 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
-NEUTRAL = {  # a server fills these in from the model's own generation settings, and any other value biases the policy ratio
-    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+# a server fills these in from the model's own generation settings, and any
+# other value biases the policy ratio
+NEUTRAL = {
+    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
     "watermarking": False,
 }  # fmt: skip
-TOKENS = {"logprobs": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}  # 0: of the sampled token alone
+TOKENS = {
+    "logprobs": 0,
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+}  # 0: of the sampled token alone
 FAREWELL = 5.0  # seconds that `close` waits for the server
 
 
 class ServerEngine:
-    """The server has its own copy of the base weights; `notes` say what an address beyond this machine asks for."""
+    """The server has its own copy of the base weights; `notes` say what an
+    address beyond this machine asks for.
+    """
 
     caches_prefixes = True
 
@@ -70,19 +81,30 @@ class ServerEngine:
         if card is None:
             names = ", ".join(card["id"] for card in cards) or "nothing"
             what = f"the server at {url} serves {names}, not {server.model or local}"
-            fix = f"start one that does: {launch_line(recipe)}; or give the right name as rollout.server.model"
-            raise ConfigError(what, where=recipe.where("rollout.server.model" if server.model else "model.id"), fix=fix)
+            fix = (
+                f"start one that does: {launch_line(recipe)}; or give the right name as rollout.server.model"
+            )
+            raise ConfigError(
+                what, where=recipe.where("rollout.server.model" if server.model else "model.id"), fix=fix
+            )
         longest, wanted = card.get("max_model_len"), model.max_prompt_tokens + model.max_new_tokens
         if longest and longest < wanted:
             what = f"the server at {url} reads {longest} tokens at most, the recipe asks for {wanted}"
-            fix = f"start it with --max-model-len {wanted}, or lower model.max_prompt_tokens or model.max_new_tokens"
+            fix = (
+                f"start it with --max-model-len {wanted}, or lower model.max_prompt_tokens or"
+                " model.max_new_tokens"
+            )
             raise EnvironmentFault(what, where=recipe.where("model.max_new_tokens"), fix=fix)
         return card["id"]
 
     def _cards(self) -> list[dict[str, Any]]:
         status, body = self.server.ask("/v1/models")
         cards = body.get("data") if isinstance(body, dict) else None
-        if status != 200 or not isinstance(cards, list) or not all(isinstance(c, dict) and "id" in c for c in cards):
+        if (
+            status != 200
+            or not isinstance(cards, list)
+            or not all(isinstance(c, dict) and "id" in c for c in cards)
+        ):
             raise self.server.refused("/v1/models", status, body)
         return cards
 
@@ -105,22 +127,39 @@ class ServerEngine:
             return
         what = f"the server at {self.server.url} takes no adapters while it runs"
         reason = ": VLLM_ALLOW_RUNTIME_LORA_UPDATING is not set there" if status == 404 else f": {said(body)}"
-        raise EnvironmentFault(what + reason, where=self.server.where, fix=f"start it as: {launch_line(self.recipe)}")
+        raise EnvironmentFault(
+            what + reason, where=self.server.where, fix=f"start it as: {launch_line(self.recipe)}"
+        )
 
     def _check_logprobs(self) -> None:
-        """Where only two tokens are allowed, processed log-probs are theirs alone, and their distance goes with 1/temperature."""
+        """Where only two tokens are allowed, processed log-probs are theirs alone, and their
+        distance goes with 1/temperature.
+        """
         warm, cold = self._pair(1.0), self._pair(0.5)
-        if all(math.isclose(sum(map(math.exp, pair)), 1.0, abs_tol=1e-3) for pair in (warm, cold)) and math.isclose(
-            cold[0] - cold[1], 2 * (warm[0] - warm[1]), rel_tol=0.05, abs_tol=0.05
-        ):
+        if all(
+            math.isclose(sum(map(math.exp, pair)), 1.0, abs_tol=1e-3) for pair in (warm, cold)
+        ) and math.isclose(cold[0] - cold[1], 2 * (warm[0] - warm[1]), rel_tol=0.05, abs_tol=0.05):
             return
-        what = f"the log-probs of the server at {self.server.url} are not those of the distribution that it samples from"
+        what = (
+            f"the log-probs of the server at {self.server.url} are not those of the distribution that it"
+            " samples from"
+        )
         fix = f"start it with --logprobs-mode processed_logprobs: {launch_line(self.recipe)}"
         raise EnvironmentFault(what, where=self.server.where, fix=fix)
 
     def _pair(self, temperature: float) -> list[float]:
-        """Log-probs of tokens 0 and 1 when nothing else may be sampled; one that is not among the answers has 0."""
-        body = {**NEUTRAL, **TOKENS, "model": self.base, "prompt": [0], "max_tokens": 1, "temperature": temperature, "seed": 0}
+        """Log-probs of tokens 0 and 1 when nothing else may be sampled; one that is not among the answers has
+        0.
+        """
+        body = {
+            **NEUTRAL,
+            **TOKENS,
+            "model": self.base,
+            "prompt": [0],
+            "max_tokens": 1,
+            "temperature": temperature,
+            "seed": 0,
+        }
         [choice] = self.server.complete(body | {"allowed_token_ids": [0, 1], "logprobs": 2})
         tokens_of(choice, self.server)
         top = choice["logprobs"]["top_logprobs"][0]
@@ -137,7 +176,9 @@ class ServerEngine:
 
     def _sync(self, policy: Policy) -> None:
         now = checksum(policy)
-        if now == self._synced and self._adapter and self._lists(*self._adapter):  # a restarted server has forgotten it
+        if (
+            now == self._synced and self._adapter and self._lists(*self._adapter)
+        ):  # a restarted server has forgotten it
             return
         path = self.folder.publish(policy)
         name = f"{self.folder.path.name}-{path.name}"
@@ -146,7 +187,10 @@ class ServerEngine:
             self.folder.drop(path)
             raise self._rejected(status, body)
         if not self._lists(name, path):
-            what = f"the server at {self.server.url} took the adapter and does not list it: rollouts would be another policy's"
+            what = (
+                f"the server at {self.server.url} took the adapter and does not list it: rollouts would be"
+                " another policy's"
+            )
             fix = "let one server process answer there: no load balancer, --api-server-count 1"
             raise VerificationError(what, where=f"policy version {policy.version}, adapter {name}", fix=fix)
         self._retire()
@@ -161,7 +205,10 @@ class ServerEngine:
     def _rejected(self, status: int, body: Any) -> EnvironmentFault:
         what = f"the server at {self.server.url} refuses the adapter: {said(body)}"
         if status == 404 or "Permission denied" in what:
-            fix = "set rollout.server.adapter_dir to a folder that the server's user can read, by the same path there"
+            fix = (
+                "set rollout.server.adapter_dir to a folder that the server's user can read, by the same path"
+                " there"
+            )
             return EnvironmentFault(what, where=self.recipe.where("rollout.server.adapter_dir"), fix=fix)
         fix = f"start the server as: {launch_line(self.recipe)}"
         return EnvironmentFault(what, where=self.recipe.where("model.lora.rank"), fix=fix)
@@ -170,7 +217,9 @@ class ServerEngine:
         """Unload the adapter that was served so far and remove its folder."""
         if self._adapter is not None:
             name, path = self._adapter
-            self.server.ask("/v1/unload_lora_adapter", {"lora_name": name}, timeout)  # 404: restarted, so already gone
+            self.server.ask(
+                "/v1/unload_lora_adapter", {"lora_name": name}, timeout
+            )  # 404: restarted, so already gone
             self.folder.drop(path)
             self._adapter = None
 
@@ -182,10 +231,18 @@ class ServerEngine:
 
 
 class ServerSampler:
-    """One request a prompt, `parallel` at a time; seeds come from torch's generator, so a resumed run asks for the same."""
+    """One request a prompt, `parallel` at a time; seeds come from torch's generator, so a
+    resumed run asks for the same.
+    """
 
     def __init__(self, server: Connection, policy: Policy, adapter: str, base: str, parallel: int):
-        self.server, self.policy, self.model, self.base, self.parallel = server, policy, adapter, base, parallel
+        self.server, self.policy, self.model, self.base, self.parallel = (
+            server,
+            policy,
+            adapter,
+            base,
+            parallel,
+        )
         self.policy_version = policy.version
 
     @contextmanager
@@ -197,16 +254,25 @@ class ServerSampler:
             self.model = model
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: SamplingParams,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
         limit = sampling.max_new_tokens
         given = given_tokens(prompts, prefixes, limit)
         rows = list(zip(prompts, given, strict=True))
         room = [i for i, prefix in enumerate(given) if len(prefix) < limit]
-        asked = [self._request((*rows[i][0].token_ids, *given[i]), n, sampling, limit - len(given[i])) for i in room]
+        asked = [
+            self._request((*rows[i][0].token_ids, *given[i]), n, sampling, limit - len(given[i]))
+            for i in room
+        ]
         if sampling.temperature > 0:
-            seeds = torch.randint(2**62, (len(asked),)).tolist()  # the n answers of a request take the seeds that follow
+            seeds = torch.randint(
+                2**62, (len(asked),)
+            ).tolist()  # the n answers of a request take the seeds that follow
             asked = [body | {"seed": seed} for body, seed in zip(asked, seeds, strict=True)]
         answers = [[self._completion([], [], prefix)] * n for prefix in given]
         with ThreadPoolExecutor(max(1, min(self.parallel, len(asked)))) as pool:
@@ -216,16 +282,24 @@ class ServerSampler:
                 if sampling.tick is not None:
                     sampling.tick(len(replies) / len(asked))
         for i, choices in zip(room, replies, strict=True):
-            made = [self._read(choice, given[i], limit) for choice in sorted(choices, key=lambda c: c["index"])]
+            made = [
+                self._read(choice, given[i], limit) for choice in sorted(choices, key=lambda c: c["index"])
+            ]
             answers[i] = made if len(made) == n else made * n  # greedy: n times the same
         return answers
 
     def _request(self, ids: Sequence[int], n: int, sampling: SamplingParams, room: int) -> dict[str, Any]:
         body = {
-            **NEUTRAL, **TOKENS, "model": self.model, "prompt": list(ids), "temperature": sampling.temperature,
-            "n": n if sampling.temperature > 0 else 1, "max_tokens": room, "stop_token_ids": sorted(self.policy.eos_ids),
+            **NEUTRAL,
+            **TOKENS,
+            "model": self.model,
+            "prompt": list(ids),
+            "temperature": sampling.temperature,
+            "n": n if sampling.temperature > 0 else 1,
+            "max_tokens": room,
+            "stop_token_ids": sorted(self.policy.eos_ids),
             "ignore_eos": True,  # the policy's end tokens and no others
-        }  # fmt: skip
+        }
         return body if sampling.salt is None else body | {"cache_salt": sampling.salt}
 
     def _read(self, choice: dict[str, Any], given: Sequence[int], limit: int) -> Completion:
@@ -234,7 +308,10 @@ class ServerSampler:
             raise not_finite(self.policy_version)
         completion = self._completion(tokens, logp, given)
         if completion.finish_reason == "length" and len(completion.token_ids) < limit:
-            what = f"the server at {self.server.url} stopped an answer after {len(tokens)} of {limit - len(given)} tokens"
+            what = (
+                f"the server at {self.server.url} stopped an answer after {len(tokens)} of"
+                f" {limit - len(given)} tokens"
+            )
             fix = "start it with a larger --max-model-len"
             raise EnvironmentFault(what, where=f"finish_reason {choice.get('finish_reason')}", fix=fix)
         return completion

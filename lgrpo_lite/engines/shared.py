@@ -1,7 +1,8 @@
 """The trainer's base model on vLLM's own tensors: one copy of the weights serves sampling and training.
 
-A parameter of the transformers model is a view of the vLLM parameter that holds it. vLLM fuses layers (q, k, v are one
-qkv_proj; gate and up are one), so most views are slices; a 4-bit slice comes with its own quantisation state.
+A parameter of the transformers model is a view of the vLLM parameter that holds it. vLLM fuses
+layers (q, k, v are one qkv_proj; gate and up are one), so most views are slices; a 4-bit slice comes
+with its own quantisation state.
 """
 
 from collections.abc import Iterator
@@ -26,13 +27,19 @@ class Piece:
 
 
 def share(served: nn.Module, net: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Put vLLM's tensors into `net`, a transformers model of the same architecture without weights (on the meta device).
+    """Put vLLM's tensors into `net`, a transformers model of the same architecture
+    without weights (on the meta device).
 
-    Nothing is copied: every parameter of `net` has the data pointer of the one that vLLM samples with, and is frozen.
-    Unshareable, with `net` in no usable state, if any parameter has no counterpart of the right shape.
+    Nothing is copied: every parameter of `net` has the data pointer of the one that vLLM samples
+    with, and is frozen. Unshareable, with `net` in no usable state, if any parameter has no
+    counterpart of the right shape.
     """
     table = {name.replace(".base_layer", ""): parameter for name, parameter in served.named_parameters()}
-    fused = {part: (whole, parts) for whole, parts in getattr(served, "packed_modules_mapping", {}).items() for part in parts}
+    fused = {
+        part: (whole, parts)
+        for whole, parts in getattr(served, "packed_modules_mapping", {}).items()
+        for part in parts
+    }
     for path, module in list(net.named_modules()):
         for leaf, empty in list(module.named_parameters(recurse=False)):
             if path.endswith("lm_head") and f"{path}.{leaf}" not in table:
@@ -61,7 +68,9 @@ def _find(table: dict, fused: dict, net: nn.Module, path: str, leaf: str) -> Pie
 
 
 def _pieces(whole: Tensor, sizes: list[int]) -> Iterator[Piece]:
-    """The parts of a vLLM parameter, in order. `sizes`: rows of each, which 4-bit parameters know themselves, in bytes."""
+    """The parts of a vLLM parameter, in order. `sizes`: rows of each, which 4-bit
+    parameters know themselves, in bytes.
+    """
     states = getattr(whole, "bnb_quant_state", None)
     if states is None:
         yield from map(Piece, whole.data.split(sizes) if sum(sizes) == len(whole) else [whole.data])
@@ -75,12 +84,18 @@ def _set_plain(module: nn.Module, path: str, leaf: str, empty: Tensor, found: Te
     if isinstance(module, nn.Embedding) or path.endswith("lm_head"):
         found = found[: len(empty)]  # vLLM pads the vocabulary
     if found.shape != empty.shape:
-        raise Unshareable(f"{path}.{leaf} is {tuple(found.shape)} in vLLM, {tuple(empty.shape)} in transformers")
+        raise Unshareable(
+            f"{path}.{leaf} is {tuple(found.shape)} in vLLM, {tuple(empty.shape)} in transformers"
+        )
     setattr(module, leaf, nn.Parameter(found, requires_grad=False))
 
 
-def _set_linear4bit(net: nn.Module, path: str, module: nn.Module, piece: Piece, compute_dtype: torch.dtype) -> None:
-    """Replace a linear layer by bitsandbytes' 4-bit one around the packed bytes; its bias follows as a plain parameter."""
+def _set_linear4bit(
+    net: nn.Module, path: str, module: nn.Module, piece: Piece, compute_dtype: torch.dtype
+) -> None:
+    """Replace a linear layer by bitsandbytes' 4-bit one around the packed bytes; its
+    bias follows as a plain parameter.
+    """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     assert isinstance(module, nn.Linear), "only linear layers are quantised"
@@ -88,8 +103,15 @@ def _set_linear4bit(net: nn.Module, path: str, module: nn.Module, piece: Piece, 
     if tuple(state.shape) != (module.out_features, module.in_features):
         raise Unshareable(f"{path} has another shape in vLLM")
     with torch.device("meta"):
-        layer = Linear4bit(module.in_features, module.out_features, module.bias is not None, compute_dtype, quant_type="nf4")
-    known: dict[str, Any] = {"quant_state": state, "quant_type": "nf4", "bnb_quantized": True, "module": layer}
+        layer = Linear4bit(
+            module.in_features, module.out_features, module.bias is not None, compute_dtype, quant_type="nf4"
+        )
+    known: dict[str, Any] = {
+        "quant_state": state,
+        "quant_type": "nf4",
+        "bnb_quantized": True,
+        "module": layer,
+    }
     layer.weight = Params4bit(piece.data, requires_grad=False, **known)
     layer.quant_state = state  # pyright: ignore[reportAttributeAccessIssue]
     net.set_submodule(path, layer)

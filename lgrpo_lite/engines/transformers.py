@@ -1,11 +1,19 @@
-"""Rollouts by `generate()` on the training model itself: needs nothing else, works everywhere, is the oracle of the others."""
+"""Rollouts by `generate()` on the training model itself: needs nothing else, works
+everywhere, is the oracle of the others.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from lgrpo_lite.engines.base import SamplingParams, Tick, given_tokens, not_finite, part
 from lgrpo_lite.policy.policy import Policy
@@ -16,7 +24,9 @@ TOKENS_A_TICK = 16  # of each row between two words on how far it is
 
 
 class TransformersEngine:
-    """The weights are the policy's own, so there is nothing to sync; entering switches to eval mode and the KV cache on."""
+    """The weights are the policy's own, so there is nothing to sync; entering switches to
+    eval mode and the KV cache on.
+    """
 
     notes: tuple[str, ...] = ()
     caches_prefixes = False
@@ -54,11 +64,17 @@ class TransformersSampler:
         return self.policy.reference()
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: SamplingParams,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
         prefix = given_tokens(prompts, prefixes, sampling.max_new_tokens)
-        rows = [(prompt.token_ids, given) for prompt, given in zip(prompts, prefix, strict=True) for _ in range(n)]
+        rows = [
+            (prompt.token_ids, given) for prompt, given in zip(prompts, prefix, strict=True) for _ in range(n)
+        ]
         order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]) + len(rows[r][1]))
         full = [r for r in order if len(rows[r][1]) == sampling.max_new_tokens]
         done = {r: self._completion([], [], rows[r][1]) for r in full}  # nothing is left to sample
@@ -71,8 +87,12 @@ class TransformersSampler:
         return [[done[i * n + k] for k in range(n)] for i in range(len(prompts))]
 
     @torch.no_grad()
-    def _sample(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], sampling: SamplingParams) -> list[Completion]:
-        """One completion per (prompt, prefix). Rows go on together until the one with the most room is full."""
+    def _sample(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], sampling: SamplingParams
+    ) -> list[Completion]:
+        """One completion per (prompt, prefix). Rows go on together until the one with the most room is
+        full.
+        """
         policy, read = self.policy, [[*prompt, *given] for prompt, given in rows]
         pad, width = policy.tokenizer.pad_token_id, max(len(ids) for ids in read)
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in read])
@@ -80,11 +100,19 @@ class TransformersSampler:
         room = [sampling.max_new_tokens - len(given) for _, given in rows]
         tempered = _Tempered(sampling.temperature or 1.0)
         recorder = _Recorder(tempered, max(room), sampling.tick)
-        whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # no truncation: it would bias the ratio
+        whole = {
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+        }  # no truncation: it would bias the ratio
         settings = GenerationConfig(
-            **whole if sampling.temperature > 0 else {"do_sample": False}, max_new_tokens=max(room),
-            eos_token_id=sorted(policy.eos_ids), pad_token_id=pad, use_cache=True,
-        )  # fmt: skip
+            **whole if sampling.temperature > 0 else {"do_sample": False},
+            max_new_tokens=max(room),
+            eos_token_id=sorted(policy.eos_ids),
+            pad_token_id=pad,
+            use_cache=True,
+        )
         try:
             with policy.compute():
                 out = policy.model.generate(
@@ -128,7 +156,9 @@ class _Tempered(LogitsProcessor):
 
 
 class _Recorder(StoppingCriteria):
-    """Keeps the log-prob of each token just sampled: rows × V floats at a time, not rows × tokens × V. It never stops."""
+    """Keeps the log-prob of each token just sampled: rows × V floats at a time, not
+    rows × tokens × V. It never stops.
+    """
 
     def __init__(self, tempered: _Tempered, longest: int, tick: Tick):
         self.tempered, self.longest, self.tick = tempered, longest, tick

@@ -1,9 +1,11 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportMissingImports=false
 # (this file has the name of the package that it imports)
-"""Unsloth in this process: it starts vLLM, the trainer's model stands on vLLM's weights, adapters go over in memory.
+"""Unsloth in this process: it starts vLLM, the trainer's model stands on vLLM's
+weights, adapters go over in memory.
 
-What this rests on: FastLanguageModel.from_pretrained with fast_inference=True and get_peft_model; `vllm_engine` and
-`load_lora`, which they set on the model; and the switches of ENVIRONMENT. tests/with_unsloth holds them against the source.
+What this rests on: FastLanguageModel.from_pretrained with fast_inference=True and get_peft_model;
+`vllm_engine` and `load_lora`, which they set on the model; and the switches of ENVIRONMENT.
+tests/with_unsloth holds them against the source.
 """
 
 import contextlib
@@ -43,7 +45,9 @@ ENVIRONMENT = VLLM_ENVIRONMENT | {  # read by Unsloth when it is imported or loa
 
 
 class UnslothEngine:
-    """Sampler and trainer share Unsloth's base weights; one GPU. What it cannot work with: ConfigError, EnvironmentFault."""
+    """Sampler and trainer share Unsloth's base weights; one GPU. What it cannot work with:
+    ConfigError, EnvironmentFault.
+    """
 
     caches_prefixes = True
     expandable_segments = False  # its standby refuses them
@@ -61,7 +65,9 @@ class UnslothEngine:
     # ------------------------------------------------------------------------------------------- start
 
     def network(self, recipe: Recipe):
-        """The policy's network: Unsloth's model on vLLM's weights, with a fresh float32 adapter. vLLM sleeps when it returns."""
+        """The policy's network: Unsloth's model on vLLM's weights, with a fresh float32
+        adapter. vLLM sleeps when it returns.
+        """
         assert self._model is None, "an engine has one network"
         config = config_of(recipe.model, recipe.where("model.id"))
         folder = checkpoint(recipe.model, recipe.where("model.id"))
@@ -78,9 +84,12 @@ class UnslothEngine:
         if not self._sleeps:
             self.notes += ("vLLM keeps its KV cache while training: Unsloth has no standby for this model",)
         self._sleep()
-        with contextlib.suppress(OSError):  # rebuilt from the weights, the model does not know its generation_config.json
+        with contextlib.suppress(
+            OSError
+        ):  # rebuilt from the weights, the model does not know its generation_config.json
             model.generation_config = GenerationConfig.from_pretrained(folder)
-        # Unsloth's own forward pass drops masks in training, so rows of one sequence are all that it can be given.
+        # Unsloth's own forward pass drops masks in training, so rows of one
+        # sequence are all that it can be given.
         model._can_set_attn_implementation = lambda: False
         settle(model, DTYPE)
         return self._model.train()
@@ -88,9 +97,12 @@ class UnslothEngine:
     def _import(self):
         os.environ.update(ENVIRONMENT)
         os.environ["UNSLOTH_COMPILE_LOCATION"] = str(self.folder.path / "compiled")  # else the current folder
-        os.environ["UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE"] = "1" if self.recipe.rollout.vllm.kv_cache_gb else "0"
+        os.environ["UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE"] = (
+            "1" if self.recipe.rollout.vllm.kv_cache_gb else "0"
+        )
         with self._told(), warnings.catch_warnings():
-            # Of what it replaces in transformers and peft, nothing that was imported here before is used with its models.
+            # Of what it replaces in transformers and peft, nothing that was imported here
+            # before is used with its models.
             warnings.filterwarnings("ignore", message="WARNING: Unsloth should be imported before")
             from unsloth import FastLanguageModel
         return FastLanguageModel
@@ -101,25 +113,49 @@ class UnslothEngine:
         lora = recipe.model.lora
         assert lora is not None, "capabilities refuse recipes without an adapter"
         options = {
-            "model_name": folder, "use_exact_model_name": True,  # not a quantised copy of another repository
-            "max_seq_length": longest_request(self.recipe, config), "dtype": DTYPE, "load_in_4bit": recipe.model.weights == "nf4",
-            "fast_inference": True, "unsloth_vllm_standby": True, "float8_kv_cache": False, "max_lora_rank": lora.rank,
-            "random_state": recipe.seed, "use_gradient_checkpointing": False,  # policy.prove decides
-            "max_num_seqs": budget.sequences_at_once(self.recipe), "enforce_eager": not vllm.cuda_graphs, "max_logprobs": 1,
-        }  # fmt: skip
-        share = {} if vllm.kv_cache_gb is None else {"gpu_memory_utilization": self._share(config, vllm.kv_cache_gb)}
+            "model_name": folder,
+            "use_exact_model_name": True,  # not a quantised copy of another repository
+            "max_seq_length": longest_request(self.recipe, config),
+            "dtype": DTYPE,
+            "load_in_4bit": recipe.model.weights == "nf4",
+            "fast_inference": True,
+            "unsloth_vllm_standby": True,
+            "float8_kv_cache": False,
+            "max_lora_rank": lora.rank,
+            "random_state": recipe.seed,
+            "use_gradient_checkpointing": False,  # policy.prove decides
+            "max_num_seqs": budget.sequences_at_once(self.recipe),
+            "enforce_eager": not vllm.cuda_graphs,
+            "max_logprobs": 1,
+        }
+        share = (
+            {}
+            if vllm.kv_cache_gb is None
+            else {"gpu_memory_utilization": self._share(config, vllm.kv_cache_gb)}
+        )
         return options | share
 
     def _share(self, config, kv_cache_gb: float) -> float:
         """Part of the free memory that vLLM may use so that this much is left for its cache."""
         model, shape, width = self.recipe.model, Shape.of(config), DTYPE.itemsize
         assert model.lora is not None, "capabilities refuse recipes without an adapter"
-        own = budget.weights_bytes(shape, model.weights, by_vllm=True) + budget.slot_bytes(shape, model.lora.rank, width)
-        needed = own + passes.vllm_bytes(shape, width, budget.sequences_at_once(self.recipe)) + int(kv_cache_gb * budget.GIB)
+        own = budget.weights_bytes(shape, model.weights, by_vllm=True) + budget.slot_bytes(
+            shape, model.lora.rank, width
+        )
+        needed = (
+            own
+            + passes.vllm_bytes(shape, width, budget.sequences_at_once(self.recipe))
+            + int(kv_cache_gb * budget.GIB)
+        )
         free, _ = torch.cuda.mem_get_info()
         if needed > free:
-            what = f"vLLM needs {needed / budget.GIB:.1f} GiB with this cache, {free / budget.GIB:.1f} GiB are free"
-            raise OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it lower, or to null")
+            what = (
+                f"vLLM needs {needed / budget.GIB:.1f} GiB with this cache, {free / budget.GIB:.1f} GiB are"
+                " free"
+            )
+            raise OutOfMemory(
+                what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it lower, or to null"
+            )
         return needed / free
 
     @contextmanager
@@ -134,18 +170,26 @@ class UnslothEngine:
             if isinstance(error, MemoryError) or "memory" in str(error).lower():
                 raise self._no_room(error) from error
             fix = "run `lgrpo-lite doctor`, or set rollout.engine=vllm"
-            raise EnvironmentFault(f"Unsloth cannot serve here: {_first_line(error)}", where=self.where, fix=fix) from error
+            raise EnvironmentFault(
+                f"Unsloth cannot serve here: {_first_line(error)}", where=self.where, fix=fix
+            ) from error
 
     def _no_room(self, error: BaseException) -> OutOfMemory:
         where = self.recipe.where("rollout.vllm.kv_cache_gb")
-        fix = "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit` proposes settings"
+        fix = (
+            "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit`"
+            " proposes settings"
+        )
         return OutOfMemory(f"vLLM finds no room: {_first_line(error)}", where=where, fix=fix)
 
     def _check_loaded(self, model, wanted: int) -> None:
         """Unsloth prints and goes on where it cannot do what was asked."""
         quantised = any(getattr(p, "quant_state", None) is not None for p in model.parameters())
         if quantised != (self.recipe.model.weights == "nf4"):
-            what = f"Unsloth loaded {'4-bit' if quantised else '16-bit'} weights, the recipe wants {self.recipe.model.weights}"
+            what = (
+                f"Unsloth loaded {'4-bit' if quantised else '16-bit'} weights, the recipe wants"
+                f" {self.recipe.model.weights}"
+            )
             fix = f"set model.weights={'nf4' if quantised else 'bf16'}, or rollout.engine=vllm"
             raise ConfigError(what, where=self.recipe.where("model.weights"), fix=fix)
         dtype = model.get_input_embeddings().weight.dtype
@@ -163,7 +207,9 @@ class UnslothEngine:
 
     @contextmanager
     def serving(self, policy: Policy) -> Iterator[VllmSampler]:
-        """Wakes the cache and hands the adapter over, under a new id each time; memory goes back on the way out."""
+        """Wakes the cache and hands the adapter over, under a new id each time;
+        memory goes back on the way out.
+        """
         assert self._model is policy.model, "the policy's network is the engine's own"
         if self._sleeps:
             self._vllm.wake_up()
@@ -187,7 +233,11 @@ class UnslothEngine:
             raise ConfigError(what, where=self.recipe.where("model.lora"), fix=fix) from error
         if not loaded:
             where = f"policy version {policy.version}"
-            raise LgrpoError("vLLM did not take the new adapter", where=where, fix="--resume auto goes on; please report it")
+            raise LgrpoError(
+                "vLLM did not take the new adapter",
+                where=where,
+                fix="--resume auto goes on; please report it",
+            )
         return request
 
     def _sleep(self) -> None:
@@ -208,11 +258,15 @@ class UnslothEngine:
 
 
 def check_installed(recipe: Recipe) -> None:
-    """EnvironmentFault that names each package of Unsloth's stack that is missing or outside its range. Imports none."""
+    """EnvironmentFault that names each package of Unsloth's stack that is missing or
+    outside its range. Imports none.
+    """
     needed = (*NEEDED, "vllm-bnb-plugin", "bitsandbytes") if recipe.model.weights == "nf4" else NEEDED
     rows = [p for p in compare("unsloth", installed_packages()) if p.name in needed and not p.fits]
     if rows:
-        found = (f"{p.name} {f'{p.installed} is {p.status}' if p.installed else 'is not installed'}" for p in rows)
+        found = (
+            f"{p.name} {f'{p.installed} is {p.status}' if p.installed else 'is not installed'}" for p in rows
+        )
         ranges = ", ".join(p.name + p.allowed for p in rows)
         fix = 'pip install "lgrpo-lite[unsloth]", or set rollout.engine=vllm'
         what = f"{', '.join(found)}: this engine takes {ranges}"
@@ -231,7 +285,9 @@ def check_process(where: str) -> None:
 
 
 def checkpoint(model: Model, where: str = "model.id") -> str:
-    """A folder with the model. One on the Hub is fetched at its revision, which Unsloth would ignore. Not found: ConfigError."""
+    """A folder with the model. One on the Hub is fetched at its revision, which Unsloth would
+    ignore. Not found: ConfigError.
+    """
     path = locate(model.id, where)
     if Path(path).is_dir():
         return path
@@ -240,14 +296,18 @@ def checkpoint(model: Model, where: str = "model.id") -> str:
     files = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHERS)}
     try:
         bar = download_bar(f"downloading {model.id}")
-        return snapshot_download(path, revision=model.revision, local_files_only=is_offline_mode(), tqdm_class=bar, **files)
+        return snapshot_download(
+            path, revision=model.revision, local_files_only=is_offline_mode(), tqdm_class=bar, **files
+        )
     except (OSError, ValueError) as error:
         fix = "check the name, the revision and the network, or give a folder"
         raise ConfigError(f"cannot load {model.id}: {_first_line(error)}", where=where, fix=fix) from error
 
 
 def engine_of(model, where: str):
-    """Unsloth's vLLM. EnvironmentFault where it went on without: it prints that, and answers by `generate` instead."""
+    """Unsloth's vLLM. EnvironmentFault where it went on without: it prints that, and
+    answers by `generate` instead.
+    """
     if not hasattr(model, "vllm_engine"):
         fix = "run `lgrpo-lite doctor`, or set rollout.engine=transformers"
         raise EnvironmentFault("Unsloth loaded the model without vLLM", where=where, fix=fix)
@@ -259,9 +319,15 @@ def _adapter(recipe: Recipe) -> dict[str, Any]:
     lora = recipe.model.lora
     assert lora is not None, "capabilities refuse recipes without an adapter"
     return {
-        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": lora.targets, "bias": "none",
-        "use_rslora": lora.rslora, "random_state": recipe.seed, "use_gradient_checkpointing": False,
-    }  # fmt: skip
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": lora.targets,
+        "bias": "none",
+        "use_rslora": lora.rslora,
+        "random_state": recipe.seed,
+        "use_gradient_checkpointing": False,
+    }
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,10 +1,12 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportMissingImports=false
 # (this file has the name of the package that it imports)
-"""vLLM in this process. It loads the base weights, the trainer stands on the same tensors, adapters go in by version.
+"""vLLM in this process. It loads the base weights, the trainer stands on the same
+tensors, adapters go in by version.
 
-The public parts of vLLM this rests on: LLM.apply_model (its module), LoRARequest (a PEFT folder under a new name and id each
-version, since a reused one serves the old adapter or its cached prefixes), logprobs_mode=processed_logprobs, cache_salt,
-sleep(level=0) with release_kv_cache_memory (memory for training; the weights stay).
+The public parts of vLLM this rests on: LLM.apply_model (its module), LoRARequest (a PEFT folder
+under a new name and id each version, since a reused one serves the old adapter or its cached
+prefixes), logprobs_mode=processed_logprobs, cache_salt, sleep(level=0) with release_kv_cache_memory
+(memory for training; the weights stay).
 """
 
 import os
@@ -34,7 +36,8 @@ from lgrpo_lite.recipe.schema import Recipe
 
 CPU_BLOCK = 32  # tokens a cache block; vLLM's own 128 on a CPU would never share a short prompt
 STEPS_TO_IDLE = 4  # vLLM has two batches in flight at most; a step of an engine that is idle does nothing
-SHARE = 0.01  # of the GPU, which vLLM asks to be free at its start; with the size of the cache given it means no more
+# of the GPU, which vLLM asks to be free at its start; with the size of the cache given it means no more
+SHARE = 0.01
 NO_ADAPTER = -1  # version of a sampler that was never handed an adapter
 ENVIRONMENT = {  # read by vLLM when it is imported
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: that is what sharing weights means
@@ -46,7 +49,8 @@ ENVIRONMENT = {  # read by vLLM when it is imported
 class VllmEngine:
     """`share_weights` is true while the policy's base weights are vLLM's; `notes` say so when they cannot be.
 
-    `releases`: whether the memory of keys and values goes back after a rollout; `told`: what was found out since the start.
+    `releases`: whether the memory of keys and values goes back after a rollout; `told`: what
+    was found out since the start.
     """
 
     caches_prefixes = True
@@ -56,7 +60,9 @@ class VllmEngine:
         self.told: list[str] = []
         self.recipe, self.share_weights = recipe, recipe.rollout.vllm.share_weights
         check_version(recipe.where("rollout.engine"))
-        serving_dtype(recipe.model.weights, recipe.where("rollout.engine"))  # refuses a card, before anything is downloaded
+        serving_dtype(
+            recipe.model.weights, recipe.where("rollout.engine")
+        )  # refuses a card, before anything is downloaded
         self.context = longest_request(recipe, config_of(recipe.model, recipe.where("model.id")))
         self.on_gpu = device_of().type == "cuda"
         self.folder = AdapterFolder()
@@ -87,7 +93,9 @@ class VllmEngine:
                 raise self._no_room(error) from error
             fix = "run `lgrpo-lite doctor`, or set rollout.engine=transformers"
             where = self.recipe.where("rollout.engine")
-            raise EnvironmentFault(f"vLLM does not start: {_first_line(error)}", where=where, fix=fix) from error
+            raise EnvironmentFault(
+                f"vLLM does not start: {_first_line(error)}", where=where, fix=fix
+            ) from error
         finally:
             progress.told("starting vLLM", 1, 1)
 
@@ -96,15 +104,26 @@ class VllmEngine:
         model, vllm = self.recipe.model, self.recipe.rollout.vllm
         assert model.lora is not None, "capabilities refuse recipes without an adapter"
         arguments = {
-            "model": folder, "revision": None if Path(folder).is_dir() else model.revision,
+            "model": folder,
+            "revision": None if Path(folder).is_dir() else model.revision,
             "dtype": str(serving_dtype(model.weights)).rpartition(".")[2],
-            "seed": self.recipe.seed, "skip_tokenizer_init": True, "generation_config": "vllm",  # not the model's own top-p
-            "logprobs_mode": "processed_logprobs", "max_logprobs": 1, "enable_prefix_caching": True,
-            "enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in SLOT_RANKS if r >= model.lora.rank),
-            "max_model_len": self.context, "max_num_seqs": sequences_at_once(self.recipe),
-            "kv_cache_memory_bytes": self._kv_bytes(), "enforce_eager": not (vllm.cuda_graphs and self.on_gpu),
-            "use_tqdm_on_load": False, "disable_log_stats": True,
-        }  # fmt: skip
+            # not the model's own top-p
+            "seed": self.recipe.seed,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "logprobs_mode": "processed_logprobs",
+            "max_logprobs": 1,
+            "enable_prefix_caching": True,
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": next(r for r in SLOT_RANKS if r >= model.lora.rank),
+            "max_model_len": self.context,
+            "max_num_seqs": sequences_at_once(self.recipe),
+            "kv_cache_memory_bytes": self._kv_bytes(),
+            "enforce_eager": not (vllm.cuda_graphs and self.on_gpu),
+            "use_tqdm_on_load": False,
+            "disable_log_stats": True,
+        }
         if model.weights == "nf4":
             arguments |= {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
         if self.on_gpu:
@@ -114,25 +133,47 @@ class VllmEngine:
         return arguments
 
     def _kv_bytes(self) -> int:
-        """Room for all answers of a step at once, or as much as is free beside all else; a single answer in any case."""
+        """Room for all answers of a step at once, or as much as is free beside all
+        else; a single answer in any case.
+        """
         if self.recipe.rollout.vllm.kv_cache_gb:
             return int(self.recipe.rollout.vllm.kv_cache_gb * GIB)
         free = free_bytes(device_of())
-        return cache_of(self.recipe, config_of(self.recipe.model).to_dict(), self.context, free if self.on_gpu else free // 2)
+        return cache_of(
+            self.recipe,
+            config_of(self.recipe.model).to_dict(),
+            self.context,
+            free if self.on_gpu else free // 2,
+        )
 
     def _no_room(self, error: Exception, *, started: bool = False) -> OutOfMemory:
-        """Of the start, or where the cache cannot come back after training (`started`); names who else is on the GPU."""
-        others = ", ".join(f"PID {p.pid} ({p.name}, {p.bytes / 2**30:.1f} GiB)" for p in gpu_processes() if p.pid != os.getpid())
-        what = f"vLLM finds no room: {_first_line(error)}" + (f"; also on this GPU: {others}" if others else "")
+        """Of the start, or where the cache cannot come back after training
+        (`started`); names who else is on the GPU.
+        """
+        others = ", ".join(
+            f"PID {p.pid} ({p.name}, {p.bytes / 2**30:.1f} GiB)"
+            for p in gpu_processes()
+            if p.pid != os.getpid()
+        )
+        what = f"vLLM finds no room: {_first_line(error)}" + (
+            f"; also on this GPU: {others}" if others else ""
+        )
         fix = "stop the other process, " if others else ""
         if started:
-            fix += "then --resume auto goes on; or start again under another --name with a smaller rollout.vllm.kv_cache_gb"
+            fix += (
+                "then --resume auto goes on; or start again under another --name with a smaller"
+                " rollout.vllm.kv_cache_gb"
+            )
         else:
-            fix += "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit` proposes settings"
+            fix += (
+                "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit`"
+                " proposes settings"
+            )
         return OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix=fix)
 
     def _can_release(self) -> bool:
-        """Whether the memory of keys and values comes back without touching the weights; tried once, said if not.
+        """Whether the memory of keys and values comes back without touching the
+        weights; tried once, said if not.
 
         Where it does, the cache sleeps until the first `serving`: what is built until then has that memory.
         """
@@ -152,7 +193,7 @@ class VllmEngine:
             return 0
         return self.llm.llm_engine.vllm_config.cache_config.kv_cache_memory_bytes
 
-    # ------------------------------------------------------------------------------------------- the shared base
+    # ------------------------------------------------------------ the shared base
 
     @property
     def served(self) -> torch.nn.Module:
@@ -160,7 +201,9 @@ class VllmEngine:
         return self.llm.apply_model(lambda module: module)[0]
 
     def network(self, recipe: Recipe):
-        """The policy's network on vLLM's tensors; None where it has to load a second copy, which `notes` then say."""
+        """The policy's network on vLLM's tensors; None where it has to load a
+        second copy, which `notes` then say.
+        """
         if self.share_weights:
             dtype = serving_dtype(recipe.model.weights)
             try:
@@ -187,7 +230,9 @@ class VllmEngine:
         self._wake()
         try:
             self._sync(policy)
-            yield VllmSampler(self.llm, policy, self._request, version=self._synced[0] if self._synced else NO_ADAPTER)
+            yield VllmSampler(
+                self.llm, policy, self._request, version=self._synced[0] if self._synced else NO_ADAPTER
+            )
         finally:
             self._release()
 
@@ -210,7 +255,11 @@ class VllmEngine:
             raise ConfigError(what, where=self.recipe.where("model.lora"), fix=fix) from error
         if not loaded or not self.llm.reset_prefix_cache():
             where = f"policy version {policy.version}"
-            raise LgrpoError("vLLM did not take the new adapter", where=where, fix="--resume auto goes on; please report it")
+            raise LgrpoError(
+                "vLLM did not take the new adapter",
+                where=where,
+                fix="--resume auto goes on; please report it",
+            )
         self.folder.drop(path)  # it is in vLLM's memory
         self._synced, self._request = state, fresh
 
@@ -228,7 +277,9 @@ class VllmEngine:
                 self._wake()
 
     def _pause(self) -> None:
-        """Stop the scheduler. It forgets requests that ended, and takes in batches in flight, in the steps after them only."""
+        """Stop the scheduler. It forgets requests that ended, and takes in batches in
+        flight, in the steps after them only.
+        """
         for _ in range(STEPS_TO_IDLE):
             self.llm.llm_engine.step()
         self.llm.sleep(level=0)
@@ -251,7 +302,8 @@ class VllmEngine:
     def close(self) -> None:
         """vLLM's memory goes with the object; a policy that stands on its tensors keeps those.
 
-        A cache that sleeps is woken: vLLM would unmap it a second time, and its allocator then frees nothing any more.
+        A cache that sleeps is woken: vLLM would unmap it a second time, and its
+        allocator then frees nothing any more.
         """
         self.folder.close()
         with suppress(OutOfMemory):
@@ -266,7 +318,9 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _weights_as_loaded() -> Iterator[None]:
-    """On a CPU vLLM packs unquantised weights for its own kernels and drops the originals; inside this it does not."""
+    """On a CPU vLLM packs unquantised weights for its own kernels and drops the
+    originals; inside this it does not.
+    """
 
     def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
         object.__setattr__(layer, "cpu_linear", torch.nn.functional.linear)

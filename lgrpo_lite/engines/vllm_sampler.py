@@ -28,7 +28,8 @@ def longest_request(recipe: Recipe, config) -> int:
 
 
 class VllmSampler:
-    """Requests go in as token ids and come back as token ids; `request` is the adapter, None samples the base.
+    """Requests go in as token ids and come back as token ids; `request` is the
+    adapter, None samples the base.
 
     `version` is that of the adapter as it was handed over, which is the policy's if the engine did its work.
     """
@@ -46,7 +47,11 @@ class VllmSampler:
             self.request = request
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int, sampling: SamplingParams, prefixes: Sequence[Sequence[int]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: SamplingParams,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
         given = given_tokens(prompts, prefixes, sampling.max_new_tokens)
@@ -55,7 +60,9 @@ class VllmSampler:
         settings = {size: self._settings(n, sampling, size) for size in {len(given[i]) for i in room}}
         each = [settings[len(given[i])] for i in room]
         with _numpy_after_torch():
-            outputs = self.llm.generate(asked, each, lora_request=self.request, use_tqdm=False) if asked else []
+            outputs = (
+                self.llm.generate(asked, each, lora_request=self.request, use_tqdm=False) if asked else []
+            )
         made: list[list[tuple[Sequence[int], Sequence[float]]]] = [[((), ())] * n for _ in prompts]
         for i, output in zip(room, outputs, strict=True):
             answers = [(o.token_ids, o.logprobs.logprobs) for o in output.outputs]
@@ -66,37 +73,56 @@ class VllmSampler:
         from vllm import SamplingParams as VllmParams
 
         return VllmParams(
-            n=n if sampling.temperature > 0 else 1, temperature=sampling.temperature, top_p=1.0, top_k=-1, min_p=0.0,
-            max_tokens=sampling.max_new_tokens - given, stop_token_ids=sorted(self.policy.eos_ids), logprobs=0,
-            flat_logprobs=True, detokenize=False,
-        )  # fmt: skip
+            n=n if sampling.temperature > 0 else 1,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            top_k=-1,
+            min_p=0.0,
+            max_tokens=sampling.max_new_tokens - given,
+            stop_token_ids=sorted(self.policy.eos_ids),
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+        )
 
     def _completions(
-        self, made: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]], given: Sequence[tuple[int, ...]]
+        self,
+        made: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]],
+        given: Sequence[tuple[int, ...]],
     ) -> list[list[Completion]]:
         """Sampled tokens with their log-probs, as answers that begin with what was given."""
         if not all(math.isfinite(value) for row in made for _, logp in row for value in logp):
             raise not_finite(self.policy_version)
         whole = [[(*prefix, *tokens) for tokens, _ in row] for row, prefix in zip(made, given, strict=True)]
-        texts = iter(self.policy.tokenizer.batch_decode([ids for row in whole for ids in row], skip_special_tokens=True))
+        texts = iter(
+            self.policy.tokenizer.batch_decode(
+                [ids for row in whole for ids in row], skip_special_tokens=True
+            )
+        )
         eos = self.policy.eos_ids
         return [
             [
                 Completion(
-                    ids, tuple(logp), next(texts), "stop" if tokens and tokens[-1] in eos else "length", self.policy_version,
+                    ids,
+                    tuple(logp),
+                    next(texts),
+                    "stop" if tokens and tokens[-1] in eos else "length",
+                    self.policy_version,
                     given=len(prefix),
                 )
                 for ids, (tokens, logp) in zip(all_ids, row, strict=True)
             ]
             for all_ids, row, prefix in zip(whole, made, given, strict=True)
-        ]  # fmt: skip
+        ]
 
 
 @contextmanager
 def _numpy_after_torch() -> Iterator[None]:
-    """Model Runner V2 draws the seeds of its requests from numpy's global generator: inside it that follows torch's.
+    """Model Runner V2 draws the seeds of its requests from numpy's global generator:
+    inside it that follows torch's.
 
-    So whoever seeds, forks or saves torch's random numbers has done so for vLLM's. numpy's go on as if nothing had been drawn.
+    So whoever seeds, forks or saves torch's random numbers has done so for vLLM's. numpy's go
+    on as if nothing had been drawn.
     """
     before = np.random.get_state()
     np.random.seed(int(torch.randint(2**32, ())))

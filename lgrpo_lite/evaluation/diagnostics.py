@@ -1,6 +1,8 @@
-"""What a set of samples says about a policy: pass@k, coverage of a base model, and what a KL-regularised optimum could be.
+"""What a set of samples says about a policy: pass@k, coverage of a base model, and what a
+KL-regularised optimum could be.
 
-Questions of "Can GRPO Help LLMs Transcend Their Pretraining Origin?" (arXiv:2510.15990), as numbers from counts of right answers.
+Questions of "Can GRPO Help LLMs Transcend Their Pretraining Origin?" (arXiv:2510.15990), as
+numbers from counts of right answers.
 """
 
 import math
@@ -8,7 +10,9 @@ from collections.abc import Sequence
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """1 - C(n-c, k)/C(n, k): the unbiased chance that k of n samples hold a right one (arXiv:2107.03374). k <= n."""
+    """1 - C(n-c, k)/C(n, k): the unbiased chance that k of n samples hold a right
+    one (arXiv:2107.03374). k <= n.
+    """
     if k > n:
         raise ValueError(f"pass@{k} needs at least {k} samples, there are {n}")
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
@@ -32,7 +36,8 @@ def coverage(base: Sequence[int], tuned: Sequence[int]) -> dict[str, int]:
 
 
 def tilted(p: float, beta: float) -> float:
-    """p e^(1/β)/(1 - p + p e^(1/β)): success at the optimum of a 0/1 reward with KL weight β, from success p of the reference.
+    """p e^(1/β)/(1 - p + p e^(1/β)): success at the optimum of a 0/1 reward with KL weight β,
+    from success p of the reference.
 
     logit p* = logit p + 1/β; what the reference never solves stays unsolved.
     """

@@ -1,8 +1,10 @@
-"""From samples to figures: avg@k, pass@j and maj@k, each with a 95 % bootstrap interval over problems. No torch, no files.
+"""From samples to figures: avg@k, pass@j and maj@k, each with a 95 % bootstrap interval
+over problems. No torch, no files.
 
-A problem is one draw from all problems of its kind, and its k samples are draws from the policy. What makes two evaluations
-differ most is which problems were asked, so problems are what is resampled: with replacement, RESAMPLES times, and the
-interval is from the 2.5 % to the 97.5 % quantile of the resampled means. The seed is fixed: equal samples, equal intervals.
+A problem is one draw from all problems of its kind, and its k samples are draws from the policy. What makes
+two evaluations differ most is which problems were asked, so problems are what is resampled: with replacement,
+RESAMPLES times, and the interval is from the 2.5 % to the 97.5 % quantile of the resampled means. The seed is
+fixed: equal samples, equal intervals.
 """
 
 import math
@@ -54,7 +56,9 @@ class Problem:
     def from_json(cls, row: dict[str, Any]) -> "Problem":
         """Read a line back; keys of a later version are ignored, KeyError or TypeError on a foreign line."""
         known = {f.name for f in fields(Sample)}
-        samples = tuple(Sample(**{k: v for k, v in sample.items() if k in known}) for sample in row["samples"])
+        samples = tuple(
+            Sample(**{k: v for k, v in sample.items() if k in known}) for sample in row["samples"]
+        )
         return cls(str(row["id"]), row["question"], row["reference"], dict(row["category"]), samples)
 
     @property
@@ -88,9 +92,13 @@ class Figures:
     categories: dict[str, dict[str, "Figures"]]  # column, value
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"pass_at": {str(j): asdict(e) for j, e in self.pass_at.items()}, "categories": {
-            column: {value: figures.to_json() for value, figures in table.items()} for column, table in self.categories.items()
-        }}  # fmt: skip
+        return asdict(self) | {
+            "pass_at": {str(j): asdict(e) for j, e in self.pass_at.items()},
+            "categories": {
+                column: {value: figures.to_json() for value, figures in table.items()}
+                for column, table in self.categories.items()
+            },
+        }
 
 
 def figures(problems: Sequence[Problem], *, categories: bool = True) -> Figures | None:
@@ -124,7 +132,9 @@ def powers(k: int) -> list[int]:
 
 
 def table(problems: Sequence[Problem], k: int) -> dict[str, list[float]]:
-    """One number a problem for avg, each pass@j and maj. NaN: the problem has no such number, for want of rewards."""
+    """One number a problem for avg, each pass@j and maj. NaN: the problem has no
+    such number, for want of rewards.
+    """
     marks = [p.marks for p in problems]
     rows = {"avg": [sum(m) / len(m) if m else math.nan for m in marks]}
     rows |= {f"pass@{j}": passes(problems, j) for j in powers(k)}
@@ -139,7 +149,8 @@ def passes(problems: Sequence[Problem], j: int) -> list[float]:
 
 
 def majority(problem: Problem) -> float:
-    """1 when the most frequent answer is right. Samples without an answer do not vote; of equals the first to come wins.
+    """1 when the most frequent answer is right. Samples without an answer do not vote; of
+    equals the first to come wins.
 
     No votes: 0. NaN when the reward of every sample with the winning answer, or of every sample, is missing.
     """
@@ -154,7 +165,9 @@ def majority(problem: Problem) -> float:
 
 
 def estimates(values: np.ndarray) -> list[Estimate | None]:
-    """Mean of each row of [measures, problems] with its interval; NaN leaves the mean, a row of NaN has none."""
+    """Mean of each row of [measures, problems] with its interval; NaN leaves the mean,
+    a row of NaN has none.
+    """
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     means = resampled(filled, known)
@@ -169,7 +182,9 @@ def estimates(values: np.ndarray) -> list[Estimate | None]:
 
 
 def resampled(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """[RESAMPLES, measures]: means over problems drawn with replacement, the same draws for every measure; NaN where none."""
+    """[RESAMPLES, measures]: means over problems drawn with replacement, the same draws for
+    every measure; NaN where none.
+    """
     size = values.shape[1]
     rng = np.random.default_rng(0)
     parts = []
@@ -186,6 +201,8 @@ def _by_category(problems: Sequence[Problem]) -> dict[str, dict[str, Figures]]:
     found: dict[str, dict[str, Figures]] = {}
     for column in columns:
         values = sorted({p.category[column] for p in problems if column in p.category})
-        rows = {v: figures([p for p in problems if p.category.get(column) == v], categories=False) for v in values}
+        rows = {
+            v: figures([p for p in problems if p.category.get(column) == v], categories=False) for v in values
+        }
         found[column] = {value: row for value, row in rows.items() if row is not None}
     return found

@@ -1,4 +1,6 @@
-"""One evaluation from beginning to end: the subject loaded, its problems asked in blocks, the figures written down."""
+"""One evaluation from beginning to end: the subject loaded, its problems asked in
+blocks, the figures written down.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,9 @@ BLOCK = 512  # answers between two points from which an evaluation can go on
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who is asked: a model, or a run at one of its checkpoints. `checkpoint` None: the base model, adapter off."""
+    """Who is asked: a model, or a run at one of its checkpoints. `checkpoint`
+    None: the base model, adapter off.
+    """
 
     name: str  # as the user calls it
     run: Path | None = None
@@ -53,9 +57,12 @@ class Asking:
     is_base: bool
     seed: int
 
-    def block(self, number: int, prompts: list[Prompt], categories: list[dict[str, str]], tick: Tick = None) -> list[Problem]:
-        """The samples of one block. Its random numbers, and its share of a prefix cache, are its own: those of the seed and of
-        `number`, so that a block is the same whichever were asked before it in this process."""
+    def block(
+        self, number: int, prompts: list[Prompt], categories: list[dict[str, str]], tick: Tick = None
+    ) -> list[Problem]:
+        """The samples of one block. Its random numbers, and its share of a prefix cache, are its own: those
+        of the seed and of `number`, so that a block is the same whichever were asked before it in this
+        process."""
         evaluation, policy = self.recipe.eval, self.policy
         torch.manual_seed((self.seed + 1) * 1_000_003 + number)
         salt = f"eval-{self.seed}-{number}"
@@ -67,13 +74,17 @@ class Asking:
             else:
                 answers = sampler.generate(prompts, evaluation.k, sampling)
             tools = Tools(
-                sampler, sampling, self.reward,
+                sampler,
+                sampling,
+                self.reward,
                 encode=lambda question: tokens(question, self.recipe.data, policy.tokenizer),
                 decode=lambda ids: policy.tokenizer.decode(ids, skip_special_tokens=True),
-            )  # fmt: skip
+            )
             found = scored(prompts, answers, tools, categories)
         micro = self.recipe.memory.micro_tokens
-        return with_logprobs(found, prompts, answers, policy, micro, is_base=self.is_base)  # after the sampler's memory is back
+        return with_logprobs(
+            found, prompts, answers, policy, micro, is_base=self.is_base
+        )  # after the sampler's memory is back
 
 
 def measure(
@@ -88,14 +99,16 @@ def measure(
 ) -> dict[str, Any]:
     """Evaluate and return what result.json holds. `recipe` is checked and has the suite laid over it.
 
-    Whatever is in `out` already is not asked again; golds in which `gold_fault` finds a fault are told. Raises what loading
-    raises; no reward at all: DataError.
+    Whatever is in `out` already is not asked again; golds in which `gold_fault` finds a fault are told.
+    Raises what loading raises; no reward at all: DataError.
     """
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
-    reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
+    reward = RewardSum(
+        recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
+    )
     reward.log_to(out / "rewards.log")
     try:
         policy = Policy.load(recipe, engine.network(recipe))
@@ -137,6 +150,8 @@ def _finish(folder: ResultFolder, recipe: Recipe, warnings: list[str]) -> dict[s
 def _facts(subject: Subject, policy: Policy) -> dict[str, Any]:
     """What tells this policy from any other: the base weights, and the checkpoint's own checksum."""
     sums = None if subject.checkpoint is None else (subject.checkpoint / "SHA256SUMS").read_text("utf-8")
-    adapter = next((line.split()[0][:16] for line in (sums or "").splitlines() if line.endswith(".safetensors")), None)
+    adapter = next(
+        (line.split()[0][:16] for line in (sums or "").splitlines() if line.endswith(".safetensors")), None
+    )
     weights = fingerprint(policy.base) if policy.has_adapter else None
     return {"name": subject.name, "label": subject.label, "base_weights": weights, "trained": adapter}

@@ -1,7 +1,8 @@
-"""Two evaluations of the same problems, problem by problem: difference, what was gained and lost, curves, and the base's support.
+"""Two evaluations of the same problems, problem by problem: difference, what was gained and lost,
+curves, and the base's support.
 
-Pairing takes the difficulty of the problems out of the comparison, so a much smaller difference shows than between two
-intervals that stand side by side.
+Pairing takes the difficulty of the problems out of the comparison, so a much smaller difference shows than
+between two intervals that stand side by side.
 """
 
 import json
@@ -57,7 +58,9 @@ class Comparison:
     k: tuple[int, int]
     avg: tuple[float, float]  # over the problems where both have a reward
     difference: Estimate
-    coverage: dict[str, int]  # by the first min(k) samples: solved at least once by both, gained, lost, neither
+    coverage: dict[
+        str, int
+    ]  # by the first min(k) samples: solved at least once by both, gained, lost, neither
     ks: list[int]
     curves: tuple[list[Estimate], list[Estimate]]  # pass@j of A and of B for j in ks
     crossover: int | None  # first j at which A is above B
@@ -76,16 +79,24 @@ def read_side(path: Path) -> Side:
     try:
         about = json.loads((path / "result.json").read_text("utf-8"))["about"]
         subject = about["subject"]
-        return Side(str(path), f"{subject['name']} ({subject['label']})", about, read_samples(path / "samples.jsonl"))
+        return Side(
+            str(path), f"{subject['name']} ({subject['label']})", about, read_samples(path / "samples.jsonl")
+        )
     except (OSError, ValueError, KeyError, TypeError):
         started = (path / "about.json").is_file()
         what = "this evaluation is not finished" if started else "no evaluation is there"
-        fix = "run the same `lgrpo-lite eval` again; it goes on" if started else "lgrpo-lite eval RUN --suite NAME writes one"
+        fix = (
+            "run the same `lgrpo-lite eval` again; it goes on"
+            if started
+            else "lgrpo-lite eval RUN --suite NAME writes one"
+        )
         raise ConfigError(what, where=str(path), fix=fix) from None
 
 
 def newest(run: Path, suite: str | None = None, problems: str | None = None) -> Path:
-    """The last finished evaluation of a run, of the problems with that hash if one is given. None: ConfigError."""
+    """The last finished evaluation of a run, of the problems with that hash if
+    one is given. None: ConfigError.
+    """
     found = []
     for file in run.glob("evals/*/result.json"):
         about = json.loads(file.read_text("utf-8"))["about"]
@@ -93,7 +104,10 @@ def newest(run: Path, suite: str | None = None, problems: str | None = None) -> 
             found.append(file)
     if not found:
         of = f" of {suite}" if suite else ""
-        what, fix = f"the run has no finished evaluation{of}", f"lgrpo-lite eval {run} --suite {suite or 'NAME'}"
+        what, fix = (
+            f"the run has no finished evaluation{of}",
+            f"lgrpo-lite eval {run} --suite {suite or 'NAME'}",
+        )
         raise ConfigError(what, where=str(run / "evals"), fix=fix)
     return max(found, key=lambda file: file.stat().st_mtime).parent
 
@@ -114,7 +128,11 @@ def compare(a: Side, b: Side) -> Comparison:
     curves = tuple(_curve(side.problems, ks) for side in (a, b))
     ks = ks[: min(map(len, curves))]
     equal = [  # as many chances for both
-        [replace(p, samples=p.samples[: min(k)]) for p, there in zip(side.problems, both, strict=True) if there]
+        [
+            replace(p, samples=p.samples[: min(k)])
+            for p, there in zip(side.problems, both, strict=True)
+            if there
+        ]
         for side in (a, b)
     ]
     solved = [[sum(p.marks) for p in problems] for problems in equal]
@@ -130,7 +148,9 @@ def compare(a: Side, b: Side) -> Comparison:
         coverage=coverage(*solved),
         ks=ks,
         curves=(curves[0][: len(ks)], curves[1][: len(ks)]),
-        crossover=crossover([e.value for e in curves[0][: len(ks)]], [e.value for e in curves[1][: len(ks)]], ks),
+        crossover=crossover(
+            [e.value for e in curves[0][: len(ks)]], [e.value for e in curves[1][: len(ks)]], ks
+        ),
         maj=_majorities(*equal),
         support=None if reason else support(*equal),
         no_support=reason,
@@ -145,7 +165,9 @@ def change(before: Sequence[Problem], after: Sequence[Problem], names: tuple[str
         return None
     avg = np.array([table(problems, 1)["avg"] for problems in (before, after)])
     [difference] = estimates((avg[1] - avg[0])[None])
-    return None if difference is None else sentence(difference, int((~np.isnan(avg).any(axis=0)).sum()), names)
+    return (
+        None if difference is None else sentence(difference, int((~np.isnan(avg).any(axis=0)).sum()), names)
+    )
 
 
 def sentence(difference: Estimate, problems: int, names: tuple[str, str] = ("A", "B")) -> str:
@@ -153,30 +175,44 @@ def sentence(difference: Estimate, problems: int, names: tuple[str, str] = ("A",
     points = 100 * difference.value
     low, high = 100 * difference.low, 100 * difference.high
     if points == 0 and low == high == 0:
-        return _upper(f"{names[0]} and {names[1]}") + f" are right equally often on every one of these {problems} problems."
+        return (
+            _upper(f"{names[0]} and {names[1]}")
+            + f" are right equally often on every one of these {problems} problems."
+        )
     better, worse, sign = (names[1], names[0], 1) if points >= 0 else (names[0], names[1], -1)
     ends = sorted((sign * low, sign * high))
     text = f"{_upper(better)} solves {_number(abs(points))} more of every 100 problems than {worse} "
     text += f"(95 % interval {_number(ends[0])} to {_number(ends[1])}): "
     if ends[0] <= 0:
         return text + "this may be chance."
-    return text + ("better, though on few problems." if problems < FEW else "better beyond what chance explains.")
+    return text + (
+        "better, though on few problems." if problems < FEW else "better beyond what chance explains."
+    )
 
 
 def support(base: Sequence[Problem], tuned: Sequence[Problem]) -> Support | None:
-    """Whether right answers of the tuned model were answers that the base model gives, too (arXiv:2510.15990, arXiv:2504.13837).
+    """Whether right answers of the tuned model were answers that the base model gives, too
+    (arXiv:2510.15990, arXiv:2504.13837).
 
-    ℓ(y) = (1/|y|) Σ log π_base(y_t | before) is an answer's mean log-prob a token with the adapter off, the negative log of its
-    perplexity. Inside is ℓ(y) >= the 1 % quantile of ℓ over the base's own samples on the same problems. That says an answer
-    is as likely, token by token, as what the base writes; not that the base would find it in so many samples.
+    ℓ(y) = (1/|y|) Σ log π_base(y_t | before) is an answer's mean log-prob a token with the adapter off, the
+    negative log of its perplexity. Inside is ℓ(y) >= the 1 % quantile of ℓ over the base's own samples on the
+    same problems. That says an answer is as likely, token by token, as what the base writes; not that the
+    base would find it in so many samples.
     """
     own = [s.base_logp_mean for p in base for s in p.samples if s.base_logp_mean is not None]
-    right = [(i, s.base_logp_mean) for i, p in enumerate(tuned) for s in p.samples if s.right and s.base_logp_mean is not None]
+    right = [
+        (i, s.base_logp_mean)
+        for i, p in enumerate(tuned)
+        for s in p.samples
+        if s.right and s.base_logp_mean is not None
+    ]
     if not own or not right:
         return None
     threshold = float(np.quantile(own, LOW))
     inside = {i for i, mean in right if mean >= threshold}
-    gained = {i for i, (a, b) in enumerate(zip(base, tuned, strict=True)) if not any(a.marks) and any(b.marks)}
+    gained = {
+        i for i, (a, b) in enumerate(zip(base, tuned, strict=True)) if not any(a.marks) and any(b.marks)
+    }
     share = sum(mean >= threshold for _, mean in right) / len(right)
     return Support(len(right), share, threshold, len(gained), len(gained & inside))
 
@@ -186,12 +222,19 @@ def _comparable(a: Side, b: Side) -> list[str]:
     one, other = (problems_hash((p.question, p.reference) for p in side.problems) for side in (a, b))
     where, fix = f"{a.path}, {b.path}", "evaluate both with the same --suite and --limit"
     if one != other or len(a.problems) != len(b.problems):
-        what = f"{a.about['suite']} with {len(a.problems)} problems and {b.about['suite']} with {len(b.problems)}"
+        what = (
+            f"{a.about['suite']} with {len(a.problems)} problems and {b.about['suite']} with"
+            f" {len(b.problems)}"
+        )
         same = a.about["suite"] == b.about["suite"] and len(a.problems) == len(b.problems)
         more = ", whose questions or gold answers differ" if same else ""
         raise ConfigError(f"these are not the same problems: {what}{more}", where=where, fix=fix)
     if a.about["checker"] != b.about["checker"]:
-        raise ConfigError("the answers were checked by different rewards", where=where, fix="evaluate both with the same rewards")
+        raise ConfigError(
+            "the answers were checked by different rewards",
+            where=where,
+            fix="evaluate both with the same rewards",
+        )
     told = []
     for key, words in (("temperature", "temperature"), ("prompt", "prompt")):
         if a.about[key] != b.about[key]:

@@ -1,4 +1,5 @@
-"""The folder of one evaluation: killed at any moment and started again, it ends with the same samples and the same figures.
+"""The folder of one evaluation: killed at any moment and started again, it ends with the
+same samples and the same figures.
 
 about.json      what was asked of whom and how; an evaluation goes on only with the same
 recipe.yaml     all settings
@@ -24,7 +25,11 @@ from lgrpo_lite.recipe.schema import Recipe
 
 PACKAGES = ("lgrpo-lite", "torch", "transformers", "peft", "vllm", "math-verify", "numpy")
 LOGS = {"eval.log", "rewards.log"}
-ROLLOUT = ("engine", "batch_rows", "vllm")  # settings of the sampler that move its random numbers or its rounding
+ROLLOUT = (
+    "engine",
+    "batch_rows",
+    "vllm",
+)  # settings of the sampler that move its random numbers or its rounding
 
 
 class ResultFolder:
@@ -38,8 +43,12 @@ class ResultFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fix = "choose another place with --out DIR"
-            raise ConfigError(f"cannot write the results: {error.strerror}", where=str(path), fix=fix) from None
-        self._lock = lock(path, "another process writes these results", "wait for it, or choose another --out")
+            raise ConfigError(
+                f"cannot write the results: {error.strerror}", where=str(path), fix=fix
+            ) from None
+        self._lock = lock(
+            path, "another process writes these results", "wait for it, or choose another --out"
+        )
         self._check()
         write_whole(path / "recipe.yaml", recipe.to_yaml())
         write_whole(path / "about.json", json.dumps(about, indent=1) + "\n")
@@ -56,7 +65,13 @@ class ResultFolder:
     def finish(self, figures: Figures | None, warnings: list[str]) -> dict[str, Any]:
         """Write result.json and return it."""
         found = None if figures is None else figures.to_json()
-        result = {"schema": 1, "about": self.about, "figures": found, "versions": versions(), "warnings": warnings}
+        result = {
+            "schema": 1,
+            "about": self.about,
+            "figures": found,
+            "versions": versions(),
+            "warnings": warnings,
+        }
         write_whole(self.path / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
         return result
 
@@ -102,8 +117,12 @@ def check_folder(path: Path) -> None:
         raise ConfigError(what, where=str(path), fix="choose another --out")
 
 
-def about(recipe: Recipe, suite: str, subject: dict[str, Any], asked: Asked, *, seed: int, block: int) -> dict[str, Any]:
-    """What an evaluation is. Two with the same `problems_hash` and `checker` can be compared problem by problem."""
+def about(
+    recipe: Recipe, suite: str, subject: dict[str, Any], asked: Asked, *, seed: int, block: int
+) -> dict[str, Any]:
+    """What an evaluation is. Two with the same `problems_hash` and `checker` can
+    be compared problem by problem.
+    """
     keys = {key: getattr(recipe.rollout, key) for key in ROLLOUT}
     return {
         "suite": suite,
@@ -114,7 +133,9 @@ def about(recipe: Recipe, suite: str, subject: dict[str, Any], asked: Asked, *, 
         "prompt": {"template": recipe.data.template, "system": recipe.data.system},
         "subject": subject,
         "model": recipe.model.model_dump(mode="json"),
-        "rollout": {key: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for key, v in keys.items()},
+        "rollout": {
+            key: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for key, v in keys.items()
+        },
         "k": recipe.eval.k,
         "temperature": recipe.eval.temperature,
         "seed": seed,
@@ -138,7 +159,9 @@ def write_samples(path: Path, problems: Sequence[Problem]) -> None:
 
 
 def read_samples(path: Path) -> list[Problem]:
-    """All problems of a finished file of samples, compressed or not. A foreign line: ConfigError with file:line."""
+    """All problems of a finished file of samples, compressed or not. A foreign
+    line: ConfigError with file:line.
+    """
     data = path.read_bytes()
     if path.suffix == ".gz":
         data = gzip.decompress(data)
@@ -148,7 +171,9 @@ def read_samples(path: Path) -> list[Problem]:
             found.append(Problem.from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             what = f"no line of an evaluation: {error}"
-            raise ConfigError(what, where=f"{path}:{number}", fix="run the evaluation again with another --out") from None
+            raise ConfigError(
+                what, where=f"{path}:{number}", fix="run the evaluation again with another --out"
+            ) from None
     return found
 
 

@@ -11,9 +11,13 @@ from lgrpo_lite.verifier.answers import normal
 
 
 def ticking(what: str, begin: int, count: int, of: int) -> Callable[[float], None]:
-    """For `count` of `of` problems from `begin` on: tells that they begin now, and then how many the share heard of makes."""
+    """For `count` of `of` problems from `begin` on: tells that they begin now, and then how
+    many the share heard of makes.
+    """
     progress.told(what, begin, of)
-    return lambda share: progress.told(what, min(begin + int(count * share), of - 1), of)  # the last is done when it is scored
+    return lambda share: progress.told(
+        what, min(begin + int(count * share), of - 1), of
+    )  # the last is done when it is scored
 
 
 def scored(

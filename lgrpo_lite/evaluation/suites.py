@@ -1,7 +1,8 @@
-"""Suites: a set of problems with its prompt and its checker, as a YAML file. Closed like a recipe: a fault names file:line.
+"""Suites: a set of problems with its prompt and its checker, as a YAML file. Closed like a
+recipe: a fault names file:line.
 
-A suite is laid over a recipe: it sets where the problems come from, the prompt and the rewards; what it leaves out stays the
-recipe's own. `key=value` wins over both.
+A suite is laid over a recipe: it sets where the problems come from, the prompt and the rewards; what it
+leaves out stays the recipe's own. `key=value` wins over both.
 """
 
 import random
@@ -36,16 +37,24 @@ class SuiteName(Section):
 
 
 class Choices(Section):
-    """Multiple choice: options A, B, … in a shuffled order; the gold answer becomes the letter of the right one."""
+    """Multiple choice: options A, B, … in a shuffled order; the gold answer
+    becomes the letter of the right one.
+    """
 
-    wrong: list[str] = Field(min_length=1, max_length=len(LETTERS) - 1, description="columns of the wrong options")
-    seed: int = Field(default=0, ge=0, description="of the order; the same for every model, so that all are asked the same")
+    wrong: list[str] = Field(
+        min_length=1, max_length=len(LETTERS) - 1, description="columns of the wrong options"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="of the order; the same for every model, so that all are asked the same"
+    )
 
 
 class Form(Section):
     template: str | None = Field(default=None, description="data.template; null: the recipe's")
     system: str | None = Field(default=None, description="data.system; null: the recipe's")
-    question: str = Field(default="{question}", description="what is asked; {question} and {choices} are filled in")
+    question: str = Field(
+        default="{question}", description="what is asked; {question} and {choices} are filled in"
+    )
 
 
 def _as_list(value):
@@ -55,24 +64,36 @@ def _as_list(value):
 class Suite(Section):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     suite: SuiteName
-    data: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1, description="as data.eval of a recipe")
+    data: Annotated[list[Source], BeforeValidator(_as_list)] = Field(
+        min_length=1, description="as data.eval of a recipe"
+    )
     category: list[str] = Field(default_factory=list, description="columns to make a table by")
     choices: Choices | None = Field(default=None, description="for multiple choice")
     prompt: Form = Form()
-    rewards: list[Reward] | None = Field(default=None, min_length=1, description="the checker first; null: the recipe's")
-    max_prompt_tokens: int | None = Field(default=None, ge=1, description="model.max_prompt_tokens; null: the recipe's")
-    max_new_tokens: int | None = Field(default=None, ge=1, description="model.max_new_tokens; null: the recipe's")
+    rewards: list[Reward] | None = Field(
+        default=None, min_length=1, description="the checker first; null: the recipe's"
+    )
+    max_prompt_tokens: int | None = Field(
+        default=None, ge=1, description="model.max_prompt_tokens; null: the recipe's"
+    )
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="model.max_new_tokens; null: the recipe's"
+    )
 
 
 def suite_names() -> list[str]:
     """Names of the suites inside the package, sorted."""
-    return sorted(f.name.removesuffix(".yaml") for f in (packaged() / "suites").iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in (packaged() / "suites").iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def load_suite(name: str | None, file: str | None) -> Suite:
-    """By name, or from a file: YAML is a suite, anything else a file of problems (columns question and answer).
+    """By name, or from a file: YAML is a suite, anything else a file of problems
+    (columns question and answer).
 
-    Both: the suite of that name on the problems of that file. Every fault is a ConfigError that names its place.
+    Both: the suite of that name on the problems of that file. Every fault is a
+    ConfigError that names its place.
     """
     if file is not None and file.endswith((".yaml", ".yml")):
         if name is not None:
@@ -86,7 +107,9 @@ def load_suite(name: str | None, file: str | None) -> Suite:
     if name not in suite_names():
         known = suite_names()
         what = f"unknown suite {name!r}{nearest(name, known)}"
-        raise ConfigError(what, where="command line", fix=f"use one of: {', '.join(known)}; or --suite-file FILE")
+        raise ConfigError(
+            what, where="command line", fix=f"use one of: {', '.join(known)}; or --suite-file FILE"
+        )
     suite = _parse((packaged() / "suites" / f"{name}.yaml").read_text("utf-8"), f"suite {name}")
     return suite if own is None else suite.model_copy(update={"data": [own]})
 
@@ -105,17 +128,22 @@ def _parse(text: str, origin: str) -> Suite:
     form = suite.prompt.question
     if "{question}" not in form:
         where = marks.where(("prompt", "question"))
-        raise ConfigError("the prompt does not ask the question", where=where, fix="put {question} into prompt.question")
+        raise ConfigError(
+            "the prompt does not ask the question", where=where, fix="put {question} into prompt.question"
+        )
     if suite.choices is not None and "{choices}" not in form:
         where = marks.where(("prompt", "question"))
-        raise ConfigError("the prompt does not show the options", where=where, fix="put {choices} into prompt.question")
+        raise ConfigError(
+            "the prompt does not show the options", where=where, fix="put {choices} into prompt.question"
+        )
     return suite
 
 
 def lay_over(suite: Suite, recipe: Recipe, overrides: list[str]) -> Recipe:
     """The recipe that an evaluation follows: the suite's problems, prompt and checker, then the overrides.
 
-    What only training reads is put aside, so that it can contradict nothing; log-probs are taken at the samples' temperature.
+    What only training reads is put aside, so that it can contradict nothing; log-probs are
+    taken at the samples' temperature.
     """
     raw = recipe.model_dump(mode="json", by_alias=True)
     raw["algorithm"] = {"use": "grpo"}
@@ -140,7 +168,9 @@ def _marks(suite: Suite, recipe: Recipe) -> Marks:
     origin = f"suite {suite.suite.name}"
     gone = {"data"} | ({"rewards"} if suite.rewards else set())
     kept = {path: line for path, line in recipe._marks.lines.items() if path[0] not in gone}
-    own = {("data", "eval"): f"{origin}, data"} | ({("rewards",): f"{origin}, rewards"} if suite.rewards else {})
+    own = {("data", "eval"): f"{origin}, data"} | (
+        {("rewards",): f"{origin}, rewards"} if suite.rewards else {}
+    )
     return Marks(recipe._marks.origin, kept | own)
 
 
@@ -154,21 +184,29 @@ class Asked:
     notes: list[str]
 
 
-def problems(suite: Suite, recipe: Recipe, tokenizer, limit: int | None, gold_fault: GoldFault | None = None) -> Asked:
+def problems(
+    suite: Suite, recipe: Recipe, tokenizer, limit: int | None, gold_fault: GoldFault | None = None
+) -> Asked:
     """The first `limit` problems, as prompts. None, or none that is short enough: DataError."""
     found = list(islice(_read(suite, recipe, tokenizer), limit))
     longest = recipe.model.max_prompt_tokens
     kept = [pair for pair in found if len(pair[0].token_ids) <= longest]
     if not kept:
-        what = f"all {len(found)} problems are longer than {longest} tokens" if found else "the suite has no problems"
+        what = (
+            f"all {len(found)} problems are longer than {longest} tokens"
+            if found
+            else "the suite has no problems"
+        )
         fix = "raise model.max_prompt_tokens" if found else "check the file, the split and the limit"
         raise DataError(what, where=recipe.where("data.eval"), fix=fix)
     prompts, left_out = [prompt for prompt, _ in kept], len(found) - len(kept)
     notes = [f"{left_out} problems are longer than {longest} tokens and were left out"] if left_out else []
     faults = [(p.id, fault) for p in prompts if gold_fault and (fault := gold_fault(p.reference))]
     if faults:
-        notes.append(f"{len(faults)} gold answers cannot be compared with, so no answer is right there; the first: "
-                     f"problem {faults[0][0]}, {faults[0][1]}")  # fmt: skip
+        notes.append(
+            f"{len(faults)} gold answers cannot be compared with, so no answer is right there; the first: "
+            f"problem {faults[0][0]}, {faults[0][1]}"
+        )
     return Asked(prompts, [category for _, category in kept], left_out, notes)
 
 
@@ -181,13 +219,19 @@ def _read(suite: Suite, recipe: Recipe, tokenizer) -> Iterator[tuple[Prompt, dic
                 shown, reference = _shuffled(reference, wrong, f"{suite.choices.seed}/{question}")
             asked = _filled(suite.prompt.question, question, shown)
             ids = tokens(asked, recipe.data, tokenizer, row.messages)
-            category = {name: str(v) for name in suite.category if isinstance(v := value_at(fields, name), str | int | float)}
+            category = {
+                name: str(v)
+                for name in suite.category
+                if isinstance(v := value_at(fields, name), str | int | float)
+            }
             yield Prompt(row.id, asked, ids, reference, rubric=row.rubric), category
 
 
 def _filled(form: str, question: str, choices: str) -> str:
     """In one pass, so that a question that holds "{choices}" stays as it is."""
-    return re.sub(r"\{question\}|\{choices\}", lambda mark: question if mark[0] == "{question}" else choices, form)
+    return re.sub(
+        r"\{question\}|\{choices\}", lambda mark: question if mark[0] == "{question}" else choices, form
+    )
 
 
 def _rows(source: Source, where: str) -> Iterator[tuple[Row, dict[str, Any]]]:
@@ -207,7 +251,9 @@ def _option(fields: dict[str, Any], column: str, place: str) -> str:
     value = value_at(fields, column)
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"no option in column {column!r}", where=place, fix="set choices.wrong to the columns of the wrong options"
+            f"no option in column {column!r}",
+            where=place,
+            fix="set choices.wrong to the columns of the wrong options",
         )
     return value.strip()
 

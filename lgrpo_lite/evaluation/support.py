@@ -1,4 +1,6 @@
-"""How likely the answers are under the policy and under the base model: one pass over what was sampled, without gradient."""
+"""How likely the answers are under the policy and under the base model: one pass over what
+was sampled, without gradient.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,8 +25,9 @@ def with_logprobs(
 ) -> list[Problem]:
     """The samples with their log-probs, at the temperature of `policy`, summed over the tokens and a token.
 
-    `logp` is under the policy that was asked, `base_logp` with its adapter off. `is_base`: the base was asked, so the two are
-    one and only the latter is there. A policy without an adapter has no base beside it: only the former is there.
+    `logp` is under the policy that was asked, `base_logp` with its adapter off. `is_base`: the base was
+    asked, so the two are one and only the latter is there. A policy without an adapter has no base
+    beside it: only the former is there.
     """
     pairs = [(prompt, answer) for prompt, row in zip(prompts, answers, strict=True) for answer in row]
     tuned = None if is_base else log_probs(policy, pairs, micro_tokens)

@@ -1,4 +1,6 @@
-"""Out of a run: the adapter in PEFT's format, or a merged model in plain transformers' format that was checked first."""
+"""Out of a run: the adapter in PEFT's format, or a merged model in plain transformers'
+format that was checked first.
+"""
 
 import copy
 import dataclasses
@@ -36,13 +38,17 @@ from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Prompt
 
-CPU_PROMPTS = 8  # of them where the policy is on a GPU and the merged model, which answers slowly there, is not
+CPU_PROMPTS = (
+    8  # of them where the policy is on a GPU and the merged model, which answers slowly there, is not
+)
 CPU = torch.device("cpu")
 
 
 @contextmanager
 def memory_told() -> Iterator[None]:
-    """Memory that ends inside it is an OutOfMemory (exit 4) that speaks of the export, which can be made again."""
+    """Memory that ends inside it is an OutOfMemory (exit 4) that speaks of the
+    export, which can be made again.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -52,14 +58,19 @@ def memory_told() -> Iterator[None]:
 
 
 def _no_room(what: str) -> OutOfMemory:
-    fix = "nothing is lost: `lgrpo-lite export RUN merged` makes it from the last checkpoint, here or where more memory is free"
+    fix = (
+        "nothing is lost: `lgrpo-lite export RUN merged` makes it from the last checkpoint, here or where"
+        " more memory is free"
+    )
     return OutOfMemory(f"the export does not fit into memory: {what}", where="export", fix=fix)
 
 
 def export_adapter(policy: Policy, out: Path) -> Path:
     """The adapter and the tokenizer, as `PeftModel.from_pretrained(base, out)` reads them."""
     if not policy.has_adapter:
-        raise ConfigError("all parameters were trained, there is no adapter", where="model.lora=null", fix="export merged")
+        raise ConfigError(
+            "all parameters were trained, there is no adapter", where="model.lora=null", fix="export merged"
+        )
     partial = _partial(out)
     policy.save(partial)
     policy.tokenizer.save_pretrained(partial)
@@ -67,13 +78,21 @@ def export_adapter(policy: Policy, out: Path) -> Path:
 
 
 def export_merged(
-    policy: Policy, recipe: Recipe, out: Path, prompts: Sequence[Prompt], *, base: str = "auto", tolerance: float | None = None
+    policy: Policy,
+    recipe: Recipe,
+    out: Path,
+    prompts: Sequence[Prompt],
+    *,
+    base: str = "auto",
+    tolerance: float | None = None,
 ) -> tuple[Path, Comparison]:
-    """Merge, verify, then put in place; a failed check raises VerificationError (exit 6) and leaves nothing at `out`.
-    Where neither the policy's device nor the CPU has room for the merged model, OutOfMemory (exit 4).
+    """Merge, verify, then put in place; a failed check raises VerificationError (exit 6) and leaves nothing
+    at `out`. Where neither the policy's device nor the CPU has room for the merged model, OutOfMemory (exit
+    4).
 
-    base auto: the weights the policy was trained on (a quantised base dequantized). original: the checkpoint's own 16- or 32-bit
-    weights; for a quantised policy these differ by the quantisation error, so the difference is reported and not judged.
+    base auto: the weights the policy was trained on (a quantised base dequantized). original: the
+    checkpoint's own 16- or 32-bit weights; for a quantised policy these differ by the quantisation error, so
+    the difference is reported and not judged.
     """
     partial = _partial(out)
     partial.mkdir()
@@ -84,16 +103,24 @@ def export_merged(
             merge.write_shards(merge.merged_tensors(policy.model, policy.dtype, original), partial)
             del original
             _write_config(policy, recipe, partial)
-            result, device = _verify(policy, recipe, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other)
-        report = dataclasses.asdict(result) | {"base": "original" if other else "as trained", "dtype": str(policy.dtype)}
+            result, device = _verify(
+                policy, recipe, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other
+            )
+        report = dataclasses.asdict(result) | {
+            "base": "original" if other else "as trained",
+            "dtype": str(policy.dtype),
+        }
         report["device"] = device.type  # of the merged model
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
             raise VerificationError(
-                f"the merged model is not the policy: mean |Δlogit| {result.mean_logit_diff:.3g} (accepted {result.tolerance}), "
-                f"same top token at {result.same_top:.1%} of {result.tokens} positions",
+                f"the merged model is not the policy: mean |Δlogit| {result.mean_logit_diff:.3g} (accepted"
+                f" {result.tolerance}), same top token at {result.same_top:.1%} of {result.tokens} positions",
                 where=str(out),
-                fix="export adapter instead, or accept a larger difference with --tolerance; nothing was written",
+                fix=(
+                    "export adapter instead, or accept a larger difference with --tolerance; nothing was"
+                    " written"
+                ),
             )
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -102,9 +129,17 @@ def export_merged(
 
 
 def _verify(
-    policy: Policy, recipe: Recipe, folder: Path, prompts: Sequence[Prompt], tolerance: float | None, *, judged: bool
+    policy: Policy,
+    recipe: Recipe,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    tolerance: float | None,
+    *,
+    judged: bool,
 ) -> tuple[Comparison, torch.device]:
-    """How the model in `folder` compares, and where it was: on the policy's device, or in less and less memory."""
+    """How the model in `folder` compares, and where it was: on the policy's
+    device, or in less and less memory.
+    """
     merged = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     usual, least = verify.ROUNDED if recipe.model.weights == "int8" else verify.TOLERANCE[policy.dtype]
     accepted = (usual if tolerance is None else tolerance) if judged else None
@@ -129,8 +164,11 @@ def _verify(
     raise _no_room(f"the merged model takes {merged / GIB:.2f} GiB, and as much again is not free{reason}")
 
 
-def places(policy: Policy, recipe: Recipe, merged: int, prompts: Sequence[Prompt]) -> list[tuple[torch.device, int]]:
-    """Where to put a merged model of `merged` bytes and how many prompts to answer at once; each takes less than the one before.
+def places(
+    policy: Policy, recipe: Recipe, merged: int, prompts: Sequence[Prompt]
+) -> list[tuple[torch.device, int]]:
+    """Where to put a merged model of `merged` bytes and how many prompts to answer at once; each
+    takes less than the one before.
 
     Empty: there is no room for it on the policy's device, nor in the machine's memory.
     """
@@ -148,13 +186,16 @@ def places(policy: Policy, recipe: Recipe, merged: int, prompts: Sequence[Prompt
 def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: int) -> int:
     """Prompts that both models can answer at once, VERIFY_ROWS to VERIFY_PROMPTS; 0: not even so few.
 
-    merged: bytes of the merged model on the policy's device, where `free` are free; longest: tokens of the longest prompt.
+    merged: bytes of the merged model on the policy's device, where `free` are free;
+    longest: tokens of the longest prompt.
     """
     return verify_rows(lambda rows: merged + answering_bytes(policy, recipe, rows, longest), free)
 
 
 def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> int:
-    """What it takes to answer so many prompts at once: their keys and values, and what is in work where that is known."""
+    """What it takes to answer so many prompts at once: their keys and values, and what
+    is in work where that is known.
+    """
     config, width = policy.base.config.to_dict(), policy.dtype.itemsize
     try:
         return checked_bytes(Shape.of(config), Pass(width, recipe.model.lora), rows, longest)
@@ -163,15 +204,27 @@ def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> 
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
-    """The merged model as plain transformers loads it; on a GPU without a copy of it in the machine's memory."""
+    """The merged model as plain transformers loads it;
+    on a GPU without a copy of it in the machine's memory.
+    """
     there = {} if device.type == "cpu" else {"device_map": {"": device}}
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **there).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", **there
+    ).eval()
 
 
 def _compared(
-    policy: Policy, model, prompts: Sequence[Prompt], rows: int, accepted: float | None, least_same_top: float, what: str
+    policy: Policy,
+    model,
+    prompts: Sequence[Prompt],
+    rows: int,
+    accepted: float | None,
+    least_same_top: float,
+    what: str,
 ) -> Comparison:
-    """Both models answer, `rows` prompts at a time, then their logits are compared, a prompt at a time. Told as `what`."""
+    """Both models answer, `rows` prompts at a time, then their logits are compared, a
+    prompt at a time. Told as `what`.
+    """
     merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
     told = partial(progress.told, what, of=3 * len(prompts))  # two models answer, then their logits
     told(0)
@@ -182,7 +235,9 @@ def _compared(
     answers = []
     for asked, tick in ((policy, part(answered, 0.0, 0.5)), (merged, part(answered, 0.5, 0.5))):
         greedy = SamplingParams(0.0, VERIFY_TOKENS, tick=tick)
-        answers.append([one[0].token_ids for one in TransformersSampler(asked, rows).generate(prompts, 1, greedy)])
+        answers.append(
+            [one[0].token_ids for one in TransformersSampler(asked, rows).generate(prompts, 1, greedy)]
+        )
     compared = itertools.count(2 * len(prompts))
 
     def logits_of_policy(ids: torch.Tensor) -> torch.Tensor:
@@ -203,7 +258,9 @@ def _compared(
 
 
 def check_original(recipe: Recipe) -> None:
-    """export.base=original needs weights that are not quantised: ConfigError where the model was saved without."""
+    """export.base=original needs weights that are not quantised: ConfigError
+    where the model was saved without.
+    """
     if saved := saved_as(recipe.model, recipe.where("model.id")):
         what = f"{recipe.model.id} was saved as {saved}: there is no original to merge into"
         fix = "set export.base=dequantized, or model.id to the model that it was made from"
@@ -225,23 +282,31 @@ def _write_config(policy: Policy, recipe: Recipe, folder: Path) -> None:
     config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     try:
-        generation = GenerationConfig.from_pretrained(locate(recipe.model.id), revision=recipe.model.revision or "main")
+        generation = GenerationConfig.from_pretrained(
+            locate(recipe.model.id), revision=recipe.model.revision or "main"
+        )
     except OSError:  # the base has none
         generation = GenerationConfig(eos_token_id=sorted(policy.eos_ids))
     generation.save_pretrained(folder)
 
 
 def _partial(out: Path) -> Path:
-    """An empty folder beside `out`. `out` itself is replaced only by an export of ours, never a foreign folder."""
+    """An empty folder beside `out`. `out` itself is replaced only by an export
+    of ours, never a foreign folder.
+    """
     ours = any((out / name).exists() for name in ("merge_report.json", "adapter_config.json"))
     if out.exists() and not ours:
-        raise ConfigError("that folder exists and is no earlier export", where=str(out), fix="choose another --out")
+        raise ConfigError(
+            "that folder exists and is no earlier export", where=str(out), fix="choose another --out"
+        )
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix="choose another --out") from None
+        raise ConfigError(
+            f"cannot write: {error.strerror}", where=str(out), fix="choose another --out"
+        ) from None
     return partial
 
 

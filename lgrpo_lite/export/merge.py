@@ -1,6 +1,9 @@
-"""Merge an adapter into 16- or 32-bit weights, tensor by tensor in float32. There is no way here to merge into 4 bits.
+"""Merge an adapter into 16- or 32-bit weights, tensor by tensor in float32. There is no
+way here to merge into 4 bits.
 
-W_merged = W + scale · B A,    W the weight the policy was trained on: dequantized where it is 4-bit, or the original's
+W_merged = W + scale · B A
+
+W is the weight the policy was trained on: dequantized where it is 4-bit, or the original's
 """
 
 import json
@@ -22,10 +25,11 @@ SHARD_BYTES = 2 * 1024**3
 def merged_tensors(
     model: nn.Module, dtype: torch.dtype, original: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name in the plain model, merged tensor on the CPU) for every weight of a model, with or without an adapter.
+    """(name in the plain model, merged tensor on the CPU) for every weight of a
+    model, with or without an adapter.
 
-    `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from. Tied weights
-    come once. Told as "merging".
+    `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from.
+    Tied weights come once. Told as "merging".
     """
     weights = list(_weights(model))
     for done, (name, parameter, module, holder) in enumerate(weights):
@@ -38,7 +42,9 @@ def merged_tensors(
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any, nn.Module]]:
-    """(name in the plain model, weight, its module, what holds it inside that), each once; an adapter's own are left out."""
+    """(name in the plain model, weight, its module, what holds it inside that), each once;
+    an adapter's own are left out.
+    """
     seen: set[int] = set()
     for path, module in model.named_modules():
         if "lora_" in path:
@@ -54,13 +60,19 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any, nn.Modu
 
 
 def _delta(module: Any, adapter: str) -> Tensor:
-    return module.get_delta_weight(adapter).float()  # every peft layer with a weight has it, their common base has not
+    return module.get_delta_weight(
+        adapter
+    ).float()  # every peft layer with a weight has it, their common base has not
 
 
 def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
-    """A weight as an ordinary tensor: bitsandbytes 4-bit and 8-bit are dequantized to the values the policy computes with."""
+    """A weight as an ordinary tensor: bitsandbytes 4-bit and 8-bit are dequantized to the
+    values the policy computes with.
+    """
     if parameter.dtype == torch.int8:
-        return parameter.data.float() * (row_scale(parameter, holder).to(parameter.device).float()[:, None] / 127)
+        return parameter.data.float() * (
+            row_scale(parameter, holder).to(parameter.device).float()[:, None] / 127
+        )
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return parameter.detach()
@@ -70,7 +82,9 @@ def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
 
 
 def row_scale(parameter: Any, holder: Any) -> Tensor:
-    """The largest number of each row of an 8-bit weight; bitsandbytes moves it to the layer's state at the first pass."""
+    """The largest number of each row of an 8-bit weight; bitsandbytes moves it to the
+    layer's state at the first pass.
+    """
     return parameter.SCB if parameter.SCB is not None else holder.state.SCB
 
 
@@ -80,7 +94,9 @@ def plain_name(name: str) -> str:
 
 
 def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Safetensors files of at most `shard_bytes` (or one tensor), with transformers' index when there are several."""
+    """Safetensors files of at most `shard_bytes` (or one tensor), with
+    transformers' index when there are several.
+    """
     shards: list[list[str]] = []
     held: dict[str, Tensor] = {}
     size = total = 0

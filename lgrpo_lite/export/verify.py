@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Largest accepted mean |Δlogit|, and least accepted share of positions with the same top token. The mean, because a bf16
-# logit near 30 is itself rounded to 1/8, so that the worst of 10^5 says little, while a wrong merge moves all of them.
+# Largest accepted mean |Δlogit|, and least accepted share of positions with the same top token. The mean,
+# because a bf16 logit near 30 is itself rounded to 1/8, so that the worst of 10^5 says little, while a
+# wrong merge moves all of them.
 TOLERANCE = {torch.float32: (1e-3, 0.999), torch.float16: (0.03, 0.99), torch.bfloat16: (0.2, 0.95)}
 ROUNDED = (0.3, 0.9)  # LLM.int8 rounds activations too, as no merged model does
 

@@ -37,14 +37,20 @@ class Curves(Protocol):
 
 
 class RunFolder:
-    """Appends lines and replaces small files whole; what was written stays readable after a kill at any moment."""
+    """Appends lines and replaces small files whole; what was written stays
+    readable after a kill at any moment.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.attempt = 1
         self._lock = None
         self._status: dict[str, Any] = {}
-        self._process = {"pid": os.getpid(), "began": process_start(os.getpid()), "host": socket.gethostname()}
+        self._process = {
+            "pid": os.getpid(),
+            "began": process_start(os.getpid()),
+            "host": socket.gethostname(),
+        }
         self._writing = threading.Lock()
         self._fresh = threading.Event()  # the status changed since it was written
         self._told: dict[str, float] = {}  # when each long work was last told of
@@ -60,7 +66,9 @@ class RunFolder:
                 (self.path / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fix = "choose another place with --runs DIR"
-            raise ConfigError(f"cannot write the run folder: {error.strerror}", where=str(self.path), fix=fix) from None
+            raise ConfigError(
+                f"cannot write the run folder: {error.strerror}", where=str(self.path), fix=fix
+            ) from None
         fix = "wait for it, stop it, or give this run another --name"
         self._lock = lock(self.path, "another process is training in this run folder", fix)
         self.attempt = 1 + len(list((self.path / "logs").glob("attempt_*")))
@@ -88,7 +96,15 @@ class RunFolder:
     @property
     def foreign(self) -> bool:
         """Whether the folder holds anything that a run's start does not leave behind."""
-        ours = {"completions", "checkpoints", "logs", "config.yaml", "env.json", "STATUS.json", "events.jsonl"}
+        ours = {
+            "completions",
+            "checkpoints",
+            "logs",
+            "config.yaml",
+            "env.json",
+            "STATUS.json",
+            "events.jsonl",
+        }
         names = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
         return any(name not in ours and not name.startswith(".") for name in names)
 
@@ -110,15 +126,22 @@ class RunFolder:
     def set_status(self, state: str, step: int, exit_code: int | None = None, **more: Any) -> None:
         """What the run does now; STATUS.json, replaced whole. Times are Unix times, `began` is the process's.
 
-        state: starting, loading, evaluating, looking for a signal, estimating values, proving the rollouts, training, saving,
-        exporting; done, stopped or failed with an exit code. `more` stays until it is given again.
+        state: starting, loading, evaluating, looking for a signal, estimating values, proving the
+        rollouts, training, saving, exporting; done, stopped or failed with an exit code. `more`
+        stays until it is given again.
         """
         ended = {"stopping": None} if state in ENDED else {}
-        self._moved({"state": state, "step": step, "exit_code": exit_code, "phase": None, "progress": None} | ended | more)
+        self._moved(
+            {"state": state, "step": step, "exit_code": exit_code, "phase": None, "progress": None}
+            | ended
+            | more
+        )
         self._write_status(sync=True)
 
     def at(self, phase: str) -> None:
-        """What a step is at: sync, rollout, reward, score, update. Costs nothing: the next heartbeat writes it down."""
+        """What a step is at: sync, rollout, reward, score, update. Costs nothing: the
+        next heartbeat writes it down.
+        """
         self._moved({"phase": phase})
 
     def hear(self, work: Progress) -> None:
@@ -174,8 +197,8 @@ class RunFolder:
         self._append("events.jsonl", {"time": time.time(), "attempt": self.attempt, "kind": kind} | more)
 
     def follow(self, recipe: dict[str, Any], curves: "Curves | None" = None) -> None:
-        """From here on every recorded step is looked at for alarms, those that are in the folder already first; and `curves`
-        gets steps and evaluations too."""
+        """From here on every recorded step is looked at for alarms, those that are in the folder already
+        first; and `curves` gets steps and evaluations too."""
         self._alarms, self.curves = Alarms(recipe), curves
         for row in self.rows("metrics.jsonl"):
             with suppress(TypeError):  # a foreign line
@@ -183,7 +206,9 @@ class RunFolder:
         self._status["alarms"] = [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]
 
     def record(self, record: StepRecord, samples: Sequence[dict[str, Any]] = ()) -> None:
-        """One line of metrics.jsonl, the step's samples (`train.samples`) as a file of their own, the alarms it raises."""
+        """One line of metrics.jsonl, the step's samples (`train.samples`) as a file of
+        their own, the alarms it raises.
+        """
         holding, known = self._alarms.look(record), {row["name"] for row in self._status.get("alarms", ())}
         for alarm in holding:
             if alarm.name not in known:
@@ -212,7 +237,9 @@ class RunFolder:
         return list(objects(lines))
 
     def rewind(self, step: int) -> None:
-        """Forget steps and evaluations after `step`: the resumed run makes them again, with the same numbers."""
+        """Forget steps and evaluations after `step`: the resumed run makes them again,
+        with the same numbers.
+        """
         for name in ("metrics.jsonl", "evals.jsonl"):
             if (self.path / name).exists():
                 kept = [row for row in self.rows(name) if row.get("step", 0) <= step]

@@ -1,4 +1,6 @@
-"""report.md: what a run did and how to go on with it, from its files alone, with its plots as report.svg beside it."""
+"""report.md: what a run did and how to go on with it, from its files alone, with its
+plots as report.svg beside it.
+"""
 
 import logging
 import os
@@ -23,15 +25,20 @@ FAILURES = "docs/failures.md"  # of this project; it has a section for each alar
 MANY = 20  # warnings that are told
 PHASES = ("sync", "rollout", "reward", "score", "update")
 SETTINGS = (
-    "model.id", "model.weights", "model.lora.rank", "model.max_new_tokens", "rollout.engine", "rollout.prompts_per_step",
-    "rollout.group_size", "rollout.temperature", "algorithm.use", "algorithm.advantage", "algorithm.reduce", "algorithm.kl.coef",
+    "model.id", "model.weights", "model.lora.rank", "model.max_new_tokens", "rollout.engine",
+    "rollout.prompts_per_step",
+    "rollout.group_size", "rollout.temperature", "algorithm.use", "algorithm.advantage", "algorithm.reduce",
+    "algorithm.kl.coef",
     "algorithm.clip.low", "algorithm.clip.high", "algorithm.length_preference.lr", "algorithm.trace.lambda",
-    "algorithm.trace.gamma", "optim.use", "optim.lr", "optim.scheduler", "optim.updates_per_batch", "memory.micro_tokens",
+    "algorithm.trace.gamma", "optim.use", "optim.lr", "optim.scheduler", "optim.updates_per_batch",
+    "memory.micro_tokens",
     "train.steps", "eval.k", "seed",
 )  # fmt: skip
 ENDS = {
-    "done": "The run is done.", "stopped": "The run was stopped.", "failed": "The run failed.", "killed": "The run was killed.",
-    "silent": "The run shows no sign of life.", "stuck": "The run makes no progress.", "starting": "The run has not begun.",
+    "done": "The run is done.", "stopped": "The run was stopped.", "failed": "The run failed.",
+    "killed": "The run was killed.",
+    "silent": "The run shows no sign of life.", "stuck": "The run makes no progress.",
+    "starting": "The run has not begun.",
 }  # fmt: skip
 
 
@@ -69,8 +76,8 @@ def _head(run: RunView) -> Iterator[str]:
     yield ""
     algorithm = _inline(name) + (f" ({paper})" if paper else "")
     yield (
-        f"{algorithm} on {_inline(run.get('model.id', '?'))} ({_inline(run.get('model.weights', '?'))}), {run.step:,} of"
-        f" {run.steps:,} steps, seed {_inline(run.get('seed', 0))}."
+        f"{algorithm} on {_inline(run.get('model.id', '?'))} ({_inline(run.get('model.weights', '?'))}),"
+        f" {run.step:,} of {run.steps:,} steps, seed {_inline(run.get('seed', 0))}."
     )
     yield ""
     yield _state(run)
@@ -83,7 +90,10 @@ def _state(run: RunView) -> str:
     why = f" {_upper(_inline(run.health.why))}." if run.health.why else ""
     if run.health.state in ENDS:
         return ENDS[run.health.state] + why
-    return f"The run is alive ({_inline(run.status.get('state') or 'starting')}); this is how it stood at step {run.step:,}.{why}"
+    return (
+        f"The run is alive ({_inline(run.status.get('state') or 'starting')}); this is how it stood at step"
+        f" {run.step:,}.{why}"
+    )
 
 
 def _before_and_after(run: RunView) -> Iterator[str]:
@@ -99,7 +109,9 @@ def _before_and_after(run: RunView) -> Iterator[str]:
 
 
 def _in_words(run: RunView) -> Iterator[str]:
-    """The intervals explained, and the first and last evaluation compared problem by problem where their samples are there."""
+    """The intervals explained, and the first and last evaluation compared problem by problem
+    where their samples are there.
+    """
     found = evaluations(run)
     if said := _change(run, found[0], found[-1]):
         yield from (said, "")
@@ -136,7 +148,10 @@ def _curves(run: RunView) -> Iterator[str]:
     if skipped:
         yield from (
             "",
-            f"{skipped:,} of {_of_steps(run)} made no update (no group with two different rewards, or a refused loss).",
+            (
+                f"{skipped:,} of {_of_steps(run)} made no update (no group with two different rewards, or a"
+                " refused loss)."
+            ),
         )
 
 
@@ -155,14 +170,19 @@ def _picture(run: RunView) -> str:
 def _time(run: RunView) -> Iterator[str]:
     spent = {name: sum(max(0.0, known(r.seconds.get(name)) or 0.0) for r in run.records) for name in PHASES}
     first = run.records[0].step if run.records else 0
-    for name, rows in (("evaluations", run.evals), ("checkpoints", [e for e in run.events if e.get("kind") == "saved"])):
+    for name, rows in (
+        ("evaluations", run.evals),
+        ("checkpoints", [e for e in run.events if e.get("kind") == "saved"]),
+    ):
         late = [row for row in rows if not run.sparse or (known(row.get("step")) or 0) >= first]
         spent[name] = sum(max(0.0, known(row.get("seconds")) or 0.0) for row in late)
     whole = sum(spent.values())
     if not whole:
         return
     rows = [
-        (name, duration(took) if took >= 1 else f"{took:.2f}s", f"{took / whole:.1%}") for name, took in spent.items() if took
+        (name, duration(took) if took >= 1 else f"{took:.2f}s", f"{took / whole:.1%}")
+        for name, took in spent.items()
+        if took
     ]
     yield from _table(("phase", "time", "share"), rows, "|---|---:|---:|")
     yield ""
@@ -173,10 +193,14 @@ def _time(run: RunView) -> Iterator[str]:
 
 def _checkpoints(run: RunView) -> Iterator[str]:
     if (best := best_of(run)) is not None:
-        yield f"- best evaluation by `train.keep.metric={best.metric}`: {best.value:.3f} at step {best.step:,}"
+        yield (
+            f"- best evaluation by `train.keep.metric={best.metric}`: {best.value:.3f} at step {best.step:,}"
+        )
     for link, word in (("best", "best"), ("latest", "newest")):
         try:
-            yield f"- {word} checkpoint: `checkpoints/{_inline(os.readlink(run.path / 'checkpoints' / link))}`"
+            yield (
+                f"- {word} checkpoint: `checkpoints/{_inline(os.readlink(run.path / 'checkpoints' / link))}`"
+            )
         except OSError:
             continue
 
@@ -208,8 +232,8 @@ def _alarms(run: RunView) -> Iterator[str]:
     for raised in standing(run):
         name = _inline(raised.name)
         yield (
-            f"- **{name}**, {_times(raised.count)} from step {raised.first:,} to {raised.last:,}: {_inline(raised.what)}."
-            f" What to do: {_inline(raised.fix)}. See `{FAILURES}#{name}`."
+            f"- **{name}**, {_times(raised.count)} from step {raised.first:,} to {raised.last:,}:"
+            f" {_inline(raised.what)}. What to do: {_inline(raised.fix)}. See `{FAILURES}#{name}`."
         )
 
 
@@ -229,8 +253,15 @@ def _go_on(run: RunView) -> Iterator[str]:
         commands.append(("look at it", f"lgrpo-lite watch {path}"))
     commands.append(("answers of its newest step, with the credit of every token", f"lgrpo-lite show {path}"))
     if (run.path / "checkpoints" / "latest").exists():
-        commands.append(("its newest checkpoint on its held-out problems; --suite NAME for others", f"lgrpo-lite eval {path}"))
-        commands.append(("a model that others load; --checkpoint best for its best", f"lgrpo-lite export {path} merged"))
+        commands.append(
+            (
+                "its newest checkpoint on its held-out problems; --suite NAME for others",
+                f"lgrpo-lite eval {path}",
+            )
+        )
+        commands.append(
+            ("a model that others load; --checkpoint best for its best", f"lgrpo-lite export {path} merged")
+        )
     yield "```"
     for words, command in commands:
         yield from (f"# {words}", clean(command))
@@ -239,7 +270,8 @@ def _go_on(run: RunView) -> Iterator[str]:
 
 PARTS: dict[str, Callable[[RunView], Iterator[str]]] = {
     "Before and after": _before_and_after, "Alarms": _alarms, "Curves": _curves, "Where the time went": _time,
-    "Checkpoints": _checkpoints, "Chosen automatically": _chosen, "Settings that matter": _settings, "Warnings": _warnings,
+    "Checkpoints": _checkpoints, "Chosen automatically": _chosen, "Settings that matter": _settings,
+    "Warnings": _warnings,
     "How to go on": _go_on,
 }  # fmt: skip
 

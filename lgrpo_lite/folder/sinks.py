@@ -30,38 +30,52 @@ LOGGERS = ("tensorboard", "wandb", "trackio")  # keys of `log`, and packages
 SECONDS = 60.0  # that a service may take to open or to close
 FLUSH_SECONDS = 10
 TAGS = {  # of the numbers of a step; those of its dicts are named by their keys
-    "reward": "reward/mean", "reward_std": "reward/std", "solved": "reward/solved", "missing": "reward/missing",
-    "reward_timeouts": "reward/timeouts", "reward_crashes": "reward/crashes", "reward_errors": "reward/errors",
+    "reward": "reward/mean", "reward_std": "reward/std", "solved": "reward/solved",
+    "missing": "reward/missing",
+    "reward_timeouts": "reward/timeouts", "reward_crashes": "reward/crashes",
+    "reward_errors": "reward/errors",
     "reward_p50": "reward/seconds_p50", "reward_p95": "reward/seconds_p95",
-    "groups": "groups/admitted", "groups_mixed": "groups/mixed", "groups_right": "groups/right", "groups_wrong": "groups/wrong",
+    "groups": "groups/admitted", "groups_mixed": "groups/mixed", "groups_right": "groups/right",
+    "groups_wrong": "groups/wrong",
     "draws": "groups/draws",
-    "length": "length/mean", "length_right": "length/right", "length_wrong": "length/wrong", "length_p95": "length/p95",
+    "length": "length/mean", "length_right": "length/right", "length_wrong": "length/wrong",
+    "length_p95": "length/p95",
     "length_ended": "length/ended", "truncated": "length/truncated",
     "length_lambda": "lambda/value", "length_lambda_grad": "lambda/grad", "length_lambda_grpo": "lambda/grpo",
-    "weight_short": "lambda/weight_short", "weight_median": "lambda/weight_median", "weight_long": "lambda/weight_long",
+    "weight_short": "lambda/weight_short", "weight_median": "lambda/weight_median",
+    "weight_long": "lambda/weight_long",
     "weight_effective": "lambda/weight_effective",
-    "credit_first": "trace/credit_first", "credit_middle": "trace/credit_middle", "credit_last": "trace/credit_last",
+    "credit_first": "trace/credit_first", "credit_middle": "trace/credit_middle",
+    "credit_last": "trace/credit_last",
     "credit_floored": "trace/credit_floored",
-    "clip_low": "policy/clip_low", "clip_high": "policy/clip_high", "ratio_max": "policy/ratio_max", "kl": "policy/kl",
+    "clip_low": "policy/clip_low", "clip_high": "policy/clip_high", "ratio_max": "policy/ratio_max",
+    "kl": "policy/kl",
     "entropy": "policy/entropy", "policy_version": "policy/version",
-    "disagreement": "agreement/mean", "disagreement_max": "agreement/max", "mismatch_kl": "agreement/mismatch_kl",
+    "disagreement": "agreement/mean", "disagreement_max": "agreement/max",
+    "mismatch_kl": "agreement/mismatch_kl",
     "token_mult_error": "agreement/token_mult_error", "capped": "agreement/capped",
-    "loss": "optim/loss", "grad_norm": "optim/grad_norm", "lr": "optim/lr", "trained_tokens": "optim/trained_tokens",
-    "rollout_tokens": "rollout/tokens", "rollout_answers": "rollout/answers", "guide_tokens": "rollout/guide_tokens",
+    "loss": "optim/loss", "grad_norm": "optim/grad_norm", "lr": "optim/lr",
+    "trained_tokens": "optim/trained_tokens",
+    "rollout_tokens": "rollout/tokens", "rollout_answers": "rollout/answers",
+    "guide_tokens": "rollout/guide_tokens",
 }  # fmt: skip
 PARTS = {"reward_parts": "reward/part", "seconds": "seconds", "memory": "memory"}
 
 
 class Sink(Protocol):
     def write(self, values: dict[str, float], step: int, *, kind: str) -> None:
-        """`kind`: step or evaluation. A step comes once and in order, but that a resumed run makes steps again."""
+        """`kind`: step or evaluation. A step comes once and in order, but that a
+        resumed run makes steps again.
+        """
         ...
 
     def close(self) -> None: ...
 
 
 class Sinks:
-    """What a run writes its curves to; empty without any logger. `warn` hears of one that failed, in a sentence."""
+    """What a run writes its curves to; empty without any logger. `warn` hears of
+    one that failed, in a sentence.
+    """
 
     def __init__(self, makers: Mapping[str, Callable[[], Sink]], warn: Callable[[str], None]):
         self._warn = warn
@@ -76,7 +90,11 @@ class Sinks:
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """A line of evals.jsonl."""
-        values = {f"eval/{name}": value for name, value in row.items() if name not in ("step", "time") and _is_number(value)}
+        values = {
+            f"eval/{name}": value
+            for name, value in row.items()
+            if name not in ("step", "time") and _is_number(value)
+        }
         self._write(values, row["step"], kind="evaluation")
 
     def close(self) -> None:
@@ -103,7 +121,9 @@ class Sinks:
 
 
 def open_sinks(recipe: Recipe, path: Path, warn: Callable[[str], None]) -> Sinks:
-    """The loggers of the recipe's `log` section, for the run in the folder `path`; a resumed run goes on in its curves."""
+    """The loggers of the recipe's `log` section, for the run in the folder `path`; a
+    resumed run goes on in its curves.
+    """
     log = recipe.log
     makers: dict[str, Callable[[], Sink]] = {}
     if log.tensorboard:
@@ -135,7 +155,9 @@ def _is_number(value: Any) -> bool:
 
 
 class TensorBoard:
-    """Event files in a folder. They begin where the first number does, so that steps made again replace those before."""
+    """Event files in a folder. They begin where the first number does, so that steps
+    made again replace those before.
+    """
 
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
@@ -156,16 +178,25 @@ class TensorBoard:
 
 
 class Service:
-    """wandb or trackio, which speak alike: init, log, finish. RUN/loggers.json holds the run's id there and what it has.
+    """wandb or trackio, which speak alike: init, log, finish. RUN/loggers.json holds the
+    run's id there and what it has.
 
     A step that was sent before the run was stopped is not sent again when the run makes it again.
     """
 
     def __init__(self, name: str, recipe: Recipe, path: Path):
         self.file, self.name = path / "loggers.json", name
-        self.sent: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "step": -1, "evaluation": -1} | self._read().get(name, {})
+        self.sent: dict[str, Any] = {
+            "id": uuid.uuid4().hex[:12],
+            "step": -1,
+            "evaluation": -1,
+        } | self._read().get(name, {})
         self._save()
-        about = {"project": recipe.log.project, "config": recipe.model_dump(mode="json", by_alias=True), "resume": "allow"}
+        about = {
+            "project": recipe.log.project,
+            "config": recipe.model_dump(mode="json", by_alias=True),
+            "resume": "allow",
+        }
         options = {"wandb": _wandb, "trackio": _trackio}[name](path, self.sent["id"])
         progress.told(f"opening {name}", 0)
         with _prints_logged(name):
@@ -188,7 +219,10 @@ class Service:
     def _read(self) -> dict[str, Any]:
         try:
             return json.loads(self.file.read_text("utf-8"))
-        except (OSError, ValueError):  # the first time; or a disk that was full, and then the run is a new one there
+        except (
+            OSError,
+            ValueError,
+        ):  # the first time; or a disk that was full, and then the run is a new one there
             return {}
 
     def _save(self) -> None:
@@ -205,7 +239,9 @@ def _wandb(path: Path, id_: str) -> dict[str, Any]:
         silent=True, console="off", init_timeout=SECONDS, finish_timeout=SECONDS, finish_timeout_raises=True
     )
     if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
-        raise EnvironmentFault("wandb is not logged in", where="log.wandb", fix="`wandb login`, or set WANDB_MODE=offline")
+        raise EnvironmentFault(
+            "wandb is not logged in", where="log.wandb", fix="`wandb login`, or set WANDB_MODE=offline"
+        )
     return {"id": id_, "name": path.name, "dir": str(path), "settings": settings}
 
 

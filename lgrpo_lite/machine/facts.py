@@ -1,4 +1,6 @@
-"""What this machine has: GPUs and who uses them, memory, room on disks. Found out without importing anything heavy."""
+"""What this machine has: GPUs and who uses them, memory, room on disks. Found out
+without importing anything heavy.
+"""
 
 import ctypes
 import os
@@ -17,9 +19,15 @@ from lgrpo_lite.machine.hub import has_token, model_cache, unreachable
 SMI_TIMEOUT = 20  # seconds; a healthy nvidia-smi answers in two, a lost GPU never
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not always in WSL's PATH
 SMI_FAULTS = {  # what nvidia-smi prints: (what it means, what helps)
-    "version mismatch": ("the NVIDIA driver was updated while its old kernel module is loaded", "sudo reboot"),
+    "version mismatch": (
+        "the NVIDIA driver was updated while its old kernel module is loaded",
+        "sudo reboot",
+    ),
     "couldn't communicate": ("the NVIDIA kernel module is not loaded", "sudo modprobe nvidia || sudo reboot"),
-    "insufficient permissions": ("this user may not use the GPU", 'sudo usermod -aG video,render "$USER", then log in again'),
+    "insufficient permissions": (
+        "this user may not use the GPU",
+        'sudo usermod -aG video,render "$USER", then log in again',
+    ),
     "unknown error": (
         "the GPU was taken away from this container, or it is in a bad state",
         "restart the container, or sudo reboot",
@@ -75,7 +83,9 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A reading of one machine; bytes. `cuda_devices` is what the driver lets this process see, `gpus` what nvidia-smi shows."""
+    """A reading of one machine; bytes. `cuda_devices` is what the driver lets this process
+    see, `gpus` what nvidia-smi shows.
+    """
 
     python: str
     platform: str
@@ -97,7 +107,9 @@ class Machine:
     token: bool  # whether there is a Hugging Face token
     compiler: str | None  # of C, which Triton would call
     no_header: str | None  # the folder where this Python's Python.h should be and is not
-    unreachable: str | None  # host of the Hub, where models are cached, nothing says offline, and its name is not found
+    unreachable: (
+        str | None
+    )  # host of the Hub, where models are cached, nothing says offline, and its name is not found
 
 
 def read_machine() -> Machine:
@@ -153,18 +165,24 @@ def gpu_processes() -> list[GpuProcess]:
 
 
 def gpu_memory() -> list[tuple[int, int]]:
-    """(free, total) bytes of each GPU in nvidia-smi's order; GPUs that share the machine's memory are left out."""
+    """(free, total) bytes of each GPU in nvidia-smi's order; GPUs that share the
+    machine's memory are left out.
+    """
     return [(gpu.free, gpu.total) for gpu in _ask_gpus()[0] if gpu.free is not None and gpu.total is not None]
 
 
 def parse_gpus(text: str) -> list[Gpu]:
-    """`nvidia-smi --query-gpu=index,name,uuid,driver_version,memory.free,memory.total[,compute_cap]` in csv, without units."""
+    """`nvidia-smi --query-gpu=index,name,uuid,driver_version,memory.free,memory.total[,compute_cap]` in csv,
+    without units.
+    """
     rows = ([cell.strip() for cell in line.split(",")] for line in text.splitlines())
     return [_gpu(*row) for row in rows if len(row) in (6, 7) and row[0].isdigit()]
 
 
 def parse_processes(text: str) -> list[GpuProcess]:
-    """`nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory` in csv, without units. Names may hold commas."""
+    """`nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory` in csv,
+    without units. Names may hold commas.
+    """
     found = []
     for line in text.splitlines():
         gpu, _, rest = line.partition(",")
@@ -196,18 +214,24 @@ def _ask_gpus() -> tuple[list[Gpu], Fault | None]:
 
 
 def _nvidia_smi(what: str, fields: str) -> tuple[str, Fault | None]:
-    """(its output, None), or what is wrong. No fault where neither it nor a driver is there: such a machine has no GPU."""
+    """(its output, None), or what is wrong. No fault where neither it nor a driver is
+    there: such a machine has no GPU.
+    """
     program = shutil.which("nvidia-smi") or (WSL_SMI if os.access(WSL_SMI, os.X_OK) else None)
     if program is None:
         fix = "install the driver's nvidia-smi (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
         return "", Fault("the NVIDIA driver is there, nvidia-smi is not", fix) if cuda_devices() else None
     command = [program, f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SMI_TIMEOUT, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SMI_TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired:
         return "", Fault(f"nvidia-smi does not answer within {SMI_TIMEOUT} s", "sudo reboot")
     except OSError as error:
-        return "", Fault(f"nvidia-smi cannot be started: {error.strerror}", "install the driver's nvidia-smi again")
+        return "", Fault(
+            f"nvidia-smi cannot be started: {error.strerror}", "install the driver's nvidia-smi again"
+        )
     return done.stdout, smi_fault(done.stdout + done.stderr) if done.returncode else None
 
 
@@ -236,9 +260,13 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
     groups = [line.split(":", 2)[2].lstrip("/") for line in _text(own).splitlines() if line.count(":") >= 2]
     folders = [parent for group in groups for parent in (root / group, *(root / group).parents)]
     files = [folder / "memory.max" for folder in folders]
-    files += [root / "memory" / group / "memory.limit_in_bytes" for group in ("", *groups)]  # control groups, version 1
+    files += [
+        root / "memory" / group / "memory.limit_in_bytes" for group in ("", *groups)
+    ]  # control groups, version 1
     limits = [int(text) for text in (_text(file).strip() for file in files) if text.isdigit()]
-    return min((limit for limit in limits if limit < 2**60), default=None)  # version 1 writes "none" as a huge number
+    return min(
+        (limit for limit in limits if limit < 2**60), default=None
+    )  # version 1 writes "none" as a huge number
 
 
 def room(path: Path) -> Room:
@@ -253,7 +281,7 @@ def room(path: Path) -> Room:
     return Room(str(path), usage.free, usage.total)
 
 
-# ------------------------------------------------------------------------------------------- compiler and files
+# ------------------------------------------------------------ compiler and files
 
 
 def compiler(environment: Mapping[str, str]) -> str | None:
@@ -264,7 +292,9 @@ def compiler(environment: Mapping[str, str]) -> str | None:
 
 def no_header() -> str | None:
     """The folder that should hold Python.h, where it does not."""
-    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's own has no headers
+    scheme = sysconfig.get_default_scheme().replace(
+        "posix_local", "posix_prefix"
+    )  # Debian's own has no headers
     folder = Path(sysconfig.get_paths(scheme)["include"])
     return None if (folder / "Python.h").is_file() else str(folder)
 

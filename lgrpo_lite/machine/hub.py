@@ -1,4 +1,6 @@
-"""Where models come from: the cache of Hugging Face, its token, and whether the Hub is there. Without its library."""
+"""Where models come from: the cache of Hugging Face, its token, and whether the Hub
+is there. Without its library.
+"""
 
 import socket
 import threading
@@ -30,8 +32,12 @@ def has_token(environment: Mapping[str, str]) -> bool:
 
 
 def unreachable(environment: Mapping[str, str]) -> str | None:
-    """The Hub's host, if models are cached here, nothing says offline, and its name is not found. A proxy finds names itself."""
-    offline = any(environment.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    """The Hub's host, if models are cached here, nothing says offline, and its name is not
+    found. A proxy finds names itself.
+    """
+    offline = any(
+        environment.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
     if offline or any(environment.get(name) for name in PROXIES):
         return None
     if next(model_cache(environment).glob("models--*/snapshots/*"), None) is None:
@@ -41,7 +47,9 @@ def unreachable(environment: Mapping[str, str]) -> str | None:
 
 
 def name_found(host: str) -> bool:
-    """Whether the address of a host is known within TIMEOUT; a resolver without a network may take half a minute."""
+    """Whether the address of a host is known within TIMEOUT; a resolver without a
+    network may take half a minute.
+    """
     found = []
 
     def look() -> None:

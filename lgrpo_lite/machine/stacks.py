@@ -1,4 +1,6 @@
-"""Sets of packages that were tested together, and how an environment compares with them. No import of any of them."""
+"""Sets of packages that were tested together, and how an environment compares with
+them. No import of any of them.
+"""
 
 import itertools
 import re
@@ -7,13 +9,24 @@ from dataclasses import dataclass
 from importlib import metadata
 
 _CPU = {
-    "torch": "2.13.0", "transformers": "5.17.0", "peft": "0.21.2", "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
+    "torch": "2.13.0", "transformers": "5.17.0", "peft": "0.21.2", "bitsandbytes": "0.50.2",
+    "accelerate": "1.15.0",
     "safetensors": "0.8.0", "huggingface-hub": "1.33.0", "jaxtyping": "0.3.11", "math-verify": "0.9.0",
     "latex2sympy2-extended": "1.11.0", "antlr4-python3-runtime": "4.13.2", "matplotlib": "3.11.2",
 }  # fmt: skip
 _VLLM = {**_CPU, "vllm": "0.32.0", "vllm-bnb-plugin": "0.0.3", "triton": "3.7.1", "datasets": "4.8.5"}
-_UNSLOTH = {**_VLLM, "unsloth": "2026.10.7", "unsloth-zoo": "2026.10.7", "trl": "1.15.0", "xformers": "0.0.35"}
-TESTED = {"cpu": _CPU, "vllm": _VLLM, "unsloth": _UNSLOTH}  # the versions of the constraints files, by the extra's name
+_UNSLOTH = {
+    **_VLLM,
+    "unsloth": "2026.10.7",
+    "unsloth-zoo": "2026.10.7",
+    "trl": "1.15.0",
+    "xformers": "0.0.35",
+}
+TESTED = {
+    "cpu": _CPU,
+    "vllm": _VLLM,
+    "unsloth": _UNSLOTH,
+}  # the versions of the constraints files, by the extra's name
 PYTHONS = ("3.11", "3.12")  # that the stacks with vLLM resolve for
 OPTIONAL = ("datasets", "triton")  # data from the Hub; a part of CUDA builds of torch
 FITS = ("ok", "untested", "optional")
@@ -21,7 +34,9 @@ FITS = ("ok", "untested", "optional")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package of a stack beside what is installed. Fits: ok (the tested version), untested (allowed), optional (absent)."""
+    """One package of a stack beside what is installed. Fits: ok (the tested version),
+    untested (allowed), optional (absent).
+    """
 
     name: str
     installed: str | None
@@ -36,7 +51,9 @@ class Package:
 
 def installed_packages() -> dict[str, str]:
     """Name, as PyPI writes it, and version of everything installed."""
-    return {normal(d.name): d.version for d in reversed(list(metadata.distributions())) if d.name}  # the first found is imported
+    return {
+        normal(d.name): d.version for d in reversed(list(metadata.distributions())) if d.name
+    }  # the first found is imported
 
 
 def compare(stack: str, installed: Mapping[str, str]) -> list[Package]:
@@ -59,7 +76,9 @@ def best_match(installed: Mapping[str, str]) -> str:
 
 
 def allowed(stack: str) -> dict[str, str]:
-    """Range per package that lgrpo-lite's own extras name, as `>=1.2,<2`; empty where lgrpo-lite runs without being installed."""
+    """Range per package that lgrpo-lite's own extras name, as `>=1.2,<2`; empty where
+    lgrpo-lite runs without being installed.
+    """
     try:
         lines = metadata.requires("lgrpo-lite") or []
     except metadata.PackageNotFoundError:
@@ -77,11 +96,16 @@ def ranges_of(lines: Iterable[str], extras: set[str]) -> dict[str, str]:
             for sign, bound in _bounds(match[2]):
                 tightest = min if "<" in sign else max
                 bounds[sign] = tightest(bound, bounds.get(sign, bound), key=release)
-    return {name: ",".join(sign + bounds[sign] for sign in sorted(bounds, reverse=True)) for name, bounds in found.items()}
+    return {
+        name: ",".join(sign + bounds[sign] for sign in sorted(bounds, reverse=True))
+        for name, bounds in found.items()
+    }
 
 
 def outside(version: str, within: str) -> str | None:
-    """`too old` or `too new` for a range of <, <=, ==, >= and >; None inside it. Suffixes such as +cu130 or rc1 do not count."""
+    """`too old` or `too new` for a range of <, <=, ==, >= and >; None inside it. Suffixes such
+    as +cu130 or rc1 do not count.
+    """
     for sign, bound in _bounds(within):
         ours, theirs = release(version), release(bound)
         if (sign in (">=", "==") and ours < theirs) or (sign == ">" and ours <= theirs):

@@ -1,7 +1,9 @@
-"""What is wrong with a run, by its records alone: symptom, numbers, next step. docs/failures.md has a section for each alarm.
+"""What is wrong with a run, by its records alone: symptom, numbers, next step.
+docs/failures.md has a section for each alarm.
 
-An alarm's condition holds at a step or not (`symptoms`); it is raised the first time, counted from then on, and stays in the
-tally when it is mended. All of it is a fold over the records, so a resumed run tells what it told before.
+An alarm's condition holds at a step or not (`symptoms`); it is raised the first time, counted from
+then on, and stays in the tally when it is mended. All of it is a fold over the records, so a resumed
+run tells what it told before.
 """
 
 import math
@@ -16,13 +18,19 @@ from lgrpo_lite.monitor.trend import number
 from lgrpo_lite.types import StepRecord
 
 NAMES = (
-    "no_signal", "truncation", "entropy_collapse", "disagreement", "lambda_clamp", "dominated_weights", "reward_faults",
+    "no_signal", "truncation", "entropy_collapse", "disagreement", "lambda_clamp", "dominated_weights",
+    "reward_faults",
     "memory_slope", "heartbeat",
 )  # fmt: skip
 
 LEVELS: dict[str, tuple[float, float, float, float]] = {  # bad below, doubtful below, doubtful from, bad from
     "truncated": (-1, -1, 0.3, symptoms.TRUNCATED),
-    "no_signal": (-1, -1, 1 - symptoms.SIGNAL, 1 - symptoms.SIGNAL_LEARNED),  # share of groups that teach nothing
+    "no_signal": (
+        -1,
+        -1,
+        1 - symptoms.SIGNAL,
+        1 - symptoms.SIGNAL_LEARNED,
+    ),  # share of groups that teach nothing
     "clip": (-1, -1, 0.1, 0.3),  # share of trained tokens, low and high together
     "kl": (-math.inf, -math.inf, 0.5, 2.0),
     "disagreement": (-1, -1, 0.02, 0.1),
@@ -30,7 +38,12 @@ LEVELS: dict[str, tuple[float, float, float, float]] = {  # bad below, doubtful 
     "mismatch_kl": (-math.inf, -math.inf, symptoms.MISMATCH_KL / 4, symptoms.MISMATCH_KL),
     "grad_norm": (-1, 1e-3, 1.0, 10.0),
     "entropy": (-1, symptoms.ENTROPY, 0.5, math.inf),
-    "weight_ratio": (1 / symptoms.WEIGHT_RATIO, 1 / 3, 3.0, symptoms.WEIGHT_RATIO),  # of the longest to the shortest answers
+    "weight_ratio": (
+        1 / symptoms.WEIGHT_RATIO,
+        1 / 3,
+        3.0,
+        symptoms.WEIGHT_RATIO,
+    ),  # of the longest to the shortest answers
     "reward_share": (-1, -1, 0.3, 0.6),  # share of a step's time that rewards take
 }
 
@@ -41,12 +54,20 @@ def level(name: str, value: Any) -> str:
     if found is None or limits is None:
         return ""
     low, doubtful_low, doubtful, high = limits
-    return "bad" if found < low or found >= high else "warn" if found < doubtful_low or found >= doubtful else "good"
+    return (
+        "bad"
+        if found < low or found >= high
+        else "warn"
+        if found < doubtful_low or found >= doubtful
+        else "good"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An alarm over a run: steps at which its condition held, the first and the last of them, and the last one's words."""
+    """An alarm over a run: steps at which its condition held, the first and the last of
+    them, and the last one's words.
+    """
 
     name: str
     count: int
@@ -57,14 +78,18 @@ class Raised:
 
 
 class Alarms:
-    """Folds over a run's records, in order. `recipe`: the resolved recipe, or whatever part of it is known."""
+    """Folds over a run's records, in order. `recipe`: the resolved recipe,
+    or whatever part of it is known.
+    """
 
     def __init__(self, recipe: dict[str, Any]):
         self.tally: dict[str, Raised] = {}
         self._checks = [kind(recipe) for kind in symptoms.CHECKS]
 
     def look(self, record: StepRecord) -> list[Alarm]:
-        """The alarms whose condition holds at this step. A figure that is missing or no number is passed over."""
+        """The alarms whose condition holds at this step. A figure that is
+        missing or no number is passed over.
+        """
         found = [alarm for check in self._checks if (alarm := check(record)) is not None]
         for alarm in found:
             before = self.tally.get(alarm.name)
@@ -73,11 +98,16 @@ class Alarms:
         return found
 
 
-_folded: tuple[Any, list[Raised]] = (None, [])  # the last run that had to be folded: a view asks several times a second
+_folded: tuple[Any, list[Raised]] = (
+    None,
+    [],
+)  # the last run that had to be folded: a view asks several times a second
 
 
 def standing(run: RunView) -> list[Raised]:
-    """A run's alarms: those of its STATUS.json, else of its records; and `heartbeat`, which no record can raise."""
+    """A run's alarms: those of its STATUS.json, else of its records; and
+    `heartbeat`, which no record can raise.
+    """
     global _folded
     told = run.status.get("alarms")
     if isinstance(told, list):
@@ -108,4 +138,8 @@ def _read(row: Any) -> Raised | None:
     except TypeError:
         return None
     numbers = all(type(value) is int for value in (found.count, found.first, found.last))
-    return found if numbers and all(isinstance(words, str) for words in (found.name, found.what, found.fix)) else None
+    return (
+        found
+        if numbers and all(isinstance(words, str) for words in (found.name, found.what, found.fix))
+        else None
+    )

@@ -1,4 +1,6 @@
-"""Training curves: what a run came to, and several runs side by side. Pure functions of RunView; no files, no drawing."""
+"""Training curves: what a run came to, and several runs side by side. Pure functions of
+RunView; no files, no drawing.
+"""
 
 import itertools
 import statistics
@@ -15,8 +17,21 @@ from lgrpo_lite.types import StepRecord
 
 MOST = 2000  # points of a curve
 END = 0.1  # share of the steps that "at the end" means
-METRICS = {"avg": "accuracy", "pass": "pass_at_k", "maj": "maj", "greedy": "greedy"}  # train.keep.metric -> evals.jsonl
-SILENT = ("recipe", "log", "train.time_limit", "train.save_every", "train.keep", "export", "schema")  # say nothing of a curve
+METRICS = {
+    "avg": "accuracy",
+    "pass": "pass_at_k",
+    "maj": "maj",
+    "greedy": "greedy",
+}  # train.keep.metric -> evals.jsonl
+SILENT = (
+    "recipe",
+    "log",
+    "train.time_limit",
+    "train.save_every",
+    "train.keep",
+    "export",
+    "schema",
+)  # say nothing of a curve
 Point = tuple[int, float]
 
 
@@ -64,8 +79,12 @@ CURVES: dict[str, Callable[[StepRecord], float | None]] = {
 }
 
 
-def points(records: Sequence[StepRecord], of: Callable[[StepRecord], float | None], most: int = MOST) -> list[Point]:
-    """(step, value) of the records that have one; of more than `most`, means of as many neighbours, at their last step."""
+def points(
+    records: Sequence[StepRecord], of: Callable[[StepRecord], float | None], most: int = MOST
+) -> list[Point]:
+    """(step, value) of the records that have one; of more than `most`, means of as many
+    neighbours, at their last step.
+    """
     found = [(r.step, value) for r in records if (value := known(of(r))) is not None]
     if len(found) <= most:
         return found
@@ -82,8 +101,12 @@ def best_of(run: RunView) -> Best | None:
 
 def best_row(rows: Sequence[dict[str, Any]], metric: str) -> Best | None:
     """`best_of` on rows of evals.jsonl, foreign ones passed over."""
-    scored = [(score, int(step)) for row in rows if (score := known(row.get(METRICS[metric]))) is not None
-              and (step := known(row.get("step"))) is not None]  # fmt: skip
+    scored = [
+        (score, int(step))
+        for row in rows
+        if (score := known(row.get(METRICS[metric]))) is not None
+        and (step := known(row.get("step"))) is not None
+    ]
     if not scored:
         return None
     value, step = max(scored, key=lambda pair: (pair[0], -pair[1]))
@@ -123,10 +146,14 @@ def _outcome(run: RunView, settings: dict[str, Any]) -> Outcome:
 
 
 def differing(recipes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each recipe the settings, by dotted key, in which not all agree; names, logs and what changes no curve left out."""
+    """Of each recipe the settings, by dotted key, in which not all agree; names, logs and
+    what changes no curve left out.
+    """
     each = [flat(recipe) for recipe in recipes]
     keys = sorted({key for one in each for key in one})
-    keys = [key for key in keys if not any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)]
+    keys = [
+        key for key in keys if not any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)
+    ]
     unequal = [key for key in keys if any(one.get(key) != each[0].get(key) for one in each)]
     return [{key: one.get(key) for key in unequal} for one in each]
 

@@ -1,4 +1,6 @@
-"""A run at a glance, for a table of many: from the ends of its files, at the same few milliseconds however long it is."""
+"""A run at a glance, for a table of many: from the ends of its files, at the same few
+milliseconds however long it is.
+"""
 
 import json
 import time
@@ -64,7 +66,9 @@ def glance(path: Path) -> Glance:
         best=best,
         reward=rewards[-1] if rewards else None,
         seen=_touched(path) if seen is None else seen,
-        alarms=tuple(str(a["name"]) for a in alarms if isinstance(a, dict) and "name" in a) if isinstance(alarms, list) else (),
+        alarms=tuple(str(a["name"]) for a in alarms if isinstance(a, dict) and "name" in a)
+        if isinstance(alarms, list)
+        else (),
     )
 
 

@@ -1,4 +1,6 @@
-"""Is the run alive? From STATUS.json, a clock and, on the machine that trains, its process. No GPU, no training."""
+"""Is the run alive? From STATUS.json, a clock and, on the machine that trains,
+its process. No GPU, no training.
+"""
 
 import socket
 from dataclasses import dataclass
@@ -12,7 +14,11 @@ SILENT = 4.0  # seconds without one, from another machine: it is gone, or the ne
 STUCK = 3.0  # medians of a step without any progress …
 AT_LEAST = 60.0  # … and so many seconds, since short steps vary
 ENDED = ("done", "stopped", "failed")
-STOPPED = {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM", 75: "stopped at its time limit"}  # by exit code
+STOPPED = {
+    130: "stopped by Ctrl-C",
+    143: "stopped by SIGTERM",
+    75: "stopped at its time limit",
+}  # by exit code
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,23 @@ def health(status: dict[str, Any], path: Path, now: float, step_seconds: float |
     beat = now - _number(status.get("heartbeat"), now)
     if status.get("host") in (None, socket.gethostname()):
         if not _runs(status):
-            return Health("killed", f"the process is gone without a word, {_ago(beat)} after its last sign of life", resume)
+            return Health(
+                "killed",
+                f"the process is gone without a word, {_ago(beat)} after its last sign of life",
+                resume,
+            )
         if beat > AT_LEAST / 2:
-            return Health("silent", f"no sign of life for {_ago(beat)}, though its process is there: stopped or hung", resume)
+            return Health(
+                "silent",
+                f"no sign of life for {_ago(beat)}, though its process is there: stopped or hung",
+                resume,
+            )
     elif beat > SILENT:
-        return Health("silent", f"no sign of life from {status.get('host')} for {_ago(beat)}: killed, or out of reach", resume)
+        return Health(
+            "silent",
+            f"no sign of life from {status.get('host')} for {_ago(beat)}: killed, or out of reach",
+            resume,
+        )
     still = now - _number(status.get("moved"), now)
     if still > max(AT_LEAST, STUCK * (step_seconds or 0.0)):
         return Health("stuck", f"{status.get('phase') or state} for {_ago(still)} without progress", resume)

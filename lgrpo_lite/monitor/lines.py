@@ -1,4 +1,6 @@
-"""The lines of a growing JSONL file, at a cost that does not grow with it: its end whole, the rest in samples."""
+"""The lines of a growing JSONL file, at a cost that does not grow with it: its
+end whole, the rest in samples.
+"""
 
 import os
 from pathlib import Path
@@ -7,19 +9,25 @@ from typing import Any, BinaryIO
 from lgrpo_lite.machine.disk import objects
 
 WHOLE = 2 * 2**20  # bytes at the end of a file that are read in full; a line of metrics.jsonl has 1 to 2 KB
-HEAD = 2**16  # bytes at the beginning that are read in full: the first evaluation, what was settled at the start
+HEAD = (
+    2**16
+)  # bytes at the beginning that are read in full: the first evaluation, what was settled at the start
 SAMPLES = 300  # lines read of what lies between
 
 
 class Lines:
-    """Follows one file: `read()` returns what it newly found. A file that shrank or was replaced is read anew.
+    """Follows one file: `read()` returns what it newly found. A file that
+    shrank or was replaced is read anew.
 
-    `whole`: nothing is left out. Half a last line waits for its rest; lines that are no JSON objects are passed over.
+    `whole`: nothing is left out. Half a last line waits for its rest; lines that are
+    no JSON objects are passed over.
     """
 
     def __init__(self, path: Path, *, whole: bool = False):
         self.path, self.whole = path, whole
-        self.sparse: list[dict[str, Any]] = []  # from before the part that is read in full, in order, with gaps
+        self.sparse: list[
+            dict[str, Any]
+        ] = []  # from before the part that is read in full, in order, with gaps
         self._offset, self._inode = 0, None
 
     def read(self) -> tuple[list[dict[str, Any]], bool] | None:
@@ -44,7 +52,9 @@ class Lines:
         return (rows, anew) if rows or anew else None
 
     def _skip(self, file: BinaryIO, size: int) -> int:
-        """Reads the beginning and samples of the middle into `sparse`; where the part to read in full begins."""
+        """Reads the beginning and samples of the middle into `sparse`;
+        where the part to read in full begins.
+        """
         self.sparse = []
         if size <= WHOLE + HEAD:
             return 0

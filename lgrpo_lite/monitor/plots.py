@@ -1,4 +1,5 @@
-"""Plots of a comparison and of a run, as PNG and SVG. Without matplotlib there are none, and `MISSING` says what to do.
+"""Plots of a comparison and of a run, as PNG and SVG. Without matplotlib there are none,
+and `MISSING` says what to do.
 
 Equal data give equal SVG files: no date, and identifiers from a fixed salt.
 """
@@ -19,7 +20,8 @@ from lgrpo_lite.types import StepRecord
 
 MISSING = 'no plots: matplotlib is not installed; pip install "lgrpo-lite[train]"'
 STYLE: Any = {
-    "svg.hashsalt": "lgrpo-lite", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False, "font.size": 9.0,
+    "svg.hashsalt": "lgrpo-lite", "svg.fonttype": "none", "axes.spines.top": False,
+    "axes.spines.right": False, "font.size": 9.0,
     "axes.titlesize": 10.0, "axes.titlelocation": "left", "legend.frameon": False, "figure.dpi": 100.0,
 }  # fmt: skip
 A, B, GREY = "#7f7f7f", "#1f77b4", "#d0d0d0"
@@ -35,11 +37,16 @@ def available() -> bool:
 
 
 def plot_comparison(
-    found: dict[str, Any], likelihoods: tuple[Sequence[float], Sequence[float]], folder: Path, name: str = "compare"
+    found: dict[str, Any],
+    likelihoods: tuple[Sequence[float], Sequence[float]],
+    folder: Path,
+    name: str = "compare",
 ) -> list[Path]:
-    """Pass@k curves, the gained/lost table as bars, and where B's right answers lie in the base's likelihoods, if that is known.
+    """Pass@k curves, the gained/lost table as bars, and where B's right answers lie in the base's
+    likelihoods, if that is known.
 
-    `found` is a comparison as JSON; `likelihoods` are mean log-probs a token under the base: of its samples, of B's right ones.
+    `found` is a comparison as JSON; `likelihoods` are mean log-probs a token under the base: of
+    its samples, of B's right ones.
     """
     shown = 3 if found["support"] else 2
     with _styled():
@@ -48,18 +55,24 @@ def plot_comparison(
         _coverage(axes[1], found["coverage"])
         if found["support"]:
             _likelihoods(axes[2], likelihoods, found["support"]["threshold"])
-        figure.suptitle(f"{found['suite']}: A = {found['a']}, B = {found['b']}", x=0.01, ha="left", fontsize=10)
+        figure.suptitle(
+            f"{found['suite']}: A = {found['a']}, B = {found['b']}", x=0.01, ha="left", fontsize=10
+        )
         return _save(figure, folder, name, ("png", "svg"))
 
 
 def plot_run(run: RunView, folder: Path, name: str = "report") -> list[Path]:
-    """What a run did, by step: reward, length, share of groups with a signal, λ or where the credit falls, evaluations."""
+    """What a run did, by step: reward, length, share of groups with a signal, λ or where
+    the credit falls, evaluations.
+    """
     records = [*run.sparse, *run.records]
     panels = [(title, points(records, of)) for title, of in CURVES.items()]
     thirds = [(part, points(records, partial(_field, f"credit_{part}"))) for part in THIRDS]
     with _styled():
         figure, axes = _figure(2, 3, (12.0, 6.0))
-        drawn: list[Callable[[Any], None]] = [partial(_line, title=title, rows=rows) for title, rows in panels if rows]
+        drawn: list[Callable[[Any], None]] = [
+            partial(_line, title=title, rows=rows) for title, rows in panels if rows
+        ]
         if any(rows for _, rows in thirds):
             drawn.append(partial(_thirds, thirds=thirds))
         if evaluations(run):
@@ -73,7 +86,9 @@ def plot_run(run: RunView, folder: Path, name: str = "report") -> list[Path]:
 
 
 def plot_curves(runs: Sequence[tuple[str, RunView]], folder: Path, name: str = "curves") -> list[Path]:
-    """Runs over each other, by step and under their names: the curves that any of them has, and held-out avg@k."""
+    """Runs over each other, by step and under their names: the curves that any
+    of them has, and held-out avg@k.
+    """
     with _styled():
         figure, axes = _figure(2, 3, (13.0, 6.4))
         places = iter(axes)
@@ -89,7 +104,14 @@ def plot_curves(runs: Sequence[tuple[str, RunView]], folder: Path, name: str = "
             for i, (label, run) in enumerate(runs):
                 rows = held_out(run)
                 colour = str(_look(i)["color"])
-                _band(axis, [row[0] for row in rows], [row[1:] for row in rows], colour, label, linestyle=_look(i)["linestyle"])
+                _band(
+                    axis,
+                    [row[0] for row in rows],
+                    [row[1:] for row in rows],
+                    colour,
+                    label,
+                    linestyle=_look(i)["linestyle"],
+                )
             axis.set_title("avg@k on held-out problems, 95 % intervals")
         rest = [*places]
         shown = axes[: len(axes) - len(rest)]
@@ -133,8 +155,14 @@ def _curves(axis: Any, found: dict[str, Any]) -> None:
         _band(axis, found["ks"], [(e["value"], e["low"], e["high"]) for e in estimates], colour, label)
     if found["crossover"] is not None:
         axis.axvline(found["crossover"], color=GREY, linestyle="--", linewidth=1.0)
-        axis.annotate(f"A above B from {found['crossover']}", (found["crossover"], axis.get_ylim()[0]), fontsize=8, rotation=90,
-                      xytext=(3, 4), textcoords="offset points")  # fmt: skip
+        axis.annotate(
+            f"A above B from {found['crossover']}",
+            (found["crossover"], axis.get_ylim()[0]),
+            fontsize=8,
+            rotation=90,
+            xytext=(3, 4),
+            textcoords="offset points",
+        )
     axis.set_xscale("log", base=2)
     axis.set_xticks(found["ks"], [str(k) for k in found["ks"]])
     axis.set_xlabel("samples k")
@@ -163,7 +191,11 @@ def _likelihoods(axis: Any, values: tuple[Sequence[float], Sequence[float]], thr
 
 
 def _evaluations(axis: Any, run: RunView) -> None:
-    for key, label, colour in (("accuracy", "avg@k", B), ("pass_at_k", "pass@k", A), ("maj", "maj@k", "#2ca02c")):
+    for key, label, colour in (
+        ("accuracy", "avg@k", B),
+        ("pass_at_k", "pass@k", A),
+        ("maj", "maj@k", "#2ca02c"),
+    ):
         rows = []
         for row in evaluations(run):
             step, value = known(row.get("step")), known(row.get(key))
@@ -175,10 +207,16 @@ def _evaluations(axis: Any, run: RunView) -> None:
     axis.legend()
 
 
-def _band(axis: Any, at: Sequence[float], rows: Sequence[Band], colour: str, label: str, linestyle: str = "-") -> None:
+def _band(
+    axis: Any, at: Sequence[float], rows: Sequence[Band], colour: str, label: str, linestyle: str = "-"
+) -> None:
     values = [row[0] for row in rows]
-    axis.plot(at, values, color=colour, linestyle=linestyle, marker="o", markersize=3, linewidth=1.2, label=label)
-    axis.fill_between(at, [row[1] for row in rows], [row[2] for row in rows], color=colour, alpha=0.2, linewidth=0)
+    axis.plot(
+        at, values, color=colour, linestyle=linestyle, marker="o", markersize=3, linewidth=1.2, label=label
+    )
+    axis.fill_between(
+        at, [row[1] for row in rows], [row[2] for row in rows], color=colour, alpha=0.2, linewidth=0
+    )
 
 
 def _styled() -> AbstractContextManager:

@@ -1,7 +1,9 @@
-"""When an alarm's condition holds, and what it then says: one class an alarm, each a fold over a run's records.
+"""When an alarm's condition holds, and what it then says: one class an alarm,
+each a fold over a run's records.
 
-Start values are those of the guides of Axolotl and NeMo-RL; where runs of this project say otherwise, the measured value stands
-beside the constant. A figure that is missing or no number is passed over: it neither raises an alarm nor mends it.
+Start values are those of the guides of Axolotl and NeMo-RL; where runs of this project say otherwise, the
+measured value stands beside the constant. A figure that is missing or no number is passed over: it
+neither raises an alarm nor mends it.
 """
 
 from collections import deque
@@ -12,19 +14,28 @@ from lgrpo_lite.monitor.trend import Growth, Recent, number
 from lgrpo_lite.types import StepRecord
 
 FEW, RECENT = 5, 10  # steps that a mean needs, steps that it is taken over
-START, UNTRAINED = 10, 3  # steps that count as a run's beginning, and as what the model could before it was trained
+START, UNTRAINED = (
+    10,
+    3,
+)  # steps that count as a run's beginning, and as what the model could before it was trained
 SUSTAINED = 3  # steps in a row, where one step alone may be a fluke
 
 SIGNAL = 0.2  # share of groups that teach, at or below which a run wastes its time …
-SIGNAL_LEARNED = 0.05  # … and where it learned what there was: healthy runs of tiny-math end between 0.15 and 0.4
+SIGNAL_LEARNED = (
+    0.05  # … and where it learned what there was: healthy runs of tiny-math end between 0.15 and 0.4
+)
 MOST = 0.6  # a share of groups from which on they give the alarm its words
 LOST = 0.1  # a policy that solves less than this share of what it solved at first is broken
 TRUNCATED = 0.6  # share of answers
 ENTROPY = 0.05  # nats a token …
 ENTROPY_FALL = 0.2  # … and this share of the beginning's …
-ENTROPY_SOLVED = 0.7  # … with less solved than that: healthy runs of tiny-math fall so far with 0.83 or more solved
+ENTROPY_SOLVED = (
+    0.7  # … with less solved than that: healthy runs of tiny-math fall so far with 0.83 or more solved
+)
 MULT_ERROR, MISMATCH_KL = 0.05, 0.01  # nf4 against vLLM, healthy: 0.010 to 0.015, and 0.001
-WEIGHT_RATIO = 10.0  # of long to short answers; the effective number of answers says it later, so it only gives words
+WEIGHT_RATIO = (
+    10.0  # of long to short answers; the effective number of answers says it later, so it only gives words
+)
 MISSING, MISSING_LEAST = 0.02, 3  # share of answers and answers
 WARM_UP = 10  # steps whose memory still settles
 
@@ -38,11 +49,13 @@ class Alarm:
     fix: str
 
 
-# ------------------------------------------------------------------------------------------- one class an alarm
+# ------------------------------------------------------------ one class an alarm
 
 
 class Signal:
-    """Groups whose answers all get the same reward teach nothing. Steps whose answers were cut are `truncation`'s."""
+    """Groups whose answers all get the same reward teach nothing. Steps whose
+    answers were cut are `truncation`'s.
+    """
 
     def __init__(self, recipe: dict[str, Any]):
         self.compares = _compares_answers(recipe)
@@ -54,7 +67,11 @@ class Signal:
         groups, solved, cut = number(record.groups), number(record.solved), number(record.truncated)
         if not groups or solved is None or (cut or 0) > TRUNCATED:
             return None  # every reward is missing, or the step was refused
-        mixed = (number(record.groups_mixed) or 0) / groups if self.compares else float((number(record.reward_std) or 0) > 0)
+        mixed = (
+            (number(record.groups_mixed) or 0) / groups
+            if self.compares
+            else float((number(record.reward_std) or 0) > 0)
+        )
         self.mixed.add(mixed)
         self.right.add((number(record.groups_right) or 0) / groups)
         self.wrong.add((number(record.groups_wrong) or 0) / groups)
@@ -75,14 +92,20 @@ class Signal:
                 "stop here (Ctrl-C saves), or train on harder problems",
             )
         if wrong >= MOST and _lost(self.solved):
-            what = f"the policy broke: {self.solved.mean:.0%} of answers are right, {self.solved.began:.0%} were at first"
+            what = (
+                f"the policy broke: {self.solved.mean:.0%} of answers are right, {self.solved.began:.0%} were"
+                " at first"
+            )
             return what, _smaller_lr(self.lr)
         if wrong >= MOST:
             what = f"all wrong: {wrong:.0%} of groups have no right answer, {few}"
             return what, "`lgrpo-lite baseline RECIPE` names the cause; or easier problems, or a larger model"
         if right >= MOST:
             what = f"all right from the start: {right:.0%} of groups, {few}"
-            return what, "train on harder problems; `lgrpo-lite reward test RECIPE` if that is too good to be true"
+            return (
+                what,
+                "train on harder problems; `lgrpo-lite reward test RECIPE` if that is too good to be true",
+            )
         if right + wrong >= MOST:
             what = f"always or never: {right:.0%} of groups all right, {wrong:.0%} all wrong, {few}"
             return what, "rollout.group_size or rollout.temperature higher, or problems in between"
@@ -111,11 +134,17 @@ class Truncation:
         if self.cut.began <= TRUNCATED and _lost(self.solved):
             return Alarm("truncation", f"the policy broke and does not end: {what}", _smaller_lr(self.lr))
         raised = f"={2 * self.limit}" if type(self.limit) is int else " higher"
-        return Alarm("truncation", what, f"model.max_new_tokens{raised} in a new run, or ask for short answers in data.system")
+        return Alarm(
+            "truncation",
+            what,
+            f"model.max_new_tokens{raised} in a new run, or ask for short answers in data.system",
+        )
 
 
 class Entropy:
-    """A policy that is sure without being right explores no more. One that solves nearly everything may be sure."""
+    """A policy that is sure without being right explores no more. One that solves
+    nearly everything may be sure.
+    """
 
     def __init__(self, recipe: dict[str, Any]):
         self.lr = _at(recipe, "optim.lr")
@@ -128,9 +157,16 @@ class Entropy:
         self.entropy.add(entropy)
         self.solved.add(solved)
         now, began = self.entropy.mean, self.entropy.began
-        if not self.entropy.settled or now >= min(ENTROPY, ENTROPY_FALL * began) or self.solved.mean >= ENTROPY_SOLVED:
+        if (
+            not self.entropy.settled
+            or now >= min(ENTROPY, ENTROPY_FALL * began)
+            or self.solved.mean >= ENTROPY_SOLVED
+        ):
             return None
-        what = f"entropy {now:.4f} nats, {began:.3f} at first, and only {self.solved.mean:.0%} of answers are right"
+        what = (
+            f"entropy {now:.4f} nats, {began:.3f} at first, and only {self.solved.mean:.0%} of answers are"
+            " right"
+        )
         return Alarm("entropy_collapse", what, f"{_smaller_lr(self.lr)}, or algorithm.entropy_coef=0.001")
 
 
@@ -148,8 +184,14 @@ class Disagreement:
         if self.run < SUSTAINED:
             return None
         engine = f" (rollout.engine={self.engine})" if isinstance(self.engine, str) else ""
-        what = f"sampler and trainer disagree: token probabilities by {error or 0:.1%}, KL {kl or 0:.4f}{engine}"
-        return Alarm("disagreement", what, "`lgrpo-lite selftest RECIPE` finds where; rollout.engine=transformers agrees")
+        what = (
+            f"sampler and trainer disagree: token probabilities by {error or 0:.1%}, KL {kl or 0:.4f}{engine}"
+        )
+        return Alarm(
+            "disagreement",
+            what,
+            "`lgrpo-lite selftest RECIPE` finds where; rollout.engine=transformers agrees",
+        )
 
 
 class Clamp:
@@ -157,7 +199,11 @@ class Clamp:
 
     def __init__(self, recipe: dict[str, Any]):
         clamp = _at(recipe, "algorithm.length_preference.clamp")
-        known = isinstance(clamp, list | tuple) and len(clamp) == 2 and all(number(bound) is not None for bound in clamp)
+        known = (
+            isinstance(clamp, list | tuple)
+            and len(clamp) == 2
+            and all(number(bound) is not None for bound in clamp)
+        )
         self.clamp, self.run = (clamp if known else None), 0
 
     def __call__(self, record: StepRecord) -> Alarm | None:
@@ -170,7 +216,11 @@ class Clamp:
         if self.run < SUSTAINED:
             return None
         what = f"λ is at its bound {found:+.3g} for {self.run} steps, and can say no more"
-        return Alarm("lambda_clamp", what, "algorithm.length_preference.lr smaller; or .clamp wider, if it crept there slowly")
+        return Alarm(
+            "lambda_clamp",
+            what,
+            "algorithm.length_preference.lr smaller; or .clamp wider, if it crept there slowly",
+        )
 
 
 class Weights:
@@ -180,7 +230,11 @@ class Weights:
         self.size, self.run = _at(recipe, "rollout.group_size"), 0
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        short, long, effective = number(record.weight_short), number(record.weight_long), number(record.weight_effective)
+        short, long, effective = (
+            number(record.weight_short),
+            number(record.weight_long),
+            number(record.weight_effective),
+        )
         if short is None or long is None:
             return None
         small, large = sorted((short, long))
@@ -205,9 +259,17 @@ class Rewards:
         self.steps: deque[tuple[float, ...]] = deque(maxlen=RECENT)
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        groups, sampled, missing = number(record.groups) or 0, number(record.rollout_answers) or 0, number(record.missing) or 0
-        kinds = (number(n) or 0 for n in (record.reward_timeouts, record.reward_crashes, record.reward_errors))
-        answers = groups * self.size if self.size else sampled  # probes are sampled too, and have no say in `missing`
+        groups, sampled, missing = (
+            number(record.groups) or 0,
+            number(record.rollout_answers) or 0,
+            number(record.missing) or 0,
+        )
+        kinds = (
+            number(n) or 0 for n in (record.reward_timeouts, record.reward_crashes, record.reward_errors)
+        )
+        answers = (
+            groups * self.size if self.size else sampled
+        )  # probes are sampled too, and have no say in `missing`
         if answers <= 0:
             return None
         self.steps.append((answers, missing, *kinds))
@@ -216,14 +278,23 @@ class Rewards:
         total, gone, timeouts, crashes, errors = map(sum, zip(*self.steps, strict=True))
         if len(self.steps) < SUSTAINED or gone < MISSING_LEAST or gone <= MISSING * total:
             return None
-        what = f"{gone / total:.1%} of rewards are missing in {len(self.steps)} steps ({gone:.0f} of {total:.0f})"
+        what = (
+            f"{gone / total:.1%} of rewards are missing in {len(self.steps)} steps ({gone:.0f} of"
+            f" {total:.0f})"
+        )
         count, kind = max((timeouts, "timeouts"), (crashes, "crashes"), (errors, "errors"))
         what += f", mostly {kind}" if count else ""
         if count and kind == "timeouts":
             return Alarm(
-                "reward_faults", what, "`lgrpo-lite reward test RECIPE` shows how long one takes; or raise rewards.N.timeout"
+                "reward_faults",
+                what,
+                "`lgrpo-lite reward test RECIPE` shows how long one takes; or raise rewards.N.timeout",
             )
-        return Alarm("reward_faults", what, "`lgrpo-lite reward test RECIPE`; logs/attempt_N/main.log has the first one in full")
+        return Alarm(
+            "reward_faults",
+            what,
+            "`lgrpo-lite reward test RECIPE`; logs/attempt_N/main.log has the first one in full",
+        )
 
 
 class Memory:
@@ -241,17 +312,32 @@ class Memory:
             return None
         stays = [number(size) or 0 for name, size in memory.items() if name not in _COMES_AND_GOES]
         host, device = number(memory.get("host")), sum(stays) if "free" in memory else None
-        for name, growth, now, free in (("host", self.host, host, "host_free"), ("GPU", self.device, device, "free")):
+        for name, growth, now, free in (
+            ("host", self.host, host, "host_free"),
+            ("GPU", self.device, device, "free"),
+        ):
             rate = growth.add(now) if now is not None else None
             if rate is not None:
                 left = number(memory.get(free))
                 full = f", full in {left / rate:,.0f} steps" if left is not None else ""
-                what = f"{name} memory grows by {rate / 1e6:.1f} MB a step{full} ({(now or 0) / 1e9:.1f} GB now)"
-                return Alarm("memory_slope", what, "Ctrl-C, then the same command with --resume auto starts with fresh memory")
+                what = (
+                    f"{name} memory grows by {rate / 1e6:.1f} MB a step{full} ({(now or 0) / 1e9:.1f} GB now)"
+                )
+                return Alarm(
+                    "memory_slope",
+                    what,
+                    "Ctrl-C, then the same command with --resume auto starts with fresh memory",
+                )
         return None
 
 
-_COMES_AND_GOES = ("activations", "cached", "free", "host", "host_free")  # with the lengths of a step, or no device memory at all
+_COMES_AND_GOES = (
+    "activations",
+    "cached",
+    "free",
+    "host",
+    "host_free",
+)  # with the lengths of a step, or no device memory at all
 CHECKS = (Signal, Truncation, Entropy, Disagreement, Clamp, Weights, Rewards, Memory)
 
 
@@ -264,9 +350,14 @@ def _smaller_lr(lr: Any) -> str:
 
 
 def _compares_answers(recipe: dict[str, Any]) -> bool:
-    """As `recipe.algorithm.Algorithm.compares_answers`; where the recipe does not say, as most algorithms do."""
+    """As `recipe.algorithm.Algorithm.compares_answers`; where the recipe does not say,
+    as most algorithms do.
+    """
     alone = _at(recipe, "algorithm.advantage") in ("reward", "value_cache", "next_value")
-    whole = _at(recipe, "algorithm.surrogate") == "residual" and _at(recipe, "algorithm.residual.centre") == "group"
+    whole = (
+        _at(recipe, "algorithm.surrogate") == "residual"
+        and _at(recipe, "algorithm.residual.centre") == "group"
+    )
     return not alone or whole
 
 

@@ -36,7 +36,9 @@ def interval(row: dict[str, Any], key: str) -> tuple[float, float] | None:
 
 
 def title(run: RunView) -> tuple[str, str]:
-    """(name as its paper has it, `arXiv:…` or empty) of the run's algorithm; a row of one's own keeps its key."""
+    """(name as its paper has it, `arXiv:…` or empty) of the run's algorithm; a
+    row of one's own keeps its key.
+    """
     use = run.get("algorithm.use", "?")
     row = NAMED.get(use) if isinstance(use, str) else None
     found = re.match(r"([^:(]+) \((arXiv:[\d.]+)\)", (row.__doc__ or "") if row else "")
@@ -46,7 +48,10 @@ def title(run: RunView) -> tuple[str, str]:
 def result_table(run: RunView) -> Table:
     """Before and after, side by side."""
     name, paper = title(run)
-    table = Table(title=f"{clean(run.name)}: {name}{f' ({paper})' if paper else ''}, {run.step} steps", title_justify="left")
+    table = Table(
+        title=f"{clean(run.name)}: {name}{f' ({paper})' if paper else ''}, {run.step} steps",
+        title_justify="left",
+    )
     for column in ("", "before", "after", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for cells in result_rows(run):
@@ -66,12 +71,16 @@ def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
     for name, key, form in ((f"accuracy, {', '.join(words)}", "accuracy", ".3f"), *FIGURES):
         before, after = known(first.get(key)), known(last.get(key))
         if before is not None and after is not None:
-            told.append((name, _estimate(first, key, form), _estimate(last, key, form), f"{after - before:+{form}}"))
+            told.append(
+                (name, _estimate(first, key, form), _estimate(last, key, form), f"{after - before:+{form}}")
+            )
     return told
 
 
 def _estimate(row: dict[str, Any], key: str, form: str) -> str:
-    """A figure with its 95 % interval; evaluations of earlier versions have a standard error of the accuracy alone."""
+    """A figure with its 95 % interval; evaluations of earlier versions have a
+    standard error of the accuracy alone.
+    """
     value = f"{row[key]:{form}}"
     if found := interval(row, key):
         return f"{value} ({found[0]:{form}} to {found[1]:{form}})"

@@ -1,4 +1,6 @@
-"""A run folder -> RunView. Reads only, tolerates everything: half-written lines, missing and foreign files, a rewound run."""
+"""A run folder -> RunView. Reads only, tolerates everything: half-written lines, missing
+and foreign files, a rewound run.
+"""
 
 import gzip
 import json
@@ -25,7 +27,9 @@ class RunView:
     path: Path
     recipe: dict[str, Any] = field(default_factory=dict)  # config.resolved.yaml
     status: dict[str, Any] = field(default_factory=dict)  # STATUS.json
-    records: list[StepRecord] = field(default_factory=list)  # one per step, in order, up to the last one; no gaps
+    records: list[StepRecord] = field(
+        default_factory=list
+    )  # one per step, in order, up to the last one; no gaps
     sparse: list[StepRecord] = field(default_factory=list)  # of steps before those, in order, with gaps
     evals: list[dict[str, Any]] = field(default_factory=list)  # one per evaluation, in order
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -45,7 +49,9 @@ class RunView:
     def number(self, key: str, default: float = 0) -> float:
         """A dotted key of the recipe that is a number; anything else: the default."""
         found = self.get(key)
-        real = isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15  # NaN is not
+        real = (
+            isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
+        )  # NaN is not
         return found if real else default
 
     @property
@@ -61,7 +67,9 @@ class RunView:
         return self.records[-1].step if self.records else 0
 
     def series(self, name: str) -> list[float | None]:
-        """A field of the record over the whole run: the older steps by samples, so that a curve costs the same at any length."""
+        """A field of the record over the whole run: the older steps by samples, so that a
+        curve costs the same at any length.
+        """
         return [getattr(r, name) for r in thinned([*self.sparse, *self.records], KEPT)]
 
     @property
@@ -77,7 +85,9 @@ class RunView:
             return None
         steps, every = max(0, self.steps - self.step), self.get("train.eval_every")
         evaluations = steps / every if isinstance(every, int) and every > 0 else bool(steps)
-        took = next((e["seconds"] for e in reversed(self.evals) if isinstance(e.get("seconds"), int | float)), 0.0)
+        took = next(
+            (e["seconds"] for e in reversed(self.evals) if isinstance(e.get("seconds"), int | float)), 0.0
+        )
         return self.step_seconds * steps + took * evaluations
 
     @property
@@ -86,7 +96,8 @@ class RunView:
 
 
 class Tail:
-    """Follows a run folder: `refresh()` reads what is new since the last call, at a cost that does not grow with the run.
+    """Follows a run folder: `refresh()` reads what is new since the last call, at a cost
+    that does not grow with the run.
 
     `whole`: every line of every file, for reports and comparisons.
     """
@@ -131,7 +142,9 @@ class Tail:
             view.records = view.records[-KEPT:]
 
     def _small(self, name: str, target: str, parse) -> None:
-        """A small file, if it changed, into a field of the view; of one that cannot be read the last good reading stays."""
+        """A small file, if it changed, into a field of the view; of one that cannot be
+        read the last good reading stays.
+        """
         path = self.view.path / name
         try:
             found = path.stat()
@@ -150,7 +163,9 @@ class Tail:
             self.view.unread.append(name)
 
     def _samples(self) -> None:
-        """The completions of the newest step that kept some: found by name, since a folder may hold 100,000 of them."""
+        """The completions of the newest step that kept some: found by name, since a
+        folder may hold 100,000 of them.
+        """
         for record in reversed(self.view.records[-50:]):
             if record.step == self.view.sampled_at:
                 return
@@ -182,12 +197,17 @@ _COUNTS = tuple(f.name for f in fields(StepRecord) if str(f.type) == "<class 'in
 
 
 def _record(row: dict[str, Any]) -> StepRecord | None:
-    """A line of metrics.jsonl; None for a foreign one, whose fields are missing or not of the kind they should be."""
+    """A line of metrics.jsonl; None for a foreign one, whose fields are missing or
+    not of the kind they should be.
+    """
     try:
         record = StepRecord.from_json(row)
     except TypeError:
         return None
-    ok = all(v is None or (isinstance(v, float | int) and abs(v) < 1e300) for v in map(record.__getattribute__, _NUMBERS))
+    ok = all(
+        v is None or (isinstance(v, float | int) and abs(v) < 1e300)
+        for v in map(record.__getattribute__, _NUMBERS)
+    )
     ok = ok and all(isinstance(v, int) and abs(v) < 1e15 for v in map(record.__getattribute__, _COUNTS))
     ok = ok and all(_of_numbers(v) for v in (record.reward_parts, record.seconds, record.memory))
     ok = ok and isinstance(record.skipped, str | None) and isinstance(record.alarms, list | tuple)
@@ -195,4 +215,6 @@ def _record(row: dict[str, Any]) -> StepRecord | None:
 
 
 def _of_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(v, float | int) and abs(v) < 1e300 for v in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(v, float | int) and abs(v) < 1e300 for v in value.values()
+    )

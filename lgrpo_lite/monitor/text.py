@@ -8,14 +8,17 @@ from lgrpo_lite.types import StepRecord
 BLOCKS = "▁▂▃▄▅▆▇█"
 GIB = 2**30
 _N = r"[-+\d.,e]+"  # a number, as 1,234 or 4.2e-07 too
-STEP_LINE = (  # what `step_line` writes, for programs that read it; every field but the first two and eta may be missing
+# what `step_line` writes, for programs that read it; every field but the first two and eta may be missing
+STEP_LINE = (
     rf"step (?P<step>\d+)/(?P<steps>\d+) \| (?P<seconds>{_N})s"
     rf"(?: \| reward (?P<reward>{_N})±(?P<reward_std>{_N}) \| signal (?P<mixed>\d+)/(?P<groups>\d+)"
     rf" \| len (?P<length>{_N}) \(trunc (?P<truncated>{_N})%\))?"
     rf"(?: \| λ (?P<length_lambda>{_N}))?(?: \| clip (?P<clip>{_N})%)?(?: \| kl (?P<kl>{_N}))?"
     rf"(?: \| Δlogp (?P<disagreement>{_N}))?(?: \| mis-KL (?P<mismatch_kl>{_N}))?"
-    rf"(?: \| H (?P<entropy>{_N}))?(?: \| gn (?P<grad_norm>{_N}))?(?: \| roll (?P<rollout_tokens_a_second>{_N}) tok/s)?"
-    rf"(?: \| guide (?P<guide_tokens>\d+))?(?: \| vram (?P<vram>{_N})/(?P<vram_total>{_N}))?(?: \| missing (?P<missing>\d+))?"
+    rf"(?: \| H (?P<entropy>{_N}))?(?: \| gn (?P<grad_norm>{_N}))?(?: \| roll"
+    rf" (?P<rollout_tokens_a_second>{_N}) tok/s)?"
+    rf"(?: \| guide (?P<guide_tokens>\d+))?(?: \| vram (?P<vram>{_N})/(?P<vram_total>{_N}))?(?: \| missing"
+    r" (?P<missing>\d+))?"
     r"(?: \| alarms (?P<alarms>[a-z_,]+))?(?: \| skipped: (?P<skipped>[^|]*))? \| eta (?P<eta>[\dhms?]+)"
 )
 
@@ -24,7 +27,10 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
     """One greppable line: `name value` fields in a fixed order, those that do not apply left out."""
     fields = [f"step {record.step}/{steps}", f"{sum(record.seconds.values()):.1f}s"]
     if None not in (record.reward, record.reward_std, record.length, record.truncated):
-        fields += [f"reward {record.reward:.3f}±{record.reward_std:.2f}", f"signal {record.groups_mixed}/{record.groups}"]
+        fields += [
+            f"reward {record.reward:.3f}±{record.reward_std:.2f}",
+            f"signal {record.groups_mixed}/{record.groups}",
+        ]
         fields += [f"len {record.length:.0f} (trunc {record.truncated:.0%})"]
     if record.length_lambda is not None:
         fields += [f"λ {record.length_lambda:+.4f}"]
@@ -55,7 +61,9 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The last values as block characters, scaled to their own range; longer series are averaged down to `width`."""
+    """The last values as block characters, scaled to their own range; longer
+    series are averaged down to `width`.
+    """
     known = [v for v in values if v is not None]
     if not known or width < 1:
         return ""
@@ -77,8 +85,13 @@ def duration(seconds: float | None) -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters and direction marks as their escapes, so that a completion cannot move the cursor."""
-    return "".join(c if c == "\n" or (c.isprintable() and c != "\x7f") else c.encode("unicode_escape").decode() for c in text)
+    """Control characters and direction marks as their escapes,
+    so that a completion cannot move the cursor.
+    """
+    return "".join(
+        c if c == "\n" or (c.isprintable() and c != "\x7f") else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

@@ -1,4 +1,6 @@
-"""How the view looks: colours that a sign or a letter doubles, numbers that hold their place, text cut by terminal cells."""
+"""How the view looks: colours that a sign or a letter doubles, numbers that hold their
+place, text cut by terminal cells.
+"""
 
 import math
 import re
@@ -15,11 +17,20 @@ from lgrpo_lite.monitor.text import duration, visible
 LABEL, MAIN, LAMBDA, CALM = "dim", "bold cyan", "bold magenta", "cyan"
 GOOD, WARN, BAD = "green", "yellow", "bold red"
 VERDICTS = {"good": ("✓", GOOD), "warn": ("!", WARN), "bad": ("✗", BAD)}
-PALETTE = ("cyan", "green", "magenta", "yellow", "blue", "bright_black", "red")  # of segments, each of which has its letter too
+PALETTE = (
+    "cyan",
+    "green",
+    "magenta",
+    "yellow",
+    "blue",
+    "bright_black",
+    "red",
+)  # of segments, each of which has its letter too
 LABELS = 12  # cells of the first column of a panel
 ELLIPSIS = "…"
 _ODD = re.compile("[\ufe00-\ufe0f]")  # variation selectors: terminals disagree on the width they give
-_STACKED = 2  # marks of no width on one character; more are dropped, since they would cost nothing and hide everything
+# marks of no width on one character; more are dropped, since they would cost nothing and hide everything
+_STACKED = 2
 
 Part = str | tuple[str, str]
 
@@ -54,7 +65,11 @@ def fit(text: Text, width: int) -> Text:
 
 def cut(text: str, width: int) -> str:
     """At most `width` cells, the last of them an ellipsis where something was left out."""
-    return text if cell_len(text) <= width else text[: place(text, max(0, width - 1))] + ELLIPSIS[: max(0, width)]
+    return (
+        text
+        if cell_len(text) <= width
+        else text[: place(text, max(0, width - 1))] + ELLIPSIS[: max(0, width)]
+    )
 
 
 def place(text: str, width: int) -> int:
@@ -71,7 +86,9 @@ def place(text: str, width: int) -> int:
 
 
 def wrapped(text: str, width: int, most: int) -> list[str]:
-    """At most `most` lines, broken at blanks where there are any; of a longer text the beginning and the end stay."""
+    """At most `most` lines, broken at blanks where there are any; of a longer text
+    the beginning and the end stay.
+    """
     room = width * most
     if cell_len(text) > room:
         half = max(0, room // 2 - most - 2)
@@ -142,7 +159,11 @@ def size(value: Any) -> str:
     found = known(value)
     if found is None:
         return "–"
-    return f"{found / 2**30:.1f} GiB" if abs(found) >= 2**30 else f"{found / 2**20:.{int(abs(found) < 2**20 * 10)}f} MiB"
+    return (
+        f"{found / 2**30:.1f} GiB"
+        if abs(found) >= 2**30
+        else f"{found / 2**20:.{int(abs(found) < 2**20 * 10)}f} MiB"
+    )
 
 
 def seconds(value: Any) -> str:
@@ -180,7 +201,9 @@ def judged(name: str, value: Any, form: str, width: int = 8) -> Text:
 
 
 def flow(items: Iterable[Text], width: int, most: int, gap: int = 2) -> list[Text]:
-    """Items one after the other, on at most `most` lines; an item that no line has room for is left out, whole."""
+    """Items one after the other, on at most `most` lines; an item that no line
+    has room for is left out, whole.
+    """
     lines: list[Text] = []
     for item in items:
         if lines and lines[-1].cell_len + gap + item.cell_len <= width:

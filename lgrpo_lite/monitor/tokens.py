@@ -1,4 +1,5 @@
-"""The tokens of an answer as text that shows their credit: by colour, and without colour by a strip of marks below it.
+"""The tokens of an answer as text that shows their credit: by colour, and without
+colour by a strip of marks below it.
 
 Credit is advantage × weight: above zero the update makes the token more likely, below zero less.
 """
@@ -47,8 +48,11 @@ def tokens_of(row: dict[str, Any]) -> Tokens:
     return Tokens(tuple(pieces[:READ]), tuple(c or 0.0 for c in found[:READ]), len(pieces))
 
 
-def drawn(tokens: Tokens, width: int, lines: int, scale: float, *, length: int = 0, marked: bool = False) -> list[Text]:
-    """The beginning of an answer in at most `lines` lines of `width` cells, the rest counted: `… (+412 tokens)`.
+def drawn(
+    tokens: Tokens, width: int, lines: int, scale: float, *, length: int = 0, marked: bool = False
+) -> list[Text]:
+    """The beginning of an answer in at most `lines` lines of `width` cells, the
+    rest counted: `… (+412 tokens)`.
 
     `scale`: the credit drawn strongest. `length`: characters of the whole text where pieces are characters.
     `marked`: every second line is the strip of marks of the line above it.
@@ -60,7 +64,11 @@ def drawn(tokens: Tokens, width: int, lines: int, scale: float, *, length: int =
     left = (tokens.total if tokens.total is not None else length) - used
     if left > 0:
         _close(texts, strips, width, left, "tokens" if tokens.total is not None else "characters")
-    return [line for pair in zip(texts, strips, strict=True) for line in pair][: max(lines, 1)] if marked else texts
+    return (
+        [line for pair in zip(texts, strips, strict=True) for line in pair][: max(lines, 1)]
+        if marked
+        else texts
+    )
 
 
 def _filled(tokens: Tokens, width: int, rows: int, scale: float) -> tuple[list[Text], list[Text], int]:
@@ -96,7 +104,11 @@ def _levels(tokens: Tokens, scale: float) -> Iterator[tuple[str, int]]:
 def _style(level: int) -> tuple[str, str]:
     if not level:
         return "", " "
-    return (f"white {GREENS[level - 1]}", RAISED[level - 1]) if level > 0 else (f"white {REDS[-level - 1]}", LOWERED[-level - 1])
+    return (
+        (f"white {GREENS[level - 1]}", RAISED[level - 1])
+        if level > 0
+        else (f"white {REDS[-level - 1]}", LOWERED[-level - 1])
+    )
 
 
 def _close(texts: list[Text], strips: list[Text], width: int, left: int, what: str) -> None:
@@ -111,7 +123,9 @@ def _close(texts: list[Text], strips: list[Text], width: int, left: int, what: s
 
 
 def stamp(tokens: Tokens) -> tuple[str, str]:
-    """One number for an answer: `▲ +0.84 on every token`, `▼ -0.31 at most`, or that it was not trained on."""
+    """One number for an answer: `▲ +0.84 on every token`, `▼ -0.31 at most`,
+    or that it was not trained on.
+    """
     if not tokens.credit:
         return ("credit unknown" if tokens.total is None else "not trained on"), LABEL
     top = tokens.strongest
@@ -124,8 +138,8 @@ def stamp(tokens: Tokens) -> tuple[str, str]:
 def scales_of(shown: Sequence[Tokens]) -> list[float]:
     """The credit that is drawn strongest, for each of several answers that are seen together.
 
-    Where an answer's tokens differ, its own largest, so that it shows where the credit falls; where they do not, the largest of
-    all such answers, so that it shows which answer counts more.
+    Where an answer's tokens differ, its own largest, so that it shows where the credit falls; where they do
+    not, the largest of all such answers, so that it shows which answer counts more.
     """
     largest = max((abs(t.strongest) for t in shown if t.even), default=0.0)
     return [largest if t.even else abs(t.strongest) for t in shown]

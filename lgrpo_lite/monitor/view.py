@@ -1,4 +1,5 @@
-"""RunView -> what the terminal shows. Pure: no files, no clock, no training; never more than width × height cells.
+"""RunView -> what the terminal shows. Pure: no files, no clock, no training; never
+more than width × height cells.
 
 Panels (panels_*.py) make lines; here is which of them stand where, and the frame around them.
 """
@@ -22,8 +23,10 @@ __all__ = ["lambda_path", "live", "result_rows", "result_table"]
 
 LEAST = (60, 12)  # below it there are words without a frame
 PANELS: dict[str, Callable[[RunView, int, int], Panel]] = {
-    "run": head, "reward": learning.reward, "signal": learning.signal, "preference": credit.preference, "trace": credit.trace,
-    "length": learning.length, "policy": machine.policy, "agreement": machine.agreement, "optimiser": machine.optimiser,
+    "run": head, "reward": learning.reward, "signal": learning.signal, "preference": credit.preference,
+    "trace": credit.trace,
+    "length": learning.length, "policy": machine.policy, "agreement": machine.agreement,
+    "optimiser": machine.optimiser,
     "speed": machine.speed, "memory": machine.memory, "samples": samples, "alarms": alarms,
     "reward+signal": learning.reward_and_signal, "credit": credit.credit, "update": machine.update,
 }  # fmt: skip
@@ -45,11 +48,13 @@ LEARNED = ("reward", "signal", "preference", "trace", "length")
 MACHINE, FIVE = ("policy", "agreement", "optimiser", "speed", "memory"), (1.1, 1, 1, 1, 1)
 BOTH = ("reward+signal", "credit")
 LAYOUTS: tuple[tuple[int, tuple[Row, ...]], ...] = (  # (least width, rows): the first that fits is taken
-    (180, (RUN, Row(LEARNED, 6, 2, 20, FIVE), Row(MACHINE, 5, 1.2, 14, FIVE), replace(SAMPLES, more=4), ALARMS)),
-    (108, (RUN, Row(LEARNED[:3], 6, 2, 16), Row((*LEARNED[3:], MACHINE[0]), 5, 1, 10), Row(MACHINE[1:4], 4, 1, 10),
-           Row(MACHINE[4:], 2), SAMPLES, ALARMS)),
-    (76, (RUN, Row(LEARNED[:2], 5, 2, 14), Row(LEARNED[2:4], 6, 1, 12), Row((LEARNED[4], MACHINE[0]), 4, 1, 10),
-          Row(MACHINE[1:3], 4, 1, 10), Row(MACHINE[3:], 4, 1, 10), SAMPLES, ALARMS)),
+    (180, (RUN, Row(LEARNED, 6, 2, 20, FIVE), Row(MACHINE, 5, 1.2, 14, FIVE),
+           replace(SAMPLES, more=4), ALARMS)),
+    (108, (RUN, Row(LEARNED[:3], 6, 2, 16), Row((*LEARNED[3:], MACHINE[0]), 5, 1, 10),
+           Row(MACHINE[1:4], 4, 1, 10), Row(MACHINE[4:], 2), SAMPLES, ALARMS)),
+    (76, (RUN, Row(LEARNED[:2], 5, 2, 14), Row(LEARNED[2:4], 6, 1, 12),
+          Row((LEARNED[4], MACHINE[0]), 4, 1, 10), Row(MACHINE[1:3], 4, 1, 10),
+          Row(MACHINE[3:], 4, 1, 10), SAMPLES, ALARMS)),
     (108, (RUN, Row((*BOTH, "length"), 5, 1, 12), SAMPLES, ALARMS)),
     (60, (RUN, Row(BOTH, 5, 1, 12), Row(("length", "update"), 4, 0.5, 8), SAMPLES, ALARMS)),
     (60, (RUN, Row(BOTH, 5, 1, 8), replace(SAMPLES, least=1), replace(ALARMS, least=1))),
@@ -73,7 +78,11 @@ def live(run: RunView, width: int, height: int) -> Group:
 def in_words(run: RunView, width: int) -> list[Text]:
     """The most important of it for a terminal that has no room for panels."""
     said = state(run)
-    lines = [said, Text(step_words(run) + ("" if run.health.ended else f" eta {eta_words(run)}")), *trouble(run, width, 5)]
+    lines = [
+        said,
+        Text(step_words(run) + ("" if run.health.ended else f" eta {eta_words(run)}")),
+        *trouble(run, width, 5),
+    ]
     if now := doing(run, width):
         lines.append(now)
     if run.records:
@@ -102,18 +111,25 @@ def _framed(run: RunView, width: int, height: int) -> list[Text]:
 
 
 def _chosen(width: int, height: int, trouble: int, samples: int) -> tuple[Row, ...]:
-    """The first layout that fits; trouble is told in the run's row, which then grows; samples take what they can fill."""
+    """The first layout that fits; trouble is told in the run's row, which then grows;
+    samples take what they can fill.
+    """
     for extra in (trouble, 0):
         for least, rows in LAYOUTS:
             told = (replace(rows[0], least=rows[0].least + extra, most=rows[0].most + extra), *rows[1:])
-            told = tuple(replace(row, most=max(row.least, samples)) if row.names == ("samples",) else row for row in told)
+            told = tuple(
+                replace(row, most=max(row.least, samples)) if row.names == ("samples",) else row
+                for row in told
+            )
             if width >= least and sum(row.least for row in told) + len(told) + 1 <= height:
                 return told
     return LAYOUTS[-1][1]
 
 
 def _heights(rows: tuple[Row, ...], lines: int) -> list[int]:
-    """Lines of each row: what it needs, then one by one to the row that lacks most of its share of the rest."""
+    """Lines of each row: what it needs, then one by one to the row that lacks most of its share of the
+    rest.
+    """
     heights = [row.least for row in rows]
     for _ in range(lines - sum(heights)):
         open_ = [i for i, row in enumerate(rows) if row.more and heights[i] < row.most] or [len(rows) - 2]
@@ -137,7 +153,9 @@ def _panel(name: str, run: RunView, width: int, height: int) -> Panel:
 
 
 def _rule(width: int, above: list[int], below: list[int], titles: list[Text | str]) -> Text:
-    """A line of the frame, shared by the panels above and below it (none: an edge), with the titles of those below."""
+    """A line of the frame, shared by the panels above and below it (none: an edge),
+    with the titles of those below.
+    """
     ups, downs = _borders(above), _borders(below)
     cells = ["─"] * width
     for at in ups | downs:

@@ -1,4 +1,6 @@
-"""Estimators of KL(policy || reference) per token, from d = logp_ref - logp (Schulman, "Approximating KL divergence")."""
+"""Estimators of KL(policy || reference) per token, from d = logp_ref - logp (Schulman,
+"Approximating KL divergence").
+"""
 
 import torch
 from jaxtyping import Float
@@ -16,7 +18,9 @@ def k2(logp: Float[Tensor, " T"], ref: Float[Tensor, " T"]) -> Float[Tensor, " T
 
 
 def k3(logp: Float[Tensor, " T"], ref: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """exp(d) - d - 1: unbiased, never negative (GRPO's choice). d is bounded by 20 so that exp stays finite."""
+    """exp(d) - d - 1: unbiased, never negative (GRPO's choice).
+    d is bounded by 20 so that exp stays finite.
+    """
     d = (ref - logp).clamp(max=20.0)
     return torch.expm1(d) - d
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class LogZ(nn.Module):
     """Linear H→H, GELU, LayerNorm, twice; then Linear H→1: one number a prompt, 2H² parameters, float32.
 
-    It starts at 0 (the last layer is zero), so the first step is FlowRL without a centre. The paper's dropout is left out:
-    it would make a step depend on how it is split. Its gradient reaches the policy through the hidden states, as in the
-    paper's code. The head is saved with the run and never exported.
+    It starts at 0 (the last layer is zero), so the first step is FlowRL without a centre. The paper's dropout
+    is left out: it would make a step depend on how it is split. Its gradient reaches the policy through the
+    hidden states, as in the paper's code. The head is saved with the run and never exported.
     """
 
     def __init__(self, width: int, dtype: torch.dtype = torch.float32):

@@ -1,17 +1,19 @@
-"""What an algorithm's name stands for: a row of parts. The one table of names; it validates, lists and documents.
+"""What an algorithm's name stands for: a row of parts. The one table of names; it
+validates, lists and documents.
 
-A row is a value of `Algorithm`. `objective.Objective` composes the functions the parts name; no code anywhere asks
-which algorithm it is running. Torch is not needed to read a row.
+A row is a value of `Algorithm`. `objective.Objective` composes the functions the parts name; no code anywhere
+asks which algorithm it is running. Torch is not needed to read a row.
 
 Common form, per token t of answer i in group x (letters as in batch.py):
 
-    loss = - Σ coef · weight · gain  +  β Σ coef · KL        gain = min(ρ A, clip(ρ, 1-low, 1+high) A) or another surrogate
+    loss = - Σ coef · weight · gain  +  β Σ coef · KL
+    gain = min(ρ A, clip(ρ, 1-low, 1+high) A) or another surrogate
 """
 
 from typing import Any
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.recipe.algorithm import (  # fmt: skip
+from lgrpo_lite.recipe.algorithm import (
     Algorithm,
     BestDraft,
     Clip,
@@ -30,7 +32,8 @@ from lgrpo_lite.recipe.plugin import found
 
 
 def grpo() -> Algorithm:
-    """GRPO (arXiv:2402.03300): A = (R - mean)/(std + 1e-4), each answer a mean over its tokens, KL to the reference.
+    """GRPO (arXiv:2402.03300): A = (R - mean)/(std + 1e-4), each answer a mean over
+    its tokens, KL to the reference.
 
     Limit: one update per batch, β = 0: policy gradient with a group baseline.
     """
@@ -38,15 +41,18 @@ def grpo() -> Algorithm:
 
 
 def dapo() -> Algorithm:
-    """DAPO (arXiv:2503.14476): a mean over all tokens of the step, clip-higher, groups all right or all wrong drawn again.
+    """DAPO (arXiv:2503.14476): a mean over all tokens of the step, clip-higher, groups all
+    right or all wrong drawn again.
 
-    Its length penalty is the reward `overlong`. Limit: equal lengths, clip high 0.2, admit all: GRPO without KL.
+    Its length penalty is the reward `overlong`. Limit: equal lengths, clip high
+    0.2, admit all: GRPO without KL.
     """
     return Algorithm(use="dapo", reduce="token_mean", clip=Clip(low=0.2, high=0.28), admit="mixed")
 
 
 def dr_grpo() -> Algorithm:
-    """Dr. GRPO (arXiv:2503.20783): A = R - mean, tokens summed over a constant M instead of the answer's length.
+    """Dr. GRPO (arXiv:2503.20783): A = R - mean, tokens summed over a constant M
+    instead of the answer's length.
 
     Limit: equal lengths L and M = L: GRPO without the standard deviation.
     """
@@ -54,7 +60,8 @@ def dr_grpo() -> Algorithm:
 
 
 def bnpo() -> Algorithm:
-    """BNPO (arXiv:2506.02864): A = (R - p)/f(p), f the Beta density of the success rates p of the step. Rewards 0 or 1.
+    """BNPO (arXiv:2506.02864): A = (R - p)/f(p), f the Beta density of the success rates
+    p of the step. Rewards 0 or 1.
 
     Limit: all p equal: Dr. GRPO's advantage. Not TRL's loss of that name, which is `bnpo_trl`.
     """
@@ -62,7 +69,8 @@ def bnpo() -> Algorithm:
 
 
 def bnpo_trl() -> Algorithm:
-    """TRL's loss_type "bnpo": a token mean in each block of `reduce_rows` answers, then a mean over the blocks.
+    """TRL's loss_type "bnpo": a token mean in each block of `reduce_rows`
+    answers, then a mean over the blocks.
 
     Limit: blocks of one answer: GRPO's reduction; one block: DAPO's.
     """
@@ -70,7 +78,8 @@ def bnpo_trl() -> Algorithm:
 
 
 def gspo() -> Algorithm:
-    """GSPO (arXiv:2507.18071): one ratio an answer, s = exp(mean of its log-ratios), clipped to 1 - 3e-4, 1 + 4e-4.
+    """GSPO (arXiv:2507.18071): one ratio an answer, s = exp(mean of its log-ratios),
+    clipped to 1 - 3e-4, 1 + 4e-4.
 
     Limit: one update per batch: GRPO without KL, exactly; it differs from optim.updates_per_batch=2 on.
     """
@@ -78,7 +87,8 @@ def gspo() -> Algorithm:
 
 
 def cispo() -> Algorithm:
-    """CISPO (arXiv:2506.13585): stopgrad(min(ρ, 5)) A log π, a mean over all tokens; no token loses its gradient.
+    """CISPO (arXiv:2506.13585): stopgrad(min(ρ, 5)) A log π, a mean over all
+    tokens; no token loses its gradient.
 
     Limit: one update per batch: the gradient of DAPO without redraws.
     """
@@ -94,15 +104,18 @@ def rloo() -> Algorithm:
 
 
 def length_preference() -> Algorithm:
-    """λ-GRPO (arXiv:2510.06870): each answer's tokens weigh f = G softmax(h^λ), h = 1 + r z, z the standardised length.
+    """λ-GRPO (arXiv:2510.06870): each answer's tokens weigh f = G softmax(h^λ), h = 1 +
+    r z, z the standardised length.
 
-    λ is learned by its own SGD from the same loss. Limit: λ = 0 gives f = 1, the token mean of each group (DAPO's rule).
+    λ is learned by its own SGD from the same loss. Limit: λ = 0 gives f = 1, the token
+    mean of each group (DAPO's rule).
     """
     return Algorithm(use="length_preference", reduce="group_token_mean", length_preference=LengthPreference())
 
 
 def trace() -> Algorithm:
-    """GRPO-λ (arXiv:2510.00194): ρ_t = exp(Σ_{j≤t} W[t,j] Δlogp_j), eligibility traces of decay b = γλ; A ≥ -0.1.
+    """GRPO-λ (arXiv:2510.00194): ρ_t = exp(Σ_{j≤t} W[t,j] Δlogp_j), eligibility
+    traces of decay b = γλ; A ≥ -0.1.
 
     Limit: λ = 0, style recent, no advantage floor: GRPO.
     """
@@ -110,7 +123,8 @@ def trace() -> Algorithm:
 
 
 def prefix_share() -> Algorithm:
-    """λ-GRPO by process sets (arXiv:2509.21154): a token's loss is divided by the number of answers that share its prefix.
+    """λ-GRPO by process sets (arXiv:2509.21154): a token's loss is divided by the number of
+    answers that share its prefix.
 
     Limit: no two answers begin alike: GRPO.
     """
@@ -118,36 +132,46 @@ def prefix_share() -> Algorithm:
 
 
 def cppo() -> Algorithm:
-    """CPPO (arXiv:2503.22342): GRPO on the answers of largest |A| of each group; 1/k replaces 1/G, A is not computed anew.
+    """CPPO (arXiv:2503.22342): GRPO on the answers of largest |A| of each group; 1/k
+    replaces 1/G, A is not computed anew.
 
-    It saves update time, not sampling. As released: select.scope=batch reduce=token_mean. Limit: keep 1: GRPO.
+    It saves update time, not sampling. As released: select.scope=batch
+    reduce=token_mean. Limit: keep 1: GRPO.
     """
     return Algorithm(use="cppo", select=Select(), kl=Kl(coef=0.04))
 
 
 def rebel() -> Algorithm:
-    """REBEL (arXiv:2404.16767): (Δ_i - Δ_j - η (R_i - R_j))² over all pairs of a group, Δ an answer's log-ratio to the sampler.
+    """REBEL (arXiv:2404.16767): (Δ_i - Δ_j - η (R_i - R_j))² over all pairs of a group, Δ an
+    answer's log-ratio to the sampler.
 
-    Written as the group-centred square times 2G/(G-1), which is the same. Limit: one update per batch: a policy gradient with
-    A = R - mean and tokens summed; it differs from optim.updates_per_batch=2 on.
+    Written as the group-centred square times 2G/(G-1), which is the same. Limit: one update per batch: a
+    policy gradient with A = R - mean and tokens summed; it differs from optim.updates_per_batch=2 on.
     """
     pairs = Residual(anchor="old", centre="group", pairs=True)
     return Algorithm(use="rebel", advantage="reward", surrogate="residual", residual=pairs)
 
 
 def a_star_po() -> Algorithm:
-    """A*-PO (arXiv:2505.20686): (β2 Σ_t log π/π_ref - (R - V*))², V* = β1 log mean exp(R/β1) of the reference.
+    """A*-PO (arXiv:2505.20686): (β2 Σ_t log π/π_ref - (R - V*))², V* = β1 log
+    mean exp(R/β1) of the reference.
 
-    V* is made before the first step. One answer a prompt is enough: rollout.group_size=1.
-
-    Limit: π = π_ref: REINFORCE with the baseline V*, scaled by 2 β2.
+    V* is made before the first step. One answer a prompt is enough: rollout.group_size=1. Limit: π = π_ref:
+    REINFORCE with the baseline V*, scaled by 2 β2.
     """
     drift = Residual(anchor="ref", slope=1e-3)
-    return Algorithm(use="a_star_po", value_cache=ValueCache(), advantage="value_cache", surrogate="residual", residual=drift)
+    return Algorithm(
+        use="a_star_po",
+        value_cache=ValueCache(),
+        advantage="value_cache",
+        surrogate="residual",
+        residual=drift,
+    )
 
 
 def flowrl() -> Algorithm:
-    """FlowRL (arXiv:2509.15207): w (log Z(q) + mean log π/π_ref - β Â)², β = 15, log Z a head on the prompt, w in 1 ± 0.2.
+    """FlowRL (arXiv:2509.15207): w (log Z(q) + mean log π/π_ref - β Â)², β = 15, log Z a
+    head on the prompt, w in 1 ± 0.2.
 
     As first released: residual.is_form=released. Limit: log Z = the group's centre: `flowrl_group`.
     """
@@ -156,7 +180,8 @@ def flowrl() -> Algorithm:
 
 
 def flowrl_group() -> Algorithm:
-    """FlowRL without a head: the group's mean stands for log Z (as GFlowRL, arXiv:2607.13394, has it). No extra parameters.
+    """FlowRL without a head: the group's mean stands for log Z (as GFlowRL,
+    arXiv:2607.13394, has it). No extra parameters.
 
     Limit: π = π_old = π_ref: 2β times the gradient of GRPO.
     """
@@ -167,48 +192,58 @@ def flowrl_group() -> Algorithm:
 def igrpo() -> Algorithm:
     """iGRPO (arXiv:2602.09000): half of a group are drafts; the best one joins the prompt of the others.
 
-    These are trained under that longer prompt; the model is used without it.
-    Limit: no draft is ever shown (best_draft.when=wrong, all right): GRPO with half the group.
+    These are trained under that longer prompt; the model is used without it. Limit: no draft is ever shown
+    (best_draft.when=wrong, all right): GRPO with half the group.
     """
     return Algorithm(use="igrpo", best_draft=BestDraft())
 
 
 def g2rpo_a() -> Algorithm:
-    """G²RPO-A (arXiv:2508.13023): a quarter of a group begins with ℓ tokens of a worked solution; ℓ ← ℓ · mean(earlier R)/R.
+    """G²RPO-A (arXiv:2508.13023): a quarter of a group begins with ℓ tokens of a worked
+    solution; ℓ ← ℓ · mean(earlier R)/R.
 
-    Needs a solution in the data. As released: guide.schedule=released guide.train_guidance=true. Limit: share 0: GRPO.
+    Needs a solution in the data. As released: guide.schedule=released
+    guide.train_guidance=true. Limit: share 0: GRPO.
     """
     return Algorithm(use="g2rpo_a", guide=Guide(), kl=Kl(coef=0.04))
 
 
 def rgr_grpo() -> Algorithm:
-    """RGR-GRPO (arXiv:2511.12344): one answer refines the best of the others and is trained without that hint, π/(π+γ) A.
+    """RGR-GRPO (arXiv:2511.12344): one answer refines the best of the others and is
+    trained without that hint, π/(π+γ) A.
 
-    Made for the reward `rubric`. As printed: shaped.form=old. Limit: nothing to refine: the plain policy gradient.
+    Made for the reward `rubric`. As printed: shaped.form=old. Limit: nothing to
+    refine: the plain policy gradient.
     """
     parts = {"refine_best": RefineBest(), "shaped": Shaped(), "surrogate": "unclipped"}
     return Algorithm(use="rgr_grpo", **parts, reduce="constant", reduce_constant=1)
 
 
 def vineppo() -> Algorithm:
-    """VinePPO (arXiv:2410.01679): A of a reasoning step = V(after) - V(before), V the mean reward of k fresh continuations.
+    """VinePPO (arXiv:2410.01679): A of a reasoning step = V(after) - V(before), V the mean
+    reward of k fresh continuations.
 
-    Costs about k · steps/2 answers per answer; probe_values.{k: 3, only: mixed, first: group_mean} is the cheap form. Limit:
-    one step an answer, V(prompt) the group's mean: A = R - mean.
+    Costs about k · steps/2 answers per answer; probe_values.{k: 3, only: mixed, first: group_mean} is the
+    cheap form. Limit: one step an answer, V(prompt) the group's mean: A = R - mean.
     """
     kl = Kl(coef=1e-4, max=10.0)
-    return Algorithm(use="vineppo", probe_values=ProbeValues(), advantage="next_value", reduce="token_mean", kl=kl)
+    return Algorithm(
+        use="vineppo", probe_values=ProbeValues(), advantage="next_value", reduce="token_mean", kl=kl
+    )
 
 
 ROWS = (
-    grpo, dapo, dr_grpo, bnpo, bnpo_trl, gspo, cispo, rloo, length_preference, trace, prefix_share, cppo, rebel, a_star_po,
+    grpo, dapo, dr_grpo, bnpo, bnpo_trl, gspo, cispo, rloo, length_preference, trace, prefix_share, cppo,
+    rebel, a_star_po,
     flowrl, flowrl_group, igrpo, g2rpo_a, rgr_grpo, vineppo,
 )  # fmt: skip
 NAMED = {row.__name__: row for row in ROWS}
 
 
 def complete(algorithm: Algorithm, where: str) -> Algorithm:
-    """Lay the keys a recipe sets over the row it names. Unknown name: ConfigError that gives the nearest one."""
+    """Lay the keys a recipe sets over the row it names. Unknown name:
+    ConfigError that gives the nearest one.
+    """
     made = found(algorithm.use, NAMED, where, "algorithm")()
     if not isinstance(made, Algorithm):
         fix = "the function takes no arguments and returns a lgrpo_lite.algorithm.Algorithm"

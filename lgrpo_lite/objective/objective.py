@@ -1,8 +1,10 @@
-"""The objective: groups of scored rollouts -> TrainBatch -> loss. Read `forward` first; it is every algorithm of NAMED.
+"""The objective: groups of scored rollouts -> TrainBatch -> loss. Read `forward` first;
+it is every algorithm of NAMED.
 
     loss = - Σ coef · weight · f · gain  +  β Σ coef · KL  -  entropy_coef Σ coef · H
 
-`coef` is the normaliser of the whole step, so the sum over micro-batches is the loss of the step under any split.
+`coef` is the normaliser of the whole step, so the sum over micro-batches is the
+loss of the step under any split.
 """
 
 import math
@@ -28,9 +30,18 @@ from lgrpo_lite.types import Group
 
 
 class Objective(nn.Module):
-    """One row of parts, composed. `parameters()` are the objective's own (λ, the log Z head), with optimisers of their own."""
+    """One row of parts, composed. `parameters()` are the objective's own (λ, the log Z
+    head), with optimisers of their own.
+    """
 
-    def __init__(self, parts: Algorithm, *, max_new_tokens: int, hidden: int | None = None, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        parts: Algorithm,
+        *,
+        max_new_tokens: int,
+        hidden: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
         """`parts` is complete (`objective.named.complete`); `hidden` is the policy's width, for a log Z head.
 
         `dtype` is that of advantages, weights and coefficients.
@@ -57,24 +68,35 @@ class Objective(nn.Module):
     @property
     def log_z_grad(self) -> float | None:
         """Norm of the log Z head's gradient gathered since the gradients were last cleared."""
-        grads = [] if self.log_z is None else [p.grad.norm() for p in self.log_z.parameters() if p.grad is not None]
+        grads = (
+            []
+            if self.log_z is None
+            else [p.grad.norm() for p in self.log_z.parameters() if p.grad is not None]
+        )
         return torch.stack(grads).norm().item() if grads else None
 
     def silence(self, sampled: Sequence[Group]) -> str:
         """Why a step has nothing to train."""
         if not any(g.rollouts for g in sampled):
             return "every reward is missing"
-        return "no group had two different rewards" if self.parts.compares_answers else "no answer has an advantage"
+        return (
+            "no group had two different rewards"
+            if self.parts.compares_answers
+            else "no answer has an advantage"
+        )
 
-    # ------------------------------------------------------------------------------------------- which answers
+    # ------------------------------------------------------------ which answers
 
     def admit(self, group: Group) -> bool:
-        """Whether a group enters the step: answers to compare, and two different rewards where the row asks for them."""
+        """Whether a group enters the step: answers to compare, and two different
+        rewards where the row asks for them.
+        """
         enough = len(group.rollouts) > (1 if self.parts.compares_answers else 0)
         return enough and {"all": True, "varied": group.varied, "mixed": group.mixed}[self.parts.admit]
 
     def wanted(self, groups: Sequence[Group], prompts_per_step: int, answers: int) -> int:
-        """Further prompts to draw: for groups not admitted, and with `select.refill` for the places that pruning freed.
+        """Further prompts to draw: for groups not admitted, and with `select.refill` for
+        the places that pruning freed.
 
         `answers` is the size of a group as it is trained, without drafts.
         """
@@ -90,18 +112,28 @@ class Objective(nn.Module):
     def batch(self, groups: Sequence[Group]) -> TrainBatch | None:
         """Credit, pruning and normalisation of a step, settled once. None when no token would get a gradient.
 
-        Pruned answers (`select`) are gone: lengths, groups and normalisers are those of the answers that stay. One that
-        stays but can teach nothing (A = 0, no pull to the reference, no entropy bonus; or truncated under mask_truncated)
-        counts in the normaliser and in its group's lengths, but never sees a forward pass: the gradient is the same without.
+        Pruned answers (`select`) are gone: lengths, groups and normalisers are those of the answers that
+        stay. One that stays but can teach nothing (A = 0, no pull to the reference, no entropy bonus; or
+        truncated under mask_truncated) counts in the normaliser and in its group's lengths, but never sees a
+        forward pass: the gradient is the same without.
         """
         parts = self.parts
         credit, chosen = self.credit(groups)
         rollouts = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]
-        credits = [floored(a[i], parts.advantage_floor) for a, rows in zip(credit, chosen, strict=True) for i in rows]
+        credits = [
+            floored(a[i], parts.advantage_floor) for a, rows in zip(credit, chosen, strict=True) for i in rows
+        ]
         group = torch.tensor([number for number, rows in enumerate(chosen) for _ in rows])
         shown = [0 if parts.guide and parts.guide.train_guidance else r.completion.given for r in rollouts]
-        length = torch.tensor([len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)])
-        always = parts.kl.coef > 0 or parts.entropy_coef > 0 or parts.surrogate == "residual" or ".py:" in parts.surrogate
+        length = torch.tensor(
+            [len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)]
+        )
+        always = (
+            parts.kl.coef > 0
+            or parts.entropy_coef > 0
+            or parts.surrogate == "residual"
+            or ".py:" in parts.surrogate
+        )
         keep = [
             i
             for i, r in enumerate(rollouts)
@@ -121,11 +153,19 @@ class Objective(nn.Module):
         return replace(batch, weight=weight)
 
     def credit(self, groups: Sequence[Group]) -> tuple[list[list[Credit]], list[list[int]]]:
-        """Advantages of every rollout, and per group the rollouts that stay; guided ones apart if `guide.baseline` says so."""
+        """Advantages of every rollout, and per group the rollouts that stay; guided ones
+        apart if `guide.baseline` says so.
+        """
         parts = self.parts
         separate = parts.guide is not None and parts.guide.baseline == "separate"
-        credit = apart(groups, lambda some: self.advantage(some, parts)) if separate else self.advantage(groups, parts)
-        return credit, selected([[_size(a) for a in row] for row in credit], [g.rewards for g in groups], parts.select)
+        credit = (
+            apart(groups, lambda some: self.advantage(some, parts))
+            if separate
+            else self.advantage(groups, parts)
+        )
+        return credit, selected(
+            [[_size(a) for a in row] for row in credit], [g.rewards for g in groups], parts.select
+        )
 
     # ------------------------------------------------------------------------------------------- loss
 
@@ -136,15 +176,19 @@ class Objective(nn.Module):
         entropy: Float[Tensor, " T"] | None = None,
         prompt_hidden: Float[Tensor, "S D"] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the micro-batches of a step
-        (but for disagreement_max and ratio_max, maxima).
+        """Loss of one micro-batch, and sums over its tokens for the record. Both add up over the
+        micro-batches of a step (but for disagreement_max and ratio_max, maxima).
 
-        `entropy` is read by top_entropy and entropy_coef; `prompt_hidden`, the mean hidden state of each answer's prompt, by
-        the log Z head.
+        `entropy` is read by top_entropy and entropy_coef; `prompt_hidden`, the mean hidden state of each
+        answer's prompt, by the log Z head.
         """
         parts = self.parts
         old = logp.detach() if b.old_logp is None else b.old_logp
-        log_z = self.log_z(prompt_hidden).to(logp.device) if self.log_z is not None and prompt_hidden is not None else None
+        log_z = (
+            self.log_z(prompt_hidden).to(logp.device)
+            if self.log_z is not None and prompt_hidden is not None
+            else None
+        )
         gain, seen = self.surrogate(Terms(logp, old, self._log_ratio(logp - old, b), b, parts, log_z))
         if parts.shaped is not None:
             gain = torch.where(b.off[b.seq], shaped(Terms(logp, old, logp - old, b, parts)), gain)
@@ -155,9 +199,13 @@ class Objective(nn.Module):
         if parts.top_entropy is not None:
             assert entropy is not None, "the policy gives entropies with its log-probs"
             weight = weight * top_entropy(entropy, b.seq, parts.top_entropy)
-        sampled = ~b.sampler_logp.isnan()  # answers trained under another prompt have no log-prob of their own sampling
+        sampled = (
+            ~b.sampler_logp.isnan()
+        )  # answers trained under another prompt have no log-prob of their own sampling
         apart_by = torch.where(sampled, old - b.sampler_logp, 0.0)
-        if parts.rollout_correction:  # the engine's numerics against the trainer's: truncated importance weight
+        if (
+            parts.rollout_correction
+        ):  # the engine's numerics against the trainer's: truncated importance weight
             gain = gain * apart_by.exp().clamp(max=parts.rollout_correction.cap)
         loss = -(b.coef * weight * gain).sum()
         if parts.kl.coef:
@@ -169,19 +217,26 @@ class Objective(nn.Module):
         if parts.entropy_coef:
             assert entropy is not None, "the policy gives entropies with its log-probs"
             loss = loss - parts.entropy_coef * (b.coef * entropy).sum()
-        told = {name: float(values.detach().sum()) for name, values in (seen | self._disagreement(apart_by, sampled)).items()}
+        told = {
+            name: float(values.detach().sum())
+            for name, values in (seen | self._disagreement(apart_by, sampled)).items()
+        }
         told["ratio_max"] = float((logp.detach() - old).max().exp())
         return loss, told | {"disagreement_max": float(apart_by.detach().abs().max())}
 
     def _disagreement(self, d: Tensor, sampled: Tensor) -> dict[str, Tensor]:
-        """By token, d = log-prob of the trainer minus the sampler's: |d|; e^d - 1 - d, whose mean estimates KL(sampler ‖
-        trainer); e^|d| - 1, the factor by which a probability is off; and which tokens the correction bounds."""
+        """By token, d = log-prob of the trainer minus the sampler's: |d|; e^d - 1 - d, whose mean estimates
+        KL(sampler ‖ trainer); e^|d| - 1, the factor by which a probability is off; and which tokens the
+        correction bounds."""
         cap = self.parts.rollout_correction.cap if self.parts.rollout_correction else math.inf
         size = d.abs()
         return {
-            "disagreement": size, "mismatch_kl": d.exp() - 1 - d, "token_mult_error": size.exp() - 1, "capped": d.exp() > cap,
+            "disagreement": size,
+            "mismatch_kl": d.exp() - 1 - d,
+            "token_mult_error": size.exp() - 1,
+            "capped": d.exp() > cap,
             "sampled": sampled,
-        }  # fmt: skip
+        }
 
     def _log_ratio(self, x: Tensor, b: TrainBatch) -> Tensor:
         t = self.parts.trace
@@ -193,7 +248,9 @@ class Objective(nn.Module):
         return trace.accumulate(x, b.seq, decay=t.gamma * t.lambda_, style=t.style, floor=t.floor)
 
     def _trace_weight(self, b: TrainBatch) -> Tensor:
-        """What the trace multiplies a token's term by: its other two modes, and the mean that `normalize` divides out."""
+        """What the trace multiplies a token's term by: its other two modes, and the
+        mean that `normalize` divides out.
+        """
         t = self.parts.trace
         weight = torch.ones_like(b.weight)
         if t is None:

@@ -7,12 +7,16 @@ from lgrpo_lite.recipe.algorithm import Select
 
 
 def top_abs(advantages: Sequence[float], rewards: Sequence[float], keep: int) -> list[int]:
-    """The `keep` answers of largest |A|, in their order. Ties keep the earlier one: answers are exchangeable as sampled."""
+    """The `keep` answers of largest |A|, in their order. Ties keep the earlier one:
+    answers are exchangeable as sampled.
+    """
     return sorted(sorted(range(len(advantages)), key=lambda i: (-abs(advantages[i]), i))[:keep])
 
 
 def max_variance(advantages: Sequence[float], rewards: Sequence[float], keep: int) -> list[int]:
-    """The `keep` answers whose rewards have the largest variance (PODS, arXiv:2504.13818): some best and some worst ones."""
+    """The `keep` answers whose rewards have the largest variance (PODS, arXiv:2504.13818):
+    some best and some worst ones.
+    """
     order = sorted(range(len(rewards)), key=lambda i: (rewards[i], i))
     if keep >= len(order):
         return sorted(order)
@@ -24,20 +28,26 @@ SELECT = {f.__name__: f for f in (top_abs, max_variance)}
 
 
 def places(size: int, keep: float) -> int:
-    """floor(size · keep), at least 1: how many of `size` answers stay. The bit added is so that 10 · (1 - 0.9) is 1."""
+    """floor(size · keep), at least 1: how many of `size` answers stay. The bit added
+    is so that 10 · (1 - 0.9) is 1.
+    """
     return max(1, int(size * keep + 1e-9)) if size else 0
 
 
 def selected(
     advantages: Sequence[Sequence[float]], rewards: Sequence[Sequence[float]], settings: Select | None
 ) -> list[list[int]]:
-    """Per group, the indices of the answers that stay. Advantages are not computed anew. None keeps everything."""
+    """Per group, the indices of the answers that stay. Advantages are not
+    computed anew. None keeps everything.
+    """
     if settings is None:
         return [list(range(len(group))) for group in rewards]
     rule = SELECT[settings.rule]
     if settings.scope == "group":
         return [rule(a, r, places(len(r), settings.keep)) for a, r in zip(advantages, rewards, strict=True)]
     home = [(g, i) for g, group in enumerate(rewards) for i in range(len(group))]
-    flat = rule([x for a in advantages for x in a], [x for r in rewards for x in r], places(len(home), settings.keep))
+    flat = rule(
+        [x for a in advantages for x in a], [x for r in rewards for x in r], places(len(home), settings.keep)
+    )
     chosen = [home[k] for k in flat]
     return [[i for g, i in chosen if g == group] for group in range(len(rewards))]

@@ -1,7 +1,8 @@
-"""Surrogates: (log-probs, log-ratio, advantages) -> gain per token, to be maximised, and what the record counts of it.
+"""Surrogates: (log-probs, log-ratio, advantages) -> gain per token, to be maximised,
+and what the record counts of it.
 
-`x` is the log-ratio as the ratio brick made it; ρ = exp(x). A brick that speaks of whole answers (`residual`) gives each of
-an answer's tokens the answer's gain: under `sequence_mean` these add up to one term an answer.
+`x` is the log-ratio as the ratio brick made it; ρ = exp(x). A brick that speaks of whole answers (`residual`)
+gives each of an answer's tokens the answer's gain: under `sequence_mean` these add up to one term an answer.
 """
 
 from collections.abc import Callable
@@ -38,9 +39,11 @@ def ratio_of(log_ratio: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
 
 
 def clipped(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
-    """min(ρA, clip(ρ, 1-low, 1+high) A) (PPO, arXiv:1707.06347), and which tokens the bounds silenced (1 or 0).
+    """min(ρA, clip(ρ, 1-low, 1+high) A) (PPO, arXiv:1707.06347), and which tokens the bounds silenced (1 or
+    0).
 
-    ρ = 1: the gain is A and its gradient A; ties keep the gradient. dual c: not below c·A where A < 0 (arXiv:1912.09729).
+    ρ = 1: the gain is A and its gradient A; ties keep the gradient. dual c: not below c·A
+    where A < 0 (arXiv:1912.09729).
     """
     ratio, advantage, clip = ratio_of(t.x), t.batch.advantage, t.parts.clip
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip.low, 1 + clip.high) * advantage)
@@ -58,7 +61,8 @@ def unclipped(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def cispo(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
-    """stopgrad(min(max(ρ, floor), cap)) A log π (CISPO, arXiv:2506.13585): the weight is capped, no token loses its gradient.
+    """stopgrad(min(max(ρ, floor), cap)) A log π (CISPO, arXiv:2506.13585): the weight is
+    capped, no token loses its gradient.
 
     ρ = 1: the policy gradient. The cap bounds ρ itself, not ρ - 1.
     """
@@ -70,7 +74,8 @@ def cispo(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def shaped(t: Terms) -> Tensor:
-    """π/(π+γ) A (RGR-GRPO, arXiv:2511.12344): rare tokens learn most, the slope γπ/(π+γ)² in log π peaks at π = γ.
+    """π/(π+γ) A (RGR-GRPO, arXiv:2511.12344): rare tokens learn most, the slope γπ/(π+γ)² in log π peaks at π
+    = γ.
 
     form old: π/(π_old+γ), as the paper prints it, which damps rare tokens.
     """
@@ -84,9 +89,10 @@ def shaped(t: Terms) -> Tensor:
 def residual(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
     """-w (slope S - target A + c)², S an answer's log-ratio to the anchor.
 
-    REBEL (arXiv:2404.16767), A*-PO (arXiv:2505.20686) and FlowRL (arXiv:2509.15207) are this loss. c = 0; or the group's mean
-    taken off (constant for the gradient, which loses nothing: inside a group it cancels); or log Z of a head. w = 1, or the
-    answer's ratio clipped to 1 ± is_clip, detached. pairs: factor 2G/(G-1), the mean over all pairs of the group.
+    REBEL (arXiv:2404.16767), A*-PO (arXiv:2505.20686) and FlowRL (arXiv:2509.15207) are this loss. c = 0; or
+    the group's mean taken off (constant for the gradient, which loses nothing: inside a group it cancels); or
+    log Z of a head. w = 1, or the answer's ratio clipped to 1 ± is_clip, detached. pairs: factor 2G/(G-1),
+    the mean over all pairs of the group.
     """
     b, r = t.batch, t.parts.residual
     anchor = t.old if r.anchor == "old" else b.ref_logp

@@ -1,4 +1,5 @@
-"""Eligibility traces over token log-ratios (GRPO-λ, arXiv:2510.00194). All O(tokens), in the input's precision.
+"""Eligibility traces over token log-ratios (GRPO-λ, arXiv:2510.00194). All
+O(tokens), in the input's precision.
 
 Weights of token j seen from token t >= j, with b = γλ and 0^0 = 1:
 
@@ -27,7 +28,12 @@ def accumulate(
 
 
 def column_sums(
-    seq: Int[Tensor, " T"], *, decay: float, style: str, floor: float = 0.0, dtype: torch.dtype = torch.float64
+    seq: Int[Tensor, " T"],
+    *,
+    decay: float,
+    style: str,
+    floor: float = 0.0,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, " T"]:
     """c_j = Σ_{t≥j} W[t,j]: how often token j is credited. recent, no floor: (1-b^(T-j))/(1-b).
 
@@ -39,8 +45,12 @@ def column_sums(
     return torch.autograd.grad(total, x)[0].to(dtype) if len(seq) else x.detach().to(dtype)
 
 
-def terminal(seq: Int[Tensor, " T"], *, decay: float, dtype: torch.dtype = torch.float64) -> Float[Tensor, " T"]:
-    """b^(T-1-j): GAE with its only TD error at the last token. Weighs late tokens; a comparison, not the paper's method."""
+def terminal(
+    seq: Int[Tensor, " T"], *, decay: float, dtype: torch.dtype = torch.float64
+) -> Float[Tensor, " T"]:
+    """b^(T-1-j): GAE with its only TD error at the last token. Weighs late tokens; a
+    comparison, not the paper's method.
+    """
     ones = torch.zeros(len(seq), dtype=dtype, device=seq.device)
     _, offset = rows_of(ones, seq, int(seq.max()) + 1 if len(seq) else 0)
     left = torch.bincount(seq)[seq] - 1 - offset
@@ -51,7 +61,8 @@ def _accumulate_rows(x: Tensor, decay: float, style: str, floor: float) -> Tenso
     recent = _window(x, decay, floor)
     if style == "recent":
         return recent
-    # The first half of the past (j < m = ceil(t/2)) is weighted by b^j, a plain running sum; the rest as in `recent`.
+    # The first half of the past (j < m = ceil(t/2)) is weighted by b^j, a plain
+    # running sum; the rest as in `recent`.
     t = torch.arange(x.shape[1], device=x.device)
     m = (t + 1) // 2
     early = _before(torch.cumsum(x * _weights(x.shape[1], decay, floor, x), 1), m)
@@ -65,17 +76,23 @@ def _window(x: Tensor, decay: float, floor: float) -> Tensor:
 
 
 def _seen_from(x: Tensor, decay: float, floor: float, t: Tensor, upto: Tensor) -> Tensor:
-    """Σ_{j<upto[t]} max(b^(t-j), floor) x_j for each t: the decayed part inside the horizon, the floored part beyond it."""
+    """Σ_{j<upto[t]} max(b^(t-j), floor) x_j for each t: the decayed part inside the
+    horizon, the floored part beyond it.
+    """
     scan = decayed_scan(x, decay)
     reach = torch.full_like(t, -1) if floor <= 0 else t - _horizon(decay, floor)  # j < reach are floored
     border = torch.minimum(reach.clamp(min=0), upto)
     lag = (t + 1 - upto).clamp(min=0)
-    near = _before(scan, upto) * _power(decay, lag, x) - _before(scan, border) * _power(decay, t + 1 - border, x)
+    near = _before(scan, upto) * _power(decay, lag, x) - _before(scan, border) * _power(
+        decay, t + 1 - border, x
+    )
     return near if floor <= 0 else near + floor * _before(torch.cumsum(x, 1), border)
 
 
 def _horizon(decay: float, floor: float) -> int:
-    """Largest lag k with b^k >= floor (at the border both readings agree); floor 1 or more floors every lag above 0."""
+    """Largest lag k with b^k >= floor (at the border both readings agree); floor 1 or
+    more floors every lag above 0.
+    """
     if decay <= 0 or floor >= 1:
         return 0 if floor <= 1 else -1
     return 2**31 if decay >= 1 else math.floor(math.log(floor) / math.log(decay))
@@ -86,7 +103,9 @@ def _weights(length: int, decay: float, floor: float, like: Tensor) -> Tensor:
 
 
 def _power(decay: float, exponent: Tensor, like: Tensor) -> Tensor:
-    exact = torch.tensor(decay, dtype=torch.float64, device=like.device) ** exponent  # 0.99^1000 loses digits in float32
+    exact = (
+        torch.tensor(decay, dtype=torch.float64, device=like.device) ** exponent
+    )  # 0.99^1000 loses digits in float32
     return exact.to(like.dtype)
 
 

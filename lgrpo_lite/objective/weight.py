@@ -19,9 +19,10 @@ class LengthPreference(nn.Module):
     z_i = (L_i - mean L)/(std L + 1e-6) inside a group,  h_i = 1 + r z_i,  g_i = h_i^λ,
     f_i = G exp(g_i)/Σ_j exp(g_j), so that Σ_i f_i = G.   `power` instead: f_i = G g_i/Σ_j g_j.
 
-    λ = 0: f = 1 (DAPO's rule). λ < 0 favours short answers (towards GRPO), λ > 0 long ones. f depends on lengths and λ
-    alone, so λ gets exact gradients under any split as long as the whole group's lengths travel with the batch.
-    λ and all of the above are float64: R numbers cost nothing, and ∂f/∂λ of a saturated softmax is a difference of equals.
+    λ = 0: f = 1 (DAPO's rule). λ < 0 favours short answers (towards GRPO), λ > 0 long ones. f depends on
+    lengths and λ alone, so λ gets exact gradients under any split as long as the whole group's lengths travel
+    with the batch. λ and all of the above are float64: R numbers cost nothing, and ∂f/∂λ of a saturated
+    softmax is a difference of equals.
     """
 
     def __init__(self, settings: Settings):
@@ -56,13 +57,19 @@ class LengthPreference(nn.Module):
 
 
 def grpo_lambda(length: Int[Tensor, " R"], group: Int[Tensor, " R"], r: float) -> float:
-    """λ at which the preference weighs like GRPO's 1/L to first order: -(std L/mean L)/r, averaged over groups."""
-    spreads = [float(x.std(correction=0) / x.mean()) for x in (length[group == i].double() for i in torch.unique(group))]
+    """λ at which the preference weighs like GRPO's 1/L to first order: -(std
+    L/mean L)/r, averaged over groups.
+    """
+    spreads = [
+        float(x.std(correction=0) / x.mean())
+        for x in (length[group == i].double() for i in torch.unique(group))
+    ]
     return -sum(spreads) / len(spreads) / r
 
 
 def prefix_share(answers: Sequence[Sequence[int]]) -> list[list[float]]:
-    """1/|process set| per token (arXiv:2509.21154): how many answers of the group share the tokens up to and with this one.
+    """1/|process set| per token (arXiv:2509.21154): how many answers of the group share the
+    tokens up to and with this one.
 
     A token nobody shares weighs 1. Linear in the tokens of the group: one walk down a prefix tree.
     """
@@ -84,7 +91,8 @@ def prefix_share(answers: Sequence[Sequence[int]]) -> list[list[float]]:
 def top_entropy(entropy: Float[Tensor, " T"], seq: Int[Tensor, " T"], share: float) -> Float[Tensor, " T"]:
     """1 for the ceil(share · L) tokens of highest entropy of each answer, else 0 (after arXiv:2506.01939).
 
-    Taken inside an answer, so that it does not depend on how a step is split; ties keep the earlier token. share → 1: all.
+    Taken inside an answer, so that it does not depend on how a step is split; ties keep the
+    earlier token. share → 1: all.
     """
     count = torch.bincount(seq)
     order = torch.argsort(entropy, descending=True, stable=True)

@@ -1,10 +1,12 @@
-"""Three pieces of a transformer layer that keep little for their backward pass, with the numbers of the usual code.
+"""Three pieces of a transformer layer that keep little for their backward pass, with
+the numbers of the usual code.
 
-adapter   y + s · (x Aᵀ) Bᵀ        keeps x as it is, where PEFT keeps a float32 copy of it for every layer that reads it
+adapter   y + s · (x Aᵀ) Bᵀ        keeps x as it is; PEFT keeps a float32 copy for every reader
 swiglu    silu(g) · u               keeps g and u, and computes silu(g) again
 rms_norm  w · x / √(mean x² + ε)    keeps x and a number a row, where transformers keeps a float32 copy of x
 
-The adapter's products and sums are in its own type, float32, block by block of rows, so that no such tensor of all tokens exists.
+The adapter's products and sums are in its own type, float32, block by block of rows, so that no
+such tensor of all tokens exists.
 """
 
 from collections.abc import Iterator
@@ -19,9 +21,15 @@ ROWS = 1024  # of a block
 
 
 def adapter(
-    x: Float[Tensor, "*T I"], y: Float[Tensor, "*T O"], a: Float[Tensor, "R I"], b: Float[Tensor, "O R"], scaling: float
+    x: Float[Tensor, "*T I"],
+    y: Float[Tensor, "*T O"],
+    a: Float[Tensor, "R I"],
+    b: Float[Tensor, "O R"],
+    scaling: float,
 ) -> Float[Tensor, "*T O"]:
-    """y + scaling · (x Aᵀ) Bᵀ, computed in the type of A and B and rounded to y's. y: what the adapted layer makes of x."""
+    """y + scaling · (x Aᵀ) Bᵀ, computed in the type of A and B and rounded to y's. y:
+    what the adapted layer makes of x.
+    """
     return _Adapter.apply(x, y, a, b, scaling)
 
 
@@ -31,7 +39,9 @@ def swiglu(gate: Float[Tensor, "*T I"], up: Float[Tensor, "*T I"]) -> Float[Tens
 
 
 def rms_norm(x: Float[Tensor, "*T D"], weight: Float[Tensor, " D"], eps: float) -> Float[Tensor, "*T D"]:
-    """weight · (x / √(mean x² + eps)), the quotient in float32 or better and rounded to x's type. The weight gets no gradient."""
+    """weight · (x / √(mean x² + eps)), the quotient in float32 or better and rounded to x's
+    type. The weight gets no gradient.
+    """
     return _RmsNorm.apply(x, weight, eps)
 
 
@@ -67,7 +77,9 @@ class _Adapter(torch.autograd.Function):
         return grad_x, grad if to_y else None, grad_a, grad_b, None
 
 
-def _add_grads(grad_a: Tensor, grad_b: Tensor, x: Tensor, grad: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+def _add_grads(
+    grad_a: Tensor, grad_b: Tensor, x: Tensor, grad: Tensor, a: Tensor, b: Tensor, scaling: float
+) -> Tensor:
     """Adds what a block of rows gives to ∂A and ∂B; returns its ∂(x Aᵀ)."""
     inner = (grad @ b).mul_(scaling)
     grad_b.addmm_(grad.T, x @ a.T, alpha=scaling)
@@ -105,5 +117,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, inverse = ctx.saved_tensors
         towards = (grad * weight).to(inverse.dtype)
-        bend = (towards * x).sum(-1, keepdim=True) * inverse.pow(3) / -x.shape[-1]  # in the order in which autograd rounds
+        bend = (
+            (towards * x).sum(-1, keepdim=True) * inverse.pow(3) / -x.shape[-1]
+        )  # in the order in which autograd rounds
         return towards.mul_(inverse).add_(x * bend).to(x.dtype), None, None

@@ -1,16 +1,16 @@
 """Log-probabilities of given tokens through a language-model head. Knows nothing of rewards or losses.
 
-z = softcap(scale · (h Wᵀ + b)) / temperature, logp = z_y - log Σ_j exp z_j, y the given token. Logits exist for one tile of
-rows × vocabulary at a time. Everything is built from the *other* tokens, j ≠ y:
+z = softcap(scale · (h Wᵀ + b)) / temperature, logp = z_y - log Σ_j exp z_j, y the given token. Logits exist
+for one tile of rows × vocabulary at a time. Everything is built from the *other* tokens, j ≠ y:
 
     d = log Σ_{j≠y} exp z_j - z_y             the log-odds against y
     logp = -log(1 + e^d)                      exact near 0
     1 - p_y = sigmoid(d)
     ∂logp/∂h = (1 - p_y) · (W_y - Σ_{j≠y} r_j W_j) · scale/temperature,    r_j = p_j / (1 - p_y)
 
-so the gradient of a sure token keeps its digits where softmax - onehot rounds to 0. The sum over r_j W_j needs no knowledge
-of the loss: the forward pass makes ∂logp/∂h, and the backward pass is g[:, None] * ∂logp/∂h. Two vocabulary matmuls a token
-for any objective.
+so the gradient of a sure token keeps its digits where softmax - onehot rounds to 0. The sum over r_j W_j
+needs no knowledge of the loss: the forward pass makes ∂logp/∂h, and the backward pass is g[:, None] *
+∂logp/∂h. Two vocabulary matmuls a token for any objective.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ class Head:
 
     @classmethod
     def of(cls, layer: "Head | nn.Module | Tensor") -> "Head":
-        """A linear layer or a bare weight as a Head. A quantised one is a ConfigError: its rows cannot be read."""
+        """A linear layer or a bare weight as a Head. A quantised one is a
+        ConfigError: its rows cannot be read.
+        """
         if isinstance(layer, Head):
             return layer
         weight = layer if isinstance(layer, Tensor) else layer.weight
@@ -43,7 +45,10 @@ class Head:
             raise ConfigError(
                 f"the output head is quantised ({type(weight).__name__}); log-probs need its rows as numbers",
                 where="model.weights",
-                fix="keep the head in 16 bits: leave lm_head out when the model is quantised, as transformers does by default",
+                fix=(
+                    "keep the head in 16 bits: leave lm_head out when the model is quantised, as transformers"
+                    " does by default"
+                ),
             )
         return cls(weight, getattr(layer, "bias", None))
 
@@ -58,13 +63,15 @@ def logprobs(
     size: int = TILE_BYTES,
     entropy_grad: bool = False,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
-    """log softmax(z)[token_ids] and the entropy of that distribution, in nats; float32, or float64 for float64 inputs.
+    """log softmax(z)[token_ids] and the entropy of that distribution, in nats; float32,
+    or float64 for float64 inputs.
 
-    A frozen head: gradient to `hidden` only, made in the forward pass (two vocabulary matmuls a token, T · D extra memory).
-    A head that requires grad, or entropy_grad: the logits are made again in the backward pass, and gradients reach weight and
-    bias too. Otherwise the entropy carries no gradient. `rows` positions share a tile (None: `size` bytes of logits).
-    Under autocast the products are in its type. T = 0 gives two empty tensors; NaN or inf in a row of `hidden` stays in that
-    row. ValueError for another device, a token outside the vocabulary, or a width that is not the head's.
+    A frozen head: gradient to `hidden` only, made in the forward pass (two vocabulary matmuls a token, T · D
+    extra memory). A head that requires grad, or entropy_grad: the logits are made again in the backward pass,
+    and gradients reach weight and bias too. Otherwise the entropy carries no gradient. `rows` positions share
+    a tile (None: `size` bytes of logits). Under autocast the products are in its type. T = 0 gives two empty
+    tensors; NaN or inf in a row of `hidden` stays in that row. ValueError for another device, a token outside
+    the vocabulary, or a width that is not the head's.
     """
     head = Head.of(head)
     weight, bias = head.weight, head.bias
@@ -72,8 +79,14 @@ def logprobs(
         raise ValueError(f"hidden is on {hidden.device}, the head on {weight.device}: move one of them")
     if hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden has width {hidden.shape[1]}, the head {weight.shape[1]}")
-    if len(token_ids) and token_ids.device.type == "cpu" and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < len(weight):
-        raise ValueError(f"token ids {int(token_ids.min())}..{int(token_ids.max())} for a head of {len(weight)} tokens")
+    if (
+        len(token_ids)
+        and token_ids.device.type == "cpu"
+        and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < len(weight)
+    ):
+        raise ValueError(
+            f"token ids {int(token_ids.min())}..{int(token_ids.max())} for a head of {len(weight)} tokens"
+        )
     device = hidden.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     tile = tile_of(len(weight), rows, size)
@@ -96,7 +109,9 @@ class _Frozen(torch.autograd.Function):
         tiles = Tiles(weight, bias, form, hidden, gradient=form.gradient)
         logp, entropy = hidden.new_empty(2, len(hidden), dtype=tiles.dtype)
         rest = torch.empty_like(logp)
-        towards = torch.empty_like(hidden) if tiles.gradient else None  # W_y - Σ r_j W_j: of moderate size, whatever p_y
+        towards = (
+            torch.empty_like(hidden) if tiles.gradient else None
+        )  # W_y - Σ r_j W_j: of moderate size, whatever p_y
         for i in range(0, len(hidden), rows):
             part = slice(i, i + rows)
             sums = block(tiles, hidden[part].to(tiles.compute), ids[part])
@@ -116,7 +131,7 @@ class _Frozen(torch.autograd.Function):
         return ((grad * size)[:, None] * towards).to(towards.dtype), *[None] * 4
 
 
-# ------------------------------------------------------------------------------------------- trained head, entropy bonus
+# ------------------------------------------------------------ trained head, entropy bonus
 
 
 class _Recomputed(torch.autograd.Function):
@@ -140,7 +155,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, entropy_grad):
-        """Vocabulary outside, rows inside, so that a tile of the weight's gradient adds up in float32 before it is rounded."""
+        """Vocabulary outside, rows inside, so that a tile of the weight's gradient adds up
+        in float32 before it is rounded.
+        """
         hidden, weight, bias, ids, rest, norm, entropy = ctx.saved_tensors
         rows, columns = ctx.form.tile
         tiles = Tiles(weight, bias, ctx.form, hidden, gradient=False)
@@ -160,9 +177,13 @@ class _Recomputed(torch.autograd.Function):
                     log_p = z.sub_(norm[part, None])
                     p = log_p.exp()
                     dz = p * -grad[part, None]
-                    dz.scatter_(1, at, torch.where(here, (grad[part] * rest[part])[:, None], dz.gather(1, at)))
+                    dz.scatter_(
+                        1, at, torch.where(here, (grad[part] * rest[part])[:, None], dz.gather(1, at))
+                    )
                     if ctx.form.entropy_grad:
-                        bent = log_p.clamp_(min=torch.finfo(p.dtype).min).add_(entropy[part, None])  # 0 · -inf is no number
+                        bent = log_p.clamp_(min=torch.finfo(p.dtype).min).add_(
+                            entropy[part, None]
+                        )  # 0 · -inf is no number
                         dz -= p.mul_(bent).mul_(entropy_grad[part, None])
                     dz.mul_(tiles.alpha)
                     if slope is not None:

@@ -10,8 +10,8 @@ CHUNK = 64
 def decayed_scan(x: Float[Tensor, "S L"], decay: float) -> Float[Tensor, "S L"]:
     """y_t = Σ_{j≤t} decay^{t-j} x_j along each row. decay 0 returns x; decay 1 is the running sum.
 
-    Blocks of CHUNK tokens are one small triangular matmul; what flows from block to block is the same scan on the block
-    ends with decay^CHUNK, so the work is linear in L.
+    Blocks of CHUNK tokens are one small triangular matmul; what flows from block to block is the same scan on
+    the block ends with decay^CHUNK, so the work is linear in L.
     """
     rows, length = x.shape
     if length <= CHUNK:

@@ -1,4 +1,6 @@
-"""Logits of a block of rows, one tile of rows × vocabulary at a time, and what they add up to. No autograd here."""
+"""Logits of a block of rows, one tile of rows × vocabulary at a time, and what
+they add up to. No autograd here.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -37,7 +39,9 @@ def _bf16_cpu() -> bool:
 
 
 class Tiles:
-    """The logits of a block of rows, tile by tile, in float32 (float64 for float64 inputs). Buffers are made once."""
+    """The logits of a block of rows, tile by tile, in float32 (float64 for float64
+    inputs). Buffers are made once.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, form: Form, like: Tensor, *, gradient: bool):
         rows, self.columns = min(form.tile[0], max(1, len(like))), form.tile[1]
@@ -46,9 +50,12 @@ class Tiles:
         low = form.low in (torch.float16, torch.bfloat16)
         self.half = low and like.is_cuda  # products of halves that add up to float32: one instruction
         self.split = form.low == torch.bfloat16 and not like.is_cuda and _bf16_cpu()
-        self.compute = form.low if form.low and (self.half or self.split) else self.dtype  # else tiles are widened
+        self.compute = (
+            form.low if form.low and (self.half or self.split) else self.dtype
+        )  # else tiles are widened
         self.exact = self.compute == self.dtype  # nothing is rounded to 16 bits on the way
-        # Where z is linear in h and nothing is rounded, the mean logit is h · Σ r_j W_j, which the gradient has already.
+        # Where z is linear in h and nothing is rounded, the mean logit is h · Σ r_j W_j,
+        # which the gradient has already.
         self.gradient = gradient
         self.free = gradient and self.exact and bias is None and form.softcap is None
         self.buffer = like.new_empty(rows * self.columns, dtype=self.dtype)
@@ -70,14 +77,18 @@ class Tiles:
         return values if self.low is None else self.low[: values.numel()].view(values.shape).copy_(values)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a @ b of values as `narrow` gives them. Rounded on a CPU with bfloat16: gradients are rounded again anyway."""
+        """a @ b of values as `narrow` gives them. Rounded on a CPU with bfloat16:
+        gradients are rounded again anyway.
+        """
         return torch.mm(a, b, out_dtype=torch.float32) if self.half else torch.mm(a, b)
 
     def raw_logits(self, h: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         """h Wᵀ in float32, into `out`."""
         if self.half:
             return torch.mm(h, weight.T, out_dtype=torch.float32)
-        if self.split and self.low is not None:  # rounded to bfloat16, then what that lost: 2 fast products, not 1 slow one
+        if (
+            self.split and self.low is not None
+        ):  # rounded to bfloat16, then what that lost: 2 fast products, not 1 slow one
             high = torch.mm(h, weight.T, out=self.low[: out.numel()].view_as(out))
             out.copy_(high)
             lost = torch.addmm(high, h, weight.T, beta=-1, out=high)
@@ -97,14 +108,19 @@ class Tiles:
             slope = 1 - z.square()
             z.mul_(self.form.softcap)
         if self.form.temperature != 1.0:
-            z.div_(self.form.temperature)  # not folded into another factor: 1/T is rounded, and one way for all logits
+            z.div_(
+                self.form.temperature
+            )  # not folded into another factor: 1/T is rounded, and one way for all logits
         return z, slope
 
     def logit_of(self, h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """z of each row's token, [rows], and the soft-cap's slope there, [rows 1]. Added up in float64: one product a token."""
+        """z of each row's token, [rows], and the soft-cap's slope there, [rows 1]. Added up
+        in float64: one product a token.
+        """
         parts = [
-            (h[i : i + 256].double() * self.weight[ids[i : i + 256]].double()).sum(1) for i in range(0, len(h), 256)
-        ]  # fmt: skip
+            (h[i : i + 256].double() * self.weight[ids[i : i + 256]].double()).sum(1)
+            for i in range(0, len(h), 256)
+        ]
         z, form = torch.cat(parts), self.form
         if self.bias is not None:
             z = z + self.bias[ids].double()
@@ -177,7 +193,9 @@ def block(tiles: Tiles, h: Tensor, ids: Tensor) -> Sums:
 
 
 def judge(s: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """logp, entropy and 1 - p_y. The entropy is that of {y, not y} plus the others' own, so a sure token keeps its digits."""
+    """logp, entropy and 1 - p_y. The entropy is that of {y, not y} plus the others' own, so
+    a sure token keeps its digits.
+    """
     lead, log_total = s.target - s.top, s.total.log()
     against = log_total - lead
     rest, log_rest = against.sigmoid(), nn.functional.logsigmoid(against)

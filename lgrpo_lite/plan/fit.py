@@ -101,7 +101,9 @@ def fit(recipe: Recipe, capacity: int | None = None, config: Any = None) -> tupl
 
 
 def faster(recipe: Recipe, capacity: int | None = None, config: Any = None) -> str | None:
-    """Says so where the rollouts could run in 16 bits on the same card: 4-bit weights are unpacked for every token."""
+    """Says so where the rollouts could run in 16 bits on the same card: 4-bit
+    weights are unpacked for every token.
+    """
     if recipe.model.weights != "nf4" or recipe.model.lora is None:
         return None
     config = config or find_config(recipe.model, recipe.where("model.id"))
@@ -110,13 +112,16 @@ def faster(recipe: Recipe, capacity: int | None = None, config: Any = None) -> s
         return None
     weights = next(part.bytes for part in found.parts if part.name == "base weights")
     return (
-        f"model.weights=bf16 {found.verdict()}, with {weights / 1e9:.1f} GB of weights once; published figures put decoding from"
-        f" 4 bits at {PUBLISHED[0] / PUBLISHED[1]:.2f} of the speed of 16 ({PUBLISHED[0]:,} against {PUBLISHED[1]:,} tokens/s)"
+        f"model.weights=bf16 {found.verdict()}, with {weights / 1e9:.1f} GB of weights once; published"
+        f" figures put decoding from 4 bits at {PUBLISHED[0] / PUBLISHED[1]:.2f} of the speed of 16"
+        f" ({PUBLISHED[0]:,} against {PUBLISHED[1]:,} tokens/s)"
     )
 
 
 def _needed(recipe: Recipe, planned: Callable[[dict[str, Any]], Plan]) -> dict[str, Any]:
-    """Every move that helps, until it fits; then without those that are not needed after all, the costliest first."""
+    """Every move that helps, until it fits; then without those that are not needed
+    after all, the costliest first.
+    """
     chosen: dict[str, Any] = {}
     missing = _short(planned(chosen))
     for move in _moves(recipe):
@@ -140,8 +145,12 @@ def _needed(recipe: Recipe, planned: Callable[[dict[str, Any]], Plan]) -> dict[s
 
 
 def _short(found: Plan) -> int:
-    """Bytes that are missing, over all moments, since a move that helps one of two is a step; and in CPU memory."""
-    return sum(max(0, found.peak(moment) - found.capacity) for moment in MOMENTS) + max(0, found.offloaded - HOST)
+    """Bytes that are missing, over all moments, since a move that helps one of
+    two is a step; and in CPU memory.
+    """
+    return sum(max(0, found.peak(moment) - found.capacity) for moment in MOMENTS) + max(
+        0, found.offloaded - HOST
+    )
 
 
 def _reason(key: str, before: Plan, after: Plan) -> str:

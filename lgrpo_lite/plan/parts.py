@@ -118,7 +118,10 @@ class Job:
             "adapter": ((*LEARNING, "export"), adapter),
             "optimiser moments": (LEARNING, self.recipe.optim.use),
             "adapter inside vLLM": (SERVED, "one slot"),
-            "CUDA graphs": (SERVED, f"assumed: {sizes} sizes, {budget.GRAPH >> 10} KiB a layer, with and without adapter"),
+            "CUDA graphs": (
+                SERVED,
+                f"assumed: {sizes} sizes, {budget.GRAPH >> 10} KiB a layer, with and without adapter",
+            ),
         }
         yield Part("CUDA context", CONTEXT, EVER, "assumed")
         for name, size in self.held.items():
@@ -129,25 +132,39 @@ class Job:
         """The trainer's probes: a pass of a few answers of which one layer is kept whole."""
         shape, run, only = self.shape, self.run, ("build",)
         kept = passes.saved_bytes(shape, run, passes.PROBED_TOKENS, shape.layers - 1)
-        yield Part("probes", kept + sum(passes.work_bytes(shape, self.recipe, run, passes.PROBED_TOKENS).values()), only)
+        yield Part(
+            "probes",
+            kept + sum(passes.work_bytes(shape, self.recipe, run, passes.PROBED_TOKENS).values()),
+            only,
+        )
 
     def rollout(self, room: int, cache_stays: int | None) -> Iterator[Part]:
-        """`room`: bytes before anything but CUDA's own is on the card. The server of vllm-server has its own GPU."""
+        """`room`: bytes before anything but CUDA's own is on the card. The server
+        of vllm-server has its own GPU.
+        """
         if self.colocated:
             work, sampling = passes.sampling_bytes(self.shape, self.recipe), ("start", "rollout")
-            yield Part("vLLM's forward pass", work, sampling, f"{passes.VLLM_TOKENS:,} tokens at once, or the proofs' scoring")
+            yield Part(
+                "vLLM's forward pass",
+                work,
+                sampling,
+                f"{passes.VLLM_TOKENS:,} tokens at once, or the proofs' scoring",
+            )
             cache = cache_stays or self._cache(room, work)
             there = SERVED if cache_stays else (*sampling, "wake")
         elif self.engine == "transformers":
             sampling = there = ("rollout",)
             work = passes.generate_bytes(
                 self.shape, self.run, self.sequences, self.recipe.model.max_prompt_tokens, self.longest
-            )  # fmt: skip
+            )
             yield Part("generate()", work, sampling, f"{self.sequences} rows at once")
             cache = self.sequences * self.one
         else:
             return
-        held = f"{min(self.sequences, cache // self.one)} of {self.answers} answers at once, {self.one / 2**20:,.4g} MiB each"
+        held = (
+            f"{min(self.sequences, cache // self.one)} of {self.answers} answers at once,"
+            f" {self.one / 2**20:,.4g} MiB each"
+        )
         yield Part(CACHE, cache, there, held)
         yield Part("fragmentation", int(budget.FRAGMENTATION * work), sampling, "assumed")
 
@@ -156,8 +173,13 @@ class Job:
         if fixed is None:
             return budget.cache_bytes(self.one, self.sequences, room, sum(self.held.values()), work)
         if fixed * GIB < self.one:
-            what = f"a KV cache of {fixed:g} GiB holds no answer: one of {self.longest:,} tokens takes {self.one / GIB:.3f}"
-            raise ConfigError(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it higher, or to null")
+            what = (
+                f"a KV cache of {fixed:g} GiB holds no answer: one of {self.longest:,} tokens takes"
+                f" {self.one / GIB:.3f}"
+            )
+            raise ConfigError(
+                what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it higher, or to null"
+            )
         return int(fixed * GIB)
 
     def update(self, recomputed: int) -> Iterator[Part]:
@@ -166,7 +188,9 @@ class Job:
         kept = passes.saved_bytes(shape, run, n, recomputed, offload=self.offload)
         work = passes.work_bytes(shape, self.recipe, run, n, recomputed)
         yield Part("gradient", 4 * sum(self.sizes), ("update", "step"), "fp32")
-        yield Part("activations", kept, only, f"{n:,} tokens, {recomputed} of {shape.layers} layers recomputed")
+        yield Part(
+            "activations", kept, only, f"{n:,} tokens, {recomputed} of {shape.layers} layers recomputed"
+        )
         for name, size in work.items():
             if size:
                 yield Part(name, size, only)
@@ -205,10 +229,15 @@ class Job:
         if offloaded:
             yield f"offloaded activations take {offloaded / GIB:.1f} GiB of CPU memory"
         if self.shape.context and self.longest > self.shape.context:
-            yield f"prompt and answer may have {self.longest:,} tokens, the model's context is {self.shape.context:,}"
+            yield (
+                f"prompt and answer may have {self.longest:,} tokens, the model's context is"
+                f" {self.shape.context:,}"
+            )
         if self.engine == "vllm-server":
             yield "the server's GPU is not counted: this is the trainer's"
         if use.startswith("paged"):
             yield f"{use}: moments of large tensors may leave the GPU and are not counted"
         if model.weights == "int8":
-            yield "int8 layers hold their inputs even where a layer is recomputed or activations are offloaded"
+            yield (
+                "int8 layers hold their inputs even where a layer is recomputed or activations are offloaded"
+            )

@@ -1,4 +1,5 @@
-"""What a recipe takes on a GPU, part by part, at each moment of a run. From configs alone: nothing loaded, no torch.
+"""What a recipe takes on a GPU, part by part, at each moment of a run. From configs
+alone: nothing loaded, no torch.
 
 found = plan(recipe, 24 * GIB)
 found.fits, found.parts, found.lines()
@@ -22,7 +23,8 @@ UNKNOWN = 24  # GiB planned for where there is no GPU and the recipe names none
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`recomputed` of `layers` are checkpointed; `at_once` answers have room for keys and values (0: a server's matter).
+    """`recomputed` of `layers` are checkpointed; `at_once` answers have room for keys and
+    values (0: a server's matter).
 
     size: the card's, as on its box; capacity: what torch sees of it.
     """
@@ -73,7 +75,9 @@ class Plan:
         rows.append(("peak", [self.peak(moment) for moment in MOMENTS], f"GiB; engine {self.engine}"))
         head = f"{'memory':24}" + "".join(f"{moment:>9}" for moment in MOMENTS)
         body = [
-            f"{name:24}" + "".join(f"{size / GIB:9.2f}" if size else " " * 9 for size in sizes) + f"  {note}".rstrip()
+            f"{name:24}"
+            + "".join(f"{size / GIB:9.2f}" if size else " " * 9 for size in sizes)
+            + f"  {note}".rstrip()
             for name, sizes, note in rows
         ]
         return [head, *body, self.verdict()]
@@ -96,11 +100,15 @@ def _size(size: int) -> str:
     return f"{size / GIB:.4g} GB"
 
 
-def plan(recipe: Recipe, size: int | None = None, config: Any = None, *, cache_stays: int | None = None) -> Plan:
-    """The memory of a checked recipe. size: bytes (None: this GPU's, else what the recipe is written for, else 24 GiB).
+def plan(
+    recipe: Recipe, size: int | None = None, config: Any = None, *, cache_stays: int | None = None
+) -> Plan:
+    """The memory of a checked recipe. size: bytes (None: this GPU's, else what the
+    recipe is written for, else 24 GiB).
 
-    config: the model's, where it is loaded already. A model that is not here, or whose type is not known: ConfigError.
-    memory.checkpointing=auto recomputes as few layers as fit; without kv_cache_gb, keys and values take what is free.
+    config: the model's, where it is loaded already. A model that is not here, or whose type is not known:
+    ConfigError. memory.checkpointing=auto recomputes as few layers as fit; without kv_cache_gb, keys and
+    values take what is free.
     cache_stays: bytes of keys and values that vLLM will not give back for training.
     """
     where = recipe.where("model.id")
@@ -126,13 +134,17 @@ def plan(recipe: Recipe, size: int | None = None, config: Any = None, *, cache_s
 
 
 def planned_engine(recipe: Recipe) -> str:
-    """The recipe's engine; `auto` on a machine without a GPU is planned for one that has it, so vllm where that can serve."""
+    """The recipe's engine; `auto` on a machine without a GPU is planned for one that has
+    it, so vllm where that can serve.
+    """
     if recipe.rollout.engine != "auto" or cuda_devices():
         return engine_name(recipe)
     return "transformers" if next(unservable(recipe, ENGINES["vllm"].can), None) else "vllm"
 
 
 def card_size(recipe: Recipe) -> int:
-    """Bytes of this machine's GPU as on its box, else of the one that the recipe is written for, else 24 GiB."""
+    """Bytes of this machine's GPU as on its box, else of the one that the recipe is written for,
+    else 24 GiB.
+    """
     here = gpu_memory()
     return here[0][1] if here else int((recipe.recipe.min_vram_gb or UNKNOWN) * GIB)

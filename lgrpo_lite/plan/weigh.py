@@ -9,7 +9,15 @@ from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.recipe.schema import Recipe
 
 PROBED = 60  # answers that `prove.probe` can make up
-TRAINER = ("base weights", "adapter", "gradient", "activations", "recomputed layer", "layer in work", "head tiles")
+TRAINER = (
+    "base weights",
+    "adapter",
+    "gradient",
+    "activations",
+    "recomputed layer",
+    "layer in work",
+    "head tiles",
+)
 
 
 class Weighed(NamedTuple):
@@ -26,10 +34,11 @@ class Weighed(NamedTuple):
 
 
 def weigh(recipe: Recipe) -> list[Weighed]:
-    """Base, adapter and what a small pass keeps, here; on a GPU also the peak of a full pass. Raises what loading raises.
+    """Base, adapter and what a small pass keeps, here; on a GPU also the peak of a full
+    pass. Raises what loading raises.
 
-    Predicted is what this device computes with: a CPU runs quantised weights in float32 and has no kernels of its own for
-    packed sequences.
+    Predicted is what this device computes with: a CPU runs quantised weights in float32 and has no kernels
+    of its own for packed sequences.
     """
     from lgrpo_lite.policy.memory import Saved, loaded_bytes, recompute
     from lgrpo_lite.policy.policy import Policy
@@ -40,7 +49,11 @@ def weigh(recipe: Recipe) -> list[Weighed]:
     base, adapter = loaded_bytes(policy.model)
     width = policy.dtype.itemsize
     trained = model.lora is None
-    found = [Weighed("base weights", budget.weights_bytes(shape, model.weights, compute=width, trained=trained), base)]
+    found = [
+        Weighed(
+            "base weights", budget.weights_bytes(shape, model.weights, compute=width, trained=trained), base
+        )
+    ]
     if model.lora:
         found.append(Weighed("adapter", 4 * sum(budget.adapter_sizes(shape, model.lora)), adapter))
     recompute(policy.base, 0)
@@ -50,7 +63,9 @@ def weigh(recipe: Recipe) -> list[Weighed]:
         policy.logprobs(batch)
     tokens = batch.num_sequences * (int(batch.length.max()) - 1)
     run = Pass(width, model.lora, gathered=False)
-    found.append(Weighed(f"activations of {tokens} tokens", passes.saved_bytes(shape, run, tokens), saved.bytes))
+    found.append(
+        Weighed(f"activations of {tokens} tokens", passes.saved_bytes(shape, run, tokens), saved.bytes)
+    )
     if policy.device.type == "cuda":
         policy.offload = recipe.memory.offload_activations
         found.append(_peak(policy, recipe))
@@ -58,9 +73,11 @@ def weigh(recipe: Recipe) -> list[Weighed]:
 
 
 def full_pass(policy: Any, recipe: Recipe) -> tuple[Any, int, int]:
-    """A batch of the recipe's longest answers that fills micro_tokens, its tokens as laid out, and its predicted peak.
+    """A batch of the recipe's longest answers that fills micro_tokens, its tokens as
+    laid out, and its predicted peak.
 
-    Settles the policy's layouts and recomputed layers as a run does. The peak is without sampler, moments and CUDA's own.
+    Settles the policy's layouts and recomputed layers as a run does. The peak is without
+    sampler, moments and CUDA's own.
     """
     from lgrpo_lite.layout import size_of, split
     from lgrpo_lite.policy.memory import recompute

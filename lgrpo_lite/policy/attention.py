@@ -1,9 +1,10 @@
 """Attention over sequences that lie end to end: never across a border, and no work for foreign tokens.
 
-The linear layers of a model see one row of tokens without padding. Only here do sequences become rows again, in buckets of
-similar length, so that plain scaled_dot_product_attention (causal, no mask) does the work on any device; with CUDA and 16
-bits torch's variable-length FlashAttention does it without rows at all. Registered with transformers under NAME; the plan
-arrives as a keyword that models hand down to their attention layers. Without a plan it is transformers' own `sdpa`.
+The linear layers of a model see one row of tokens without padding. Only here do sequences become rows again,
+in buckets of similar length, so that plain scaled_dot_product_attention (causal, no mask) does the work on
+any device; with CUDA and 16 bits torch's variable-length FlashAttention does it without rows at all.
+Registered with transformers under NAME; the plan arrives as a keyword that models hand down to their
+attention layers. Without a plan it is transformers' own `sdpa`.
 """
 
 import inspect
@@ -28,7 +29,9 @@ SLACK, SMALL = 1.25, 512  # a bucket may be padded by this factor, or up to so m
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Segments as padded rows. Padding points at token 0 and is dropped, or masked where it would be a key."""
+    """Segments as padded rows. Padding points at token 0 and is dropped,
+    or masked where it would be a key.
+    """
 
     rows: int
     query: Int[Tensor, " RQ"]
@@ -51,7 +54,12 @@ class Plan:
 
     def to(self, device: torch.device, *, varlen: bool) -> "Plan":
         buckets = tuple(
-            replace(b, query=b.query.to(device), key=b.key.to(device), mask=None if b.mask is None else b.mask.to(device))
+            replace(
+                b,
+                query=b.query.to(device),
+                key=b.key.to(device),
+                mask=None if b.mask is None else b.mask.to(device),
+            )
             for b in self.buckets
         )
         moved = {name: getattr(self, name).to(device) for name in ("order", "key", "ends_q", "ends_k")}
@@ -75,12 +83,19 @@ def plan(segments: Sequence[Segment]) -> Plan:
         begin += len(group) * width
     length = torch.tensor([s.length for s in filled])
     total = torch.tensor([s.context + s.length for s in filled])
-    key, _ = ranges(torch.tensor([at for s in filled for at in (s.context_start, s.start)]),
-                    torch.tensor([n for s in filled for n in (s.context, s.length)]))  # fmt: skip
+    key, _ = ranges(
+        torch.tensor([at for s in filled for at in (s.context_start, s.start)]),
+        torch.tensor([n for s in filled for n in (s.context, s.length)]),
+    )
     return Plan(
-        tuple(buckets), order, key, _ends(length), _ends(total), (int(length.max()), int(total.max())),
+        tuple(buckets),
+        order,
+        key,
+        _ends(length),
+        _ends(total),
+        (int(length.max()), int(total.max())),
         shares=any(s.context for s in filled),
-    )  # fmt: skip
+    )
 
 
 def _bucketed(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -90,7 +105,10 @@ def _bucketed(segments: Sequence[Segment]) -> list[list[Segment]]:
         if groups:
             with_it = [*groups[-1], s]
             area = len(with_it) * max(t.length for t in with_it)
-            if area <= max(SLACK * sum(t.length for t in with_it), SMALL) and s.context >= 0.8 * with_it[0].context:
+            if (
+                area <= max(SLACK * sum(t.length for t in with_it), SMALL)
+                and s.context >= 0.8 * with_it[0].context
+            ):
                 groups[-1].append(s)
                 continue
         groups.append([s])
@@ -115,13 +133,19 @@ def _ends(length: Tensor) -> Tensor:
     return torch.nn.functional.pad(length.cumsum(0), (1, 0)).to(torch.int32)
 
 
-def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *, plan: Plan | None = None, **options):
-    """The contract of transformers' AttentionInterface: query [B H N d], key and value [B H' N d] -> [B N H d]."""
+def attend(
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *, plan: Plan | None = None, **options
+):
+    """The contract of transformers' AttentionInterface: query [B H N d], key and
+    value [B H' N d] -> [B N H d].
+    """
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     window = options.get("sliding_window")
     if options.get("softcap") or options.get("s_aux") is not None or (window and window < plan.longest[1]):
-        raise NotImplementedError("sliding windows, soft-caps and sinks of attention are for the layout `rows`")
+        raise NotImplementedError(
+            "sliding windows, soft-caps and sinks of attention are for the layout `rows`"
+        )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N H d]
     if plan.shares and plan.varlen:
         k, v = k[plan.key], v[plan.key]
@@ -131,15 +155,21 @@ def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *,
     outs = []
     for b in plan.buckets:
         rows_q, rows_k, rows_v = (
-            x[at].view(b.rows, -1, *x.shape[1:]).transpose(1, 2) for x, at in ((q, b.query), (k, b.key), (v, b.key))
+            x[at].view(b.rows, -1, *x.shape[1:]).transpose(1, 2)
+            for x, at in ((q, b.query), (k, b.key), (v, b.key))
         )
         native = b.mask is None or not q.is_cuda  # with a mask, CUDA's fast kernels know no grouped heads
         if groups > 1 and not native:
             rows_k, rows_v = rows_k.repeat_interleave(groups, 1), rows_v.repeat_interleave(groups, 1)
         out = scaled_dot_product_attention(
-            rows_q, rows_k, rows_v, attn_mask=b.mask, is_causal=b.mask is None, scale=options.get("scaling"),
+            rows_q,
+            rows_k,
+            rows_v,
+            attn_mask=b.mask,
+            is_causal=b.mask is None,
+            scale=options.get("scaling"),
             enable_gqa=groups > 1 and native,
-        )  # fmt: skip
+        )
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs)[plan.order][None], None
 
@@ -147,7 +177,10 @@ def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *,
 def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict = {"scale": scale, "window_size": (-1, 0)}  # causal; a shorter query side is aligned with the end of its keys
+    options: dict = {
+        "scale": scale,
+        "window_size": (-1, 0),
+    }  # causal; a shorter query side is aligned with the end of its keys
     groups = q.shape[1] // k.shape[1]
     if groups > 1 and "enable_gqa" in _varlen_options():
         options["enable_gqa"] = True
@@ -176,7 +209,9 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def install(base, longest: int) -> str | None:
-    """Make `base` attend through `attend`. Otherwise why not: attention of its own, or dropout, or a window under `longest`."""
+    """Make `base` attend through `attend`. Otherwise why not: attention of its own, or
+    dropout, or a window under `longest`.
+    """
     config = base.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     if getattr(config, "use_sliding_window", True) and any(w and w < longest for w in windows):

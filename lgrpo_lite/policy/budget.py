@@ -1,8 +1,9 @@
-"""Bytes of what a model takes on a GPU, from its config.json alone; nothing is loaded and torch is not needed.
+"""Bytes of what a model takes on a GPU, from its config.json alone; nothing is
+loaded and torch is not needed.
 
-Weights, adapter and optimiser are counted tensor by tensor. What a pass keeps was read off autograd and off the live tensors of
-real passes; tests/test_plan.py and tests/test_card.py measure it again. GB is 2^30 everywhere: a card that is sold as 24 GB has
-24 GiB, of which torch sees a little less.
+Weights, adapter and optimiser are counted tensor by tensor. What a pass keeps was read off autograd and off
+the live tensors of real passes; tests/test_plan.py and tests/test_card.py measure it again. GB is 2^30
+everywhere: a card that is sold as 24 GB has 24 GiB, of which torch sees a little less.
 """
 
 import re
@@ -16,9 +17,11 @@ from lgrpo_lite.recipe.schema import Lora, Recipe
 GIB = 2**30
 WIDTH = {"nf4": 2, "int8": 2, "bf16": 2, "fp16": 2, "fp32": 4}  # bytes of a number that a GPU computes with
 SEEN = 23.6 / 24  # of a card's size is what torch sees of it
-CACHE_SHARE = 0.9  # of what is free beside all else may go to keys and values; the rest is for what a plan does not know
+# of what is free beside all else may go to keys and values; the rest is for what a plan does not know
+CACHE_SHARE = 0.9
 FRAGMENTATION = 0.1  # assumed: of what comes and goes in a pass
-SPARE = GIB // 2  # left free beside what an update or the cache takes: a run that is made smaller costs less than one that ends
+# left free beside what an update or the cache takes: a run that is made smaller costs less than one that ends
+SPARE = GIB // 2
 GRAPH = 350 << 10  # assumed: a CUDA graph of one layer; 0.6 to 1.5 GiB are reported for whole models
 SLOT_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 VLLM_BLOCK = 128  # tokens; a sequence is rounded up to whole blocks and has one to spare
@@ -32,12 +35,16 @@ def visible(size: int) -> int:
     return int(SEEN * size)
 
 
-def weights_bytes(config: Any, weights: str, *, compute: int | None = None, trained: bool = False, by_vllm: bool = False) -> int:
-    """The base model as it is held. `compute`: bytes of the type of all that is not quantised (None: a GPU's).
+def weights_bytes(
+    config: Any, weights: str, *, compute: int | None = None, trained: bool = False, by_vllm: bool = False
+) -> int:
+    """The base model as it is held. `compute`: bytes of the type of all that is
+    not quantised (None: a GPU's).
 
-    nf4, n numbers: ⌈n/2⌉ packed, a byte for each block of 64, 4 for each 256 blocks, and float32 tables of 16 and 256 with an
-    offset; without double quantisation, which vLLM's plugin undoes (`by_vllm`), 4 bytes a block. int8: a byte a number, a
-    float32 a row. Embeddings, head, biases and norms stay in the compute type; two float32 tables of rotary frequencies.
+    nf4, n numbers: ⌈n/2⌉ packed, a byte for each block of 64, 4 for each 256 blocks, and float32 tables of 16
+    and 256 with an offset; without double quantisation, which vLLM's plugin undoes (`by_vllm`), 4 bytes a
+    block. int8: a byte a number, a float32 a row. Embeddings, head, biases and norms stay in the compute
+    type; two float32 tables of rotary frequencies.
     trained: all of it in float32.
     """
     shape = config if isinstance(config, Shape) else Shape.of(config)
@@ -47,9 +54,15 @@ def weights_bytes(config: Any, weights: str, *, compute: int | None = None, trai
         return total + plain * shape.layers * sum(linear.numbers for linear in shape.linears)
     sizes = {linear.name: _quantised(linear, weights, shape.saved, by_vllm) for linear in shape.linears}
     patterns = (shape.saved or {}).get("llm_int8_skip_modules") or ()
-    blocks = [(layer, linear) for layer in range(shape.layers) for linear in shape.linears] if patterns else []
+    blocks = (
+        [(layer, linear) for layer in range(shape.layers) for linear in shape.linears] if patterns else []
+    )
     whole = [linear for layer, linear in blocks if _skips(f"model.layers.{layer}.{linear.name}", patterns)]
-    return total + shape.layers * sum(sizes.values()) + sum(plain * linear.numbers - sizes[linear.name] for linear in whole)
+    return (
+        total
+        + shape.layers * sum(sizes.values())
+        + sum(plain * linear.numbers - sizes[linear.name] for linear in whole)
+    )
 
 
 def _quantised(linear: Linear, weights: str, saved: Mapping[str, Any] | None, by_vllm: bool) -> int:
@@ -68,7 +81,10 @@ def _skips(name: str, patterns: Sequence[str]) -> bool:
 
 def adapter_sizes(shape: Shape, lora: Lora) -> list[int]:
     """Elements of each A (rank × inputs) and B (outputs × rank), all held in float32."""
-    outer = [("lm_head", shape.hidden, shape.vocabulary), ("model.embed_tokens", shape.vocabulary, shape.hidden)]
+    outer = [
+        ("lm_head", shape.hidden, shape.vocabulary),
+        ("model.embed_tokens", shape.vocabulary, shape.hidden),
+    ]
     sizes = [lora.rank * width for name, *widths in outer if targeted(lora, name) for width in widths]
     for layer in range(shape.layers):
         for linear in shape.linears:
@@ -78,7 +94,9 @@ def adapter_sizes(shape: Shape, lora: Lora) -> list[int]:
 
 
 def targeted(lora: Lora, name: str) -> bool:
-    """PEFT's rule: all-linear leaves the head out, another text is a pattern for the whole name, a list names endings."""
+    """PEFT's rule: all-linear leaves the head out, another text is a pattern for the
+    whole name, a list names endings.
+    """
     if lora.targets == "all-linear":
         return name.endswith("_proj")
     if isinstance(lora.targets, str):
@@ -87,7 +105,8 @@ def targeted(lora: Lora, name: str) -> bool:
 
 
 def moments_bytes(sizes: Sequence[int], use: str) -> int:
-    """AdamW's two moments of each tensor: 8 bytes a number; 8bit: 2, and 8 for each block of 256, from 4096 numbers on.
+    """AdamW's two moments of each tensor: 8 bytes a number; 8bit: 2, and 8 for each
+    block of 256, from 4096 numbers on.
 
     Paged moments of 100,000 numbers and more leave the GPU when it is full, so they are not counted.
     """
@@ -103,7 +122,9 @@ def moments_bytes(sizes: Sequence[int], use: str) -> int:
 
 
 def kv_bytes_per_token(config: Any, width: int) -> int:
-    """Keys and values of one token in all layers: 2 · layers · heads of keys · their width · bytes of a number. Any family."""
+    """Keys and values of one token in all layers: 2 · layers · heads of keys · their width ·
+    bytes of a number. Any family.
+    """
     if isinstance(config, Shape):
         return 2 * config.layers * config.kv_heads * config.head_dim * width
     c = settings(config)
@@ -123,9 +144,15 @@ def slot_bytes(shape: Shape, rank: int, width: int) -> int:
 
 
 def graph_sizes(sequences: int) -> int:
-    """Batch sizes that vLLM captures CUDA graphs for: 1, 2, 4, then by 8 to 256 and by 16 to twice the sequences, at most 512."""
+    """Batch sizes that vLLM captures CUDA graphs for: 1, 2, 4, then by 8 to 256 and by 16 to
+    twice the sequences, at most 512.
+    """
     most = min(2 * sequences, 512)
-    return len([*filter(most.__ge__, (1, 2, 4))]) + len(range(8, min(256, most + 1), 8)) + len(range(256, most + 1, 16))
+    return (
+        len([*filter(most.__ge__, (1, 2, 4))])
+        + len(range(8, min(256, most + 1), 8))
+        + len(range(256, most + 1, 16))
+    )
 
 
 def graphs_bytes(shape: Shape, sequences: int) -> int:
@@ -140,7 +167,9 @@ def sequences_at_once(recipe: Recipe) -> int:
 
 
 def held_bytes(shape: Shape, recipe: Recipe, engine: str) -> dict[str, int]:
-    """What a run has on the card at any time, by name; gradients, passes, keys and values come and go, CUDA keeps its own."""
+    """What a run has on the card at any time, by name; gradients, passes, keys and values
+    come and go, CUDA keeps its own.
+    """
     model, vllm, width = recipe.model, recipe.rollout.vllm, WIDTH[recipe.model.weights]
     colocated = engine in ("vllm", "unsloth")
     served = weights_bytes(shape, model.weights, by_vllm=True)
@@ -161,10 +190,11 @@ def held_bytes(shape: Shape, recipe: Recipe, engine: str) -> dict[str, int]:
 
 
 def cache_bytes(one: int, sequences: int, free: int, held: int, work: int) -> int:
-    """Keys and values of vLLM: of all `sequences` of `one` byte size, or CACHE_SHARE of what is left, and all but SPARE at most;
-    of one in any case.
+    """Keys and values of vLLM: of all `sequences` of `one` byte size, or CACHE_SHARE of what is left, and all
+    but SPARE at most; of one in any case.
 
-    free: bytes of the card before anything is on it; held: what will stay there beside the cache; work: what is in work.
+    free: bytes of the card before anything is on it; held: what will stay there beside
+    the cache; work: what is in work.
     """
     room = free - held - int((1 + FRAGMENTATION) * work)
     return max(one, min(sequences * one, int(CACHE_SHARE * room), room - SPARE))

@@ -1,9 +1,10 @@
 """Checkpoints: everything a run is, written so that a kill at any moment leaves the previous one whole.
 
-    checkpoints/step-000040/{adapter/, trainer.pt, state.json, SHA256SUMS}     latest -> step-000040     best -> step-000020
+    checkpoints/step-000040/{adapter/, trainer.pt, state.json, SHA256SUMS}
+    checkpoints/latest -> step-000040        checkpoints/best -> step-000020
 
-A checkpoint is written under a temporary name, every file and folder fsynced, then renamed. A folder whose sums do not
-match is never loaded: the one before it is, and the caller is told.
+A checkpoint is written under a temporary name, every file and folder fsynced, then renamed. A folder whose
+sums do not match is never loaded: the one before it is, and the caller is told.
 """
 
 import hashlib
@@ -37,8 +38,12 @@ class State:
     refused: int = 0  # steps in a row whose loss was not finite
 
 
-def save(root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, keep_last: int, keep_best: int) -> Path:
-    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is no longer kept."""
+def save(
+    root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, keep_last: int, keep_best: int
+) -> Path:
+    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it),
+    remove what is no longer kept.
+    """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{state.step:06d}"
     partial = root / f".partial-{state.step:06d}"
@@ -61,7 +66,9 @@ def save(root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, k
 
 
 def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint (`last`), `best`, or a step number; and a warning for each one that was passed over."""
+    """The newest whole checkpoint (`last`), `best`, or a step number; and a warning for
+    each one that was passed over.
+    """
     warnings = []
     folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True)
     if which == "best" and (root / "best").exists():
@@ -86,7 +93,11 @@ def broken(folder: Path) -> str | None:
                 return f"{name} was changed or cut short"
     except (OSError, UnicodeDecodeError) as error:
         return str(error)
-    return None if {"trainer.pt", "state.json"} <= {line.partition("  ")[2] for line in lines} else "SHA256SUMS is cut short"
+    return (
+        None
+        if {"trainer.pt", "state.json"} <= {line.partition("  ")[2] for line in lines}
+        else "SHA256SUMS is cut short"
+    )
 
 
 def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
@@ -97,7 +108,9 @@ def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
         state = read_state(folder)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         fix = "resume with the recipe the run was started with (config.resolved.yaml beside it)"
-        raise DataError(f"the checkpoint does not fit this run: {error}", where=str(folder), fix=fix) from error
+        raise DataError(
+            f"the checkpoint does not fit this run: {error}", where=str(folder), fix=fix
+        ) from error
     policy.version = state.policy_version
     set_random_state(tensors.pop("rng"))
     return state, tensors
@@ -109,14 +122,18 @@ def read_state(folder: Path) -> State:
 
 
 def improved(state: State, score: float | None) -> State:
-    """The state after an evaluation: the best score moves only upwards, so the first of two equals stays the best."""
+    """The state after an evaluation: the best score moves only upwards, so the
+    first of two equals stays the best.
+    """
     best = state.best_score
     better = score is not None and (best is None or score > best)
     return replace(state, score=score, best_score=score if better else best)
 
 
 def random_state() -> dict[str, Any]:
-    """Of every generator that a run, its rewards or its engine may draw from, as tensors, lists and numbers."""
+    """Of every generator that a run, its rewards or its engine may draw from, as tensors,
+    lists and numbers.
+    """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     version, internal, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)
@@ -129,7 +146,9 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave; a generator that an older checkpoint did not keep goes on as it is."""
+    """Put back what `random_state` gave; a generator that an older checkpoint did not keep goes on as it
+    is.
+    """
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

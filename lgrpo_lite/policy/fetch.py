@@ -1,4 +1,6 @@
-"""Downloads and loading of the libraries under us, told as progress: their own bars are replaced, never drawn beside them."""
+"""Downloads and loading of the libraries under us, told as progress: their own bars are
+replaced, never drawn beside them.
+"""
 
 import json
 import threading
@@ -21,7 +23,9 @@ OTHERS = ("original/*", "consolidated*")  # which some bring a second time
 
 
 class Told(tqdm):
-    """A bar that draws nothing and says to whoever listens what it would show; bytes as MB, less than one not at all."""
+    """A bar that draws nothing and says to whoever listens what it would show; bytes
+    as MB, less than one not at all.
+    """
 
     what: str | None = None  # instead of the bar's own description
 
@@ -29,8 +33,11 @@ class Told(tqdm):
         super().__init__(*args, **(options | {"disable": True}))
         self.name = self.what or str(options.get("desc") or "").strip().lower()
         self.in_bytes = options.get("unit") == "B"
-        # Of the two bars of a transfer the one of the network moves first; that of the file on the disk follows it.
-        self.silent = "reconstruct" in str(options.get("desc")).lower() or (bool(self.what) and not self.in_bytes)
+        # Of the two bars of a transfer the one of the network moves first; that of
+        # the file on the disk follows it.
+        self.silent = "reconstruct" in str(options.get("desc")).lower() or (
+            bool(self.what) and not self.in_bytes
+        )
         self._tell()
 
     def __iter__(self) -> Iterator[Any]:
@@ -67,7 +74,9 @@ def download_bar(what: str) -> Any:
 
 @contextmanager
 def bars_told() -> Iterator[None]:
-    """Inside it the bars of transformers ("Loading weights") are told. Where its bars are wanted they stay as they are."""
+    """Inside it the bars of transformers ("Loading weights") are told. Where its bars
+    are wanted they stay as they are.
+    """
 
     def hook(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return bar(*args, **options) if logging.is_progress_bar_enabled() else Told(*args, **options)
@@ -82,21 +91,25 @@ def bars_told() -> Iterator[None]:
 def fetch_ahead(model_id: str, revision: str | None) -> str:
     """The weights of a model on the Hub into its cache, for an engine that would fetch them without a word.
 
-    What to give that engine: the folder with them, so that it has nothing to ask the Hub; `model_id` where there is none.
-    Whatever goes wrong, and whatever else it needs, that engine meets again and says so.
+    What to give that engine: the folder with them, so that it has nothing to ask the Hub; `model_id` where
+    there is none. Whatever goes wrong, and whatever else it needs, that engine meets again and says so.
     """
     if Path(model_id).exists():
         return model_id
     if not is_offline_mode():
         files = {"allow_patterns": [*WEIGHTS, "*.json"], "ignore_patterns": list(OTHERS)}
         with suppress(OSError, ValueError, HTTPError):
-            snapshot_download(model_id, revision=revision, tqdm_class=download_bar(f"downloading {model_id}"), **files)
+            snapshot_download(
+                model_id, revision=revision, tqdm_class=download_bar(f"downloading {model_id}"), **files
+            )
     folder = _cached(model_id, revision)
     return model_id if folder is None else str(folder)
 
 
 def _cached(model_id: str, revision: str | None) -> Path | None:
-    """The folder in the Hub's cache that holds this revision's configuration and all its weights; asks no network."""
+    """The folder in the Hub's cache that holds this revision's configuration and
+    all its weights; asks no network.
+    """
     with suppress(ValueError):  # not the name of a repository
         config = try_to_load_from_cache(model_id, "config.json", revision=revision)
         if isinstance(config, str) and _whole(Path(config).parent):
@@ -107,5 +120,7 @@ def _cached(model_id: str, revision: str | None) -> Path | None:
 def _whole(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return all((folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values())
+        return all(
+            (folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values()
+        )
     return any(folder.glob("*.safetensors"))

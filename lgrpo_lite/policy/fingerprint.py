@@ -10,10 +10,11 @@ CHUNK = 1 << 22  # elements that are widened to 64 bits at once
 
 @torch.no_grad()
 def fingerprint(module: nn.Module) -> str:
-    """Of all parameters that are not trained, with the quantisation states of 4-bit ones; 32 hexadecimal digits.
+    """Of all parameters that are not trained, with the quantisation states of
+    4-bit ones; 32 hexadecimal digits.
 
-    Per tensor Σ x_i and Σ (i + 1) x_i over its bytes as integers, modulo 2^64, chained in the order of the names. A change of
-    one element always shows.
+    Per tensor Σ x_i and Σ (i + 1) x_i over its bytes as integers, modulo 2^64, chained in the order of the
+    names. A change of one element always shows.
     """
     total = [0, 0]
     for _, tensor in sorted(_frozen(module), key=lambda pair: pair[0]):
@@ -28,12 +29,23 @@ def _frozen(module: nn.Module):
             continue
         yield name, parameter
         states = getattr(parameter, "quant_state", None) or getattr(parameter, "bnb_quant_state", None)
-        for number, state in sorted(states.items()) if isinstance(states, dict) else [(0, states)] if states else []:
+        for number, state in (
+            sorted(states.items()) if isinstance(states, dict) else [(0, states)] if states else []
+        ):
             nested = getattr(state, "state2", None)
-            held = {"absmax": state.absmax, "offset": state.offset, "absmax2": nested.absmax if nested else None}
+            held = {
+                "absmax": state.absmax,
+                "offset": state.offset,
+                "absmax2": nested.absmax if nested else None,
+            }
             yield from ((f"{name}.{number}.{key}", value) for key, value in held.items() if value is not None)
     layer: Any
-    for name, layer in module.named_modules():  # LLM.int8 moves the scale of a row from the weight to the layer at the first pass
+    for (
+        name,
+        layer,
+    ) in (
+        module.named_modules()
+    ):  # LLM.int8 moves the scale of a row from the weight to the layer at the first pass
         if (state := getattr(layer, "state", None)) is not None and hasattr(layer.weight, "SCB"):
             yield f"{name}.scale", state.SCB if state.SCB is not None else layer.weight.SCB
 

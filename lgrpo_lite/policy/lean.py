@@ -1,7 +1,8 @@
-"""Makes a network with an adapter keep less for its backward pass: ops/lean.py in place of what PEFT and transformers do.
+"""Makes a network with an adapter keep less for its backward pass: ops/lean.py in place of
+what PEFT and transformers do.
 
-A module stays of its class (it becomes one of a subclass), with its weights, its names and all that is saved. Only modules are
-changed of which a probe says that nothing else would come out.
+A module stays of its class (it becomes one of a subclass), with its weights, its names and all that is saved.
+Only modules are changed of which a probe says that nothing else would come out.
 """
 
 from functools import cache
@@ -18,7 +19,9 @@ MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 def install(net: nn.Module) -> None:
-    """For every adapted linear layer, gated MLP and RMS norm inside `net`, whose base weights are frozen. Twice is once."""
+    """For every adapted linear layer, gated MLP and RMS norm inside `net`, whose base
+    weights are frozen. Twice is once.
+    """
     for module in net.modules():
         for part in (_Adapted, _GatedMlp, _Norm):
             if not isinstance(module, part) and "forward" not in vars(module) and part.fits(module):
@@ -45,7 +48,13 @@ class _Adapted:
             return super().forward(x, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         (name,) = active
         y = self.base_layer(x)
-        return adapter(self.lora_dropout[name](x), y, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
+        return adapter(
+            self.lora_dropout[name](x),
+            y,
+            self.lora_A[name].weight,
+            self.lora_B[name].weight,
+            self.scaling[name],
+        )
 
 
 class _GatedMlp:
@@ -55,7 +64,10 @@ class _GatedMlp:
     def fits(mlp: Any) -> bool:
         if not all(hasattr(mlp, name) for name in MLP):
             return False
-        weight, x = _numbers(3, 8, 8), _numbers(8, 5) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1000.0])  # some would be clamped
+        weight, x = (
+            _numbers(3, 8, 8),
+            _numbers(8, 5) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1000.0]),
+        )  # some would be clamped
         layers = {name: weight[i].matmul for i, name in enumerate(MLP[:3])}
         return _same(mlp, _GatedMlp, SimpleNamespace(**layers, act_fn=mlp.act_fn), x)
 
@@ -71,14 +83,18 @@ class _Norm:
         if not hasattr(norm, "variance_epsilon") or any(p.requires_grad for p in norm.parameters()):
             return False
         weight, x = _numbers(9, 8).to(torch.bfloat16).split([1, 8])
-        return _same(norm, _Norm, SimpleNamespace(weight=weight[0], variance_epsilon=norm.variance_epsilon), x)
+        return _same(
+            norm, _Norm, SimpleNamespace(weight=weight[0], variance_epsilon=norm.variance_epsilon), x
+        )
 
     def forward(self: Any, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.variance_epsilon)
 
 
 def _same(module: Any, part: Any, stand_in: Any, x: Tensor) -> bool:
-    """Bit for bit, with `stand_in` for the module. A class that asks for more than that has does something else."""
+    """Bit for bit, with `stand_in` for the module. A class that asks for more
+    than that has does something else.
+    """
     with torch.no_grad():
         try:
             return torch.equal(type(module).forward(stand_in, x), part.forward(stand_in, x))

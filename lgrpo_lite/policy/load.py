@@ -27,7 +27,9 @@ def locate(model_id: str, where: str = "model.id") -> str:
         return model_id
     folder = resources.files("lgrpo_lite") / "models" / model_id.removeprefix(BUILTIN)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"no embedded model {model_id!r}", where=where, fix="use model.id=builtin:tiny-math")
+        raise ConfigError(
+            f"no embedded model {model_id!r}", where=where, fix="use model.id=builtin:tiny-math"
+        )
     return str(folder)
 
 
@@ -42,7 +44,8 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def compute_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """What matmuls run in. Quantised weights compute in float32 on a CPU, where bfloat16 is slower and less exact.
+    """What matmuls run in. Quantised weights compute in float32 on a CPU, where
+    bfloat16 is slower and less exact.
 
     On a GPU they compute in bfloat16, or in float16 where it has none.
     """
@@ -59,7 +62,9 @@ def config_of(model: Model, where: str = "model.id"):
 
 
 def load_tokenizer(model: Model, where: str = "model.id"):
-    """The tokenizer of the base model; a missing pad token becomes the end-of-sequence one (masks never look at it)."""
+    """The tokenizer of the base model; a missing pad token becomes the
+    end-of-sequence one (masks never look at it).
+    """
     tokenizer = _fetch(AutoTokenizer.from_pretrained, model, where)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -69,8 +74,9 @@ def load_tokenizer(model: Model, where: str = "model.id"):
 def load_base(model: Model, device: torch.device, where: str = "model.id"):
     """The base model on `device`, frozen unless all its parameters are trained.
 
-    nf4: bitsandbytes 4-bit with double quantisation; int8: its LLM.int8. A model that was saved quantised is loaded as it was
-    saved. 16 bits without an adapter are held in float32 and compute in 16, since steps of 1e-6 vanish in a 16-bit parameter.
+    nf4: bitsandbytes 4-bit with double quantisation; int8: its LLM.int8. A model that was saved quantised is
+    loaded as it was saved. 16 bits without an adapter are held in float32 and compute in 16, since steps of
+    1e-6 vanish in a 16-bit parameter.
     """
     dtype = compute_dtype(model.weights, device)
     quantised = model.weights in ("nf4", "int8")
@@ -92,10 +98,11 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
 
 @contextmanager
 def on_default_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU: what is inside runs on the default stream, after what was begun before it, and what follows waits for it.
+    """On a GPU: what is inside runs on the default stream, after what was begun before it,
+    and what follows waits for it.
 
-    bitsandbytes quantises there whatever stream is current, and after its start vLLM's own one is: a weight would be read
-    while it is still being copied, and its statistics before they are written.
+    bitsandbytes quantises there whatever stream is current, and after its start vLLM's own one is: a weight
+    would be read while it is still being copied, and its statistics before they are written.
     """
     if device.type != "cuda":
         yield
@@ -108,25 +115,37 @@ def on_default_stream(device: torch.device) -> Iterator[None]:
 
 
 def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
-    """The base model without weights, on the meta device, for an engine that puts its own in and then calls `settle`."""
+    """The base model without weights, on the meta device, for an engine that puts its
+    own in and then calls `settle`.
+    """
     _check_saved(model, where)
     config = config_of(model, where)
     with init_empty_weights(include_buffers=False):
         base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
     with suppress(OSError):  # a base without one: what its config says stays
-        base.generation_config = GenerationConfig.from_pretrained(locate(model.id, where), revision=model.revision or "main")
+        base.generation_config = GenerationConfig.from_pretrained(
+            locate(model.id, where), revision=model.revision or "main"
+        )
     return base
 
 
 def adapted(base, recipe: Recipe):
-    """The network a policy trains: the base with the recipe's adapter, or the base itself; in training mode."""
+    """The network a policy trains: the base with the recipe's adapter, or the base itself;
+    in training mode.
+    """
     model = recipe.model
-    net = attach_adapter(base, model, seed=recipe.seed, where=recipe.where("model.lora.targets")) if model.lora else base
+    net = (
+        attach_adapter(base, model, seed=recipe.seed, where=recipe.where("model.lora.targets"))
+        if model.lora
+        else base
+    )
     return net.train()
 
 
 def saved_as(model: Model, where: str = "model.id") -> str | None:
-    """How the model was quantised when it was saved: nf4, int8, or another method's name. None: it was not."""
+    """How the model was quantised when it was saved: nf4, int8, or another method's name. None:
+    it was not.
+    """
     found = getattr(config_of(model, where), "quantization_config", None)
     if found is None:
         return None
@@ -143,37 +162,50 @@ def _check_saved(model: Model, where: str) -> None:
     if saved is not None and saved != model.weights:
         known = saved in ("nf4", "int8")
         fix = f"set model.weights={saved}" if known else "use the model it was made from"
-        raise ConfigError(f"{model.id} was saved as {saved}, the recipe wants {model.weights}", where=where, fix=fix)
+        raise ConfigError(
+            f"{model.id} was saved as {saved}, the recipe wants {model.weights}", where=where, fix=fix
+        )
 
 
 def _quantization(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     if weights == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
 def settle(base, dtype: torch.dtype):
     """What this project wants of any base model."""
-    for module in base.modules():  # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # rollouts would disagree with the update, and with the merged model
+    for module in (
+        base.modules()
+    ):  # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
+        if hasattr(
+            module, "support_avx512bf16_for_cpu"
+        ):  # rollouts would disagree with the update, and with the merged model
             module.support_avx512bf16_for_cpu = False
         if hasattr(module, "compute_dtype"):  # a model that was saved in 4 bits names its own
             module.compute_dtype = dtype
-    # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias the rollouts unseen.
+    # generate() fills every unset option from here: Qwen's repetition penalty or top-p
+    # would bias the rollouts unseen.
     own = base.generation_config
     base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
     return base
 
 
 def head_of(base) -> Head:
-    """The output layer of a causal language model, with what its config does to the logits and an adapter's part in it.
+    """The output layer of a causal language model, with what its config does to the
+    logits and an adapter's part in it.
 
     `policy.prove` checks it against the model's own logits.
     """
     layer, config = base.get_output_embeddings(), base.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(getattr(config, "lm_head_multiplier", None) or 1.0)
+    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
+        getattr(config, "lm_head_multiplier", None) or 1.0
+    )
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     plain = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
@@ -190,14 +222,21 @@ def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.ta
     lora = model.lora
     assert lora is not None, "only called for a recipe with an adapter"
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, use_rslora=lora.rslora,
-        bias="none", task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        use_rslora=lora.rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     torch.manual_seed(seed)
     try:
         net = get_peft_model(base, config)
     except ValueError as error:
-        raise ConfigError(f"no adapter fits: {error}", where=where, fix="use all-linear, or names of linear layers") from error
+        raise ConfigError(
+            f"no adapter fits: {error}", where=where, fix="use all-linear, or names of linear layers"
+        ) from error
     lean.install(net)
     return net
 
@@ -211,5 +250,9 @@ def _fetch(from_pretrained, model: Model, where: str, **options):
         raise EnvironmentFault(f"cannot load {model.id}: {error}", where=where, fix=fix) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        fix = "give a model folder" if Path(path).exists() else "check the name, the revision and the network, or give a folder"
+        fix = (
+            "give a model folder"
+            if Path(path).exists()
+            else "check the name, the revision and the network, or give a folder"
+        )
         raise ConfigError(f"cannot load {model.id}: {reason}", where=where, fix=fix) from error

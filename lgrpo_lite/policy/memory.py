@@ -1,4 +1,6 @@
-"""How much is recomputed in the backward pass: as many layers as the free memory asks for, measured on the model itself."""
+"""How much is recomputed in the backward pass: as many layers as the free memory asks
+for, measured on the model itself.
+"""
 
 import gc
 import os
@@ -32,9 +34,8 @@ class Recompute:
     def __str__(self) -> str:
         gib = 2**30
         return (
-            f"recomputing {self.layers} of {self.of} layers: activations of a pass of {self.tokens:,} tokens are"
-            f" {self.needed / gib:.2f} GiB,"
-            f" {self.free / gib:.2f} GiB are free"
+            f"recomputing {self.layers} of {self.of} layers: activations of a pass of {self.tokens:,} tokens"
+            f" are {self.needed / gib:.2f} GiB, {self.free / gib:.2f} GiB are free"
         )
 
 
@@ -71,13 +72,15 @@ def _lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What torch's figures contain of memory that a pass cannot have: vLLM's pools and those of CUDA graphs. Bytes.
+    """What torch's figures contain of memory that a pass cannot have: vLLM's pools
+    and those of CUDA graphs. Bytes.
 
-    vLLM keeps weights, keys and values in pools of its own allocator (vllm/device_allocator/cumem.py); what its CUDA graphs work
-    in is a pool of torch's. torch counts a segment of any pool in memory_reserved, and each tensor in it in memory_allocated
-    and max_memory_allocated, until the tensor is collected. vLLM's `discard` and `sleep` give a segment back to the driver
-    without a word to torch: mem_get_info has it as free, torch's three figures stay as they were, and so they do for free
-    segments that vLLM trims. A free block of a pool serves no one but that pool.
+    vLLM keeps weights, keys and values in pools of its own allocator (vllm/device_allocator/cumem.py); what
+    its CUDA graphs work in is a pool of torch's. torch counts a segment of any pool in memory_reserved, and
+    each tensor in it in memory_allocated and max_memory_allocated, until the tensor is collected. vLLM's
+    `discard` and `sleep` give a segment back to the driver without a word to torch: mem_get_info has it as
+    free, torch's three figures stay as they were, and so they do for free segments that vLLM trims. A free
+    block of a pool serves no one but that pool.
     """
 
     reserved: int = 0  # of memory_reserved, mapped or not
@@ -100,7 +103,9 @@ def pools() -> Pools:
 
 @lru_cache(maxsize=1)
 def _pools(usage: int) -> Pools:
-    """Kept while vLLM has `usage` bytes, asleep or awake: its start and its end change that, and a snapshot takes a while."""
+    """Kept while vLLM has `usage` bytes, asleep or awake: its start and its end change
+    that, and a snapshot takes a while.
+    """
     segments = [s for s in torch.cuda.memory_snapshot() if tuple(s["segment_pool_id"]) != (0, 0)]
     segments.sort(key=lambda segment: segment["address"])
     return Pools(
@@ -112,10 +117,12 @@ def _pools(usage: int) -> Pools:
 
 
 def grow_segments() -> None:
-    """torch's memory on a GPU grows and shrinks by pages from here on, unless the user's settings of its allocator say otherwise.
+    """torch's memory on a GPU grows and shrinks by pages from here on, unless the user's settings
+    of its allocator say otherwise.
 
-    In whole segments the inputs of recomputed layers lie two or three to a piece that an MLP's tensor left, and what remains of
-    each serves nobody: 6 % of them are lost at 7B, 35 % at 14B. Harmless where it was called before; without a GPU nothing.
+    In whole segments the inputs of recomputed layers lie two or three to a piece that an MLP's tensor left,
+    and what remains of each serves nobody: 6 % of them are lost at 7B, 35 % at 14B. Harmless where it was
+    called before; without a GPU nothing.
     """
     own = any(os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
     if torch.cuda.is_available() and not own:
@@ -125,19 +132,27 @@ def grow_segments() -> None:
 def out_of_memory(error: Exception) -> bool:
     """Whether that is what an error says, of a GPU or of a CPU's allocator."""
     words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        word in str(error) for word in words
+    )
 
 
 def tile_bytes(free: int) -> int:
-    """Logits that may be held at once: a power of two near 1/64 of the free memory, 4 to 32 MiB. 32 is fast enough anywhere."""
+    """Logits that may be held at once: a power of two near 1/64 of the free memory, 4 to 32
+    MiB. 32 is fast enough anywhere.
+    """
     return 1 << min(25, max(22, (free // 64).bit_length() - 1))
 
 
 class Saved:
-    """Context manager: counts the bytes that autograd keeps for the backward pass, parameters not included."""
+    """Context manager: counts the bytes that autograd keeps for the backward pass,
+    parameters not included.
+    """
 
     def __init__(self, model: torch.nn.Module):
-        self._own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}  # FakeTensors have no address
+        self._own = {
+            p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())
+        }  # FakeTensors have no address
         self._found: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
 
@@ -149,7 +164,9 @@ class Saved:
         storage = kept.untyped_storage()
         if storage._cdata not in self._own:
             self._found[storage._cdata] = storage.nbytes()
-        return kept.detach()  # a node that keeps its own output would keep itself, and all before it, for good
+        return (
+            kept.detach()
+        )  # a node that keeps its own output would keep itself, and all before it, for good
 
     def __enter__(self) -> "Saved":
         self._hooks.__enter__()
@@ -176,8 +193,8 @@ def recompute(base, count: int) -> None:
 def fitting(layer: int, kept: int, layers: int, room: int) -> int:
     """Fewest layers to checkpoint so that `layers` of them fit into `room` bytes.
 
-    layer: what one keeps for the backward pass; kept: what one that is checkpointed keeps. When that one is computed again the
-    others are through, so it takes no room beside them.
+    layer: what one keeps for the backward pass; kept: what one that is checkpointed keeps. When that one is
+    computed again the others are through, so it takes no room beside them.
     """
     for count in range(layers):
         if (layers - count) * layer + count * kept <= room:
@@ -186,7 +203,9 @@ def fitting(layer: int, kept: int, layers: int, room: int) -> int:
 
 
 def loaded_bytes(network: Any) -> tuple[int, int]:
-    """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds beside them, each storage once."""
+    """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds
+    beside them, each storage once.
+    """
     base, adapter = _storages(network)
     return sum(base.values()), sum(adapter.values())
 
@@ -194,25 +213,37 @@ def loaded_bytes(network: Any) -> tuple[int, int]:
 def _storages(network: Any) -> tuple[dict[int, int], dict[int, int]]:
     """(base, adapter) of a network: the bytes of each storage by its address."""
     adapter = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for n, t in network.named_parameters() if "lora_" in n
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for n, t in network.named_parameters()
+        if "lora_" in n
     }
     held = [*network.parameters(), *network.buffers()]
     for module in network.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None:
-            held += [state.absmax, state.code, *([state.offset, state.state2.absmax, state.state2.code] if state.nested else [])]
+            held += [
+                state.absmax,
+                state.code,
+                *([state.offset, state.state2.absmax, state.state2.code] if state.nested else []),
+            ]
         int8 = getattr(module, "state", None)
-        held += [t for t in (getattr(int8, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None)) if t is not None]
+        held += [
+            t
+            for t in (getattr(int8, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None))
+            if t is not None
+        ]
     everything = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
     return {at: size for at, size in everything.items() if at not in adapter}, adapter
 
 
 def measured(policy: Any, moments: Iterable[Tensor]) -> dict[str, int]:
-    """Bytes now, by what holds them. `host`: resident memory of this process; `host_free`: what it could still take.
+    """Bytes now, by what holds them. `host`: resident memory of this process;
+    `host_free`: what it could still take.
 
-    On a GPU also `activations` (the most that was held beside the rest since the last call), `cached` (by PyTorch, for reuse),
-    `other` (the sampler's and other processes') and `free`; there weights, adapter and optimizer are on the GPU. Weights that the
-    policy shares with vLLM count as weights, all else in vLLM's pools that is mapped as `other`.
+    On a GPU also `activations` (the most that was held beside the rest since the last call), `cached` (by
+    PyTorch, for reuse), `other` (the sampler's and other processes') and `free`; there weights, adapter and
+    optimizer are on the GPU. Weights that the policy shares with vLLM count as weights, all else in vLLM's
+    pools that is mapped as `other`.
     """
     base, adapter = _storages(policy.model)
     optimizer = sum(t.untyped_storage().nbytes() for t in moments)

@@ -1,7 +1,8 @@
-"""Bytes that a pass through a model takes on a GPU, from its config.json alone: what it keeps and what is in work.
+"""Bytes that a pass through a model takes on a GPU, from its config.json alone:
+what it keeps and what is in work.
 
-What a pass keeps was read off autograd and off the live tensors of real passes; tests/test_plan.py and tests/test_card.py measure
-it again.
+What a pass keeps was read off autograd and off the live tensors of real passes; tests/test_plan.py and
+tests/test_card.py measure it again.
 """
 
 from collections.abc import Callable
@@ -24,18 +25,23 @@ TILE = 32 << 20  # logits of a tile, where 2 GiB are free
 SCRATCH = 14  # bytes for each logit of a tile in 16 bits: two buffers and a product of 4, one of 2
 
 
-# ------------------------------------------------------------------------------------------- what a pass takes
+# ------------------------------------------------------------ what a pass takes
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """How a training pass runs. `width`: bytes of the compute type. lora None: all parameters, float32 under autocast."""
+    """How a training pass runs. `width`: bytes of the compute type. lora None: all
+    parameters, float32 under autocast.
+    """
 
     width: int
     lora: Lora | None
     int8: bool = False
-    gathered: bool = True  # packed and shared gather sequences for attention, where there is no kernel for them (float32, a CPU)
-    keys: float = 1.0  # keys a token attends with, on average: above 1 where a shared prompt stands before every answer
+    # packed and shared gather sequences for attention, where there is no kernel for them (float32, a CPU)
+    gathered: bool = True
+    keys: float = (
+        1.0  # keys a token attends with, on average: above 1 where a shared prompt stands before every answer
+    )
 
 
 def pass_of(recipe: Recipe, engine: str) -> Pass:
@@ -43,11 +49,15 @@ def pass_of(recipe: Recipe, engine: str) -> Pass:
     model, layout = recipe.model, "rows" if engine == "unsloth" else recipe.memory.layout
     keys = 1 + model.max_prompt_tokens / model.max_new_tokens if layout in ("auto", "shared") else 1.0
     width = WIDTH[model.weights]
-    return Pass(width, model.lora, model.weights == "int8", gathered=layout != "rows" and width == 4, keys=keys)
+    return Pass(
+        width, model.lora, model.weights == "int8", gathered=layout != "rows" and width == 4, keys=keys
+    )
 
 
 def pass_tokens(recipe: Recipe) -> int:
-    """Of the largest pass: micro_tokens, but at least one sequence (or group, where a loss needs it whole), at most all."""
+    """Of the largest pass: micro_tokens, but at least one sequence (or group, where a
+    loss needs it whole), at most all.
+    """
     rollout = recipe.rollout
     each = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens - 1  # the last token predicts nothing
     least = each * (rollout.group_size if recipe.algorithm.whole_groups else 1)
@@ -55,10 +65,12 @@ def pass_tokens(recipe: Recipe) -> int:
 
 
 def layer_bytes(shape: Shape, p: Pass) -> int:
-    """What autograd keeps of one layer for each token. b: bytes of a number, q and k: width of all query and of all key heads.
+    """What autograd keeps of one layer for each token. b: bytes of a number, q and k: width of
+    all query and of all key heads.
 
-    With an adapter (policy/lean.py): norms b·width · 4 for each row of a norm and of attention · MLP 2·b·i · attention
-    b·(2·q + 2·k) · inputs of linear layers, see below. All parameters: norms 8·width (a float32 copy twice), MLP 3·b·i.
+    With an adapter (policy/lean.py): norms b·width · 4 for each row of a norm and of attention · MLP 2·b·i
+    · attention b·(2·q + 2·k) · inputs of linear layers, see below. All parameters: norms 8·width (a
+    float32 copy twice), MLP 3·b·i.
     """
     query, key = shape.query, shape.kv_heads * shape.head_dim
     norms, rows = 2 * shape.hidden, 2 + shape.heads
@@ -71,7 +83,8 @@ def layer_bytes(shape: Shape, p: Pass) -> int:
 
 
 def _inputs_bytes(shape: Shape, p: Pass) -> int:
-    """A trained or adapted layer keeps its input, once for those that read the same; dropout a copy and a mask of a byte.
+    """A trained or adapted layer keeps its input, once for those that read the same;
+    dropout a copy and a mask of a byte.
 
     Autocast makes a copy for each. Attention's output is counted there, unless gathering sequences copies it.
     """
@@ -111,8 +124,9 @@ def kept_bytes(shape: Shape, p: Pass) -> int:
 
 
 def head_bytes(shape: Shape, p: Pass) -> int:
-    """Kept for each token outside the layers: the gradient towards the last hidden state (where all is trained, that state and
-    the last norm's), rotary tables, places. The last norm's input makes up for the first one's, which needs no gradient."""
+    """Kept for each token outside the layers: the gradient towards the last hidden state (where all is
+    trained, that state and the last norm's), rotary tables, places. The last norm's input makes up for the
+    first one's, which needs no gradient."""
     return (p.width if p.lora else 12) * shape.hidden + 2 * p.width * shape.head_dim + 40
 
 
@@ -121,38 +135,50 @@ def saved_bytes(shape: Shape, p: Pass, tokens: int, recomputed: int = 0, *, offl
     if offload:
         return tokens * shape.layers * _hidden_bytes(shape, p)
     layers = (shape.layers - recomputed) * layer_bytes(shape, p) + recomputed * kept_bytes(shape, p)
-    first = p.width * shape.hidden if recomputed and p.lora else 0  # its input stays where it is computed again
+    first = (
+        p.width * shape.hidden if recomputed and p.lora else 0
+    )  # its input stays where it is computed again
     return tokens * (layers + first + head_bytes(shape, p))
 
 
 def work_bytes(shape: Shape, recipe: Recipe, p: Pass, tokens: int, recomputed: int = 0) -> dict[str, int]:
-    """What is in work at the peak of a pass beside what it keeps, by name: the larger of the head's tiles, at the end of the
-    forward pass, and of a layer in the backward pass."""
+    """What is in work at the peak of a pass beside what it keeps, by name: the larger of the head's tiles, at
+    the end of the forward pass, and of a layer in the backward pass."""
     layer = layer_work_bytes(shape, recipe, p, tokens, recomputed)
     tiles = tiles_bytes(shape, p, recipe.memory.logprob_chunk) + tokens * head_work_bytes(shape, p)
     return {"head tiles": tiles} if tiles > sum(layer.values()) else layer
 
 
-def layer_work_bytes(shape: Shape, recipe: Recipe, p: Pass, tokens: int, recomputed: int = 0) -> dict[str, int]:
+def layer_work_bytes(
+    shape: Shape, recipe: Recipe, p: Pass, tokens: int, recomputed: int = 0
+) -> dict[str, int]:
     """Of a layer in the backward pass, which is there a second time where it is computed again."""
     offload = recipe.memory.offload_activations
     alone = recomputed == shape.layers or offload  # else other layers' activations are free by then
     there = 0 if offload else p.width * shape.hidden  # its input is counted
     again = tokens * (layer_bytes(shape, p) - there) if recomputed and alone else 0
     each = offloaded_bytes(shape, p) if offload and not recomputed else backward_bytes(shape, p)
-    weights = "bf16" if p.lora else recipe.model.weights  # beside an adapter's block no weight of a layer is unpacked any more
+    weights = (
+        "bf16" if p.lora else recipe.model.weights
+    )  # beside an adapter's block no weight of a layer is unpacked any more
     beside = max(block_bytes(shape, p, tokens), unpacked_bytes(shape, weights, p))
     return {"recomputed layer": again, "layer in work": tokens * each + beside}
 
 
 def head_work_bytes(shape: Shape, p: Pass) -> int:
-    """For each token, beside its tile: the last hidden states and the last norm's, and what is gathered of them."""
+    """For each token, beside its tile: the last hidden states and the last
+    norm's, and what is gathered of them.
+    """
     return 3 * p.width * shape.hidden
 
 
 def backward_bytes(shape: Shape, p: Pass) -> int:
-    """For each token, what the backward pass of one layer makes on top of what the layer kept: gradients inside the MLP."""
-    down = p.lora is None or targeted(p.lora, "model.layers.0.mlp.down_proj")  # its kept input is free by then
+    """For each token, what the backward pass of one layer makes on top of what the layer
+    kept: gradients inside the MLP.
+    """
+    down = p.lora is None or targeted(
+        p.lora, "model.layers.0.mlp.down_proj"
+    )  # its kept input is free by then
     return (2 if down else 3) * p.width * shape.inner + (p.width if p.lora else 4) * shape.hidden
 
 
@@ -168,22 +194,30 @@ def block_bytes(shape: Shape, p: Pass, tokens: int) -> int:
 
 
 def offloaded_bytes(shape: Shape, p: Pass) -> int:
-    """For each token, what is on the GPU at once where activations wait in CPU memory and no layer is recomputed."""
+    """For each token, what is on the GPU at once where activations wait in CPU
+    memory and no layer is recomputed.
+    """
     return max(forward_bytes(shape, p), 5 * p.width * shape.inner + 4 * shape.hidden)
 
 
 def unpacked_bytes(shape: Shape, weights: str, p: Pass) -> int:
-    """Weights as numbers, for a moment: the largest quantised layer; all layers under autocast; gradients of a trained head."""
+    """Weights as numbers, for a moment: the largest quantised layer; all layers under
+    autocast; gradients of a trained head.
+    """
     table = shape.vocabulary * shape.hidden
     if p.lora is None:  # a tied table has two gradients, and a pass adds to those that are there
-        copies = shape.layers * sum(linear.numbers for linear in shape.linears) * p.width if p.width < 4 else 0
+        copies = (
+            shape.layers * sum(linear.numbers for linear in shape.linears) * p.width if p.width < 4 else 0
+        )
         return 4 * table + copies
     head = (4 + 3 * p.width) * table if targeted(p.lora, "lm_head") else 0  # B·A, head and sum, gradient
     return head + (shape.largest * p.width if weights in ("nf4", "int8") else 0)
 
 
 def tiles_bytes(shape: Shape, p: Pass, rows: int | None) -> int:
-    """Buffers of the head for one tile of logits, `rows` × 8192 (None: 32 MiB of logits), and three of `rows` × hidden."""
+    """Buffers of the head for one tile of logits, `rows` × 8192 (None: 32 MiB of
+    logits), and three of `rows` × hidden.
+    """
     columns = min(shape.vocabulary, 8192)
     rows = rows or max(64, TILE // (4 * columns) // 64 * 64)
     trained = p.lora is None or targeted(p.lora, "lm_head")
@@ -195,25 +229,35 @@ def tiles_bytes(shape: Shape, p: Pass, rows: int | None) -> int:
 
 
 def vllm_bytes(shape: Shape, width: int, sequences: int) -> int:
-    """vLLM's forward pass: an MLP of VLLM_TOKENS tokens, the largest weight as numbers, 16 bytes for each logit sampled from."""
+    """vLLM's forward pass: an MLP of VLLM_TOKENS tokens, the largest weight as numbers, 16
+    bytes for each logit sampled from.
+    """
     forward = VLLM_TOKENS * (3 * shape.inner + 4 * shape.hidden) * width
     return forward + shape.largest * width + 16 * sequences * shape.vocabulary
 
 
 def sampling_bytes(shape: Shape, recipe: Recipe) -> int:
-    """What is in work while vLLM's keys and values are there: its own pass, or a pass of the proofs' scoring by the trainer."""
+    """What is in work while vLLM's keys and values are there: its own pass, or a pass of the
+    proofs' scoring by the trainer.
+    """
     width = WIDTH[recipe.model.weights]
     run = Pass(width, recipe.model.lora, gathered=False)
     scored = SCORED_TOKENS * forward_bytes(shape, run) + 2 * block_bytes(shape, run, SCORED_TOKENS)
     scored += unpacked_bytes(shape, recipe.model.weights, run)
-    return max(vllm_bytes(shape, width, sequences_at_once(recipe)), scored + tiles_bytes(shape, run, recipe.memory.logprob_chunk))
+    return max(
+        vllm_bytes(shape, width, sequences_at_once(recipe)),
+        scored + tiles_bytes(shape, run, recipe.memory.logprob_chunk),
+    )
 
 
 def generate_bytes(shape: Shape, p: Pass, rows: int, prompt: int, tokens: int) -> int:
-    """transformers' generate() beside its cache: all prompts in one pass, or later one layer's keys and values once for each
-    query head, a longer copy of one of them, and 20 bytes for each logit."""
+    """transformers' generate() beside its cache: all prompts in one pass, or later one layer's keys and
+    values once for each query head, a longer copy of one of them, and 20 bytes for each logit."""
     prefill = rows * prompt * forward_bytes(shape, p) + 2 * block_bytes(shape, p, rows * prompt)
-    decode = rows * tokens * p.width * (2 * shape.query + shape.kv_heads * shape.head_dim) + 20 * rows * shape.vocabulary
+    decode = (
+        rows * tokens * p.width * (2 * shape.query + shape.kv_heads * shape.head_dim)
+        + 20 * rows * shape.vocabulary
+    )
     return max(prefill, decode)
 
 
@@ -226,13 +270,19 @@ def merged_bytes(shape: Shape, recipe: Recipe) -> int:
 
 
 def checked_bytes(shape: Shape, p: Pass, rows: int, prompt: int) -> int:
-    """What `rows` prompts of up to `prompt` tokens that are answered at once take beside a model: a pass, keys and values."""
+    """What `rows` prompts of up to `prompt` tokens that are answered at once take beside a
+    model: a pass, keys and values.
+    """
     longest = prompt + VERIFY_TOKENS
-    return rows * longest * kv_bytes_per_token(shape, p.width) + generate_bytes(shape, p, rows, prompt, longest)
+    return rows * longest * kv_bytes_per_token(shape, p.width) + generate_bytes(
+        shape, p, rows, prompt, longest
+    )
 
 
 def verify_rows(needed: Callable[[int], int], free: int) -> int:
-    """Prompts that are answered at once, VERIFY_PROMPTS halved down to VERIFY_ROWS until there is room; 0: not even so."""
+    """Prompts that are answered at once, VERIFY_PROMPTS halved down to VERIFY_ROWS until
+    there is room; 0: not even so.
+    """
     rows, room = VERIFY_PROMPTS, int((1 - VERIFY_SPARE) * free)
     while rows >= VERIFY_ROWS and needed(rows) > room:
         rows //= 2

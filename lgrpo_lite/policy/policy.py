@@ -35,30 +35,48 @@ class Scored(NamedTuple):
 
 
 class Policy:
-    """`model` is the PeftModel, or the bare model when all parameters are trained; `version` counts optimiser updates.
+    """`model` is the PeftModel, or the bare model when all parameters are trained;
+    `version` counts optimiser updates.
 
     `layouts` are those a batch may come in: `rows` works for any model, `prove` finds out about the others.
     """
 
     def __init__(self, model, tokenizer, *, temperature: float, dtype: torch.dtype, chunk: int | None = None):
-        self.model, self.tokenizer, self.temperature, self.chunk, self.dtype = model, tokenizer, temperature, chunk, dtype
+        self.model, self.tokenizer, self.temperature, self.chunk, self.dtype = (
+            model,
+            tokenizer,
+            temperature,
+            chunk,
+            dtype,
+        )
         self.version = 0
         self.layouts: tuple[str, ...] = ("rows",)
         self.offload = self.varlen = self.entropy_grad = False
-        self.loss_scale = 2.0**12 if dtype == torch.float16 else 1.0  # float16 loses gradients below 6e-8; halved when too much
+        self.loss_scale = (
+            2.0**12 if dtype == torch.float16 else 1.0
+        )  # float16 loses gradients below 6e-8; halved when too much
 
     @classmethod
     def load(cls, recipe: Recipe, net=None) -> "Policy":
         """Tokenizer, base, fresh adapter. Loading faults are ConfigError or EnvironmentFault.
 
-        `net` is a network with its adapter that is there already, on the base weights of an engine; it computes in its own type.
+        `net` is a network with its adapter that is there already, on the base weights of an
+        engine; it computes in its own type.
         """
         model, device = recipe.model, device_of()
         where = recipe.where("model.id")
         tokenizer = load_tokenizer(model, where)
-        dtype = compute_dtype(model.weights, device) if net is None else net.get_input_embeddings().weight.dtype
+        dtype = (
+            compute_dtype(model.weights, device) if net is None else net.get_input_embeddings().weight.dtype
+        )
         net = adapted(load_base(model, device, where), recipe) if net is None else net
-        policy = cls(net, tokenizer, temperature=recipe.rollout.temperature, dtype=dtype, chunk=recipe.memory.logprob_chunk)
+        policy = cls(
+            net,
+            tokenizer,
+            temperature=recipe.rollout.temperature,
+            dtype=dtype,
+            chunk=recipe.memory.logprob_chunk,
+        )
         policy.offload = recipe.memory.offload_activations
         policy.entropy_grad = recipe.algorithm.entropy_coef > 0
         return policy
@@ -92,14 +110,18 @@ class Policy:
         return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
 
     def reference(self) -> AbstractContextManager:
-        """The base model, without a second copy. Needs an adapter, which `check` demands where a KL is asked for."""
+        """The base model, without a second copy. Needs an adapter, which `check`
+        demands where a KL is asked for.
+        """
         return self.model.disable_adapter()
 
     def logprobs(self, batch: TrainBatch, *, prompt_hidden: bool = False) -> Scored:
-        """log π(token | before) and entropy of each completion token at the sampling temperature, on the batch's device.
+        """log π(token | before) and entropy of each completion token at the sampling
+        temperature, on the batch's device.
 
-        prompt_hidden asks for the mean of the last hidden states over each sequence's prompt too, with gradient.
-        The batch's layout decides what the model is given; only positions that predict a completion token reach the head.
+        prompt_hidden asks for the mean of the last hidden states over each sequence's prompt too, with
+        gradient. The batch's layout decides what the model is given; only positions that predict a
+        completion token reach the head.
         """
         laid = LAYOUT[batch.layout](batch)
         with self.compute(), self._saving():
@@ -121,9 +143,12 @@ class Policy:
         """Last hidden states [B W D]."""
         asked = {"input_ids": laid.input_ids.to(self.device), "use_cache": False}
         if laid.segments is not None:
-            asked["position_ids"] = laid.position_ids.to(self.device) if laid.position_ids is not None else None
+            asked["position_ids"] = (
+                laid.position_ids.to(self.device) if laid.position_ids is not None else None
+            )
             asked["plan"] = attention.plan(laid.segments).to(self.device, varlen=self.varlen)
-            # Models hand a mask of 4 dimensions on as it is, and would else build one of all tokens by all tokens.
+            # Models hand a mask of 4 dimensions on as it is, and would else build
+            # one of all tokens by all tokens.
             asked["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
         return self.base.base_model(**asked).last_hidden_state
 
@@ -142,11 +167,15 @@ class Policy:
             self.model.save_pretrained(folder)
             _sort_lists(folder / "adapter_config.json")
         else:
-            save_file({n: p.detach().cpu().contiguous() for n, p in self._own()}, folder / "model.safetensors")
+            save_file(
+                {n: p.detach().cpu().contiguous() for n, p in self._own()}, folder / "model.safetensors"
+            )
 
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
-        """Load what `save` wrote into the parameters, bit for bit. Raises OSError or KeyError on a foreign folder."""
+        """Load what `save` wrote into the parameters, bit for bit. Raises OSError
+        or KeyError on a foreign folder.
+        """
         if self.has_adapter:
             saved = load_file(folder / "adapter_model.safetensors")
             for name, parameter in self._own():

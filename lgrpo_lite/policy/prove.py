@@ -1,4 +1,6 @@
-"""What this model can be trusted with, found out on a probe before the first step: its head, its layouts, its memory."""
+"""What this model can be trusted with, found out on a probe before the first step: its
+head, its layouts, its memory.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,20 +29,27 @@ BENT = 5  # times as much may gradients differ, as a share: rounding adds up on 
 def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
     """Settles `policy.layouts` and how many layers are recomputed; returns what a user should know about it.
 
-    ConfigError if the head's formula does not give the model's own logits, or if a layout that was asked for is wrong here.
+    ConfigError if the head's formula does not give the model's own logits, or if a layout
+    that was asked for is wrong here.
     """
     memory = recipe.memory
     check_head(policy, recipe.where("model.id"))
     allowed, refused = ("rows",), {}
     if memory.layout != "rows":
-        allowed, refused = usable_layouts(policy, recipe.model.max_prompt_tokens + recipe.model.max_new_tokens)
+        allowed, refused = usable_layouts(
+            policy, recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
+        )
     if memory.layout != "auto":
         if memory.layout not in allowed:
             what = f"this model cannot be laid out as {memory.layout!r}: {refused[memory.layout]}"
             raise ConfigError(what, where=recipe.where("memory.layout"), fix="use memory.layout=rows or auto")
         allowed = (memory.layout,)
     policy.layouts = allowed
-    notes = [f"memory.layout: {name} is not used: {reason}" for name, reason in refused.items() if memory.layout == "auto"]
+    notes = [
+        f"memory.layout: {name} is not used: {reason}"
+        for name, reason in refused.items()
+        if memory.layout == "auto"
+    ]
     if isinstance(memory.checkpointing, bool):
         recompute(policy.base, len(layers_of(policy.base)) if memory.checkpointing else 0)
     else:
@@ -50,7 +59,9 @@ def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def probe(vocabulary: int, answers: tuple[tuple[int, int], ...] = ((6, 9), (6, 5), (11, 1), (3, 14))) -> TrainBatch:
+def probe(
+    vocabulary: int, answers: tuple[tuple[int, int], ...] = ((6, 9), (6, 5), (11, 1), (3, 14))
+) -> TrainBatch:
     """Sequences of made-up tokens; equal prompt lengths are equal prompts."""
     ids = torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(0)).tolist()
     rollouts = []
@@ -61,7 +72,9 @@ def probe(vocabulary: int, answers: tuple[tuple[int, int], ...] = ((6, 9), (6, 5
     length = torch.tensor([count for _, count in answers])
     group = torch.tensor([ahead for ahead, _ in answers]).unique(return_inverse=True)[1]
     keep, none = list(range(len(answers))), [0] * len(answers)
-    return flatten(rollouts, keep, none, [0.0] * len(answers), torch.ones(len(answers)), length, group, torch.float32)
+    return flatten(
+        rollouts, keep, none, [0.0] * len(answers), torch.ones(len(answers)), length, group, torch.float32
+    )
 
 
 @torch.no_grad()
@@ -75,20 +88,26 @@ def check_head(policy: Policy, where: str) -> None:
         own = own.gather(1, batch.token_ids.to(policy.device)[:, None])[:, 0]
         apart = (own.cpu() - policy.logprobs(batch).logp.cpu()).abs().mean().item()
     if not own.isfinite().all():
-        raise ConfigError("the model's log-probs are not finite", where=where, fix="check its weights, or use other precision")
+        raise ConfigError(
+            "the model's log-probs are not finite",
+            where=where,
+            fix="check its weights, or use other precision",
+        )
     if not apart <= NEAR.get(policy.dtype, 1e-3):
         raise ConfigError(
-            f"the head of {type(policy.base).__name__} does more than is known here: its log-probs differ by {apart:.3g} from"
-            " weight · hidden, scaled and capped as the config says",
+            f"the head of {type(policy.base).__name__} does more than is known here: its log-probs differ by"
+            f" {apart:.3g} from weight · hidden, scaled and capped as the config says",
             where=where,
             fix="use another model, or report this one",
         )
 
 
 def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Layouts that give the log-probs of `rows` on a probe, and why the others do not. `longest`: tokens of a sequence.
+    """Layouts that give the log-probs of `rows` on a probe, and why the others do not.
+    `longest`: tokens of a sequence.
 
-    Settles `policy.varlen` too: where FlashAttention is wrong or fails, the reason is told and buckets do its work.
+    Settles `policy.varlen` too: where FlashAttention is wrong or fails, the reason
+    is told and buckets do its work.
     """
     reason = attention.install(policy.base, longest)
     if reason:
@@ -121,7 +140,9 @@ def _evaluating(policy: Policy) -> Iterator[None]:
 
 
 def _differs(policy: Policy, layout: str) -> str | None:
-    """Why this layout is not `rows`: its log-probs, or the gradients that its backward pass gives, or an error of either."""
+    """Why this layout is not `rows`: its log-probs, or the gradients that its backward
+    pass gives, or an error of either.
+    """
     batch = probe(policy.base.get_output_embeddings().weight.shape[0])
     try:
         with _evaluating(policy):
@@ -134,13 +155,19 @@ def _differs(policy: Policy, layout: str) -> str | None:
     if not apart <= near:
         return f"its log-probs differ from those of `rows` by {apart:.3g}"
     bent = ((grad - rows_grad).norm() / rows_grad.norm()).item()
-    return None if bent <= BENT * near else f"its gradients differ from those of `rows` by {bent:.3g} of their size"
+    return (
+        None
+        if bent <= BENT * near
+        else f"its gradients differ from those of `rows` by {bent:.3g} of their size"
+    )
 
 
 def _with_gradient(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-    """Log-probs [T], and the gradient of their sum towards what the tokens are embedded as, added up over tokens [D].
+    """Log-probs [T], and the gradient of their sum towards what the tokens are
+    embedded as, added up over tokens [D].
 
-    That passes through every layer, is of the same size in any layout, and no parameter's gradient is touched.
+    That passes through every layer, is of the same size in any layout, and no
+    parameter's gradient is touched.
     """
     embedded = []
 
@@ -160,8 +187,9 @@ def _with_gradient(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor]:
 def by_memory(policy: Policy, recipe: Recipe) -> Recompute:
     """Layers to recompute so that the largest pass of the recipe fits into the free memory.
 
-    What a layer keeps is measured on PROBED, of which one layer at most is kept whole, so that this fits where the run will.
-    What a pass needs beside that is budget.py's; of a model that it does not know, 1 - MARGIN of what is free.
+    What a layer keeps is measured on PROBED, of which one layer at most is kept whole, so that this
+    fits where the run will. What a pass needs beside that is budget.py's; of a model that it does not
+    know, 1 - MARGIN of what is free.
     """
     layers, tokens, free = len(layers_of(policy.base)), pass_tokens(recipe), free_bytes(policy.device)
     try:
@@ -176,20 +204,27 @@ def by_memory(policy: Policy, recipe: Recipe) -> Recompute:
 
 
 def _room(policy: Policy, recipe: Recipe, tokens: int, free: int) -> int:
-    """Bytes for what a pass keeps: without gradients, what is in work, and a share that is lost between tensors."""
+    """Bytes for what a pass keeps: without gradients, what is in work, and a
+    share that is lost between tensors.
+    """
     try:
         shape = Shape.of(policy.base.config)
     except ConfigError:
         return int(MARGIN * free)
-    run = Pass(policy.dtype.itemsize, recipe.model.lora, recipe.model.weights == "int8", policy.layouts != ("rows",))
+    run = Pass(
+        policy.dtype.itemsize, recipe.model.lora, recipe.model.weights == "int8", policy.layouts != ("rows",)
+    )
     sizes = [p.numel() for p in policy.trainable()]
-    to_come = 4 * sum(sizes) + moments_bytes(sizes, recipe.optim.use)  # gradients, and moments that are made after this
+    to_come = 4 * sum(sizes) + moments_bytes(
+        sizes, recipe.optim.use
+    )  # gradients, and moments that are made after this
     work = sum(work_bytes(shape, recipe, run, tokens).values())
     return int((free - to_come - SPARE) / (1 + FRAGMENTATION)) - work
 
 
 def kept_bytes(policy: Policy) -> tuple[float, int, float]:
-    """Bytes a token that autograd keeps of a layer, of one that is recomputed (its input), and of what is no layer.
+    """Bytes a token that autograd keeps of a layer, of one that is recomputed (its
+    input), and of what is no layer.
 
     Leaves all layers recomputed.
     """

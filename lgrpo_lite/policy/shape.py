@@ -1,4 +1,6 @@
-"""A model as numbers, from its config.json: a folder's, one in the Hub's cache, or one of models/shapes. No torch here."""
+"""A model as numbers, from its config.json: a folder's, one in the Hub's cache, or one
+of models/shapes. No torch here.
+"""
 
 import json
 import os
@@ -67,7 +69,9 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any, where: str = "model.id") -> "Shape":
-        """From config.json as a mapping, or transformers' config. A model type that is not in FAMILIES: ConfigError."""
+        """From config.json as a mapping, or transformers' config. A model type that
+        is not in FAMILIES: ConfigError.
+        """
         c = settings(config)
         kind = str(c.get("model_type"))
         if kind not in FAMILIES:
@@ -75,10 +79,19 @@ class Shape:
             raise ConfigError(what, where=where, fix=f"plan one of: {', '.join(sorted(FAMILIES))}")
         heads, kv_heads, head_dim = heads_of(c)
         return cls(
-            c["num_hidden_layers"], c["hidden_size"], c["intermediate_size"], heads, kv_heads, head_dim, c["vocab_size"],
-            c.get("max_position_embeddings"), bool(c.get("tie_word_embeddings")), FAMILIES[kind].head_norms,
-            tuple(_linears(FAMILIES[kind], c)), c.get("quantization_config"),
-        )  # fmt: skip
+            c["num_hidden_layers"],
+            c["hidden_size"],
+            c["intermediate_size"],
+            heads,
+            kv_heads,
+            head_dim,
+            c["vocab_size"],
+            c.get("max_position_embeddings"),
+            bool(c.get("tie_word_embeddings")),
+            FAMILIES[kind].head_norms,
+            tuple(_linears(FAMILIES[kind], c)),
+            c.get("quantization_config"),
+        )
 
     @property
     def query(self) -> int:
@@ -92,13 +105,17 @@ class Shape:
 
     @property
     def vectors(self) -> list[int]:
-        """Elements of each norm and bias of one block. A norm of heads has one weight for each element of a head."""
+        """Elements of each norm and bias of one block. A norm of heads has one
+        weight for each element of a head.
+        """
         norms = [self.hidden] * 2 + [self.head_dim] * 2 * self.head_norms
         return norms + [linear.outputs for linear in self.linears if linear.bias]
 
     @property
     def outer(self) -> list[int]:
-        """Elements of each parameter outside the blocks: last norm, embeddings, and the head where it is not tied to them."""
+        """Elements of each parameter outside the blocks: last norm, embeddings, and the
+        head where it is not tied to them.
+        """
         return [self.hidden] + [self.vocabulary * self.hidden] * (1 if self.tied else 2)
 
     @property
@@ -133,11 +150,13 @@ def _linears(family: Family, c: Mapping[str, Any]) -> Iterator[Linear]:
     yield Linear("mlp.down_proj", i, h, has(family.mlp_bias), "inner")
 
 
-# ------------------------------------------------------------------------------------------- where a config stands
+# ------------------------------------------------------------ where a config stands
 
 
 def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
-    """config.json of the recipe's model, or the shape of that name inside the package. None of them: ConfigError."""
+    """config.json of the recipe's model, or the shape of that name inside the
+    package. None of them: ConfigError.
+    """
     path = _config_path(model)
     if path is None:
         what = f"{model.id} is not on this machine, and its shape is not among: {', '.join(sorted(shapes()))}"
@@ -147,11 +166,15 @@ def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the model's config: {error}", where=str(path), fix="download it again") from None
+        raise ConfigError(
+            f"cannot read the model's config: {error}", where=str(path), fix="download it again"
+        ) from None
 
 
 def shapes() -> dict[str, dict[str, Any]]:
-    """Configs inside the package by model id, without -Instruct: an instructed model has the shape of its base."""
+    """Configs inside the package by model id, without -Instruct: an instructed
+    model has the shape of its base.
+    """
     folder = resources.files("lgrpo_lite") / "models" / "shapes"
     found = [json.loads(f.read_text("utf-8")) for f in folder.iterdir() if f.name.endswith(".json")]
     return {config["_name_or_path"].removesuffix("-Instruct"): config for config in found}
@@ -159,7 +182,12 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 def _config_path(model: Model) -> Path | dict[str, Any] | None:
     if model.id.startswith("builtin:"):
-        path = Path(str(resources.files("lgrpo_lite"))) / "models" / model.id.removeprefix("builtin:") / "config.json"
+        path = (
+            Path(str(resources.files("lgrpo_lite")))
+            / "models"
+            / model.id.removeprefix("builtin:")
+            / "config.json"
+        )
         return path if path.is_file() else None
     for path in (Path(model.id) / "config.json", *_cached(model)):
         if path.is_file():
@@ -169,7 +197,10 @@ def _config_path(model: Model) -> Path | dict[str, Any] | None:
 
 def _cached(model: Model) -> Iterator[Path]:
     """Where huggingface_hub would keep it; its own rules, without importing it."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
+    home = Path(
+        os.environ.get("HF_HOME")
+        or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    )
     folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.id.replace('/', '--')}"
     revision = model.revision or "main"
     reference = folder / "refs" / revision

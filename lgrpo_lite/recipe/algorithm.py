@@ -1,7 +1,7 @@
 """The parts an algorithm is made of, as a recipe writes them. Part of the schema; no torch here.
 
-`Algorithm` is the type of a row of `objective.named.NAMED`: every algorithm of the field is one value of it. A part that is
-null is off. Which brick reads a part is said where the brick is (`objective/`, `rollout/`).
+`Algorithm` is the type of a row of `objective.named.NAMED`: every algorithm of the field is one value of it.
+A part that is null is off. Which brick reads a part is said where the brick is (`objective/`, `rollout/`).
 """
 
 from functools import partial
@@ -18,7 +18,9 @@ SURROGATES = ("clipped", "unclipped", "cispo", "residual")
 class Section(BaseModel):
     """Base of every section: closed and immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def _known(names: tuple[str, ...], value: str) -> str:
@@ -30,7 +32,9 @@ def _known(names: tuple[str, ...], value: str) -> str:
 class Clip(Section):
     low: float = Field(default=0.2, ge=0, description="ratios below 1-low are silenced for A < 0")
     high: float = Field(default=0.2, ge=0, description="ratios above 1+high are silenced for A > 0")
-    dual: float | None = Field(default=None, gt=1, description="dual clip c: for A < 0 the gain is at least c·A")
+    dual: float | None = Field(
+        default=None, gt=1, description="dual clip c: for A < 0 the gain is at least c·A"
+    )
 
 
 class Cispo(Section):
@@ -44,25 +48,38 @@ class Shaped(Section):
     """Answers trained under another prompt than they were sampled with (RGR-GRPO, arXiv:2511.12344)."""
 
     gamma: float = Field(default=0.1, gt=0, lt=1, description="γ of π/(π+γ)")
-    form: Literal["self", "old"] = Field(default="self", description="π/(π+γ), or π/(π_old+γ) as the paper prints it")
+    form: Literal["self", "old"] = Field(
+        default="self", description="π/(π+γ), or π/(π_old+γ) as the paper prints it"
+    )
 
 
 class Residual(Section):
     """(slope · log-ratio - target · A + centre)², read by surrogate=residual: REBEL, A*-PO and FlowRL."""
 
-    anchor: Literal["old", "ref"] = Field(default="ref", description="the log-ratio is against the sampler or the reference")
+    anchor: Literal["old", "ref"] = Field(
+        default="ref", description="the log-ratio is against the sampler or the reference"
+    )
     slope: float = Field(default=1.0, gt=0, description="factor of the log-ratio")
     target: float = Field(default=1.0, gt=0, description="factor of the advantage (FlowRL's β, REBEL's η)")
-    length_norm: bool = Field(default=False, description="the log-ratio is a mean over the answer's tokens, not a sum")
-    centre: Literal["none", "group", "learned"] = Field(
-        default="none", description="group: the group's mean residual is taken off; learned: log Z by a head on the prompt"
+    length_norm: bool = Field(
+        default=False, description="the log-ratio is a mean over the answer's tokens, not a sum"
     )
-    pairs: bool = Field(default=False, description="all pairs of a group: with centre=group a factor 2G/(G-1)")
-    is_clip: float | None = Field(default=None, gt=0, lt=1, description="weight: the answer's ratio, clipped to 1±is_clip")
+    centre: Literal["none", "group", "learned"] = Field(
+        default="none",
+        description="group: the group's mean residual is taken off; learned: log Z by a head on the prompt",
+    )
+    pairs: bool = Field(
+        default=False, description="all pairs of a group: with centre=group a factor 2G/(G-1)"
+    )
+    is_clip: float | None = Field(
+        default=None, gt=0, lt=1, description="weight: the answer's ratio, clipped to 1±is_clip"
+    )
     is_form: Literal["clipped", "released"] = Field(
         default="clipped", description="released: FlowRL's first code, clipped times unclipped ratio"
     )
-    log_z_lr: float | None = Field(default=None, gt=0, description="AdamW rate of the log Z head; null is optim.lr")
+    log_z_lr: float | None = Field(
+        default=None, gt=0, description="AdamW rate of the log Z head; null is optim.lr"
+    )
 
 
 class Kl(Section):
@@ -78,9 +95,13 @@ class LengthPreference(Section):
     lambda_init: float = 0.0
     r: float = Field(default=1 / 9, gt=0, description="reduction of the standardised length, h = 1 + r z")
     lr: float = Field(default=0.1, ge=0, description="of λ's own SGD")
-    clamp: tuple[float, float] | None = Field(default=(-5.0, 5.0), description="bounds of λ after a step; null as in the paper")
+    clamp: tuple[float, float] | None = Field(
+        default=(-5.0, 5.0), description="bounds of λ after a step; null as in the paper"
+    )
     freeze: bool = Field(default=False, description="keep λ at lambda_init")
-    normalizer: Literal["softmax", "power"] = Field(default="softmax", description="softmax: f = G softmax(h^λ), the paper's")
+    normalizer: Literal["softmax", "power"] = Field(
+        default="softmax", description="softmax: f = G softmax(h^λ), the paper's"
+    )
     length_std: Literal["population", "sample"] = "population"
 
 
@@ -89,12 +110,16 @@ class Trace(Section):
 
     lambda_: float = Field(default=0.99, ge=0, le=1, alias="lambda", description="the decay of a trace is γλ")
     gamma: float = Field(default=1.0, ge=0, le=1, description="discount γ")
-    style: Literal["recent", "both"] = Field(default="both", description="W[t,j]: recent b^(t-j), both max(b^(t-j), b^j)")
+    style: Literal["recent", "both"] = Field(
+        default="both", description="W[t,j]: recent b^(t-j), both max(b^(t-j), b^j)"
+    )
     mode: Literal["trace", "weight", "terminal"] = Field(
         default="trace", description="where the trace acts; trace is the paper's"
     )
     floor: float = Field(default=0.0, ge=0, le=1, description="lower bound of a trace weight")
-    normalize: Literal["none", "mean"] = Field(default="none", description="mean: divide by a token's mean weight in its answer")
+    normalize: Literal["none", "mean"] = Field(
+        default="none", description="mean: divide by a token's mean weight in its answer"
+    )
 
 
 class RolloutCorrection(Section):
@@ -105,71 +130,113 @@ class Select(Section):
     """Which scored answers are trained (CPPO, arXiv:2503.22342). Settled before any forward pass."""
 
     rule: Literal["top_abs", "max_variance"] = Field(
-        default="top_abs", description="largest |A|, or the subset of largest reward variance (arXiv:2504.13818)"
+        default="top_abs",
+        description="largest |A|, or the subset of largest reward variance (arXiv:2504.13818)",
     )
-    keep: float = Field(default=0.25, gt=0, le=1, description="share kept, 1 minus CPPO's pruning rate; at least one answer")
-    scope: Literal["group", "batch"] = Field(default="group", description="batch: as CPPO's released code prunes")
-    refill: bool = Field(default=True, description="draw further prompts for the freed places, within rollout.max_redraw")
+    keep: float = Field(
+        default=0.25, gt=0, le=1, description="share kept, 1 minus CPPO's pruning rate; at least one answer"
+    )
+    scope: Literal["group", "batch"] = Field(
+        default="group", description="batch: as CPPO's released code prunes"
+    )
+    refill: bool = Field(
+        default=True, description="draw further prompts for the freed places, within rollout.max_redraw"
+    )
 
 
 class BestDraft(Section):
-    """iGRPO, arXiv:2602.09000: of group_size answers some are drafts; the best one joins the prompt of the others.
+    """iGRPO, arXiv:2602.09000: of group_size answers some are drafts; the best one
+    joins the prompt of the others.
 
     The prompt is made by data.draft_template.
     """
 
-    drafts: int | None = Field(default=None, ge=1, description="answers spent on drafts; null is half of group_size")
+    drafts: int | None = Field(
+        default=None, ge=1, description="answers spent on drafts; null is half of group_size"
+    )
     max_tokens: int = Field(default=1024, ge=1, description="a longer draft loses its beginning")
-    when: Literal["always", "wrong"] = Field(default="always", description="wrong: a right draft is not shown, to forbid copying")
+    when: Literal["always", "wrong"] = Field(
+        default="always", description="wrong: a right draft is not shown, to forbid copying"
+    )
 
 
 class Guide(Section):
     """G²RPO-A, arXiv:2508.13023: some answers of a group begin with a piece of a reference solution."""
 
-    share: float = Field(default=0.25, ge=0, le=1, description="share α of a group that is guided, rounded up")
+    share: float = Field(
+        default=0.25, ge=0, le=1, description="share α of a group that is guided, rounded up"
+    )
     init: int = Field(default=3072, ge=1, description="first guidance length ℓ, tokens")
     max: int = Field(default=3072, ge=1, description="bound of ℓ")
     history: int = Field(default=2, ge=1, description="rewards T that the controller averages")
-    schedule: Literal["every", "released"] = Field(default="every", description="released: every third step, as the code does")
-    max_factor: float | None = Field(default=None, gt=1, description="bound of one change of ℓ, f or 1/f; null as in the paper")
-    max_share: float = Field(default=0.8, gt=0, le=1, description="of a solution that is ever shown, so that its answer is not")
-    train_guidance: bool = Field(default=False, description="give the guidance tokens a loss, as the released code does")
-    baseline: Literal["shared", "separate"] = Field(default="shared", description="separate: advantage apart from the unguided")
+    schedule: Literal["every", "released"] = Field(
+        default="every", description="released: every third step, as the code does"
+    )
+    max_factor: float | None = Field(
+        default=None, gt=1, description="bound of one change of ℓ, f or 1/f; null as in the paper"
+    )
+    max_share: float = Field(
+        default=0.8, gt=0, le=1, description="of a solution that is ever shown, so that its answer is not"
+    )
+    train_guidance: bool = Field(
+        default=False, description="give the guidance tokens a loss, as the released code does"
+    )
+    baseline: Literal["shared", "separate"] = Field(
+        default="shared", description="separate: advantage apart from the unguided"
+    )
 
 
 class RefineBest(Section):
-    """RGR-GRPO, arXiv:2511.12344: one answer of a group refines the best of the others, and is trained without the hint.
+    """RGR-GRPO, arXiv:2511.12344: one answer of a group refines the best of the others,
+    and is trained without the hint.
 
     The refining prompt is made by data.refine_template.
     """
 
-    when: Literal["imperfect", "always"] = Field(default="imperfect", description="imperfect: only if a criterion failed")
+    when: Literal["imperfect", "always"] = Field(
+        default="imperfect", description="imperfect: only if a criterion failed"
+    )
     max_tokens: int = Field(default=1024, ge=1, description="a longer best answer loses its beginning")
 
 
 class ProbeValues(Section):
-    """VinePPO, arXiv:2410.01679: the value of a step's start is the mean reward of k fresh continuations from it."""
+    """VinePPO, arXiv:2410.01679: the value of a step's start is the mean reward of
+    k fresh continuations from it.
+    """
 
     k: int = Field(default=9, ge=1, description="continuations a state")
-    max_states: int = Field(default=20, ge=1, description="states an answer; credit past them falls on the last one")
+    max_states: int = Field(
+        default=20, ge=1, description="states an answer; credit past them falls on the last one"
+    )
     delimiter: str = Field(default="\n", min_length=1, description="text that ends a step")
-    only: Literal["all", "mixed"] = Field(default="all", description="mixed: groups of equal rewards get A = 0, unprobed")
-    first: Literal["probe", "group_mean"] = Field(default="probe", description="group_mean: V(prompt) costs nothing")
+    only: Literal["all", "mixed"] = Field(
+        default="all", description="mixed: groups of equal rewards get A = 0, unprobed"
+    )
+    first: Literal["probe", "group_mean"] = Field(
+        default="probe", description="group_mean: V(prompt) costs nothing"
+    )
     whiten: Literal["none", "standard", "scale"] = Field(
-        default="standard", description="advantages over the tokens of the step; scale: divide only, so that 0 stays 0"
+        default="standard",
+        description="advantages over the tokens of the step; scale: divide only, so that 0 stays 0",
     )
 
 
 class ValueCache(Section):
-    """A*-PO, arXiv:2505.20686: V* = β log mean exp(r/β) of n answers of the reference, before the first step."""
+    """A*-PO, arXiv:2505.20686: V* = β log mean exp(r/β) of n answers of the reference,
+    before the first step.
+    """
 
     n: int = Field(default=8, ge=1, description="answers a prompt")
     beta: float = Field(default=0.5, ge=0, description="β1; 0: V* is the mean reward")
-    drop_unsolved: bool = Field(default=False, description="leave out prompts that none of the n answers solved")
+    drop_unsolved: bool = Field(
+        default=False, description="leave out prompts that none of the n answers solved"
+    )
 
 
 class Algorithm(Section):
-    """`use` is a row of NAMED or file.py:function; any other key replaces that part of the row, `null` switches it off."""
+    """`use` is a row of NAMED or file.py:function; any other key replaces that part of
+    the row, `null` switches it off.
+    """
 
     use: str = "length_preference"
     # rollout: how a group of answers comes about
@@ -182,16 +249,25 @@ class Algorithm(Section):
     advantage: Annotated[str, AfterValidator(partial(_known, ADVANTAGES))] = Field(
         default="mean_std", description=f"{', '.join(ADVANTAGES)}, or file.py:function"
     )
-    advantage_std: Literal["sample", "population"] = Field(default="sample", description="standard deviation of mean_std")
-    advantage_eps: float = Field(default=1e-4, ge=0, description="added to the standard deviation of mean_std")
-    advantage_floor: float | None = Field(default=None, le=0, description="negative advantages are raised to this")
+    advantage_std: Literal["sample", "population"] = Field(
+        default="sample", description="standard deviation of mean_std"
+    )
+    advantage_eps: float = Field(
+        default=1e-4, ge=0, description="added to the standard deviation of mean_std"
+    )
+    advantage_floor: float | None = Field(
+        default=None, le=0, description="negative advantages are raised to this"
+    )
     admit: Literal["all", "varied", "mixed"] = Field(
-        default="all", description="redraw groups whose rewards are all equal (varied), or whose first reward is (mixed)"
+        default="all",
+        description="redraw groups whose rewards are all equal (varied), or whose first reward is (mixed)",
     )
     select: Select | None = None
     mask_truncated: bool = Field(default=False, description="answers cut at max_new_tokens carry no loss")
     # loss
-    ratio: Literal["token", "sequence"] = Field(default="token", description="sequence: exp of the answer's mean log-ratio")
+    ratio: Literal["token", "sequence"] = Field(
+        default="token", description="sequence: exp of the answer's mean log-ratio"
+    )
     surrogate: Annotated[str, AfterValidator(partial(_known, SURROGATES))] = Field(
         default="clipped", description=f"{', '.join(SURROGATES)}, or file.py:function"
     )
@@ -200,18 +276,29 @@ class Algorithm(Section):
     shaped: Shaped | None = None
     residual: Residual = Residual()
     kl: Kl = Kl()
-    entropy_coef: float = Field(default=0.0, ge=0, description="bonus on the entropy of every token's distribution; costs a pass")
-    reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "micro_token_mean", "constant"] = Field(
-        default="sequence_mean", description="how token terms add up to the loss"
+    entropy_coef: float = Field(
+        default=0.0, ge=0, description="bonus on the entropy of every token's distribution; costs a pass"
     )
-    reduce_constant: int | None = Field(default=None, ge=1, description="M of reduce=constant; null is model.max_new_tokens")
-    reduce_rows: int | None = Field(default=None, ge=1, description="answers in a mean of micro_token_mean; null is group_size")
+    reduce: Literal["sequence_mean", "token_mean", "group_token_mean", "micro_token_mean", "constant"] = (
+        Field(default="sequence_mean", description="how token terms add up to the loss")
+    )
+    reduce_constant: int | None = Field(
+        default=None, ge=1, description="M of reduce=constant; null is model.max_new_tokens"
+    )
+    reduce_rows: int | None = Field(
+        default=None, ge=1, description="answers in a mean of micro_token_mean; null is group_size"
+    )
     # token weights
     length_preference: LengthPreference | None = None
     trace: Trace | None = None
-    prefix_share: bool = Field(default=False, description="divide a token's loss by its process-set size, arXiv:2509.21154")
+    prefix_share: bool = Field(
+        default=False, description="divide a token's loss by its process-set size, arXiv:2509.21154"
+    )
     top_entropy: float | None = Field(
-        default=None, gt=0, lt=1, description="train this share of an answer's tokens, those of highest entropy"
+        default=None,
+        gt=0,
+        lt=1,
+        description="train this share of an answer's tokens, those of highest entropy",
     )
     rollout_correction: RolloutCorrection | None = RolloutCorrection()
 

@@ -1,4 +1,6 @@
-"""YAML as a recipe wants it: 1e-5 is a number, a key given twice is an error, and every key remembers its line."""
+"""YAML as a recipe wants it: 1e-5 is a number, a key given twice is an error,
+and every key remembers its line.
+"""
 
 import re
 from collections.abc import Iterable
@@ -27,7 +29,9 @@ class Marks:
     lines: dict[tuple[str, ...], int | str] = field(default_factory=dict)
 
     def where(self, path: tuple[str, ...]) -> str:
-        plain = tuple(part for part in path if not part.isdigit())  # a single section may stand for a list of one
+        plain = tuple(
+            part for part in path if not part.isdigit()
+        )  # a single section may stand for a list of one
         for candidate in (path, plain):
             for end in range(len(candidate), 0, -1):
                 mark = self.lines.get(candidate[:end])
@@ -40,7 +44,9 @@ class Marks:
 
 
 def load_marked(text: str, origin: str) -> tuple[dict, Marks]:
-    """Parse one mapping. Raises ConfigError with origin:line on bad YAML, a repeated key, or anything but a mapping."""
+    """Parse one mapping. Raises ConfigError with origin:line on bad YAML, a repeated
+    key, or anything but a mapping.
+    """
     marks = Marks(origin)
     try:
         loader = _Loader(text)
@@ -48,11 +54,15 @@ def load_marked(text: str, origin: str) -> tuple[dict, Marks]:
         data = {} if node is None else _build(loader, node, (), marks)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"not YAML: {error.problem}", where=f"{origin}:{line}", fix="mend the syntax there") from None
+        raise ConfigError(
+            f"not YAML: {error.problem}", where=f"{origin}:{line}", fix="mend the syntax there"
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"not YAML: {error}", where=origin, fix="mend the file") from None
     if not isinstance(data, dict):
-        raise ConfigError("a recipe is a mapping of sections", where=origin, fix="see `lgrpo-lite recipe show tiny-math`")
+        raise ConfigError(
+            "a recipe is a mapping of sections", where=origin, fix="see `lgrpo-lite recipe show tiny-math`"
+        )
     return data, marks
 
 
@@ -62,7 +72,9 @@ def parse_scalar(text: str, place: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or "cannot be read"
-        raise ConfigError(f"the value {text!r} is not YAML: {problem}", where=place, fix="quote the value") from None
+        raise ConfigError(
+            f"the value {text!r} is not YAML: {problem}", where=place, fix="quote the value"
+        ) from None
 
 
 def _build(loader: _Loader, node: yaml.Node, path: tuple[str, ...], marks: Marks) -> Any:
@@ -75,7 +87,9 @@ def _build(loader: _Loader, node: yaml.Node, path: tuple[str, ...], marks: Marks
         key, line = str(loader.construct_object(key_node)), key_node.start_mark.line + 1
         if key in result:
             dotted = ".".join((*path, key))
-            raise ConfigError(f"key {dotted!r} stands twice", where=f"{marks.origin}:{line}", fix="keep one of them")
+            raise ConfigError(
+                f"key {dotted!r} stands twice", where=f"{marks.origin}:{line}", fix="keep one of them"
+            )
         marks.lines[(*path, key)] = line
         result[key] = _build(loader, child, (*path, key), marks)
     return result
@@ -84,14 +98,20 @@ def _build(loader: _Loader, node: yaml.Node, path: tuple[str, ...], marks: Marks
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Settings by dotted key; lists of sections by index, other lists and empty sections as they are."""
     if isinstance(value, dict) and value:
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {
+            k: v
+            for key, inner in value.items()
+            for k, v in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
     if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
         return {k: v for i, inner in enumerate(value) for k, v in flat(inner, f"{prefix}.{i}").items()}
     return {prefix: value}
 
 
 def differences(old: str, new: str, free: Iterable[str]) -> list[str]:
-    """Settings that differ between two texts of YAML or JSON, as `key: old -> new`; keys below `free` may differ."""
+    """Settings that differ between two texts of YAML or JSON, as `key: old ->
+    new`; keys below `free` may differ.
+    """
     before, after = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
     keys = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if not k.startswith(tuple(free))]

@@ -11,7 +11,9 @@ from lgrpo_lite.errors import ConfigError, DataError, nearest
 
 
 def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
-    """The table's entry, or the function of a user's file. Unknown: ConfigError that gives the nearest name."""
+    """The table's entry, or the function of a user's file. Unknown:
+    ConfigError that gives the nearest name.
+    """
     if name in table:
         return table[name]
     if ".py:" in name:
@@ -21,7 +23,9 @@ def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
 
 
 def from_file(use: str, where: str) -> Callable:
-    """`path.py:function`, imported once a process. A file that does not import, or lacks the function: DataError."""
+    """`path.py:function`, imported once a process. A file that does not import, or
+    lacks the function: DataError.
+    """
     path, _, name = use.rpartition(":")
     return from_text(read_file(path, where), path, name, where=where)
 
@@ -29,7 +33,9 @@ def from_file(use: str, where: str) -> Callable:
 def read_file(path: str, where: str) -> bytes:
     """The text of a user's Python file."""
     if not Path(path).is_file() or not path.endswith(".py"):
-        raise DataError(f"no such Python file: {path}", where=where, fix="give the path of a .py file, then :function")
+        raise DataError(
+            f"no such Python file: {path}", where=where, fix="give the path of a .py file, then :function"
+        )
     return Path(path).read_bytes()
 
 
@@ -44,7 +50,9 @@ def from_text(text: bytes, path: str, name: str, *, where: str) -> Callable:
             exec(compile(text, path, "exec"), module.__dict__)
         except Exception as error:
             del sys.modules[known]
-            raise DataError(f"{path} does not import: {error!r}", where=where, fix="run it with python first") from error
+            raise DataError(
+                f"{path} does not import: {error!r}", where=where, fix="run it with python first"
+            ) from error
     function = getattr(sys.modules[known], name, None)
     if not callable(function):
         raise DataError(f"{path} has no function {name!r}", where=where, fix="check the name after the colon")

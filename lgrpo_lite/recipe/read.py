@@ -1,4 +1,6 @@
-"""Reading recipes: a packaged name or a file, `key=value` on top, and every fault as one ConfigError that names its place."""
+"""Reading recipes: a packaged name or a file, `key=value` on top, and every fault as one
+ConfigError that names its place.
+"""
 
 from importlib import resources
 from pathlib import Path
@@ -15,7 +17,9 @@ S = TypeVar("S", bound=Section)
 NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
     "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
     "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
-    "model.lora.modules_to_save": "vLLM serves no adapter that replaces whole modules, so none is trained here",
+    "model.lora.modules_to_save": (
+        "vLLM serves no adapter that replaces whole modules, so none is trained here"
+    ),
     "model.lora.bias": "vLLM serves no adapter with biases, so none is trained here",
 }
 
@@ -38,7 +42,11 @@ def recipe_text(name_or_path: str) -> tuple[str, str]:
             fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
             raise ConfigError(f"cannot read the recipe: {what}", where=str(path), fix=fix) from None
     hint = nearest(name_or_path, recipe_names())
-    raise ConfigError(f"unknown recipe {name_or_path!r}{hint}", where="command line", fix="`lgrpo-lite recipe ls` lists them")
+    raise ConfigError(
+        f"unknown recipe {name_or_path!r}{hint}",
+        where="command line",
+        fix="`lgrpo-lite recipe ls` lists them",
+    )
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -72,14 +80,18 @@ def validated(schema: type[S], raw: dict, marks: Marks, *, help_: str) -> S:
 def packaged():
     """The folder of recipes inside the package; suites/ is one in it."""
     inside = resources.files("lgrpo_lite") / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"  # a checkout keeps them at the top
+    return (
+        inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+    )  # a checkout keeps them at the top
 
 
 def _override(raw: dict, marks: Marks, item: str) -> None:
     key, sign, value = item.partition("=")
     place = f"command line, {item}"
     if not sign or not key:
-        raise ConfigError(f"not an override: {item!r}", where="command line", fix="write key=value, e.g. train.steps=50")
+        raise ConfigError(
+            f"not an override: {item!r}", where="command line", fix="write key=value, e.g. train.steps=50"
+        )
     node: Any = raw
     path = key.split(".")
     for i, part in enumerate(path[:-1]):
@@ -87,7 +99,9 @@ def _override(raw: dict, marks: Marks, item: str) -> None:
         if inner is None and isinstance(node, dict):  # a section the file leaves out, or switches off
             inner = node[part] = {}
         if not isinstance(inner, dict | list):
-            raise ConfigError(f"{'.'.join(path[: i + 1])} is a value, not a section", where=place, fix="check the key")
+            raise ConfigError(
+                f"{'.'.join(path[: i + 1])} is a value, not a section", where=place, fix="check the key"
+            )
         node = inner
     node[_index(node, path[-1], place) if isinstance(node, list) else path[-1]] = parse_scalar(value, place)
     marks.lines[tuple(path)] = place
@@ -96,7 +110,9 @@ def _override(raw: dict, marks: Marks, item: str) -> None:
 def _index(node: list, part: str, place: str) -> int:
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise ConfigError(f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}")
+    raise ConfigError(
+        f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}"
+    )
 
 
 def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_: str) -> ConfigError:
@@ -106,14 +122,21 @@ def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_:
     dotted, where = ".".join(loc), marks.where(loc)
     if first["type"] == "extra_forbidden":
         if reason := NOT_HERE.get(dotted):
-            return ConfigError(f"{dotted}: {reason}", where=where, fix="remove it; model.lora.rank is what gives an adapter more")
+            return ConfigError(
+                f"{dotted}: {reason}",
+                where=where,
+                fix="remove it; model.lora.rank is what gives an adapter more",
+            )
         known = _keys_at(schema, first["loc"][:-1])
         fix = f"remove it, or use one of: {', '.join(known)}"
         return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
     if first["type"] == "missing":
         return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
     if first["type"] == "model_type":
-        fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {', '.join(_keys_at(schema, first['loc']))}"
+        fix = (
+            f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys:"
+            f" {', '.join(_keys_at(schema, first['loc']))}"
+        )
         return ConfigError(f"{dotted} is a section, not {first['input']!r}", where=where, fix=fix)
     given = repr(first["input"])
     given = given if len(given) < 60 else given[:57] + "…"

@@ -1,7 +1,8 @@
-"""The schema of a recipe. Closed: an unknown key is an error that names the nearest one and its file:line. No torch here.
+"""The schema of a recipe. Closed: an unknown key is an error that names the nearest one
+and its file:line. No torch here.
 
-Order of truth: the defaults below < the recipe file < `key=value` on the command line. What an algorithm's name stands for
-is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the recipe sets.
+Order of truth: the defaults below < the recipe file < `key=value` on the command line. What an algorithm's
+name stands for is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the recipe sets.
 """
 
 from typing import Annotated, Any, Literal
@@ -16,8 +17,12 @@ from lgrpo_lite.recipe.marks import Marks
 class About(Section):
     name: str = "run"
     title: str = ""
-    min_vram_gb: float | None = Field(default=None, description="GPU memory the recipe is written for; null runs on any machine")
-    verified: str = Field(default="no", description="where and when this recipe was run in full; 'no' if it was not")
+    min_vram_gb: float | None = Field(
+        default=None, description="GPU memory the recipe is written for; null runs on any machine"
+    )
+    verified: str = Field(
+        default="no", description="where and when this recipe was run in full; 'no' if it was not"
+    )
 
 
 class Lora(Section):
@@ -37,27 +42,41 @@ class Model(Section):
     lora: Lora | None = Field(default_factory=Lora, description="null trains all parameters")
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
     max_new_tokens: int = Field(default=512, ge=1, description="an answer is cut here")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 is fastest for tiny models; null leaves torch's")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; 1 is fastest for tiny models; null leaves torch's"
+    )
 
 
 class Source(Section):
     """Questions and gold answers: `path` (a local file) wins over `hf` (the Hub), `task` is generated."""
 
     path: str | None = Field(
-        default=None, description="local .jsonl, .json, .csv, .tsv (each also .gz) or .parquet, relative to the current folder"
+        default=None,
+        description=(
+            "local .jsonl, .json, .csv, .tsv (each also .gz) or .parquet, relative to the current folder"
+        ),
     )
-    hf: str | None = Field(default=None, description="data set on the Hub, or a local folder that `datasets` reads")
+    hf: str | None = Field(
+        default=None, description="data set on the Hub, or a local folder that `datasets` reads"
+    )
     config: str | None = Field(default=None, description="configuration of the data set on the Hub")
     split: str = Field(default="train", description="of the data set; a task has train and heldout")
     task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
-    prompt: str = Field(default="question", description="column of the question: text or chat messages; a.b is b inside a")
+    prompt: str = Field(
+        default="question", description="column of the question: text or chat messages; a.b is b inside a"
+    )
     answer: str = Field(default="answer", description="column of the gold answer; a.b is b inside a")
-    solution: str | None = Field(default=None, description="column of a worked solution, for algorithm.guide; a task has its own")
+    solution: str | None = Field(
+        default=None, description="column of a worked solution, for algorithm.guide; a task has its own"
+    )
     rubric: str | None = Field(default=None, description="column of the criteria, for the reward `rubric`")
-    answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(default="plain", description="how the gold answer is cut out")
+    answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(
+        default="plain", description="how the gold answer is cut out"
+    )
     limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
     bad_rows: Literal["refuse", "skip"] = Field(
-        default="refuse", description="refuse: a bad row ends the command, with its file:line; skip: left out, with a count"
+        default="refuse",
+        description="refuse: a bad row ends the command, with its file:line; skip: left out, with a count",
     )
 
 
@@ -69,17 +88,26 @@ class Data(Section):
     train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
     eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
     template: str = Field(
-        default="chat", description="chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
+        default="chat",
+        description=(
+            "chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
+        ),
     )
-    system: str | None = Field(default=None, description="system message, put before every question that has none of its own")
+    system: str | None = Field(
+        default=None, description="system message, put before every question that has none of its own"
+    )
     draft_template: str = Field(
-        default="{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\n"
-        "Write a strictly better answer: correct what is wrong, and do not repeat the attempt word for word.",
+        default=(
+            "{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\nWrite a strictly"
+            " better answer: correct what is wrong, and do not repeat the attempt word for word."
+        ),
         description="question of algorithm.best_draft; {question} and {draft} are filled in",
     )
     refine_template: str = Field(
-        default="{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
-        "Write a corrected, complete answer.",
+        default=(
+            "{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
+            "Write a corrected, complete answer."
+        ),
         description="question of algorithm.refine_best; {question}, {best} and {failed} are filled in",
     )
 
@@ -88,11 +116,20 @@ class Vllm(Section):
     """vLLM inside this process; read by engine=vllm, and but for share_weights by engine=unsloth."""
 
     share_weights: bool = Field(
-        default=True, description="the trainer stands on vLLM's own base weights; false: a second copy, which takes more memory"
+        default=True,
+        description=(
+            "the trainer stands on vLLM's own base weights; false: a second copy, which takes more memory"
+        ),
     )
-    kv_cache_gb: float | None = Field(default=None, gt=0, description="GiB for keys and values; null: by what is free")
-    max_sequences: int | None = Field(default=None, ge=1, description="answers sampled at once; null: all of a step, at most 256")
-    cuda_graphs: bool = Field(default=True, description="false starts faster and samples slower; a CPU has none")
+    kv_cache_gb: float | None = Field(
+        default=None, gt=0, description="GiB for keys and values; null: by what is free"
+    )
+    max_sequences: int | None = Field(
+        default=None, ge=1, description="answers sampled at once; null: all of a step, at most 256"
+    )
+    cuda_graphs: bool = Field(
+        default=True, description="false starts faster and samples slower; a CPU has none"
+    )
 
 
 class Server(Section):
@@ -100,11 +137,14 @@ class Server(Section):
 
     url: str = Field(default="http://127.0.0.1:8000", description="its address, without /v1")
     model: str | None = Field(default=None, description="name of the base model there; null is model.id")
-    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; null sends none")
+    api_key_env: str | None = Field(
+        default=None, description="environment variable that holds the key; null sends none"
+    )
     timeout: float = Field(default=600.0, gt=0, description="seconds a request may take")
     parallel: int = Field(default=64, ge=1, description="requests at once")
     adapter_dir: str | None = Field(
-        default=None, description="written here and read by the server; null: $TMPDIR or /dev/shm, for one machine"
+        default=None,
+        description="written here and read by the server; null: $TMPDIR or /dev/shm, for one machine",
     )
 
 
@@ -112,19 +152,32 @@ class Curriculum(Section):
     """Which prompts come next; see data/curriculum.py."""
 
     use: Literal["none", "difficulty_pool"] = Field(
-        default="none", description="none: every prompt once an epoch; difficulty_pool: those solved sometimes, more often"
+        default="none",
+        description="none: every prompt once an epoch; difficulty_pool: those solved sometimes, more often",
     )
-    rate: float = Field(default=0.5, gt=0, le=1, description="how far a group's mean reward moves its prompt's solve rate")
-    ordered_every: int = Field(default=8, ge=1, description="of so many draws one is the next in the order of use=none; 1: all")
+    rate: float = Field(
+        default=0.5, gt=0, le=1, description="how far a group's mean reward moves its prompt's solve rate"
+    )
+    ordered_every: int = Field(
+        default=8, ge=1, description="of so many draws one is the next in the order of use=none; 1: all"
+    )
 
 
 class Rollout(Section):
-    engine: str = Field(default="auto", description="who samples; auto: vllm where it can run, else transformers")
+    engine: str = Field(
+        default="auto", description="who samples; auto: vllm where it can run, else transformers"
+    )
     prompts_per_step: int = Field(default=16, ge=1, description="P")
     group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
-    temperature: float = Field(default=1.0, gt=0, description="used for sampling and for every log-prob of the update")
-    max_redraw: int = Field(default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups")
-    batch_rows: int = Field(default=256, ge=1, description="sequences generated at once by the transformers engine")
+    temperature: float = Field(
+        default=1.0, gt=0, description="used for sampling and for every log-prob of the update"
+    )
+    max_redraw: int = Field(
+        default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups"
+    )
+    batch_rows: int = Field(
+        default=256, ge=1, description="sequences generated at once by the transformers engine"
+    )
     curriculum: Curriculum = Curriculum()
     vllm: Vllm = Vllm()
     server: Server = Server()
@@ -135,8 +188,12 @@ class Endpoint(Section):
 
     url: str = Field(description="base address, e.g. http://127.0.0.1:8000/v1")
     model: str = Field(description="name of the model there")
-    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; null sends none")
-    timeout: float = Field(default=60.0, gt=0, description="seconds a request; a request that fails leaves the reward missing")
+    api_key_env: str | None = Field(
+        default=None, description="environment variable that holds the key; null sends none"
+    )
+    timeout: float = Field(
+        default=60.0, gt=0, description="seconds a request; a request that fails leaves the reward missing"
+    )
     parallel: int = Field(default=8, ge=1, description="requests at once")
 
 
@@ -148,65 +205,98 @@ class Reward(Section):
     )
     pattern: str | None = Field(default=None, description="regular expression of `format` and `regex`")
     limit: int | None = Field(
-        default=None, ge=1, description="longest answer of `overlong` and `length`, tokens; null is model.max_new_tokens"
+        default=None,
+        ge=1,
+        description="longest answer of `overlong` and `length`, tokens; null is model.max_new_tokens",
     )
-    cache: int = Field(default=4096, ge=1, description="tokens before `limit` over which `overlong` falls to -1")
+    cache: int = Field(
+        default=4096, ge=1, description="tokens before `limit` over which `overlong` falls to -1"
+    )
     judge: Literal["policy", "endpoint"] = Field(
-        default="policy", description="who judges criteria of `rubric` that carry no rule; policy: with its adapter off"
+        default="policy",
+        description="who judges criteria of `rubric` that carry no rule; policy: with its adapter off",
     )
     endpoint: Endpoint | None = Field(default=None, description="where judge=endpoint asks")
     override: Literal["factual", "none"] = Field(
         default="factual", description="factual: a `rubric` whose factual criteria all hold gives 1"
     )
     units: Literal["ignore", "compare"] = Field(
-        default="ignore", description="ignore: `math` drops a unit that only one side has; compare: both must have it"
+        default="ignore",
+        description="ignore: `math` drops a unit that only one side has; compare: both must have it",
     )
     percent: Literal["either", "fraction"] = Field(
-        default="either", description="what 35% equals under `math`; either: 35 and 0.35, fraction: 0.35 alone"
+        default="either",
+        description="what 35% equals under `math`; either: 35 and 0.35, fraction: 0.35 alone",
     )
-    order: Literal["any", "same"] = Field(default="any", description="of the elements of a list without brackets, under `math`")
+    order: Literal["any", "same"] = Field(
+        default="any", description="of the elements of a list without brackets, under `math`"
+    )
     rounding: Literal["gold", "none"] = Field(
-        default="gold", description="gold: `math` takes an exact value that rounds to a gold decimal of 3 digits or more"
+        default="gold",
+        description="gold: `math` takes an exact value that rounds to a gold decimal of 3 digits or more",
     )
     sandbox: Literal["auto", "bwrap", "docker"] = Field(
-        default="auto", description="where `code` runs; auto: in bubblewrap, or in docker where `image` is given"
+        default="auto",
+        description="where `code` runs; auto: in bubblewrap, or in docker where `image` is given",
     )
     image: str | None = Field(default=None, description="docker image with python3, for `code`")
-    memory_mb: int = Field(default=512, ge=64, description="MiB of address space a program of `code` may have")
+    memory_mb: int = Field(
+        default=512, ge=64, description="MiB of address space a program of `code` may have"
+    )
     timeout: float = Field(
-        default=5.0, gt=0, description="seconds for one completion, waits for a CPU not counted; then the reward is missing"
+        default=5.0,
+        gt=0,
+        description="seconds for one completion, waits for a CPU not counted; then the reward is missing",
     )
 
 
 class Optim(Section):
     use: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         default="adamw",
-        description="of the policy; 8bit: quantised moments, paged: moments may move to CPU memory (bitsandbytes)",
+        description=(
+            "of the policy; 8bit: quantised moments, paged: moments may move to CPU memory (bitsandbytes)"
+        ),
     )
     lr: float = Field(default=1e-5, gt=0, description="of the policy's AdamW")
-    scheduler: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warm-up")
+    scheduler: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="after the warm-up"
+    )
     warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
     weight_decay: float = Field(default=0.0, ge=0, description="of the policy")
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
-    updates_per_batch: int = Field(default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs")
+    updates_per_batch: int = Field(
+        default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs"
+    )
 
 
 class Memory(Section):
-    micro_tokens: int = Field(default=16384, ge=1, description="tokens of one forward-backward pass, padding included")
+    micro_tokens: int = Field(
+        default=16384, ge=1, description="tokens of one forward-backward pass, padding included"
+    )
     layout: Literal["auto", "rows", "packed", "shared"] = Field(
         default="auto",
-        description="rows (padded), packed (end to end), shared (packed, equal prompts once); auto: whichever costs least",
+        description=(
+            "rows (padded), packed (end to end), shared (packed, equal prompts once); auto: whichever costs"
+            " least"
+        ),
     )
     logprob_chunk: int | None = Field(
         default=None,
         ge=1,
-        description="positions whose logits are held at once, for 8192 tokens of vocabulary; null: by free memory",
+        description=(
+            "positions whose logits are held at once, for 8192 tokens of vocabulary; null: by free memory"
+        ),
     )
     checkpointing: bool | Literal["auto"] = Field(
-        default="auto", description="recompute layers in the backward pass: all, none, or as many as the free memory asks for"
+        default="auto",
+        description=(
+            "recompute layers in the backward pass: all, none, or as many as the free memory asks for"
+        ),
     )
-    offload_activations: bool = Field(default=False, description="keep what the backward pass needs in CPU memory; slower")
+    offload_activations: bool = Field(
+        default=False, description="keep what the backward pass needs in CPU memory; slower"
+    )
 
 
 class Keep(Section):
@@ -222,12 +312,16 @@ class Train(Section):
     save_every: int = Field(default=20, ge=1, description="steps between checkpoints")
     eval_every: int | None = Field(default=None, ge=1, description="null: only before and after")
     keep: Keep = Keep()
-    time_limit: float | None = Field(default=None, gt=0, description="minutes; the run then saves and exits 75")
+    time_limit: float | None = Field(
+        default=None, gt=0, description="minutes; the run then saves and exits 75"
+    )
 
 
 class Eval(Section):
     k: int = Field(default=1, ge=1, description="samples a problem")
-    temperature: float = Field(default=1.0, ge=0, description="of the evaluation's samples; 0 is greedy, with k=1")
+    temperature: float = Field(
+        default=1.0, ge=0, description="of the evaluation's samples; 0 is greedy, with k=1"
+    )
     greedy: bool = Field(default=True, description="also score one greedy answer a problem")
 
 
@@ -238,22 +332,40 @@ class Export(Section):
 
 class Safety(Section):
     sync_proof_every: int = Field(
-        default=20, ge=0, description="steps between proofs that rollouts come from this policy, after the first two; 0: never"
+        default=20,
+        ge=0,
+        description="steps between proofs that rollouts come from this policy, after the first two; 0: never",
     )
     baseline_check: bool = Field(
         default=True,
-        description="before the first step, stop a run whose rewards would teach it nothing; false trains all the same",
+        description=(
+            "before the first step, stop a run whose rewards would teach it nothing; false trains all the"
+            " same"
+        ),
     )
-    reward_workers: int | None = Field(default=None, ge=1, description="processes that score; null: one for each CPU, at most 16")
-    reward_memory_gb: float = Field(default=4.0, gt=0, description="GiB one of them may take, with all that it starts")
+    reward_workers: int | None = Field(
+        default=None, ge=1, description="processes that score; null: one for each CPU, at most 16"
+    )
+    reward_memory_gb: float = Field(
+        default=4.0, gt=0, description="GiB one of them may take, with all that it starts"
+    )
 
 
 class Log(Section):
-    completions_per_step: int = Field(default=4, ge=0, description="sampled answers kept per step; 0 keeps none")
+    completions_per_step: int = Field(
+        default=4, ge=0, description="sampled answers kept per step; 0 keeps none"
+    )
     tensorboard: bool = Field(default=False, description="curves as TensorBoard events, in the run folder")
-    wandb: bool = Field(default=False, description="curves to Weights & Biases; WANDB_MODE=offline keeps them in the run folder")
-    trackio: bool = Field(default=False, description="curves to trackio; on this machine unless TRACKIO_SPACE_ID names a Space")
-    project: str = Field(default="lgrpo-lite", min_length=1, description="under which wandb and trackio keep them")
+    wandb: bool = Field(
+        default=False,
+        description="curves to Weights & Biases; WANDB_MODE=offline keeps them in the run folder",
+    )
+    trackio: bool = Field(
+        default=False, description="curves to trackio; on this machine unless TRACKIO_SPACE_ID names a Space"
+    )
+    project: str = Field(
+        default="lgrpo-lite", min_length=1, description="under which wandb and trackio keep them"
+    )
 
 
 class Recipe(Section):
@@ -281,7 +393,9 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """All settings, defaults included, in the form `load_recipe` reads."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(
+            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+        )
 
 
 def section_inside(annotation: Any) -> type[Section] | None:

@@ -1,8 +1,8 @@
 """The reward `code`: a completion's program, run against tests in a sandbox.
 
-Where the tests are asserts, they and the solution run in two sandboxes that exchange plain data; where they are pairs of
-input and output, the solution is a program and its output is compared out here. Either way what decides is not in the
-process of the solution, so it can neither read the tests nor say that they passed.
+Where the tests are asserts, they and the solution run in two sandboxes that exchange plain data; where they
+are pairs of input and output, the solution is a program and its output is compared out here. Either way what
+decides is not in the process of the solution, so it can neither read the tests nor say that they passed.
 """
 
 import json
@@ -18,7 +18,8 @@ from lgrpo_lite.types import Outcome
 if TYPE_CHECKING:  # pydantic is not for worker processes
     from lgrpo_lite.recipe.schema import Reward
 
-SHARE = 0.75  # of `timeout` that the code may use: an endless loop is a wrong answer before it is a missing reward
+# of `timeout` that the code may use: an endless loop is a wrong answer before it is a missing reward
+SHARE = 0.75
 PYTHON = ("python", "python3", "py")
 WRONG, UNPARSABLE = (0.0, Outcome.wrong), (0.0, Outcome.unparsable)
 
@@ -42,8 +43,9 @@ def code(
 ) -> tuple[float, Outcome]:
     """1 when every test passes, else 0: a share would pay for special-casing the easy ones.
 
-    `wrong` too where the code is no Python, ends early, or takes more than 3/4 of `timeout` seconds, all tests together;
-    `unparsable` where there is no code. Tests that are no good and a sandbox that fails raise: the reward is missing.
+    `wrong` too where the code is no Python, ends early, or takes more than 3/4 of `timeout` seconds,
+    all tests together; `unparsable` where there is no code. Tests that are no good and a sandbox that
+    fails raise: the reward is missing.
     """
     tests = read_tests(reference)
     text, fenced = code_in(completion)
@@ -67,7 +69,8 @@ def missing_sandbox(rewards: Sequence["Reward"]) -> EnvironmentFault | None:
 
 
 def code_in(completion: str) -> tuple[str, bool]:
-    """The last block marked as Python, else the last block, else the whole text; and whether it is a block. Linear time.
+    """The last block marked as Python, else the last block, else the whole text; and
+    whether it is a block. Linear time.
 
     A last block that is not closed counts.
     """
@@ -121,7 +124,9 @@ def _asserts(place: Sandbox, text: str, tests: str, limits: Limits, fenced: bool
     return UNPARSABLE if verdict.get("syntax") and not fenced else WRONG
 
 
-def _pairs(place: Sandbox, text: str, tests: list[Pair], limits: Limits, fenced: bool) -> tuple[float, Outcome]:
+def _pairs(
+    place: Sandbox, text: str, tests: list[Pair], limits: Limits, fenced: bool
+) -> tuple[float, Outcome]:
     left = limits.seconds
     for test in tests:
         printed, exit_code, used = run_program(place, text, test.given, Limits(left, limits.memory))
@@ -134,5 +139,7 @@ def _pairs(place: Sandbox, text: str, tests: list[Pair], limits: Limits, fenced:
 
 
 def _plain(text: str) -> list[str]:
-    """Lines without the white space at their ends and at the end of the text, as judges of programs compare them."""
+    """Lines without the white space at their ends and at the end of the text, as
+    judges of programs compare them.
+    """
     return [line.rstrip() for line in text.rstrip().splitlines()]

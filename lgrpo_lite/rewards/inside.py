@@ -1,10 +1,11 @@
-"""What runs inside a sandbox, sent there as text (`rewards/sandbox.py`). Standard library only, any Python from 3.8 on.
+"""What runs inside a sandbox, sent there as text (`rewards/sandbox.py`). Standard
+library only, any Python from 3.8 on.
 
     python -c THIS program|solution|tests MEMORY SECONDS
 
 program   the text on stdin is a program; what follows it on stdin is its input
 solution  the text defines functions, which the other side may call
-tests     the text is test code; names it does not define are those of the solution, which stands in another sandbox
+tests     the text is test code; names it does not define are the solution's, which stands in another sandbox
 """
 
 import builtins
@@ -46,7 +47,9 @@ def solution(text):
         exec(compile(text, "solution.py", "exec"), module.__dict__)
         names = {}
         for name, value in list(module.__dict__.items()):
-            if name.startswith("__") or hasattr(builtins, name):  # the tests' len() is Python's, whatever the solution says
+            if name.startswith("__") or hasattr(
+                builtins, name
+            ):  # the tests' len() is Python's, whatever the solution says
                 continue
             if isinstance(value, types.ModuleType):
                 names[name] = {"module": value.__name__}
@@ -56,7 +59,9 @@ def solution(text):
                 names[name] = {"value": peer.pack(value)}
         peer.send({"names": names})
     except BaseException as error:
-        peer.send({"died": f"{type(error).__name__}: {str(error)[:200]}", "syntax": isinstance(error, SyntaxError)})
+        peer.send(
+            {"died": f"{type(error).__name__}: {str(error)[:200]}", "syntax": isinstance(error, SyntaxError)}
+        )
         return
     while True:
         peer.answer(peer.receive())
@@ -102,7 +107,9 @@ def _theirs(peer, name, what):
     if "value" in what:
         return peer.unpack(what["value"])
     if "module" in what:  # tests may lean on the imports of the text they were written for
-        if what["module"].partition(".")[0] not in getattr(sys, "stdlib_module_names", ("math", "collections", "itertools")):
+        if what["module"].partition(".")[0] not in getattr(
+            sys, "stdlib_module_names", ("math", "collections", "itertools")
+        ):
             return None
         return importlib.import_module(what["module"])
     known = [getattr(builtins, n, None) for n in what["exception"]]
@@ -122,8 +129,13 @@ def _line():
 
 def main(role, memory, seconds):
     for what, most in (
-        ("AS", memory), ("CPU", seconds), ("FSIZE", MAX_FILE), ("NOFILE", MAX_FILES), ("NPROC", MAX_PROCESSES), ("CORE", 0)
-    ):  # fmt: skip
+        ("AS", memory),
+        ("CPU", seconds),
+        ("FSIZE", MAX_FILE),
+        ("NOFILE", MAX_FILES),
+        ("NPROC", MAX_PROCESSES),
+        ("CORE", 0),
+    ):
         resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
     text = exactly(0, int.from_bytes(exactly(0, 8), "big")).decode("utf-8", "replace")
     os.write(2, b"ready\n")  # until here a failure is the sandbox's

@@ -1,4 +1,6 @@
-"""Judges: questions -> replies, None where no reply came. Here the one behind an HTTP interface; the policy is another."""
+"""Judges: questions -> replies, None where no reply came. Here the one behind an HTTP
+interface; the policy is another.
+"""
 
 import json
 import logging
@@ -18,7 +20,8 @@ MAX_REPLY = 1 << 20  # bytes; no verdict is longer
 
 
 def endpoint_judge(settings: Endpoint) -> Judge:
-    """A judge that posts each question to {url}/chat/completions. A request that fails is None; one log line says how many.
+    """A judge that posts each question to {url}/chat/completions. A request that fails is
+    None; one log line says how many.
 
     A key whose variable is not set: EnvironmentFault, at once.
     """
@@ -29,7 +32,11 @@ def endpoint_judge(settings: Endpoint) -> Judge:
     opener = urllib.request.build_opener(_StayHere)
 
     def ask(question: str) -> str | Exception:
-        body = {"model": settings.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
+        body = {
+            "model": settings.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+        }
         try:
             request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
             return _content(_post(opener, request, settings.timeout))
@@ -48,7 +55,9 @@ def endpoint_judge(settings: Endpoint) -> Judge:
         if failed:
             causes = ", ".join(f"{cause} x{n}" for cause, n in failed.most_common())
             message = "judge %s: %d of %d requests failed: %s"
-            logging.getLogger(__name__).warning(message, settings.model, failed.total(), len(questions), causes)
+            logging.getLogger(__name__).warning(
+                message, settings.model, failed.total(), len(questions), causes
+            )
         return [reply if isinstance(reply, str) else None for reply in replies]
 
     return judge
@@ -64,7 +73,9 @@ def _key(name: str) -> str:
     key = os.environ.get(name, "").strip()  # a line break inside would put the key into http.client's message
     if not key:
         fix = f"export {name}=…, or set endpoint.api_key_env=null"
-        raise EnvironmentFault(f"the judge's key is not set: {name}", where="rewards, endpoint.api_key_env", fix=fix)
+        raise EnvironmentFault(
+            f"the judge's key is not set: {name}", where="rewards, endpoint.api_key_env", fix=fix
+        )
     return key
 
 

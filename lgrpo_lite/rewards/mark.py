@@ -48,7 +48,9 @@ Mark = Sheet | Value | Outcome  # an Outcome alone: missing
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """A reward as worker processes take it: it answers with marks, which are plain, whatever the function returned."""
+    """A reward as worker processes take it: it answers with marks, which are plain,
+    whatever the function returned.
+    """
 
     function: Callable | FileFunction
 
@@ -66,7 +68,8 @@ def marked(function: Callable, arguments: Mapping[str, Any]) -> Mark:
 
 
 def settled(result: Any) -> Mark:
-    """What a function returned, as a mark. None, NaN, infinities and values beyond ±10^6 are missing; other types raise.
+    """What a function returned, as a mark. None, NaN, infinities and values beyond ±10^6
+    are missing; other types raise.
 
     A number alone is `ok` above 0. A dict holds named parts, and its value is their sum.
     """

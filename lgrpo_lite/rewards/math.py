@@ -1,4 +1,6 @@
-"""The reward `math`: 1 when the completion's answer is the gold answer, however it is written (docs/rewards.md)."""
+"""The reward `math`: 1 when the completion's answer is the gold answer, however
+it is written (docs/rewards.md).
+"""
 
 from typing import Literal
 
@@ -17,6 +19,8 @@ def math(
     order: Literal["any", "same"],
     rounding: Literal["gold", "none"],
 ) -> tuple[float, Outcome]:
-    """1 for an answer equal to the gold; `unparsable` when there is none that can be read. Undecided is wrong."""
+    """1 for an answer equal to the gold; `unparsable` when there is none that
+    can be read. Undecided is wrong.
+    """
     outcome = verify(completion, reference, Policy(units, percent, order, rounding), extract=extract)
     return float(outcome == Outcome.ok), outcome

@@ -1,4 +1,6 @@
-"""One reward of the sum: its function with the recipe's options bound, and the arguments it takes from a rollout."""
+"""One reward of the sum: its function with the recipe's options bound, and the
+arguments it takes from a rollout.
+"""
 
 import inspect
 import logging
@@ -27,12 +29,39 @@ REWARDS = {
     "code": code.code,
     "rubric": rubric.sheet,
 }
-LINEAR = ("exact", "numeric", "overlong", "length")  # bounded by construction, called in this process; all others in the pool's
-ROLLOUT = ("completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric")  # what a reward may name
-OPTIONS = ("extract", "pattern", "limit", "cache", "judge", "endpoint", "override", "units", "percent", "order", "rounding",
-           "sandbox", "image", "memory_mb")  # fmt: skip
+LINEAR = (
+    "exact",
+    "numeric",
+    "overlong",
+    "length",
+)  # bounded by construction, called in this process; all others in the pool's
+ROLLOUT = (
+    "completion",
+    "completion_tokens",
+    "finish_reason",
+    "prompt",
+    "reference",
+    "rubric",
+)  # what a reward may name
+OPTIONS = (
+    "extract",
+    "pattern",
+    "limit",
+    "cache",
+    "judge",
+    "endpoint",
+    "override",
+    "units",
+    "percent",
+    "order",
+    "rounding",
+    "sandbox",
+    "image",
+    "memory_mb",
+)
 """Keys of a reward that one of them reads, beside `timeout`, which holds for all and may be named too."""
-OWN_LIMIT = 30  # a function that names `timeout` holds it itself (`code`: of what it has started); the pool is behind it
+# a function that names `timeout` holds it itself (`code`: of what it has started); the pool is behind it
+OWN_LIMIT = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +91,9 @@ class Part:
 
 @dataclass(slots=True)
 class Tally:
-    """What scoring took: seconds of each completion (waits for a CPU left out), and how many rewards are missing, by why."""
+    """What scoring took: seconds of each completion (waits for a CPU left out), and how
+    many rewards are missing, by why.
+    """
 
     seconds: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)  # timeout, error, crash
@@ -73,7 +104,9 @@ class Tally:
         return ranked[min(len(ranked) - 1, int(q * len(ranked)))] if ranked else None
 
 
-def parts_of(rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> list[Part]:
+def parts_of(
+    rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None
+) -> list[Part]:
     """Every reward of a recipe, checked: an unknown name, option or argument is a ConfigError."""
     return [_part(i, rewards, where, max_new_tokens) for i in range(len(rewards))]
 
@@ -87,7 +120,9 @@ def log_faults(notes: Sequence[tuple[str, str]]) -> None:
         counts[kind] += 1
         first.setdefault(kind, (prompt, note))
     for kind, (prompt, note) in first.items():
-        logging.getLogger(__name__).error("a reward failed on prompt %s (%d times): %s", prompt, counts[kind], note)
+        logging.getLogger(__name__).error(
+            "a reward failed on prompt %s (%d times): %s", prompt, counts[kind], note
+        )
 
 
 def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
@@ -96,7 +131,9 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
     function = found(reward.use, REWARDS, use, "reward")
     names = set(inspect.signature(function).parameters)
     options = {option: getattr(reward, option) for option in OPTIONS}
-    for option in (o for o, value in options.items() if value != Reward.model_fields[o].default and o not in names):
+    for option in (
+        o for o, value in options.items() if value != Reward.model_fields[o].default and o not in names
+    ):
         what = f"reward {reward.use!r} reads no option {option!r}"
         raise ConfigError(what, where=where(f"rewards.{i}.{option}"), fix=f"remove {option}")
     options["timeout"] = reward.timeout
@@ -105,7 +142,9 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
     if "pattern" in names:
         _check_pattern(reward, use)
     if "limit" in names:
-        _check_lengths(options["limit"], reward.cache if "cache" in names else 0, lambda key: where(f"rewards.{i}.{key}"))
+        _check_lengths(
+            options["limit"], reward.cache if "cache" in names else 0, lambda key: where(f"rewards.{i}.{key}")
+        )
     if {"judge", "endpoint"} <= names:
         _check_judge(reward, where(f"rewards.{i}.judge"), where(f"rewards.{i}.endpoint"))
     wanted = sorted(names - options.keys())
@@ -123,28 +162,42 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
 
 def _check_lengths(limit: int | None, cache: int, where: Callable[[str], str]) -> None:
     if limit is None:
-        raise ConfigError("the longest answer is not known", where=where("limit"), fix="add limit: a number of tokens")
+        raise ConfigError(
+            "the longest answer is not known", where=where("limit"), fix="add limit: a number of tokens"
+        )
     if cache > limit:
         what = f"cache {cache} is more than limit {limit}: every answer would be penalised"
-        raise ConfigError(what, where=where("cache"), fix=f"set cache to at most {limit}, e.g. {max(1, limit // 5)}")
+        raise ConfigError(
+            what, where=where("cache"), fix=f"set cache to at most {limit}, e.g. {max(1, limit // 5)}"
+        )
 
 
 def _check_judge(reward: Reward, judge: str, endpoint: str) -> None:
     if reward.judge == "policy" and reward.endpoint is not None:
-        raise ConfigError("an endpoint is not read by judge=policy", where=endpoint, fix="set judge: endpoint, or remove it")
+        raise ConfigError(
+            "an endpoint is not read by judge=policy", where=endpoint, fix="set judge: endpoint, or remove it"
+        )
     if reward.judge == "endpoint" and reward.endpoint is None:
-        raise ConfigError("judge=endpoint without an endpoint", where=judge, fix="add endpoint: {url: …, model: …}")
+        raise ConfigError(
+            "judge=endpoint without an endpoint", where=judge, fix="add endpoint: {url: …, model: …}"
+        )
     if reward.endpoint and not reward.endpoint.url.startswith(("http://", "https://")):
-        raise ConfigError("the endpoint's url is not one of HTTP", where=endpoint, fix="write http://… or https://…")
+        raise ConfigError(
+            "the endpoint's url is not one of HTTP", where=endpoint, fix="write http://… or https://…"
+        )
 
 
 def _check_pattern(reward: Reward, where: str) -> None:
     if reward.pattern is None:
-        raise ConfigError(f"the reward {reward.use!r} needs a pattern", where=where, fix="add pattern: a regular expression")
+        raise ConfigError(
+            f"the reward {reward.use!r} needs a pattern", where=where, fix="add pattern: a regular expression"
+        )
     try:
         re.compile(reward.pattern)
     except re.error as error:
-        raise ConfigError(f"the pattern is no regular expression: {error}", where=where, fix="mend the pattern") from None
+        raise ConfigError(
+            f"the pattern is no regular expression: {error}", where=where, fix="mend the pattern"
+        ) from None
 
 
 def _name(i: int, rewards: Sequence[Reward]) -> str:

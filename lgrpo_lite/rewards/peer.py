@@ -1,7 +1,8 @@
-"""The line between a solution and its tests, each in a sandbox of its own. Standard library only, any Python from 3.8 on.
+"""The line between a solution and its tests, each in a sandbox of its own. Standard
+library only, any Python from 3.8 on.
 
-What goes over it is plain data, rebuilt from JSON as Python's own types, so that a result has no `__eq__`, no frames and no
-globals of the other side. All else stays where it is and is spoken to by number.
+What goes over it is plain data, rebuilt from JSON as Python's own types, so that a result has no `__eq__`, no
+frames and no globals of the other side. All else stays where it is and is spoken to by number.
 """
 
 import builtins
@@ -20,13 +21,16 @@ ASK = {
     "put": lambda o, args, _: operator.setitem(o, *args),
     "isinstance": lambda o, args, _: isinstance(args[0], o),
     "two": lambda o, args, _: getattr(operator, args[0])(o, args[1]),
-    **{name: (lambda f: lambda o, *_: f(o))(getattr(builtins, name)) for name in ("len", "iter", "next", "bool", "str", "repr")},
+    **{
+        name: (lambda f: lambda o, *_: f(o))(getattr(builtins, name))
+        for name in ("len", "iter", "next", "bool", "str", "repr")
+    },
 }
 
 
 class Remote:
-    """An object of the other side. It equals, and can be combined with, objects of that side only: nothing that it says of
-    itself makes it equal to plain data."""
+    """An object of the other side. It equals, and can be combined with, objects of that side only: nothing
+    that it says of itself makes it equal to plain data."""
 
     __slots__ = ("__weakref__", "_lgrpo")
 
@@ -87,7 +91,9 @@ def _two(name):
             return _ask(self, "two", (name, other))
         if name == "eq":
             return False
-        raise TypeError("an object of the solution can be compared and combined with objects of the solution only")
+        raise TypeError(
+            "an object of the solution can be compared and combined with objects of the solution only"
+        )
 
     return method
 
@@ -97,7 +103,9 @@ for _name in (*COMPARE, *COMBINE):
 
 
 class Peer:
-    """One end of the line between solution and tests. `trusting`: this end is the solution, which may be asked anything."""
+    """One end of the line between solution and tests. `trusting`: this end is the
+    solution, which may be asked anything.
+    """
 
     def __init__(self, read, write, trusting):
         self.read, self.write, self.trusting = read, write, trusting
@@ -159,7 +167,9 @@ class Peer:
         self.send(reply)
 
     def exception(self, names, args):
-        """An exception of the nearest class this end knows. None that would end a loop or the process quietly."""
+        """An exception of the nearest class this end knows. None that would end
+        a loop or the process quietly.
+        """
         for name in names:
             kind = self.raises.get(name) or getattr(builtins, name, None)
             if (
@@ -217,16 +227,20 @@ class Peer:
             return self.mine[inner]
         if letter == "d":
             return {self.unpack(k): self.unpack(v) for k, v in inner}
-        make = {"i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "y": bytearray.fromhex}.get(letter)
+        make = {"i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "y": bytearray.fromhex}.get(
+            letter
+        )
         if make:
             return make(inner)
         items = [self.unpack(v) for v in inner]
-        return {"t": tuple, "s": set, "z": frozenset, "c": lambda v: complex(*v), "r": lambda v: range(*v)}[letter](items)
+        return {"t": tuple, "s": set, "z": frozenset, "c": lambda v: complex(*v), "r": lambda v: range(*v)}[
+            letter
+        ](items)
 
 
 def _harmless(op, target, args):
-    """What the solution may ask of an object the tests handed it: to be called and walked, and, of a class of the tests, its
-    public attributes. Frames, globals and classes stay out of reach."""
+    """What the solution may ask of an object the tests handed it: to be called and walked, and, of a class of
+    the tests, its public attributes. Frames, globals and classes stay out of reach."""
     if op in ("get", "set"):
         return type(target).__module__ == "tests" and not args[0].startswith("_")
     if op == "two":

@@ -1,14 +1,16 @@
-"""Worker processes for rewards: a deadline for every call, SIGKILL for what outlives it, and a fresh process after it.
+"""Worker processes for rewards: a deadline for every call, SIGKILL for what outlives
+it, and a fresh process after it.
 
     pool = Pool([FileFunction(path, name, text)], [5.0]); pool.run([(0, {"completion": "…"})]) -> [Reply]
 
-A call that times out, crashes its process or takes too much memory costs that process and nothing else. Threads and
-`ProcessPoolExecutor` cannot do this: neither can end a call that does not return. The workers are fresh interpreters, not
+A call that times out, crashes its process or takes too much memory costs that process and nothing else.
+Threads and `ProcessPoolExecutor` cannot do this: neither can end a call that does not return. The workers are
+fresh interpreters, not
 forks: nothing of the trainer (CUDA, its memory, its locks) is in them.
 
 Deadlines count the time a call could have used, which is wall time less the time its process waited for a CPU
-(`/proc/PID/schedstat`): a busy machine changes no verdict, and a call that sleeps is still ended. Where the system does not
-tell (it is not Linux), they count wall time.
+(`/proc/PID/schedstat`): a busy machine changes no verdict, and a call that sleeps is still ended. Where the
+system does not tell (it is not Linux), they count wall time.
 """
 
 import contextlib
@@ -47,7 +49,9 @@ MOST_WORKERS = 16  # by default: a container may see all CPUs of a machine and b
 ROUNDS = 100  # of killing what a worker has started, each up to POLL long
 MARK = "LGRPO_LITE_REWARD_OF"  # in the environment of all that workers start: the pid of the trainer
 GRACE = 0.2  # a process that waits for a CPU is charged for that wait until it gets one
-LONG = 0.5  # seconds after which a call's memory is looked at; RLIMIT_DATA bounds what one process takes before
+LONG = (
+    0.5  # seconds after which a call's memory is looked at; RLIMIT_DATA bounds what one process takes before
+)
 DEFAULT_MEMORY = 4.0  # GiB
 
 
@@ -69,7 +73,9 @@ class _Worker:
     limit: float = START_LIMIT
     ready: bool = False  # its imports are done
     call: int | None = None  # None: idle
-    kept: set[int] = field(default_factory=set)  # processes that its imports started, which live as long as it does
+    kept: set[int] = field(
+        default_factory=set
+    )  # processes that its imports started, which live as long as it does
 
     @property
     def busy(self) -> bool:
@@ -82,7 +88,8 @@ class _Worker:
 
 
 class Pool:
-    """`functions` and `timeouts` (seconds) by index. `memory` is what a worker and all it starts may take, in GiB.
+    """`functions` and `timeouts` (seconds) by index. `memory` is what a worker and
+    all it starts may take, in GiB.
 
     Workers start with the first call. The process that opens a pool must be the one that uses it.
     """
@@ -98,7 +105,8 @@ class Pool:
     ):
         self.functions, self.timeouts, self.memory = list(functions), list(timeouts), memory
         self.size = workers or min(
-            MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            MOST_WORKERS,
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         )
         self.log = log  # what workers print; None: nowhere
         self.started = 0  # processes so far
@@ -147,7 +155,11 @@ class Pool:
             except OSError:  # it died while idle: a thread or a child of an earlier call did it
                 self._end(worker, crashed=True)
                 continue
-            worker.call, worker.limit, worker.began = waiting.popleft(), self.timeouts[function], spent(worker.process.pid)
+            worker.call, worker.limit, worker.began = (
+                waiting.popleft(),
+                self.timeouts[function],
+                spent(worker.process.pid),
+            )
 
     def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
         try:
@@ -183,7 +195,10 @@ class Pool:
             if used > worker.limit + GRACE:
                 fault, note = "timeout", f"it took more than {worker.limit:g} s"
             elif used > LONG and (taken := _memory(worker.process.pid)) > self.memory:
-                fault, note = "error", f"it took {taken:.1f} GiB, more than safety.reward_memory_gb={self.memory:g}"
+                fault, note = (
+                    "error",
+                    f"it took {taken:.1f} GiB, more than safety.reward_memory_gb={self.memory:g}",
+                )
             else:
                 continue
             call = worker.call
@@ -194,7 +209,9 @@ class Pool:
                 replies[call] = Reply(None, used, fault, note)
 
     def _tidy(self) -> None:
-        """After a batch: a worker that has grown, or whose calls have left something running, is ended with all of it."""
+        """After a batch: a worker that has grown, or whose calls have left something
+        running, is ended with all of it.
+        """
         for worker in list(self._workers):
             left = {child.pid for child in _children(worker.process.pid)} - worker.kept
             if worker.ready and (left or _memory(worker.process.pid) > self.memory / 2):
@@ -202,13 +219,22 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from lgrpo_lite.rewards.worker import main; main({theirs.fileno()})"
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from lgrpo_lite.rewards.worker import main;"
+            f" main({theirs.fileno()})"
+        )
         with open(self.log or os.devnull, "ab") as log, theirs:
             process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONFAULTHANDLER": "1", MARK: str(os.getpid())},
-            )  # fmt: skip
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"OMP_NUM_THREADS": "1"}
+                | os.environ
+                | {"PYTHONFAULTHANDLER": "1", MARK: str(os.getpid())},
+            )
         self.started += 1
         with contextlib.suppress(OSError):  # it died at once, which `_receive` finds
             ours.send((os.getpid(), int(self.memory * 2**30), self.functions))
@@ -229,7 +255,8 @@ def _end_all(workers: list[_Worker]) -> None:
 def _end(worker: _Worker) -> None:
     """SIGKILL to the process and all its descendants.
 
-    They go first, while it stands still: it adopts what loses its parent, so that none leaves the tree between two looks.
+    They go first, while it stands still: it adopts what loses its parent, so that none
+    leaves the tree between two looks.
     """
     pid = worker.process.pid
     with contextlib.suppress(ProcessLookupError):
@@ -246,7 +273,9 @@ def _end(worker: _Worker) -> None:
 
 
 def _children(pid: int) -> list[psutil.Process]:
-    """All living descendants. A worker adopts its orphans (`worker.main`), so that none leaves the tree by a double fork."""
+    """All living descendants. A worker adopts its orphans (`worker.main`), so that none
+    leaves the tree by a double fork.
+    """
     found = []
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
@@ -257,7 +286,9 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def _strays(workers: set[int]) -> list[psutil.Process]:
-    """What a worker that died by itself has left: processes with our mark that no living worker has started."""
+    """What a worker that died by itself has left: processes with our mark that no living worker has
+    started.
+    """
     known = workers | {child.pid for pid in workers for child in _children(pid)}
     found = []
     for process in psutil.process_iter():

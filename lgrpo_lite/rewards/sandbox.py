@@ -1,7 +1,8 @@
 """Running code that nobody has read: bubblewrap, or a docker container. Nothing runs outside one of them.
 
-Inside: no network, a read-only system without home folders, 64 MiB of /tmp, no environment, no second process, memory and CPU
-time limited, ended with the process that started it. A worker that is killed takes its sandboxes along.
+Inside: no network, a read-only system without home folders, 64 MiB of /tmp, no environment, no
+second process, memory and CPU time limited, ended with the process that started it. A worker that is
+killed takes its sandboxes along.
 """
 
 import contextlib
@@ -41,7 +42,9 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`seconds`: of all processes of a job together, waits for a CPU left out. `memory`: MiB of address space, each."""
+    """`seconds`: of all processes of a job together, waits for a CPU left out.
+    `memory`: MiB of address space, each.
+    """
 
     seconds: float
     memory: int
@@ -57,7 +60,9 @@ class Box:
 
 
 class Ran(NamedTuple):
-    """What a program printed, its exit code (None: stopped, for time or for what it printed), and the seconds it used."""
+    """What a program printed, its exit code (None: stopped, for time or for what it
+    printed), and the seconds it used.
+    """
 
     printed: str
     exit_code: int | None
@@ -65,9 +70,11 @@ class Ran(NamedTuple):
 
 
 class Clock:
-    """The time of some boxes from now on: wall time less waits for a CPU, or their CPU time where that is more.
+    """The time of some boxes from now on: wall time less waits for a CPU, or
+    their CPU time where that is more.
 
-    A busy machine thus changes no verdict, and code that sleeps is ended too. Of a container only wall time is known.
+    A busy machine thus changes no verdict, and code that sleeps is ended too. Of a
+    container only wall time is known.
     """
 
     def __init__(self, startup: float):
@@ -96,7 +103,9 @@ class SandboxFault(RuntimeError):
 
 @functools.cache
 def open_sandbox(kind: Kind, image: str | None) -> Sandbox:
-    """The sandbox to use, found by running Python in it once. None that works: EnvironmentFault (exit 3), with what each said."""
+    """The sandbox to use, found by running Python in it once. None that works: EnvironmentFault
+    (exit 3), with what each said.
+    """
     reasons = []
     for which in ("bwrap", "docker") if kind == "auto" else (kind,):
         if which == "docker" and image is None:
@@ -110,7 +119,9 @@ def open_sandbox(kind: Kind, image: str | None) -> Sandbox:
         "install bubblewrap 0.7 or later (apt-get install bubblewrap) where user namespaces are allowed,"
         " or start docker and set sandbox: docker, image: python:3.12-slim"
     )
-    raise EnvironmentFault(f"no sandbox works here ({'; '.join(reasons)})", where="the reward 'code'", fix=fix)
+    raise EnvironmentFault(
+        f"no sandbox works here ({'; '.join(reasons)})", where="the reward 'code'", fix=fix
+    )
 
 
 def _probe(kind: Literal["bwrap", "docker"], image: str | None) -> Sandbox | str:
@@ -145,7 +156,8 @@ def run_program(sandbox: Sandbox, text: str, given: str, limits: Limits) -> Ran:
 
 
 def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
-    """The verdict of test code on a solution, as JSON; each in a sandbox of its own, which share a line and nothing else.
+    """The verdict of test code on a solution, as JSON; each in a sandbox of its own, which
+    share a line and nothing else.
 
     Empty: it took too long, or the tests' process was ended.
     """
@@ -158,7 +170,9 @@ def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
         _drop(open_ends, to_tests[0])
         _put(to_tests[1], tests)
         boxes.append(_start(sandbox, "solution", limits, to_solution[0], to_tests[1], None))
-        _drop(open_ends, to_solution[0], to_tests[1])  # before the text goes out, so that a box that died is noticed
+        _drop(
+            open_ends, to_solution[0], to_tests[1]
+        )  # before the text goes out, so that a box that died is noticed
         with contextlib.suppress(BrokenPipeError):
             _put(to_solution[1], text)
         _drop(open_ends, to_solution[1])
@@ -167,7 +181,9 @@ def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
         _drop(open_ends, *tuple(open_ends))
         _end(boxes)
     if b"ready\n" not in verdict:
-        raise SandboxFault(f"the tests did not start: {verdict.decode('utf-8', 'replace')[:300] or 'nothing was said'}")
+        raise SandboxFault(
+            f"the tests did not start: {verdict.decode('utf-8', 'replace')[:300] or 'nothing was said'}"
+        )
     _demand_ready(boxes[1])
     return verdict.partition(b"ready\n")[2]
 
@@ -204,12 +220,16 @@ def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -
     with closed_calls() as rules:
         pass_fds = [rules.fileno()] if rules else []
         command = [*bubblewrap(pass_fds), python(), "-S", *argv]
-        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=complaints or stderr, pass_fds=pass_fds)
+        process = subprocess.Popen(
+            command, stdin=stdin, stdout=stdout, stderr=complaints or stderr, pass_fds=pass_fds
+        )
     return Box(process, container, complaints)
 
 
 def _read(pipe: IO[bytes] | None, boxes: Sequence[Box], clock: Clock, limits: Limits) -> tuple[bytes, bool]:
-    """What comes out of a pipe, and whether that is all: not when it took too long, or is more than MAX_PRINTED."""
+    """What comes out of a pipe, and whether that is all: not when it took too
+    long, or is more than MAX_PRINTED.
+    """
     assert pipe is not None, "the box was started with a pipe"
     found = b""
     while len(found) <= MAX_PRINTED:
@@ -274,10 +294,13 @@ def _demand_ready(box: Box) -> None:
         file.seek(0)
         said = file.read(1 << 16)
     if b"ready\n" not in said:
-        raise SandboxFault(said.decode("utf-8", "replace").strip()[-300:] or f"exit code {box.process.returncode}, nothing said")
+        raise SandboxFault(
+            said.decode("utf-8", "replace").strip()[-300:]
+            or f"exit code {box.process.returncode}, nothing said"
+        )
 
 
-# ------------------------------------------------------------------------------------------- what is around them
+# ------------------------------------------------------------ what is around them
 
 
 @functools.cache
@@ -291,8 +314,39 @@ def _docker(name: str, image: str, limits: Limits) -> list[str]:
     """`timeout` inside ends a container whose client was killed."""
     memory, latest = f"{limits.memory + 64}m", str(int(MAX_WALL * limits.seconds) + 1)
     return [
-        "docker", "run", "--rm", "--interactive", "--name", name, "--network", "none", "--read-only", "--user", "65534:65534",
-        "--tmpfs", f"/tmp:size={TMP_BYTES},mode=1777", "--workdir", "/tmp", "--memory", memory, "--memory-swap", memory,
-        "--shm-size", "1m", "--pids-limit", str(inside.MAX_PROCESSES), "--cap-drop", "ALL", "--cpus", "1",
-        "--security-opt", "no-new-privileges", "--entrypoint", "timeout", image, "-s", "KILL", latest,
-    ]  # fmt: skip
+        "docker",
+        "run",
+        "--rm",
+        "--interactive",
+        "--name",
+        name,
+        "--network",
+        "none",
+        "--read-only",
+        "--user",
+        "65534:65534",
+        "--tmpfs",
+        f"/tmp:size={TMP_BYTES},mode=1777",
+        "--workdir",
+        "/tmp",
+        "--memory",
+        memory,
+        "--memory-swap",
+        memory,
+        "--shm-size",
+        "1m",
+        "--pids-limit",
+        str(inside.MAX_PROCESSES),
+        "--cap-drop",
+        "ALL",
+        "--cpus",
+        "1",
+        "--security-opt",
+        "no-new-privileges",
+        "--entrypoint",
+        "timeout",
+        image,
+        "-s",
+        "KILL",
+        latest,
+    ]

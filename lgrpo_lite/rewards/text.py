@@ -1,4 +1,6 @@
-"""Rewards that take the text as it is: answer against gold, as text or number or by a pattern, the format, and the length."""
+"""Rewards that take the text as it is: answer against gold, as text or number or by a
+pattern, the format, and the length.
+"""
 
 import re
 from collections import deque
@@ -8,13 +10,17 @@ from lgrpo_lite.verifier.answers import as_number, final_answer
 
 
 def exact(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:
-    """1 when the final answer equals the gold as text, white space aside; `unparsable` when there is no final answer."""
+    """1 when the final answer equals the gold as text, white space aside; `unparsable`
+    when there is no final answer.
+    """
     answer = final_answer(completion, extract)
     return (0.0, Outcome.unparsable) if answer is None else _same(answer, reference)
 
 
 def numeric(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:
-    """1 when the final answer equals the gold as a number, exactly (0.50 = 1/2). A gold that is no number: as `exact`."""
+    """1 when the final answer equals the gold as a number, exactly (0.50 = 1/2). A gold
+    that is no number: as `exact`.
+    """
     gold = as_number(reference)
     if gold is None:
         return exact(completion, reference, extract=extract)
@@ -32,22 +38,28 @@ def matches(completion: str, *, pattern: str) -> tuple[float, Outcome]:
 
 
 def regex(completion: str, reference: str, *, pattern: str) -> tuple[float, Outcome]:
-    """1 when the last match's first group (the whole match, where the pattern has no group) equals the gold as text, white
-    space aside; `unparsable` when there is no match."""
+    """1 when the last match's first group (the whole match, where the pattern has no group) equals the gold
+    as text, white space aside; `unparsable` when there is no match."""
     last = deque(re.finditer(pattern, completion), maxlen=1)
     found = (last[0][1] if last[0].re.groups else last[0][0]) if last else None
     return (0.0, Outcome.unparsable) if found is None else _same(found, reference)
 
 
 def length(completion_tokens: int, *, limit: int) -> tuple[float, Outcome]:
-    """-n/M of n tokens, M=limit: 0 for nothing said, -1 from M on. A small weight makes it a price a token."""
+    """-n/M of n tokens, M=limit: 0 for nothing said, -1 from M on.
+    A small weight makes it a price a token.
+    """
     return -min(1.0, completion_tokens / limit), Outcome.ok
 
 
 def overlong(completion_tokens: int, *, limit: int, cache: int) -> tuple[float, Outcome]:
-    """DAPO's soft penalty (arXiv:2503.14476) of n tokens, M=limit, C=cache: 0 up to M-C, (M-C-n)/C up to M, then -1."""
+    """DAPO's soft penalty (arXiv:2503.14476) of n tokens, M=limit, C=cache: 0 up to
+    M-C, (M-C-n)/C up to M, then -1.
+    """
     return max(-1.0, min(0, limit - cache - completion_tokens) / cache), Outcome.ok
 
 
 def _same(answer: str, reference: str) -> tuple[float, Outcome]:
-    return (1.0, Outcome.ok) if "".join(answer.split()) == "".join(reference.split()) else (0.0, Outcome.wrong)
+    return (
+        (1.0, Outcome.ok) if "".join(answer.split()) == "".join(reference.split()) else (0.0, Outcome.wrong)
+    )

@@ -1,8 +1,10 @@
-"""From completions to groups: every reward of the recipe, weighted and summed; a missing reward leaves its group.
+"""From completions to groups: every reward of the recipe, weighted and summed; a
+missing reward leaves its group.
 
-A reward is a function of what it names among `part.ROLLOUT`, returning a float, a float and an Outcome, named parts, or None
-for missing. `use: file.py:function` takes one of the user's own. What is not bounded by construction runs in the worker
-processes of `pool`. `rubric` alone may leave a question for a judge; those of all rollouts are asked in one call.
+A reward is a function of what it names among `part.ROLLOUT`, returning a float, a float and an Outcome, named
+parts, or None for missing. `use: file.py:function` takes one of the user's own. What is not bounded by
+construction runs in the worker processes of `pool`. `rubric` alone may leave a question for a judge; those of
+all rollouts are asked in one call.
 """
 
 import logging
@@ -27,7 +29,8 @@ Marks = list[list[list[Mark]]]  # by prompt, completion and reward
 class RewardSum:
     """The recipe's rewards as one: `value` is Σ weight · reward, `outcome` that of the first one.
 
-    `max_new_tokens` is the `limit` of rewards that leave it null; `safety` holds the limits of the worker processes.
+    `max_new_tokens` is the `limit` of rewards that leave it null; `safety` holds the
+    limits of the worker processes.
     """
 
     def __init__(
@@ -61,10 +64,16 @@ class RewardSum:
             for prompt in prompts:
                 if not prompt.rubric:
                     fix = "set data.train.N.rubric (data.eval.N.rubric) to its source's column of criteria"
-                    raise DataError("the reward 'rubric' meets a prompt without criteria", where=f"prompt {prompt.id}", fix=fix)
+                    raise DataError(
+                        "the reward 'rubric' meets a prompt without criteria",
+                        where=f"prompt {prompt.id}",
+                        fix=fix,
+                    )
 
     def answer(self, completion: str) -> str | None:
-        """The final answer as the first reward that checks answers takes it from the text; for majority votes."""
+        """The final answer as the first reward that checks answers takes it
+        from the text; for majority votes.
+        """
         extract = next((p.options["extract"] for p in self.parts if "extract" in p.options), "final")
         return final_answer(completion, extract)
 
@@ -79,10 +88,11 @@ class RewardSum:
         judge: Judge | None = None,
         tally: Tally | None = None,
     ) -> list[list[Score]]:
-        """The score of every completion. `judge` is the policy's, asked at most once; an endpoint is one of its own.
+        """The score of every completion. `judge` is the policy's, asked at most once;
+        an endpoint is one of its own.
 
-        A criterion without a verdict makes the score missing. Criteria for a policy that is not given: ConfigError.
-        `tally` takes what the scoring took.
+        A criterion without a verdict makes the score missing. Criteria for a policy that is not given:
+        ConfigError. `tally` takes what the scoring took.
         """
         self.check(prompts)
         rows = self._marks(prompts, completions, tally or Tally())
@@ -98,15 +108,25 @@ class RewardSum:
     ) -> list[Group]:
         """One group per prompt, without the rollouts whose reward is missing."""
         groups = []
-        for prompt, answers, scores in zip(prompts, completions, self.scores(prompts, completions, judge, tally), strict=True):
+        for prompt, answers, scores in zip(
+            prompts, completions, self.scores(prompts, completions, judge, tally), strict=True
+        ):
             rollouts = [Rollout(prompt, answer, score) for answer, score in zip(answers, scores, strict=True)]
             scored = tuple(r for r in rollouts if r.score.value is not None)
             groups.append(Group(prompt, scored, missing=len(rollouts) - len(scored)))
         return groups
 
-    def _marks(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tally: Tally) -> Marks:
-        """What each reward says without a judge: the bounded ones here, then all others in one batch of the pool."""
-        pairs = [(prompt, answer) for prompt, answers in zip(prompts, completions, strict=True) for answer in answers]
+    def _marks(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tally: Tally
+    ) -> Marks:
+        """What each reward says without a judge: the bounded ones here, then all
+        others in one batch of the pool.
+        """
+        pairs = [
+            (prompt, answer)
+            for prompt, answers in zip(prompts, completions, strict=True)
+            for answer in answers
+        ]
         seconds, notes = [0.0] * len(pairs), []
         marks: list[list[Mark]] = [[Outcome.error] * len(self.parts) for _ in pairs]
         calls, places = [], []
@@ -145,7 +165,10 @@ class RewardSum:
         verdicts: Verdicts = {}
         for endpoint, counts in questions.items():
             replies = self._judge(endpoint, policy)(list(counts))
-            read = [None if r is None else rubric.verdicts(r, n) for r, n in zip(replies, counts.values(), strict=True)]
+            read = [
+                None if r is None else rubric.verdicts(r, n)
+                for r, n in zip(replies, counts.values(), strict=True)
+            ]
             verdicts.update(zip(((endpoint, question) for question in counts), read, strict=True))
             if unread := sum(v is None and r is not None for v, r in zip(read, replies, strict=True)):
                 message = "%d of %d replies of the judge lack a verdict on some criterion"

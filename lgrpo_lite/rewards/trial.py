@@ -1,4 +1,6 @@
-"""Trying a reward before it is trained on: gold answers must score 1, near misses 0, labelled cases as they are labelled."""
+"""Trying a reward before it is trained on: gold answers must score 1, near misses 0,
+labelled cases as they are labelled.
+"""
 
 import json
 import re
@@ -17,8 +19,19 @@ from lgrpo_lite.verifier.answers import as_number, normal
 
 SHOWN = 20  # rows of what went wrong that are told
 MAX_SHOWN = 200  # characters of a text in a report
-WRAPS = ("{}", "\\boxed{{{}}}", "#### {}", "The answer is {}", "<answer>{}</answer>", "({})")  # forms tried for a pattern
-NO_PROGRAMS = ("```python\npass\n```", "```python\nimport sys\nsys.exit(0)\n```", "```python\nimport os\nos._exit(0)\n```")
+WRAPS = (
+    "{}",
+    "\\boxed{{{}}}",
+    "#### {}",
+    "The answer is {}",
+    "<answer>{}</answer>",
+    "({})",
+)  # forms tried for a pattern
+NO_PROGRAMS = (
+    "```python\npass\n```",
+    "```python\nimport sys\nsys.exit(0)\n```",
+    "```python\nimport os\nos._exit(0)\n```",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,8 @@ class Scored:
 def gold_cases(gold: str, solution: str, reward: Reward, where: str) -> tuple[list[Case], list[Case]]:
     """Right completions made of a gold answer, and near misses of it, in the form the reward reads.
 
-    Of `code` the gold is the worked solution, and a near miss a program that does nothing. Without one: no right completion.
+    Of `code` the gold is the worked solution, and a near miss a program that does nothing.
+    Without one: no right completion.
     """
     if reward.use == "code":
         right = [solution if "```" in solution else f"```python\n{solution}\n```"] if solution.strip() else []
@@ -66,11 +80,14 @@ def gold_cases(gold: str, solution: str, reward: Reward, where: str) -> tuple[li
     else:
         wrap = _form(reward, gold)
         right, misses = [wrap(gold)], [wrap(miss) for miss in near_misses(gold)]
-    return [Case(text, gold, True, where) for text in right], [Case(text, gold, False, where) for text in misses]
+    return [Case(text, gold, True, where) for text in right], [
+        Case(text, gold, False, where) for text in misses
+    ]
 
 
 def near_misses(gold: str) -> list[str]:
-    """Answers that are nearly the gold one: a digit changed, one more and one less, the sign, the last term or element lost.
+    """Answers that are nearly the gold one: a digit changed, one more and one less, the sign,
+    the last term or element lost.
 
     Each differs from the gold in value where that can be told, else in spelling.
     """
@@ -111,7 +128,13 @@ def _without_last(gold: str) -> str | None:
         depth += (character in "([{") - (character in ")]}")
         if depth == 0 and i and character in ",+-" and inner[i - 1] not in "^_,+-=({[<> ":
             cut["," if character == "," else "+"] = i
-        elif depth == 0 and i > 1 and character in "+-" and inner[i - 1] == " " and inner[i - 2] not in "^_,+-=({[<>":
+        elif (
+            depth == 0
+            and i > 1
+            and character in "+-"
+            and inner[i - 1] == " "
+            and inner[i - 2] not in "^_,+-=({[<>"
+        ):
             cut["+"] = i
     at = cut.get(",", cut.get("+"))
     return None if at is None or "=" in inner[at:] else inner[:at].strip() or None
@@ -131,15 +154,21 @@ def _form(reward: Reward, gold: str) -> Callable[[str], str]:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """JSON lines of {prediction, gold, label}, optionally category and tier. A bad row, or none at all: DataError (file:line)."""
+    """JSON lines of {prediction, gold, label}, optionally category and tier. A bad row, or none
+    at all: DataError (file:line).
+    """
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         what = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(f"cannot read the cases: {what}", where=str(path), fix="name a JSON lines file") from None
+        raise DataError(
+            f"cannot read the cases: {what}", where=str(path), fix="name a JSON lines file"
+        ) from None
     cases = [_case(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not cases:
-        raise DataError("no cases in the file", where=str(path), fix='one object a line: {"prediction", "gold", "label"}')
+        raise DataError(
+            "no cases in the file", where=str(path), fix='one object a line: {"prediction", "gold", "label"}'
+        )
     return cases
 
 
@@ -161,11 +190,19 @@ def _case(line: str, where: str) -> Case:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise DataError(f"{key} is no text", where=where, fix=fix)
         texts[key] = str(value)
-    return Case(**texts, label=row["label"], where=where, category=str(row.get("category", "")), tier=str(row.get("tier", "")))
+    return Case(
+        **texts,
+        label=row["label"],
+        where=where,
+        category=str(row.get("category", "")),
+        tier=str(row.get("tier", "")),
+    )
 
 
 def judged(cases: Sequence[Case], reward: RewardSum) -> tuple[list[Scored], Tally]:
-    """Every case through the reward as training scores it: the same worker processes, deadlines and limits."""
+    """Every case through the reward as training scores it: the same worker processes,
+    deadlines and limits.
+    """
     prompts = [Prompt(case.where, case.gold, (), case.gold) for case in cases]
     answers = [[Completion((), None, case.prediction, "stop", 0)] for case in cases]
     tally = Tally()
@@ -182,7 +219,9 @@ def verifier(rewards: Sequence[Reward]) -> Reward:
 
 
 def counts(rows: Sequence[Scored]) -> dict[str, Any]:
-    """Right is what the reward calls ok; a missing reward calls nothing right. `accuracy`: agreement with the labels."""
+    """Right is what the reward calls ok; a missing reward calls nothing right.
+    `accuracy`: agreement with the labels.
+    """
     said = [(row.case.label, row.score.outcome is Outcome.ok) for row in rows]
     return {
         "cases": len(rows),
@@ -195,20 +234,29 @@ def counts(rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
-    """Of all cases, by tier and by category; the first disagreements; seconds a case without waits for a CPU."""
+    """Of all cases, by tier and by category; the first disagreements;
+    seconds a case without waits for a CPU.
+    """
     wrong = [row for row in rows if row.case.label != (row.score.outcome is Outcome.ok)]
     by_tier = {name: counts(group) for name, group in _by(rows, lambda case: case.tier)}
     by_category = {name: counts(group) for name, group in _by(rows, lambda case: case.category)}
     seconds = {"p50": tally.quantile(0.5), "p95": tally.quantile(0.95), "max": tally.quantile(1.0)}
     return counts(rows) | {
-        "seconds": seconds, "faults": dict(tally.faults), "by_tier": by_tier, "by_category": by_category,
-        "disagreements": [row.to_json() for row in wrong[:SHOWN]], "disagreements_left_out": max(0, len(wrong) - SHOWN),
-    }  # fmt: skip
+        "seconds": seconds,
+        "faults": dict(tally.faults),
+        "by_tier": by_tier,
+        "by_category": by_category,
+        "disagreements": [row.to_json() for row in wrong[:SHOWN]],
+        "disagreements_left_out": max(0, len(wrong) - SHOWN),
+    }
 
 
 def gold_report(right: Sequence[Scored], misses: Sequence[Scored], tally: Tally) -> dict[str, Any]:
     """How many golds score 1 and near misses 0, and the first that do not, by row."""
-    failed = {name: [row for row in rows if not row.passed] for name, rows in (("golds", right), ("near_misses", misses))}
+    failed = {
+        name: [row for row in rows if not row.passed]
+        for name, rows in (("golds", right), ("near_misses", misses))
+    }
     found: dict[str, Any] = {"ok": not any(failed.values()), "golds": len(right), "near_misses": len(misses)}
     for name, rows in failed.items():
         found[f"{name}_failed"] = len(rows)

@@ -1,4 +1,5 @@
-"""A process that scores: reads (function, arguments), answers (value, seconds, note). Imported by its parent for `spent`.
+"""A process that scores: reads (function, arguments), answers (value, seconds, note).
+Imported by its parent for `spent`.
 
 Light to import: what a reward needs is imported by the reward.
 """
@@ -25,7 +26,9 @@ MAX_NOTE = 4000  # characters of a traceback
 
 @dataclass(frozen=True, slots=True)
 class FileFunction:
-    """A user's function as its file was when the run began: a process that starts later scores by the same text."""
+    """A user's function as its file was when the run began: a process that starts
+    later scores by the same text.
+    """
 
     path: str
     name: str
@@ -36,7 +39,9 @@ class FileFunction:
 
 
 def spent(pid: int) -> float:
-    """Seconds on some clock of the process that stands still while it waits for a CPU. Only differences mean anything."""
+    """Seconds on some clock of the process that stands still while it waits for a CPU.
+    Only differences mean anything.
+    """
     try:
         waited = int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -70,7 +75,9 @@ def main(fd: int) -> None:
 
 
 def _call(function: Callable, arguments: dict[str, Any]) -> tuple[Any, str]:
-    """What the function returned, or the traceback of what it raised; SystemExit and the like are faults of its own."""
+    """What the function returned, or the traceback of what it raised; SystemExit and
+    the like are faults of its own.
+    """
     try:
         return function(**arguments), ""
     except BaseException:

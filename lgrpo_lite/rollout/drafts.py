@@ -1,4 +1,6 @@
-"""Rollouts that build on an earlier answer: the best draft in the prompt (iGRPO), and the best answer refined (RGR-GRPO)."""
+"""Rollouts that build on an earlier answer: the best draft in the prompt (iGRPO), and the
+best answer refined (RGR-GRPO).
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,20 +11,26 @@ from lgrpo_lite.types import Group, Outcome, Prompt, Rollout
 
 
 def best_index(rewards: Sequence[float]) -> int:
-    """The first of the largest rewards. Answers are exchangeable as sampled, so the first of equals is a fair choice."""
+    """The first of the largest rewards. Answers are exchangeable as sampled, so the
+    first of equals is a fair choice.
+    """
     return max(range(len(rewards)), key=lambda i: (rewards[i], -i))
 
 
-def best_draft(prompts: Sequence[Prompt], n: int, settings: BestDraft, template: str, tools: Tools) -> tuple[list[Prompt], int]:
-    """iGRPO's first stage (arXiv:2602.09000): prompts with their best draft in them, and how many answers of n are left.
+def best_draft(
+    prompts: Sequence[Prompt], n: int, settings: BestDraft, template: str, tools: Tools
+) -> tuple[list[Prompt], int]:
+    """iGRPO's first stage (arXiv:2602.09000): prompts with their best draft in them, and
+    how many answers of n are left.
 
-    No gradient goes through the drafts. Where every draft lacks a reward, or `when: wrong` finds the best one right, the
-    prompt stays as it is.
+    No gradient goes through the drafts. Where every draft lacks a reward, or `when: wrong` finds the best one
+    right, the prompt stays as it is.
     """
     drafts = n // 2 if settings.drafts is None else settings.drafts
     groups = tools.score(prompts, tools.generate(prompts, drafts))
     return [
-        _with_draft(prompt, group, settings, template, tools) for prompt, group in zip(prompts, groups, strict=True)
+        _with_draft(prompt, group, settings, template, tools)
+        for prompt, group in zip(prompts, groups, strict=True)
     ], n - drafts
 
 
@@ -37,15 +45,21 @@ def _with_draft(prompt: Prompt, group: Group, settings: BestDraft, template: str
 
 
 def refine_best(groups: Sequence[Group], settings: RefineBest, template: str, tools: Tools) -> list[Group]:
-    """Each group with one answer more (arXiv:2511.12344): a refinement of its best one, or an ordinary answer if that is perfect.
+    """Each group with one answer more (arXiv:2511.12344): a refinement of its best one, or an
+    ordinary answer if that is perfect.
 
-    A refinement is sampled under (question, best answer, what failed) and trained under the bare question, so it carries no
-    log-prob of its sampling and is marked `off`.
+    A refinement is sampled under (question, best answer, what failed) and trained under the bare question, so
+    it carries no log-prob of its sampling and is marked `off`.
     """
     hints = [_hint(group, settings, template, tools) for group in groups]
-    asked = [g.prompt if hint is None else tools.ask(g.prompt, hint) for g, hint in zip(groups, hints, strict=True)]
+    asked = [
+        g.prompt if hint is None else tools.ask(g.prompt, hint) for g, hint in zip(groups, hints, strict=True)
+    ]
     answers = tools.generate(asked, 1)
-    answers = [[c if hint is None else replace(c, logprobs=None) for c in row] for row, hint in zip(answers, hints, strict=True)]
+    answers = [
+        [c if hint is None else replace(c, logprobs=None) for c in row]
+        for row, hint in zip(answers, hints, strict=True)
+    ]
     extra = tools.score([g.prompt for g in groups], answers)
     return [
         replace(
@@ -66,11 +80,15 @@ def _hint(group: Group, settings: RefineBest, template: str, tools: Tools) -> st
     if settings.when == "imperfect" and not failed:
         return None
     shown = tools.shortened(best.completion.token_ids, settings.max_tokens)
-    return filled(template, question=group.prompt.text, best=shown, failed="\n".join(f"- {line}" for line in failed))
+    return filled(
+        template, question=group.prompt.text, best=shown, failed="\n".join(f"- {line}" for line in failed)
+    )
 
 
 def _failed(best: Rollout) -> list[str]:
-    """What the best answer lacks: criteria of its rubric, or without one that it is not right. A reward of 1 may lack some."""
+    """What the best answer lacks: criteria of its rubric, or without one that it is not
+    right. A reward of 1 may lack some.
+    """
     if best.score.criteria:
         return [c.text for c, held in zip(best.prompt.rubric, best.score.criteria, strict=True) if not held]
     return [] if best.score.outcome is Outcome.ok else ["The final answer is not correct."]

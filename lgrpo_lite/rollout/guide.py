@@ -12,7 +12,8 @@ from lgrpo_lite.types import Completion, Group, Prompt
 
 
 class GuideLength:
-    """ℓ ← clamp(int(ℓ · mean(last m rewards)/r), 1, max), m = min(T, rewards so far): reward up, guidance shorter.
+    """ℓ ← clamp(int(ℓ · mean(last m rewards)/r), 1, max), m = min(T, rewards so
+    far): reward up, guidance shorter.
 
     A side of 0 changes nothing. `released` changes ℓ at every third reward only, as the paper's code does.
     """
@@ -31,7 +32,9 @@ class GuideLength:
         mean = statistics.fmean(earlier)
         if s.max_factor is not None:
             mean = min(max(mean, reward / s.max_factor), reward * s.max_factor)
-        self.length = max(int(min(self.length * mean / reward, s.max)), 1)  # bounded first: a tiny reward gives infinity
+        self.length = max(
+            int(min(self.length * mean / reward, s.max)), 1
+        )  # bounded first: a tiny reward gives infinity
 
     def state_dict(self) -> dict[str, Any]:
         return {"length": self.length, "rewards": list(self.rewards)}
@@ -46,7 +49,9 @@ def guided_count(n: int, share: float) -> int:
 
 
 def guidance(prompt: Prompt, length: int, settings: Guide, limit: int) -> tuple[int, ...]:
-    """The first `length` tokens of the solution, at most `max_share` of it, and short of the answer's limit."""
+    """The first `length` tokens of the solution, at most `max_share` of it,
+    and short of the answer's limit.
+    """
     if not prompt.solution_ids:
         fix = "give data.train.N.solution (a column), or algorithm.guide=null"
         raise DataError("the prompt has no solution to guide with", where=f"prompt {prompt.id}", fix=fix)
@@ -54,8 +59,12 @@ def guidance(prompt: Prompt, length: int, settings: Guide, limit: int) -> tuple[
     return prompt.solution_ids[:most]
 
 
-def guided_answers(prompts: Sequence[Prompt], n: int, length: int, settings: Guide, tools: Tools) -> list[list[Completion]]:
-    """n answers a prompt; the first ceil(share · n) begin with guidance, and say in `given` how many tokens of it."""
+def guided_answers(
+    prompts: Sequence[Prompt], n: int, length: int, settings: Guide, tools: Tools
+) -> list[list[Completion]]:
+    """n answers a prompt; the first ceil(share · n) begin with guidance, and say in
+    `given` how many tokens of it.
+    """
     guided = guided_count(n, settings.share)
     rows = [(prompt, i < guided) for prompt in prompts for i in range(n)]
     limit = tools.sampling.max_new_tokens

@@ -1,6 +1,8 @@
-"""How a group of answers comes about: the rollout bricks an algorithm names, in the one order that has a meaning.
+"""How a group of answers comes about: the rollout bricks an algorithm names, in
+the one order that has a meaning.
 
-best_draft rewrites the prompts -> guide or plain sampling -> refine_best adds an answer -> probe_values, value_cache annotate
+best_draft rewrites the prompts -> guide or plain sampling -> refine_best adds an answer ->
+probe_values, value_cache annotate
 """
 
 from collections.abc import Sequence
@@ -17,15 +19,23 @@ from lgrpo_lite.types import Group, Prompt
 
 
 class RolloutPlan:
-    """Prompts -> scored groups. Its state (guidance length, values of prompts) is saved with the run, never exported."""
+    """Prompts -> scored groups. Its state (guidance length, values of prompts) is
+    saved with the run, never exported.
+    """
 
     def __init__(self, recipe: Recipe):
         self.parts, self.data, self.group_size = recipe.algorithm, recipe.data, recipe.rollout.group_size
         self.guide_length = GuideLength(self.parts.guide) if self.parts.guide else None
-        self.values = ValueStore(self.parts.value_cache, _about(recipe), recipe.seed) if self.parts.value_cache else None
+        self.values = (
+            ValueStore(self.parts.value_cache, _about(recipe), recipe.seed)
+            if self.parts.value_cache
+            else None
+        )
 
     def __call__(self, prompts: Sequence[Prompt], tools: Tools) -> list[Group]:
-        """One group per prompt (but for those without V*). Without a brick: group_size answers each, scored."""
+        """One group per prompt (but for those without V*). Without a brick: group_size answers each,
+        scored.
+        """
         parts, n = self.parts, self.group_size
         if self.values:
             prompts = self.values.usable(prompts, tools)

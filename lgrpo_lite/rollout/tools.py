@@ -1,4 +1,6 @@
-"""What a rollout brick may ask for: sample, go on from a prefix, score, and look things up. Nothing else of the run."""
+"""What a rollout brick may ask for: sample, go on from a prefix, score, and look
+things up. Nothing else of the run.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,13 +23,15 @@ def no_clock(phase: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Valid inside `engine.serving(policy)`; made anew for every step. `count` adds up what was sampled, `tally` what
-    scoring took."""
+    """Valid inside `engine.serving(policy)`; made anew for every step. `count` adds up what was sampled,
+    `tally` what scoring took."""
 
     sampler: Sampler
     sampling: SamplingParams
     reward: RewardSum
-    encode: Callable[[str], tuple[int, ...]]  # a question -> the ids the model reads, by the recipe's template
+    encode: Callable[
+        [str], tuple[int, ...]
+    ]  # a question -> the ids the model reads, by the recipe's template
     decode: Callable[[Sequence[int]], str]
     clock: Callable[[str], AbstractContextManager] = no_clock
     version: int | None = None  # of the policy, which answers must be of; None: any
@@ -41,7 +45,9 @@ class Tools:
     def generate(
         self, prompts: Sequence[Prompt], n: int, prefixes: Sequence[Sequence[int]] | None = None
     ) -> list[list[Completion]]:
-        """n answers of each prompt at the training temperature, each beginning with its prompt's prefix if there are any."""
+        """n answers of each prompt at the training temperature, each beginning with its
+        prompt's prefix if there are any.
+        """
         if not prompts or n < 1:
             return [[] for _ in prompts]
         with self.clock("rollout"):
@@ -56,7 +62,8 @@ class Tools:
         others = {c.policy_version for row in answers for c in row} - {self.version}
         if others and self.version is not None:
             raise VerificationError(
-                f"the engine sampled from version {min(others)} of the policy, the policy is version {self.version}",
+                f"the engine sampled from version {min(others)} of the policy, the policy is version"
+                f" {self.version}",
                 where="rollout",
                 fix="look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
             )

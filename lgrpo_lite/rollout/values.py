@@ -1,4 +1,6 @@
-"""Values from rollouts: of a step's start by fresh continuations (VinePPO), of a prompt under the reference (A*-PO)."""
+"""Values from rollouts: of a step's start by fresh continuations (VinePPO), of a
+prompt under the reference (A*-PO).
+"""
 
 import hashlib
 import json
@@ -20,11 +22,13 @@ BLOCK = 64  # prompts of the pre-pass between two looks at whether to stop; each
 # ------------------------------------------------------------------------------------------- VinePPO
 
 
-def step_spans(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str], delimiter: str) -> tuple[tuple[int, int], ...]:
+def step_spans(
+    token_ids: Sequence[int], decode: Callable[[Sequence[int]], str], delimiter: str
+) -> tuple[tuple[int, int], ...]:
     """Steps of an answer as ranges of tokens: a step ends with the token that completes `delimiter`.
 
-    A token belongs to the step of its first character. Tokens of white space or of no text (the end of sequence) after a
-    border stay with the step before it.
+    A token belongs to the step of its first character. Tokens of white space or of no text (the end of
+    sequence) after a border stay with the step before it.
     """
     ends: list[int] = []
     text = ""
@@ -45,9 +49,11 @@ def step_spans(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str],
 
 
 def probe_values(groups: Sequence[Group], settings: ProbeValues, tools: Tools) -> list[Group]:
-    """Each answer with its steps and V at their starts, the mean reward of k continuations (arXiv:2410.01679).
+    """Each answer with its steps and V at their starts, the mean reward of k
+    continuations (arXiv:2410.01679).
 
-    Identical states are asked for once. A continuation cut at the limit counts 0; states past max_states have no estimate.
+    Identical states are asked for once. A continuation cut at the limit counts 0; states
+    past max_states have no estimate.
     """
     split = [[_with_steps(r, settings, tools) for r in g.rollouts] for g in groups]
     states: dict[tuple[tuple[int, ...], tuple[int, ...]], Prompt] = {}
@@ -83,13 +89,19 @@ def _mean_reward(group: Group) -> float | None:
 
 
 def _with_values(rollout: Rollout, group: Group, value: dict, settings: ProbeValues) -> Rollout:
-    """V of each state; one whose continuations all lack a reward takes the value before it, so that no credit falls there."""
+    """V of each state; one whose continuations all lack a reward takes the value before it,
+    so that no credit falls there.
+    """
     if settings.only == "mixed" and not group.varied:
         return rollout
-    values: list[float] = [statistics.fmean(group.rewards)] if settings.first == "group_mean" and rollout.spans else []
+    values: list[float] = (
+        [statistics.fmean(group.rewards)] if settings.first == "group_mean" and rollout.spans else []
+    )
     for key in _states(rollout, settings):
         known = value[key]
-        values.append(known if known is not None else values[-1] if values else statistics.fmean(group.rewards))
+        values.append(
+            known if known is not None else values[-1] if values else statistics.fmean(group.rewards)
+        )
     return replace(rollout, values=tuple(values))
 
 
@@ -97,7 +109,9 @@ def _with_values(rollout: Rollout, group: Group, value: dict, settings: ProbeVal
 
 
 def v_star(rewards: Sequence[float], beta: float) -> float:
-    """β log mean exp(r/β) (arXiv:2505.20686); β = 0: the mean. Computed from the largest reward, so nothing overflows."""
+    """β log mean exp(r/β) (arXiv:2505.20686); β = 0: the mean. Computed from the
+    largest reward, so nothing overflows.
+    """
     if beta == 0:
         return statistics.fmean(rewards)
     top = max(rewards)
@@ -107,8 +121,8 @@ def v_star(rewards: Sequence[float], beta: float) -> float:
 class ValueStore:
     """Rewards of n answers of the reference per prompt, as lines of a file that grows block by block.
 
-    A line's key says what its rewards depend on: the prompt and gold answer, the model, the rewards, the sampling. A prompt
-    whose answers all lack a reward is kept as an empty list, and left out of training.
+    A line's key says what its rewards depend on: the prompt and gold answer, the model, the rewards, the
+    sampling. A prompt whose answers all lack a reward is kept as an empty list, and left out of training.
     """
 
     def __init__(self, settings: ValueCache, about: dict[str, Any], seed: int):
@@ -134,13 +148,21 @@ class ValueStore:
         return bool(rewards) and (not self.settings.drop_unsolved or max(rewards) > 0)
 
     def prepare(
-        self, prompts: Sequence[Prompt], tools: Tools, path: Path, progress: Callable[[int], None], stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Prompt],
+        tools: Tools,
+        path: Path,
+        progress: Callable[[int], None],
+        stop: Callable[[], bool],
     ) -> bool:
-        """Fill in what is missing, under the reference. False: stopped on request; what is done stays in the file.
+        """Fill in what is missing, under the reference. False: stopped on request;
+        what is done stays in the file.
 
-        `progress` hears how many prompts are done, before each block and, from an engine that can tell, inside it.
+        `progress` hears how many prompts are done, before each block and, from an
+        engine that can tell, inside it.
 
-        Each block draws from a seed of its own, so that a pre-pass that was killed ends with the values of one that was not.
+        Each block draws from a seed of its own, so that a pre-pass that was killed ends with
+        the values of one that was not.
         """
         self._read(path)
         with path.open("a", encoding="utf-8") as file:
@@ -154,23 +176,31 @@ class ValueStore:
                     return False
                 progress(begin)
                 for prompt, rewards in self._ask(block, _ticking(tools, progress, begin, len(block)), number):
-                    file.write(json.dumps({"key": self.key(prompt), "id": prompt.id, "rewards": rewards}) + "\n")
+                    file.write(
+                        json.dumps({"key": self.key(prompt), "id": prompt.id, "rewards": rewards}) + "\n"
+                    )
                 file.flush()
         return True
 
     def usable(self, prompts: Sequence[Prompt], tools: Tools) -> list[Prompt]:
-        """The prompts that teach; those the pre-pass did not see (a redraw came upon them) are asked for now."""
+        """The prompts that teach; those the pre-pass did not see (a redraw came upon them) are asked for
+        now.
+        """
         if new := [p for p in prompts if not self.knows(p)]:
             self._ask(new, tools, int(self.key(new[0])[:8], 16))
         return [p for p in prompts if self.teaches(p)]
 
     def _ask(self, block: Sequence[Prompt], tools: Tools, number: int) -> list[tuple[Prompt, list[float]]]:
-        """Rewards of n answers each under the reference, drawn from the seed of that number. What is known stays as it is."""
+        """Rewards of n answers each under the reference, drawn from the seed of that
+        number. What is known stays as it is.
+        """
         devices = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices), tools.reference():
             torch.manual_seed((self.seed + 1) * 1_000_003 + number)
             groups = tools.score(block, tools.generate(block, self.settings.n))
-        return [(p, self.rewards.setdefault(self.key(p), g.rewards)) for p, g in zip(block, groups, strict=True)]
+        return [
+            (p, self.rewards.setdefault(self.key(p), g.rewards)) for p, g in zip(block, groups, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rewards": dict(self.rewards)}

@@ -1,4 +1,6 @@
-"""What the policy makes of the training prompts before it is trained, and, where nothing would teach it, the likeliest cause."""
+"""What the policy makes of the training prompts before it is trained, and, where nothing would
+teach it, the likeliest cause.
+"""
 
 import dataclasses
 import math
@@ -24,7 +26,9 @@ WHAT = "looking for a signal"
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Shares are of the answers with a reward that the policy gave on its own, but for `missing`, a count of all answers."""
+    """Shares are of the answers with a reward that the policy gave on its own, but for
+    `missing`, a count of all answers.
+    """
 
     prompts: int
     answers: int  # sampled
@@ -47,10 +51,15 @@ class Baseline:
             return [f"{self.answers} answers to {self.prompts} prompts, every reward missing"]
         mix = f"{self.groups_right} all right, {self.groups_mixed} mixed, {self.groups_wrong} all wrong"
         return [
-            f"solved      {self.solved:.1%}, 95 % interval {self.solved_low:.1%} to {self.solved_high:.1%}"
-            f"  ({self.answers} answers to {self.prompts} prompts)",
+            (
+                f"solved      {self.solved:.1%}, 95 % interval {self.solved_low:.1%} to"
+                f" {self.solved_high:.1%}  ({self.answers} answers to {self.prompts} prompts)"
+            ),
             f"groups      {mix}; {self.groups_varied} with two different rewards",
-            f"truncated   {self.truncated:.1%}   no answer found {self.unparsable:.1%}   missing rewards {self.missing}",
+            (
+                f"truncated   {self.truncated:.1%}   no answer found {self.unparsable:.1%}   missing rewards"
+                f" {self.missing}"
+            ),
             f"length      {self.length:.1f} tokens",
         ]
 
@@ -60,8 +69,9 @@ def measure(
 ) -> Baseline | None:
     """Sample and score groups as training would, a step's worth at a time. None: `stop` said so.
 
-    `early`: no further than the first round with a signal. Random numbers are its own (the seed and nothing else) and the
-    run's stream of prompts is not touched, so that training after it is the training there would have been.
+    `early`: no further than the first round with a signal. Random numbers are its own (the seed and
+    nothing else) and the run's stream of prompts is not touched, so that training after it is the
+    training there would have been.
     """
     plan, count = _plain_plan(run.recipe), run.recipe.rollout.prompts_per_step
     devices = [run.policy.device] if run.policy.device.type == "cuda" else []
@@ -81,7 +91,9 @@ def measure(
 
 
 def check_prompts(run: Run) -> list[Prompt]:
-    """What a run looks at before its first step: the prompts of its first steps that it will not pass over."""
+    """What a run looks at before its first step: the prompts of its first steps that it will not pass
+    over.
+    """
     store, count = run.plan.values, ROUNDS * run.recipe.rollout.prompts_per_step
     if store is None:
         return run.prompts.first(count)
@@ -90,7 +102,9 @@ def check_prompts(run: Run) -> list[Prompt]:
 
 
 def has_signal(groups: Iterable[Group], recipe: Recipe) -> bool:
-    """Two different rewards in one group; among all answers, where the algorithm does not compare those of a group."""
+    """Two different rewards in one group; among all answers, where the algorithm
+    does not compare those of a group.
+    """
     groups = list(groups)
     if recipe.algorithm.compares_answers:
         return any(group.varied for group in groups)
@@ -99,7 +113,9 @@ def has_signal(groups: Iterable[Group], recipe: Recipe) -> bool:
 
 def summary(groups: Sequence[Group], signal: bool) -> Baseline:
     own = [[r for r in g.rollouts if not r.off and not r.completion.given] for g in groups]
-    rates = [statistics.fmean(r.score.outcome is Outcome.ok for r in rollouts) for rollouts in own if rollouts]
+    rates = [
+        statistics.fmean(r.score.outcome is Outcome.ok for r in rollouts) for rollouts in own if rollouts
+    ]
     rollouts = [r for group in own for r in group]
     low, high = _interval(rates, len(rollouts)) if rates else (None, None)
     return Baseline(
@@ -130,14 +146,32 @@ def cause(found: Baseline, recipe: Recipe) -> tuple[str, str]:
     if found.solved == 1:
         return "every answer is right: the problems are too easy for this model", "train on harder problems"
     if found.solved == 0 and found.truncated >= MOST:
-        fix = f"raise model.max_new_tokens (now {model.max_new_tokens}), or ask for shorter answers in data.system"
-        return f"{found.truncated:.0%} of the answers are cut at {model.max_new_tokens} tokens before they end", fix
+        fix = (
+            f"raise model.max_new_tokens (now {model.max_new_tokens}), or ask for shorter answers in"
+            " data.system"
+        )
+        return (
+            f"{found.truncated:.0%} of the answers are cut at {model.max_new_tokens} tokens before they end",
+            fix,
+        )
     if found.solved == 0 and found.unparsable >= MOST:
-        fix = "ask for that form in data.system (data.template=chat for an instruct model), or set rewards.0.extract to the form"
-        return f"{found.unparsable:.0%} of the answers hold no final answer where the reward looks for it", fix
+        fix = (
+            "ask for that form in data.system (data.template=chat for an instruct model), or set"
+            " rewards.0.extract to the form"
+        )
+        return (
+            f"{found.unparsable:.0%} of the answers hold no final answer where the reward looks for it",
+            fix,
+        )
     if found.solved == 0:
         fix = "see that `lgrpo-lite reward test RECIPE` passes; then use easier problems or a larger model"
-        return "the answers can be read and none is right: the problems are too hard, or the gold answers are wrong", fix
+        return (
+            (
+                "the answers can be read and none is right: the problems are too hard, or the gold answers"
+                " are wrong"
+            ),
+            fix,
+        )
     if found.groups_mixed:
         fix = "look at rewards.N.weight: parts that cancel each other, or a first reward of weight 0"
         return "some answers are right and some are wrong, and all get the same reward", fix
@@ -151,7 +185,11 @@ def demand_signal(found: Baseline, recipe: Recipe) -> None:
         return
     why, fix = cause(found, recipe)
     what = f"no signal in {found.answers} answers to {found.prompts} prompts: {why}"
-    raise DataError(what, where="the baseline, before step 1", fix=f"{fix}; safety.baseline_check=false trains all the same")
+    raise DataError(
+        what,
+        where="the baseline, before step 1",
+        fix=f"{fix}; safety.baseline_check=false trains all the same",
+    )
 
 
 def due(recipe: Recipe, events: Iterable[dict[str, Any]]) -> bool:
@@ -176,8 +214,8 @@ def _share(values: Iterable[float]) -> float | None:
 
 
 def _interval(rates: Sequence[float], answers: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for as many independent answers as these are worth, by how much prompts differ; at least one a
-    prompt, and no more than that where no prompt differs from another."""
+    """Wilson's 95 % interval for as many independent answers as these are worth, by how much prompts differ;
+    at least one a prompt, and no more than that where no prompt differs from another."""
     p, prompts = statistics.fmean(rates), len(rates)
     error = statistics.stdev(rates) / math.sqrt(prompts) if prompts > 1 else 0.0
     n = min(max(p * (1 - p) / error**2, prompts), answers) if error else prompts

@@ -45,7 +45,8 @@ def _build(recipe: Recipe) -> Run:
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # of the engine's start: an adapter that is made inside it would keep all of it from the card
+        # of the engine's start: an adapter that is made inside it would keep all of it from the card
+        torch.cuda.empty_cache()
     if getattr(engine, "expandable_segments", True):
         grow_segments()
     again = _planned_again(recipe, getattr(engine, "cache_stays", 0))
@@ -55,17 +56,28 @@ def _build(recipe: Recipe) -> Run:
     objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
     if objective.log_z is not None:
         objective.log_z.to(policy.device)
-    reward = RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
+    reward = RewardSum(
+        recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
+    )
     prompts, counts = _prompts(recipe, "train", policy)
     held_out, of_held_out = _prompts(recipe, "eval", policy) if recipe.data.eval else ([], [])
     overlap = shared((p.text for p in prompts), (p.text for p in held_out))
     reward.check([*prompts, *held_out])
     judged = any(r.use == "rubric" and r.judge == "policy" for r in recipe.rewards)
-    if judged and not policy.has_adapter and any(c.rule is None for p in (*prompts, *held_out) for c in p.rubric):
-        what = "criteria without a rule are for the policy without its adapter to judge, and with model.lora=null there is none"
+    if (
+        judged
+        and not policy.has_adapter
+        and any(c.rule is None for p in (*prompts, *held_out) for c in p.rubric)
+    ):
+        what = (
+            "criteria without a rule are for the policy without its adapter to judge, and with"
+            " model.lora=null there is none"
+        )
         fix = "give every criterion a rule, set judge=endpoint, or train an adapter"
         raise ConfigError(what, where=recipe.where("rewards"), fix=fix)
-    torch.manual_seed(recipe.seed)  # the first rollout draws the same numbers however the parts above were built
+    torch.manual_seed(
+        recipe.seed
+    )  # the first rollout draws the same numbers however the parts above were built
     return Run(
         recipe=recipe,
         policy=policy,
@@ -85,7 +97,9 @@ def _build(recipe: Recipe) -> Run:
 
 
 def _planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
-    """Where vLLM keeps its cache while training, the plan is another one: said, and OutOfMemory where it does not fit."""
+    """Where vLLM keeps its cache while training, the plan is another one: said, and
+    OutOfMemory where it does not fit.
+    """
     if not cache_stays:
         return ()
     try:
@@ -104,4 +118,6 @@ def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
 def _prompts(recipe: Recipe, which: str, policy: Policy) -> tuple[list[Prompt], list[Counts]]:
     sources = recipe.data.train if which == "train" else recipe.data.eval
     limit, fault = recipe.model.max_prompt_tokens, gold_fault_of(recipe)
-    return load(sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), fault)
+    return load(
+        sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), fault
+    )

@@ -1,4 +1,6 @@
-"""What a run settled by itself: every setting that was left to the program, the value it took, and the reason."""
+"""What a run settled by itself: every setting that was left to the program, the
+value it took, and the reason.
+"""
 
 import json
 import os
@@ -35,7 +37,14 @@ class Chosen:
 
 def chosen(run: Run) -> list[Chosen]:
     """In the order of a recipe; what the recipe sets itself is not among it."""
-    return [*_model(run), *_rollout(run), *_algorithm(run.recipe), *_rewards(run), *_memory(run), *_export(run.recipe)]
+    return [
+        *_model(run),
+        *_rollout(run),
+        *_algorithm(run.recipe),
+        *_rewards(run),
+        *_memory(run),
+        *_export(run.recipe),
+    ]
 
 
 def _model(run: Run) -> Iterator[Chosen]:
@@ -52,7 +61,10 @@ def _rollout(run: Run) -> Iterator[Chosen]:
     if engine not in ("vllm", "unsloth"):
         return
     if rollout.vllm.kv_cache_gb is None:
-        why = f"room for {sequences_at_once(recipe)} answers of a step at once, or as much as is free beside the weights"
+        why = (
+            f"room for {sequences_at_once(recipe)} answers of a step at once, or as much as is free beside"
+            " the weights"
+        )
         yield Chosen("rollout.vllm.kv_cache_gb", _cache(run), why)
     if rollout.vllm.max_sequences is None:
         answers = rollout.prompts_per_step * rollout.group_size
@@ -79,7 +91,9 @@ def _cache(run: Run) -> str:
 
 
 def _algorithm(recipe: Recipe) -> Iterator[Chosen]:
-    """What the algorithm's name stands for, where the recipe leaves it so; the parts that are those of any algorithm left out."""
+    """What the algorithm's name stands for, where the recipe leaves it so; the parts that are
+    those of any algorithm left out.
+    """
     use = recipe.algorithm.use
     row = complete(Algorithm(use=use), recipe.where("algorithm.use"))
     plain = flat(Algorithm(use=use).model_dump(mode="json", by_alias=True))
@@ -116,7 +130,9 @@ def _rewards(run: Run) -> Iterator[Chosen]:
 def _memory(run: Run) -> Iterator[Chosen]:
     memory, policy = run.recipe.memory, run.policy
     if memory.layout == "auto":
-        refused = [note.removeprefix("memory.layout: ") for note in run.notes if note.startswith("memory.layout: ")]
+        refused = [
+            note.removeprefix("memory.layout: ") for note in run.notes if note.startswith("memory.layout: ")
+        ]
         trusted = "the probe gave the log-probs of `rows` in each; a step takes the cheapest of them"
         yield Chosen("memory.layout", ", ".join(policy.layouts), "; ".join([trusted, *refused]))
     if memory.logprob_chunk is None:
@@ -126,7 +142,9 @@ def _memory(run: Run) -> Iterator[Chosen]:
     if memory.checkpointing == "auto":
         layers = layers_of(policy.base)
         count = sum(bool(layer.gradient_checkpointing) for layer in layers)
-        yield Chosen("memory.checkpointing", f"{count} of {len(layers)} layers recomputed", _why_recomputed(run, count))
+        yield Chosen(
+            "memory.checkpointing", f"{count} of {len(layers)} layers recomputed", _why_recomputed(run, count)
+        )
 
 
 def _why_recomputed(run: Run, count: int) -> str:
@@ -135,14 +153,19 @@ def _why_recomputed(run: Run, count: int) -> str:
         return told.partition(": ")[2]
     if run.recipe.memory.offload_activations:
         return "memory.offload_activations keeps what the backward pass needs in CPU memory"
-    return f"the activations of a pass of {run.recipe.memory.micro_tokens:,} tokens fit into the free memory, by a probe"
+    return (
+        f"the activations of a pass of {run.recipe.memory.micro_tokens:,} tokens fit into the free memory, by"
+        " a probe"
+    )
 
 
 def _export(recipe: Recipe) -> Iterator[Chosen]:
     if recipe.export.base == "auto" and "merged" in recipe.export.formats and recipe.model.lora is not None:
         quantised = recipe.model.weights in ("nf4", "int8")
         value = "dequantized" if quantised else "original"
-        yield Chosen("export.base", value, f"the adapter was trained on them: base weights in {recipe.model.weights}")
+        yield Chosen(
+            "export.base", value, f"the adapter was trained on them: base weights in {recipe.model.weights}"
+        )
 
 
 def _cpus() -> int:

@@ -1,4 +1,6 @@
-"""How well the policy of a run solves its held-out problems: k samples of each at the recipe's temperature, and one greedy."""
+"""How well the policy of a run solves its held-out problems: k samples of each at the
+recipe's temperature, and one greedy.
+"""
 
 import statistics
 from collections.abc import Callable
@@ -31,19 +33,26 @@ class Evaluation:
     stderr: float
     greedy: float | None
     pass_at_k: float  # share of problems that one of the k samples solves
-    maj: float | None  # share of problems whose most frequent answer is right; None: the rewards read no answer
+    maj: (
+        float | None
+    )  # share of problems whose most frequent answer is right; None: the rewards read no answer
     length: float  # mean completion tokens of the samples
     truncated: float
     unparsable: float  # no answer was found
     missing: int  # rewards that timed out or failed; they count neither way
-    intervals: dict[str, tuple[float, float]]  # of accuracy, pass_at_k, maj, greedy: 95 %, bootstrap over problems
+    intervals: dict[
+        str, tuple[float, float]
+    ]  # of accuracy, pass_at_k, maj, greedy: 95 %, bootstrap over problems
 
 
-def evaluate(run: Run, step: int, stop: Callable[[], bool] = lambda: False, keep: Path | None = None) -> Evaluation | None:
+def evaluate(
+    run: Run, step: int, stop: Callable[[], bool] = lambda: False, keep: Path | None = None
+) -> Evaluation | None:
     """Score the evaluation prompts; None when `stop` said so before the end, or when there are none.
 
-    Random numbers are its own (the seed and nothing else), so evaluating never changes the training that follows, and two
-    evaluations of one policy agree. The samples go to the file `keep`. No reward at all: DataError.
+    Random numbers are its own (the seed and nothing else), so evaluating never changes the
+    training that follows, and two evaluations of one policy agree. The samples go to the file
+    `keep`. No reward at all: DataError.
     """
     settings, limit = run.recipe.eval, run.recipe.model.max_new_tokens
     sampled = settings.k / (settings.k + settings.greedy)  # share of a problem's answers that are samples
@@ -75,12 +84,16 @@ def _summary(run: Run, step: int, problems: list[Problem], greedy: list[Problem]
     found = figures(problems, categories=False)
     if found is None:
         fix = "look into logs/ for the reward's fault"
-        raise DataError("every reward of the evaluation is missing", where=run.recipe.where("rewards"), fix=fix)
+        raise DataError(
+            "every reward of the evaluation is missing", where=run.recipe.where("rewards"), fix=fix
+        )
     settings = run.recipe.eval
     scores = [score for score in table(problems, settings.k)["avg"] if score == score]
     first = [float(m) for p in greedy for m in p.marks]
     single = estimates(np.array([first]))[0] if first else None
-    whole = found.pass_at.get(found.k) or found.avg  # k rewards of no problem came back: what is known of one sample
+    whole = (
+        found.pass_at.get(found.k) or found.avg
+    )  # k rewards of no problem came back: what is known of one sample
     named = {"accuracy": found.avg, "pass_at_k": whole, "maj": found.maj, "greedy": single}
     return Evaluation(
         step=step,

@@ -1,4 +1,6 @@
-"""What keeps a fault from becoming a broken run: finite checks before every update, and the two-stage Ctrl-C."""
+"""What keeps a fault from becoming a broken run: finite checks before every update,
+and the two-stage Ctrl-C.
+"""
 
 import gc
 import math
@@ -32,10 +34,11 @@ def check_finite(step: int, **numbers: float | None) -> None:
 
 
 def within_memory(run: Run, attempt: Callable[[], T]) -> T:
-    """attempt() once it fits: on out-of-memory with half the micro-batch, at last with all layers recomputed, and told so.
+    """attempt() once it fits: on out-of-memory with half the micro-batch, at last with all
+    layers recomputed, and told so.
 
-    `attempt` begins anew: gradients are cleared and random numbers drawn again, so the step is the one it would have been.
-    Nothing left to shrink: OutOfMemory (exit 4).
+    `attempt` begins anew: gradients are cleared and random numbers drawn again, so the step is the one it
+    would have been. Nothing left to shrink: OutOfMemory (exit 4).
     """
     while True:
         random = checkpoint.random_state()
@@ -54,7 +57,9 @@ def within_memory(run: Run, attempt: Callable[[], T]) -> T:
 
 
 def _words(error: Exception) -> str:
-    """What torch says of it, without where in its source: 'DefaultCPUAllocator: …', 'CUDA out of memory …'."""
+    """What torch says of it, without where in its source: 'DefaultCPUAllocator: …',
+    'CUDA out of memory …'.
+    """
     text = str(error).strip() or type(error).__name__
     return text[max(0, text.find("DefaultCPUAllocator")) :].split(". ")[0]
 

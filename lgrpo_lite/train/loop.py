@@ -1,4 +1,6 @@
-"""The steps of a run: evaluation before, steps, evaluations and checkpoints on the way, a stop that loses nothing."""
+"""The steps of a run: evaluation before, steps, evaluations and checkpoints on the
+way, a stop that loses nothing.
+"""
 
 import dataclasses
 import time
@@ -48,12 +50,16 @@ def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool
     limit = run.recipe.model.max_prompt_tokens
     for source in (c for c in run.counts if c.too_long):
         reason = f"longer than {limit} tokens, in {source.source}"
-        folder.event("prompts_left_out", count=source.too_long, limit=limit, source=source.source, reason=reason)
+        folder.event(
+            "prompts_left_out", count=source.too_long, limit=limit, source=source.source, reason=reason
+        )
     steps, save_every = run.recipe.train.steps, run.recipe.train.save_every
     if not _prepare(run, folder, stop, state) or not _baseline(run, folder, stop, state):
         return False
     began = state
-    state = _evaluate(run, folder, stop, state)  # before the first step, or where a stopped run had not got to it
+    state = _evaluate(
+        run, folder, stop, state
+    )  # before the first step, or where a stopped run had not got to it
     if state is not began:
         _save(run, folder, state)
     while state.step < steps and not stop.asked:
@@ -66,7 +72,9 @@ def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool
 
 
 def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
-    """Values of prompts that an algorithm wants before the first step; resumable. False: stopped on request."""
+    """Values of prompts that an algorithm wants before the first step; resumable. False:
+    stopped on request.
+    """
     store = run.plan.values
     if store is None:
         return True
@@ -74,21 +82,33 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     draws = recipe.train.steps * recipe.rollout.prompts_per_step  # redraws are asked for as they come
     if store.settings.drop_unsolved:
         draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
-    prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)  # whole blocks: a longer run then has the same values
+    prompts = run.prompts.first(
+        -(-draws // BLOCK) * BLOCK
+    )  # whole blocks: a longer run then has the same values
     folder.set_status("estimating values", state.step)
     with run.engine.serving(run.policy) as sampler:
         told = partial(progress.told, "values of prompts under the reference", of=len(prompts))
-        done = store.prepare(prompts, run.tools(sampler), folder.path / "values.jsonl", told, lambda: stop.asked)
+        done = store.prepare(
+            prompts, run.tools(sampler), folder.path / "values.jsonl", told, lambda: stop.asked
+        )
     if not done:
         return False
     left_out = run.prompts.skip(lambda p: store.knows(p) and not store.teaches(p))
     if left_out:
-        reason = "the reference solves them never" if store.settings.drop_unsolved else "no answer of the reference has a reward"
+        reason = (
+            "the reference solves them never"
+            if store.settings.drop_unsolved
+            else "no answer of the reference has a reward"
+        )
         folder.event("prompts_left_out", count=left_out, reason=reason)
     if left_out == len(run.prompts.prompts):
         unscored = not any(store.rewards.values())
         what = "every reward of the pre-pass is missing" if unscored else "the reference solves no prompt"
-        fix = "look into logs/ for the reward's fault" if unscored else "set algorithm.value_cache.drop_unsolved=false"
+        fix = (
+            "look into logs/ for the reward's fault"
+            if unscored
+            else "set algorithm.value_cache.drop_unsolved=false"
+        )
         raise DataError(what, where=recipe.where("algorithm.value_cache"), fix=fix)
     return True
 
@@ -107,7 +127,9 @@ def _baseline(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> b
 
 
 def _one(run: Run, folder: RunFolder, state: State) -> State:
-    """One step; a loss that is not finite is refused, and the third in a row ends the run with its state saved."""
+    """One step; a loss that is not finite is refused, and the third in a row
+    ends the run with its state saved.
+    """
     step = state.step + 1
     _prove(run, folder, step)
     folder.set_status("training", step)
@@ -117,7 +139,11 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
     except NonFinite as fault:
         run.optimizer.zero_grad()
         run.policy.loss_scale = max(1.0, run.policy.loss_scale / 2)
-        record, groups, refused = StepRecord(step, run.policy.version, skipped=str(fault)), [], state.refused + 1
+        record, groups, refused = (
+            StepRecord(step, run.policy.version, skipped=str(fault)),
+            [],
+            state.refused + 1,
+        )
         folder.event("step_refused", step=step, reason=str(fault))
     finally:
         _warn(run, folder, step)  # also where nothing was left to shrink
@@ -127,9 +153,13 @@ def _one(run: Run, folder: RunFolder, state: State) -> State:
     if refused == MAX_REFUSED:
         _save(run, folder, state)
         raise LgrpoError(
-            f"{refused} steps in a row without a finite loss ({record.skipped}); no update was made from such a number",
+            f"{refused} steps in a row without a finite loss ({record.skipped}); no update was made from such"
+            " a number",
             where=f"step {step} of {folder.path}",
-            fix="look at the completions of that step; start again under another --name with a smaller optim.lr",
+            fix=(
+                "look at the completions of that step; start again under another --name with a smaller"
+                " optim.lr"
+            ),
         )
     return state
 
@@ -143,7 +173,9 @@ def _warn(run: Run, folder: RunFolder, step: int) -> None:
 
 
 def _prove(run: Run, folder: RunFolder, step: int) -> None:
-    """At the first two syncs of a process, and every so many steps: do the rollouts come from this policy? If not, exit 6."""
+    """At the first two syncs of a process, and every so many steps: do the rollouts come
+    from this policy? If not, exit 6.
+    """
     proof, every = run.proof, run.recipe.safety.sync_proof_every
     if proof is None or (proof.count > 1 and step % every):
         if proof is not None and (step + 1) % every == 0:
@@ -152,8 +184,13 @@ def _prove(run: Run, folder: RunFolder, step: int) -> None:
     folder.set_status("proving the rollouts", step)
     with run.engine.serving(run.policy) as sampler:
         checks = proof(sampler)
-    folder.event("proof", step=step, version=run.policy.version, checks=[dataclasses.asdict(check) for check in checks])
-    demand_passed(checks, f"proof before step {step}, policy version {run.policy.version}, engine {run.recipe.rollout.engine}")
+    folder.event(
+        "proof", step=step, version=run.policy.version, checks=[dataclasses.asdict(check) for check in checks]
+    )
+    demand_passed(
+        checks,
+        f"proof before step {step}, policy version {run.policy.version}, engine {run.recipe.rollout.engine}",
+    )
 
 
 def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> State:
@@ -192,7 +229,9 @@ def _save(run: Run, folder: RunFolder, state: State) -> None:
     keep = run.recipe.train.keep
     own = {"optimizer": run.optimizer, "objective": run.objective, "plan": run.plan, "prompts": run.prompts}
     tensors = {name: part.state_dict() for name, part in own.items()}
-    checkpoint.save(folder.path / "checkpoints", run.policy, tensors, state, keep_last=keep.last, keep_best=keep.best)
+    checkpoint.save(
+        folder.path / "checkpoints", run.policy, tensors, state, keep_last=keep.last, keep_best=keep.best
+    )
     folder.event("saved", step=state.step, seconds=time.monotonic() - began)
 
 

@@ -1,4 +1,6 @@
-"""One optimiser for each kind of parameter: AdamW for the policy, plain SGD for λ, AdamW of its own for a log Z head."""
+"""One optimiser for each kind of parameter: AdamW for the policy, plain SGD for λ,
+AdamW of its own for a log Z head.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,10 +15,12 @@ from lgrpo_lite.recipe.schema import Recipe
 
 
 class Optimizers:
-    """λ has its own SGD (no momentum, no decay): Adam would move it by its learning rate every step, whatever the gradient.
+    """λ has its own SGD (no momentum, no decay): Adam would move it by its learning rate
+    every step, whatever the gradient.
 
-    λ is also outside the gradient-norm clip of the policy; the head is clipped by itself. AdamW's moments are made here: after
-    the largest pass they would lie in what it leaves to torch's cache, which then cannot be returned. Paged ones never lie there.
+    λ is also outside the gradient-norm clip of the policy; the head is clipped by itself. AdamW's moments are
+    made here: after the largest pass they would lie in what it leaves to torch's cache, which then cannot be
+    returned. Paged ones never lie there.
     """
 
     def __init__(self, recipe: Recipe, policy: Policy, objective: Objective):
@@ -28,9 +32,14 @@ class Optimizers:
         self.own = torch.optim.SGD([lam.lam], lr=lam.settings.lr) if lam and lam.lam.requires_grad else None
         head = objective.log_z
         self.head_lr = objective.parts.residual.log_z_lr or o.lr
-        self.head = torch.optim.AdamW(head.parameters(), lr=self.head_lr, weight_decay=o.weight_decay) if head else None
+        self.head = (
+            torch.optim.AdamW(head.parameters(), lr=self.head_lr, weight_decay=o.weight_decay)
+            if head
+            else None
+        )
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # of the passes that proved the policy: moments shall not lie inside it either
+            # of the passes that proved the policy: moments shall not lie inside it either
+            torch.cuda.empty_cache()
         if not o.use.startswith("paged"):
             make_moments(self.policy)
         if self.head:
@@ -45,8 +54,12 @@ class Optimizers:
         return self.recipe.optim.lr * share
 
     def step(self) -> None:
-        if not self.by_torch and self.device.type == "cuda":  # bitsandbytes' kernels run on the default stream, and vLLM leaves
-            make_moments(self.policy)  # another one as the current: there gradients are summed up, and zeros written
+        if (
+            not self.by_torch and self.device.type == "cuda"
+        ):  # bitsandbytes' kernels run on the default stream, and vLLM leaves
+            make_moments(
+                self.policy
+            )  # another one as the current: there gradients are summed up, and zeros written
             torch.cuda.synchronize(self.device)
         self.policy.step()
         if self.head and self.objective.log_z:
@@ -69,7 +82,9 @@ class Optimizers:
     def state_tensors(self) -> Iterator[torch.Tensor]:
         """Moments and the like, for what they weigh."""
         for optimizer in filter(None, (self.policy, self.own, self.head)):
-            yield from (t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor))
+            yield from (
+                t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         made = {"policy": self.policy, "own": self.own, "head": self.head}
@@ -84,7 +99,9 @@ class Optimizers:
 
 
 def make_moments(optimizer: torch.optim.Optimizer) -> None:
-    """The state of AdamW before its first step, as the first step itself would make it, for every parameter without one."""
+    """The state of AdamW before its first step, as the first step itself would make it,
+    for every parameter without one.
+    """
     for g, group in enumerate(optimizer.param_groups):
         for p, parameter in enumerate(group["params"]):
             state = optimizer.state[parameter]
@@ -99,16 +116,24 @@ def make_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """torch's AdamW, or one of bitsandbytes': tensors under 4096 elements keep 32-bit moments, and a CPU does not page."""
+    """torch's AdamW, or one of bitsandbytes': tensors under 4096 elements keep 32-bit
+    moments, and a CPU does not page.
+    """
     if name == "adamw":
         return torch.optim.AdamW
     import bitsandbytes.optim as bnb
 
-    return {"adamw_8bit": bnb.AdamW8bit, "paged_adamw": bnb.PagedAdamW, "paged_adamw_8bit": bnb.PagedAdamW8bit}[name]
+    return {
+        "adamw_8bit": bnb.AdamW8bit,
+        "paged_adamw": bnb.PagedAdamW,
+        "paged_adamw_8bit": bnb.PagedAdamW8bit,
+    }[name]
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Share of optim.lr at a 1-based step: linear warm-up, then constant, or down to 0 after the last step."""
+    """Share of optim.lr at a 1-based step: linear warm-up, then constant,
+    or down to 0 after the last step.
+    """
     warmup, total = recipe.optim.warmup_steps, recipe.train.steps
     if step <= warmup:
         return step / (warmup + 1)

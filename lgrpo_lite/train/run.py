@@ -66,7 +66,9 @@ class Run:
         )
 
     def split(self, batch: TrainBatch) -> list[tuple[Tensor, TrainBatch]]:
-        """Micro-batches of a step's batch and which of its sequences they are, laid out in the cheapest way there is."""
+        """Micro-batches of a step's batch and which of its sequences they are, laid
+        out in the cheapest way there is.
+        """
         whole = self.objective.parts.whole_groups
         return split(batch, self.micro_tokens, self.policy.layouts, whole_groups=whole)
 
@@ -78,7 +80,9 @@ class Run:
                     parameter.grad /= scale
 
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """`policy.logprobs` of a whole step's batch without gradient, in micro-batches, in the order of the batch."""
+        """`policy.logprobs` of a whole step's batch without gradient, in
+        micro-batches, in the order of the batch.
+        """
         logp, entropy = torch.empty_like(batch.advantage), torch.empty_like(batch.advantage)
         for rows, micro in self.split(batch):
             at = batch.tokens_of(rows)
@@ -86,7 +90,9 @@ class Run:
         return logp, entropy
 
     def let_go(self) -> None:
-        """The last step is made and saved: close the engine, drop moments and gradients. The policy still computes."""
+        """The last step is made and saved: close the engine, drop moments and
+        gradients. The policy still computes.
+        """
         self.optimizer.forget()
         collect()  # before the engine's end, which may want its cache back for a moment
         try:

@@ -1,4 +1,6 @@
-"""A few answers of a step as people read them: one right, one wrong, one truncated, with the credit of every token."""
+"""A few answers of a step as people read them: one right, one wrong, one truncated,
+with the credit of every token.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,13 +11,17 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def samples(groups: Sequence[Group], keep: int, decode: Decode) -> list[dict[str, Any]]:
-    """Rows of a completions file: at most `keep`, of each kind one before any gets a second; in the order of the step."""
+    """Rows of a completions file: at most `keep`, of each kind one before any gets a
+    second; in the order of the step.
+    """
     picked = picks([r for g in groups for r in g.rollouts], keep)
     return [_row(rollout, decode) for rollout in picked]
 
 
 def picks(rollouts: Sequence[Rollout], keep: int) -> list[Rollout]:
-    """Right, wrong and truncated in turn; inside a kind those of different prompts and with credit come first."""
+    """Right, wrong and truncated in turn; inside a kind those of different
+    prompts and with credit come first.
+    """
     kinds: dict[str, list[int]] = {"right": [], "wrong": [], "truncated": []}
     for i, rollout in enumerate(rollouts):
         kinds[_kind(rollout)].append(i)
@@ -32,9 +38,11 @@ def picks(rollouts: Sequence[Rollout], keep: int) -> list[Rollout]:
 
 
 def pieces(ids: Sequence[int], text: str, decode: Decode) -> list[str]:
-    """What each token adds to `text`, the decoding of them all without special tokens; one string a token, end to end `text`.
+    """What each token adds to `text`, the decoding of them all without special tokens; one
+    string a token, end to end `text`.
 
-    A character made of several tokens stands at its last one. What a tokenizer writes otherwise in a row stands at the end.
+    A character made of several tokens stands at its last one. What a tokenizer writes
+    otherwise in a row stands at the end.
     """
     found, held, at = [], [], 0
     for token in ids:
@@ -61,10 +69,18 @@ def _kind(rollout: Rollout) -> str:
 
 def _row(r: Rollout, decode: Decode) -> dict[str, Any]:
     return {
-        "prompt_id": r.prompt.id, "prompt": r.prompt.text, "reference": r.prompt.reference,
-        "completion": r.completion.text, "reward": r.reward, "parts": r.score.parts, "outcome": r.score.outcome,
-        "tokens": len(r.completion.token_ids), "finish_reason": r.completion.finish_reason,
-        "policy_version": r.completion.policy_version, "given": r.completion.given, "off": r.off,
+        "prompt_id": r.prompt.id,
+        "prompt": r.prompt.text,
+        "reference": r.prompt.reference,
+        "completion": r.completion.text,
+        "reward": r.reward,
+        "parts": r.score.parts,
+        "outcome": r.score.outcome,
+        "tokens": len(r.completion.token_ids),
+        "finish_reason": r.completion.finish_reason,
+        "policy_version": r.completion.policy_version,
+        "given": r.completion.given,
+        "off": r.off,
         "pieces": pieces(r.completion.token_ids, r.completion.text, decode),
         "credit": [float(f"{c:.4g}") for c in r.credit],
-    }  # fmt: skip
+    }

@@ -19,7 +19,9 @@ from lgrpo_lite.types import Group, StepRecord
 
 
 def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums, Tensor]:
-    """Adds the gradient of a step's loss to all that is trained; the loss, sums over its tokens, and -∂loss/∂log π of each."""
+    """Adds the gradient of a step's loss to all that is trained; the loss, sums over its
+    tokens, and -∂loss/∂log π of each.
+    """
     loss, sums, push = 0.0, Sums(), torch.zeros_like(batch.advantage)
     for rows, micro in run.split(batch):
         scored = run.policy.logprobs(micro, prompt_hidden=run.objective.log_z is not None)
@@ -35,19 +37,24 @@ def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums, Tensor]:
 
 
 def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
-    """Sample, score, update. A loss that is not finite raises NonFinite before its update moves any parameter."""
+    """Sample, score, update. A loss that is not finite raises NonFinite before
+    its update moves any parameter.
+    """
     recipe, policy, objective, clock = run.recipe, run.policy, run.objective, Clock(run.at)
     lr = run.optimizer.set_lr(step)
     shape = recipe.rollout.prompts_per_step, answers_left(recipe)
 
-    # Rollout. The engine owns the device inside this block: weights are synced on entry, memory is handed back on exit.
+    # Rollout. The engine owns the device inside this block: weights are synced on entry,
+    # memory is handed back on exit.
     groups: list[Group] = []
     sampled: list[Group] = []
     draws = 0
     with clock.entering("sync", run.engine.serving(policy)) as sampler:
         tools = run.tools(sampler, clock)
         while (wanted := objective.wanted(groups, *shape)) and draws <= recipe.rollout.max_redraw:
-            fresh = run.plan(run.prompts.draw(wanted), tools)  # sampled and scored; a timeout is a missing reward, never a zero
+            fresh = run.plan(
+                run.prompts.draw(wanted), tools
+            )  # sampled and scored; a timeout is a missing reward, never a zero
             run.prompts.observe(fresh)
             sampled += fresh
             groups += [group for group in fresh if objective.admit(group)]
@@ -57,7 +64,9 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     # Credit and normalisation are settled here, once, for the whole step.
     batch = objective.batch(groups) if groups else None
     if batch is None:
-        return summarise(step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence(sampled)), sampled
+        return summarise(
+            step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence(sampled)
+        ), sampled
     with clock("score"), torch.no_grad():
         if recipe.optim.updates_per_batch > 1:
             batch = replace(batch, old_logp=within_memory(run, partial(run.logprobs, batch))[0])
@@ -72,7 +81,9 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
             check_finite(step, loss=loss, grad_norm=grad_norm, **own)
-            record = summarise(step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums, push)
+            record = summarise(
+                step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums, push
+            )
             run.optimizer.step()  # AdamW on the policy, SGD on λ, AdamW on a log Z head
             run.optimizer.zero_grad()
             policy.version += 1

@@ -50,7 +50,9 @@ class Clock:
 
 
 class Sums(defaultdict[str, float]):
-    """What micro-batches tell about their tokens, added up over a step; of names that end in _max, the largest."""
+    """What micro-batches tell about their tokens, added up over a step; of names
+    that end in _max, the largest.
+    """
 
     def __init__(self):
         super().__init__(float)
@@ -60,7 +62,12 @@ class Sums(defaultdict[str, float]):
             self[name] = max(self[name], value) if name.endswith("_max") else self[name] + value
 
 
-SAMPLED = ("disagreement", "mismatch_kl", "token_mult_error", "capped")  # of tokens whose sampling log-prob is known
+SAMPLED = (
+    "disagreement",
+    "mismatch_kl",
+    "token_mult_error",
+    "capped",
+)  # of tokens whose sampling log-prob is known
 
 
 def summarise(
@@ -80,7 +87,9 @@ def summarise(
     *,
     skipped: str | None = None,
 ) -> StepRecord:
-    """Statistics of everything sampled and, where an update is made, of what is trained. λ is the one before the update."""
+    """Statistics of everything sampled and, where an update is made, of what is trained.
+    λ is the one before the update.
+    """
     rollouts = [r for g in sampled for r in g.rollouts]
     rewards = [r.reward for r in rollouts]
     right = [r for r in rollouts if r.score.outcome is Outcome.ok]
@@ -138,12 +147,16 @@ def summarise(
 def credited(
     sampled: Sequence[Group], groups: Sequence[Group], objective: Objective, batch: TrainBatch, push: Tensor
 ) -> list[Group]:
-    """The sampled groups, with each trained answer's credit: -∂loss/∂log π of its tokens, its normaliser divided out.
+    """The sampled groups, with each trained answer's credit: -∂loss/∂log π of its
+    tokens, its normaliser divided out.
 
-    For a plain policy gradient that is the advantage; with λ times its answer's weight; with a trace times its token's sum.
+    For a plain policy gradient that is the advantage; with λ times its answer's weight; with
+    a trace times its token's sum.
     """
     _, chosen = objective.credit(groups)
-    order = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]  # what batch.row counts
+    order = [
+        g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows
+    ]  # what batch.row counts
     per_token = (push / batch.coef).tolist()
     found: dict[int, tuple[float, ...]] = {}
     count = torch.bincount(batch.seq, minlength=batch.num_sequences).tolist()
@@ -152,11 +165,16 @@ def credited(
         given = len(order[row].completion.token_ids) - size  # guidance that was shown and is not trained
         found[id(order[row])] = (0.0,) * given + tuple(per_token[at : at + size])
         at += size
-    return [replace(g, rollouts=tuple(replace(r, credit=found.get(id(r), ())) for r in g.rollouts)) for g in sampled]
+    return [
+        replace(g, rollouts=tuple(replace(r, credit=found.get(id(r), ())) for r in g.rollouts))
+        for g in sampled
+    ]
 
 
 def _credit(batch: TrainBatch | None, push: Tensor | None, floor: float | None) -> dict[str, Any]:
-    """Where the update's push falls: shares of Σ|∂loss/∂log π| by thirds of the answers, and how many advantages were floored."""
+    """Where the update's push falls: shares of Σ|∂loss/∂log π| by thirds of the answers, and
+    how many advantages were floored.
+    """
     if batch is None or push is None:
         return {}
     size, total = push.abs().double(), float(push.abs().double().sum())
@@ -173,10 +191,14 @@ def _credit(batch: TrainBatch | None, push: Tensor | None, floor: float | None) 
 
 
 def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, Any]:
-    """Means over the trained tokens; the disagreement over those whose sampling log-prob belongs to the trained prompt."""
+    """Means over the trained tokens; the disagreement over those whose sampling log-prob
+    belongs to the trained prompt.
+    """
     if sums is None or batch is None:
         return {}
-    count = {name: sums["sampled"] if name in SAMPLED else batch.num_tokens for name in sums if name != "sampled"}
+    count = {
+        name: sums["sampled"] if name in SAMPLED else batch.num_tokens for name in sums if name != "sampled"
+    }
     return {name: sums[name] / size for name, size in count.items() if size}
 
 

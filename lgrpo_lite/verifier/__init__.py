@@ -1,1 +1,3 @@
-"""Whether a model's answer is the gold answer. Texts are parsed here and compared exactly; none is ever evaluated as code."""
+"""Whether a model's answer is the gold answer. Texts are parsed here and compared exactly;
+none is ever evaluated as code.
+"""

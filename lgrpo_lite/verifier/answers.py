@@ -1,7 +1,7 @@
 """Where an answer stands in a text, and which number it is. Used for gold answers and for completions alike.
 
-Nothing here evaluates anything: numbers are read digit by digit into exact fractions, within bounds, and every search is linear
-in the text, so no text can hang it.
+Nothing here evaluates anything: numbers are read digit by digit into exact fractions, within bounds, and
+every search is linear in the text, so no text can hang it.
 """
 # ruff: noqa: SIM905
 
@@ -24,18 +24,27 @@ _SAYS = re.compile(
 _DENIED = re.compile(r"\bnot\s*(?:[\s$(\[\\]|boxed\s*\{)*$", re.IGNORECASE)  # "is not \boxed{5}"
 _FINAL = re.compile(r"\bfinal answer is\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL)
-_IN_PROSE = re.compile(r"(?<![\w.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?")
-_WORD = re.compile(r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE)
+_IN_PROSE = re.compile(
+    r"(?<![\w.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?"
+)
+_WORD = re.compile(
+    r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
+)
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_COUNTED = re.compile(r"(?:" + "|".join(_COUNTS) + r")\b", re.IGNORECASE)  # "Three trucks are needed": the subject is the answer
+_COUNTED = re.compile(
+    r"(?:" + "|".join(_COUNTS) + r")\b", re.IGNORECASE
+)  # "Three trucks are needed": the subject is the answer
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|。")
 _REASON = re.compile(r",?\s+(?:because|since|as required)\b", re.IGNORECASE)
 _HEDGE = re.compile(
-    r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*", re.I
+    r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*",
+    re.I,
 )
-_LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)  # Result: 42
+_LABEL = re.compile(
+    r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE
+)  # Result: 42
 _CONTRAST = re.compile(r",\s*(?:and |but )?not\b", re.IGNORECASE)  # 5, not 6
 _STOPS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 _BETWEEN = re.compile(r"\\(?:text|mbox|quad|qquad|[()\[\],; ])|[\s${}.]")
@@ -45,9 +54,9 @@ _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*
 def final_answer(text: str, extract: str = "final") -> str | None:
     """The answer a completion commits to, or None. What stands before `</think>` is no commitment.
 
-    `gsm8k`: after the last `####`. `boxed`: inside the last `\\boxed{}`. `final`: the first of these that is there, else in
-    the last `<answer>`, after the last "answer is", "Answer:" or "A:"; else what ends the last line:
-    a formula or a number, or "Three trucks ..." at its beginning.
+    `gsm8k`: after the last `####`. `boxed`: inside the last `\\boxed{}`. `final`: the first of these that is
+    there, else in the last `<answer>`, after the last "answer is", "Answer:" or "A:"; else what ends the last
+    line: a formula or a number, or "Three trucks ..." at its beginning.
     """
     text = _said(text)
     if extract != "final":
@@ -56,7 +65,9 @@ def final_answer(text: str, extract: str = "final") -> str | None:
 
 
 def committed(text: str) -> str | None:
-    """The answer that stands where an answer is marked as such, as `final_answer` with `final` but without the last line."""
+    """The answer that stands where an answer is marked as such, as `final_answer` with
+    `final` but without the last line.
+    """
     text = _said(text)
     found = _marked(text, "gsm8k") or _replaced(text) or _marked(text, "all boxed")
     if found is not None and (inner := _stated(found)):
@@ -72,7 +83,9 @@ def bare(text: str) -> str:
 
 
 def _said(text: str) -> str:
-    """The end of the text, without thoughts and without what stands after the turn's end; nothing while still thinking."""
+    """The end of the text, without thoughts and without what stands after the turn's
+    end; nothing while still thinking.
+    """
     text = text[-MAX_TEXT:].rpartition("</think>")[2]
     if "<think>" in text:
         return ""
@@ -111,7 +124,9 @@ def _stated(text: str) -> str | None:
 
 
 def _in_sentence(rest: str) -> str | None:
-    """The answer at the beginning of `rest`: its first formula, or its first sentence; of prose the last formula or number."""
+    """The answer at the beginning of `rest`: its first formula, or its first sentence; of
+    prose the last formula or number.
+    """
     opened = re.match(r"\$\$?|\\\(|\\\[", rest)
     first = _FORMULA.match(rest) if opened else None
     first = first if first and _content(first) else None
@@ -143,12 +158,16 @@ def _last_line(text: str) -> str | None:
 
 
 def _last_formula(line: str) -> str | None:
-    formulas = [m for m in _FORMULA.finditer(line) if not _DENIED.search(line[max(0, m.start() - 40) : m.start()])]
+    formulas = [
+        m for m in _FORMULA.finditer(line) if not _DENIED.search(line[max(0, m.start() - 40) : m.start()])
+    ]
     found = [(m.end(), content) for m in formulas if (content := _content(m))]
     numbers = list(_IN_PROSE.finditer(line))
     if found and (not numbers or found[-1][0] >= numbers[-1].end() or not is_prose(line)):
         return found[-1][1]
-    sentence = _SENTENCE.split(line.strip())[-1]  # a number is an answer only in the last sentence, and only of one
+    sentence = _SENTENCE.split(line.strip())[
+        -1
+    ]  # a number is an answer only in the last sentence, and only of one
     numbers = list(_IN_PROSE.finditer(sentence)) if is_prose(sentence) else []
     if not numbers or _DENIED.search(sentence[max(0, numbers[-1].start() - 40) : numbers[-1].start()]):
         return None
@@ -156,7 +175,9 @@ def _last_formula(line: str) -> str | None:
 
 
 def _content(match: re.Match[str]) -> str:
-    """What stands between the signs of a formula; nothing where two dollar signs are prices with words between them."""
+    """What stands between the signs of a formula; nothing where two dollar signs are
+    prices with words between them.
+    """
     content = next(group for group in match.groups() if group is not None).strip()
     return "" if content.endswith(("=", "+", "-", "*", "/", ",")) or _plain_words(content) >= 2 else content
 
@@ -174,7 +195,15 @@ def as_number(text: str) -> Fraction | None:
     """An exact value for `1,234`, `$5`, `12.50`, `3/4`, `1.2e4`, `35%` (as 35); None for anything else."""
     if len(text) > 2 * MAX_DIGITS:
         return None
-    text = text.strip().strip("$").rstrip(".%").replace("\\$", "").replace("\\%", "").replace("\u2212", "-").strip()
+    text = (
+        text.strip()
+        .strip("$")
+        .rstrip(".%")
+        .replace("\\$", "")
+        .replace("\\%", "")
+        .replace("\u2212", "-")
+        .strip()
+    )
     if not text or len(text) > MAX_DIGITS:
         return None
     top, slash, bottom = text.partition("/")
@@ -186,7 +215,9 @@ def as_number(text: str) -> Fraction | None:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{}` or `\\fbox{}` whose braces balance, the innermost one; None when there is none."""
+    """The content of the last `\\boxed{}` or `\\fbox{}` whose braces balance, the
+    innermost one; None when there is none.
+    """
     boxes = _boxes(text)
     return boxes[-1][2] if boxes else None
 
@@ -194,7 +225,9 @@ def last_boxed(text: str) -> str | None:
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     """Begin, end and content of every box that holds no other box, in one pass over the braces."""
     found: list[tuple[int, int, str]] = []
-    opened: list[tuple[int, int]] = []  # of each open brace: where its box begins, or -1, and where its content does
+    opened: list[
+        tuple[int, int]
+    ] = []  # of each open brace: where its box begins, or -1, and where its content does
     for match in _BRACES.finditer(text):
         sign = match[0]
         if sign == "}":
@@ -207,7 +240,9 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
 
 
 def _all_boxed(text: str) -> str | None:
-    """The last box, with those before it that only a comma, `and` or `or` parts from it; a box cut off at the end of the text."""
+    """The last box, with those before it that only a comma, `and` or `or` parts from it; a box
+    cut off at the end of the text.
+    """
     boxes = _boxes(text)
     if not boxes:
         start = max(text.rfind("\\boxed{"), text.rfind("\\boxed {"))
@@ -231,9 +266,11 @@ def _all_boxed(text: str) -> str | None:
 
 
 def normal(answer: str) -> str:
-    """A form that does not depend on spelling: answers that differ in it only get the same text. For votes, not for verdicts.
+    """A form that does not depend on spelling: answers that differ in it only get the same
+    text. For votes, not for verdicts.
 
-    A number or fraction of integers is its exact value, words are without case, all else is without spaces. Linear time.
+    A number or fraction of integers is its exact value, words are without case, all else
+    is without spaces. Linear time.
     """
     if len(answer) > MAX_ANSWER:
         return answer.strip()

@@ -1,4 +1,6 @@
-"""The atoms of an expression: numbers, symbols, brackets, LaTeX commands, matrices. Each is read at a parser's cursor."""
+"""The atoms of an expression: numbers, symbols, brackets, LaTeX commands, matrices.
+Each is read at a parser's cursor.
+"""
 # ruff: noqa: SIM905
 
 from fractions import Fraction
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
 _BASES = "two three four five six seven eight nine ten eleven twelve".split()
 _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "{": ("}",)}
-ACCENTS = frozenset("overline vec hat bar dot ddot tilde widehat widetilde overrightarrow angle triangle mathbb prime".split())
+ACCENTS = frozenset(
+    "overline vec hat bar dot ddot tilde widehat widetilde overrightarrow angle triangle mathbb prime".split()
+)
 ROUND = {"lfloor": "rfloor", "lceil": "rceil", "langle": "rangle"}
 _MATRICES = frozenset("matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix array".split())
 

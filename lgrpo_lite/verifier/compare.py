@@ -1,4 +1,6 @@
-"""Whether two trees are the same answer: lists, sets, tuples, relations, intervals, matrices, measures, words, expressions."""
+"""Whether two trees are the same answer: lists, sets, tuples, relations, intervals,
+matrices, measures, words, expressions.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +75,9 @@ def _chosen(node: Node, upper: int) -> Node:
 
 
 def elements(node: Node) -> list[Node]:
-    """What a list or set holds, or the one answer; an element with ± counts twice. Names of unknowns are left out."""
+    """What a list or set holds, or the one answer; an element with ± counts twice.
+    Names of unknowns are left out.
+    """
     held = node[2:] if node[0] == "list" else node[1:] if node[0] == "set" else (node,)
     if len(held) > MAX_ELEMENTS:
         raise Undecided
@@ -92,7 +96,12 @@ def _same_lists(p: Node, g: Node, policy: Policy) -> bool:
     if any(found is not None for found in ranges):
         return same_solutions(p, g)
     mine, gold = elements(p), elements(g)
-    if p[0] == "list" and len(gold) == 1 and len(set(mine)) > 1 and all(same(e, gold[0], policy) for e in mine):
+    if (
+        p[0] == "list"
+        and len(gold) == 1
+        and len(set(mine)) > 1
+        and all(same(e, gold[0], policy) for e in mine)
+    ):
         return True  # one answer in several forms: 15 39/40 or 639/40
     named = [[assigned(e) for e in side] for side in (mine, gold)]
     ordered = policy.order == "same" and not sets
@@ -121,7 +130,10 @@ def _literals(node: Node) -> list[Fraction] | None:
     if node[0] not in ("list", "set"):
         return None
     held = node[2:] if node[0] == "list" else node[1:]
-    found = [part[1] if part[0] == "n" else -part[1][1] if part[0] == "neg" and part[1][0] == "n" else None for part in held]
+    found = [
+        part[1] if part[0] == "n" else -part[1][1] if part[0] == "neg" and part[1][0] == "n" else None
+        for part in held
+    ]
     return None if None in found else [value for value in found if value is not None]
 
 
@@ -171,7 +183,9 @@ def _same_statements(p: Node, g: Node, policy: Policy) -> bool:
 
 
 def _same_measure(p: Node, g: Node, policy: Policy) -> bool:
-    """Values with units, degrees or percent. A measure that one side alone names is dropped, or read as a number."""
+    """Values with units, degrees or percent. A measure that one side alone names
+    is dropped, or read as a number.
+    """
     (a, unit), (b, gold_unit) = measured(p), measured(g)
     if unit and gold_unit:
         size = units.factor(unit, gold_unit)
@@ -217,7 +231,11 @@ def _matrix(node: Node) -> Node | None:
     if node[0] in ("*", "/") and len(node) == 3:
         for i in (1, 2) if node[0] == "*" else (1,):
             if inner := _matrix(node[i]):
-                return ("matrix", tuple(tuple((node[0], x, node[3 - i]) for x in row) for row in inner[1]), *inner[2:])
+                return (
+                    "matrix",
+                    tuple(tuple((node[0], x, node[3 - i]) for x in row) for row in inner[1]),
+                    *inner[2:],
+                )
     return None
 
 
@@ -225,7 +243,11 @@ def _matrix_sum(parts: Sequence[Node]) -> Node | None:
     if len({(len(part[1]), *map(len, part[1]), *part[2:]) for part in parts}) != 1:
         return None
     rows = zip(*(part[1] for part in parts), strict=True)
-    return ("matrix", tuple(tuple(("+", *entries) for entries in zip(*row, strict=True)) for row in rows), *parts[0][2:])
+    return (
+        "matrix",
+        tuple(tuple(("+", *entries) for entries in zip(*row, strict=True)) for row in rows),
+        *parts[0][2:],
+    )
 
 
 def _same_matrices(p: Node | None, g: Node | None, policy: Policy) -> bool:
@@ -235,7 +257,9 @@ def _same_matrices(p: Node | None, g: Node | None, policy: Policy) -> bool:
 
 
 def _same_ratios(p: Node, g: Node) -> bool:
-    """a:b = c:d when the cross products agree; a clock time only equals itself; a:b is also the number a/b."""
+    """a:b = c:d when the cross products agree; a clock time only equals itself;
+    a:b is also the number a/b.
+    """
     if p[0] != "ratio" or g[0] != "ratio":
         ratio, number = (p, g) if p[0] == "ratio" else (g, p)
         return len(ratio) == 3 and not _clock(ratio) and equal(("/", ratio[1], ratio[2]), number)
@@ -251,18 +275,24 @@ def _same_ratios(p: Node, g: Node) -> bool:
 
 def _clock(node: Node) -> bool:
     """Whether a ratio may be a time of day: minutes in two digits."""
-    return all(part[0] == "n" for part in node[1:]) and all(len(part[2]) == 2 and part[1] < 60 for part in node[2:])
+    return all(part[0] == "n" for part in node[1:]) and all(
+        len(part[2]) == 2 and part[1] < 60 for part in node[2:]
+    )
 
 
 def _same_values(p: Node, g: Node, policy: Policy) -> bool:
-    """Equal values; or, under rounding `gold`, a value that rounds to the gold decimal, or a printed float of the gold."""
+    """Equal values; or, under rounding `gold`, a value that rounds to the gold decimal,
+    or a printed float of the gold.
+    """
     if equal(p, g):
         return True
     if policy.rounding == "none" or variables(p) or variables(g):
         return False
     digits, gold_digits = _digits(p), _digits(g)
     if digits and digits[1] >= PRINTED:
-        return _rounds(g, p, digits[0]) or bool(gold_digits and gold_digits[1] >= 2 and _rounds(p, g, gold_digits[0]))
+        return _rounds(g, p, digits[0]) or bool(
+            gold_digits and gold_digits[1] >= 2 and _rounds(p, g, gold_digits[0])
+        )
     if gold_digits and (gold_digits[1] >= PRINTED or (gold_digits[1] >= 3 and not _decimal_inside(p))):
         return _rounds(p, g, gold_digits[0])
     return False
@@ -278,9 +308,11 @@ def _digits(node: Node) -> tuple[int, int] | None:
 
 
 def _decimal_inside(node: object) -> bool:
-    return isinstance(node, tuple) and bool(node) and (
-        (node[0] == "n" and "." in node[2]) or any(_decimal_inside(child) for child in node[1:])
-    )  # fmt: skip
+    return (
+        isinstance(node, tuple)
+        and bool(node)
+        and ((node[0] == "n" and "." in node[2]) or any(_decimal_inside(child) for child in node[1:]))
+    )
 
 
 def _rounds(exact: Node, decimal: Node, places: int) -> bool:

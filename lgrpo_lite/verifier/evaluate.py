@@ -1,6 +1,8 @@
-"""The value of a tree at a point: an exact fraction where it is one, else hundreds of digits; Undecided beyond the bounds.
+"""The value of a tree at a point: an exact fraction where it is one, else hundreds of
+digits; Undecided beyond the bounds.
 
-Bounds are on size, not on time: no value has more than MAX_BITS bits, and one evaluation handles at most MAX_WORK bits.
+Bounds are on size, not on time: no value has more than MAX_BITS bits, and one evaluation
+handles at most MAX_WORK bits.
 """
 # ruff: noqa: SIM905
 
@@ -16,7 +18,8 @@ from lgrpo_lite.verifier.tree import Node
 MAX_BITS = 70_000  # 10^20000, 2006!
 MAX_WORK = 4_000_000
 MAX_TERMS = 1000  # of a sum or product
-SMALL = 300  # |log2| beyond which an exact value does not enter floating point, where it would be lost beside others
+# |log2| beyond which an exact value does not enter floating point, where it would be lost beside others
+SMALL = 300
 
 Value = Any  # Fraction, or a number of mpmath
 
@@ -35,7 +38,9 @@ def context(bits: int) -> Any:
 
 
 class Evaluation:
-    """Evaluates trees with `point` for the variables, at `bits` of precision; `largest` is the largest value on the way."""
+    """Evaluates trees with `point` for the variables, at `bits` of precision; `largest`
+    is the largest value on the way.
+    """
 
     def __init__(self, point: Mapping[str, Fraction], bits: int):
         self.point, self.bits = point, bits
@@ -80,7 +85,11 @@ class Evaluation:
         return self.mp.mpf(value.numerator) / value.denominator
 
     def pair(self, a: Value, b: Value) -> tuple[Value, Value]:
-        return (a, b) if isinstance(a, Fraction) and isinstance(b, Fraction) else (self.inexact(a), self.inexact(b))
+        return (
+            (a, b)
+            if isinstance(a, Fraction) and isinstance(b, Fraction)
+            else (self.inexact(a), self.inexact(b))
+        )
 
     def add(self, *nodes: Node) -> Value:
         total: Value = Fraction(0)
@@ -104,7 +113,9 @@ class Evaluation:
         if isinstance(base, Fraction) and isinstance(exponent, Fraction):
             if exponent.denominator == 1:
                 return self.whole_power(base, exponent.numerator)
-            root = exact_root(base, exponent.denominator) if base > 0 and exponent.denominator < 1000 else None
+            root = (
+                exact_root(base, exponent.denominator) if base > 0 and exponent.denominator < 1000 else None
+            )
             if root is not None:
                 return self.whole_power(root, exponent.numerator)
         if base == 0:
@@ -176,7 +187,11 @@ class Evaluation:
         if not x:
             raise Undecided
         below = self.value(base) if base else Fraction(10) if name == "lg" else None
-        if isinstance(x, Fraction) and isinstance(below, Fraction) and (found := _exact_log(x, below)) is not None:
+        if (
+            isinstance(x, Fraction)
+            and isinstance(below, Fraction)
+            and (found := _exact_log(x, below)) is not None
+        ):
             return found
         if isinstance(x, Fraction) and x == 1:
             return Fraction(0)
@@ -205,7 +220,11 @@ class Evaluation:
 
     def series(self, kind: str, name: str, first: Node, last: Node, term: Node) -> Value:
         low, high = self.value(first), self.value(last)
-        whole = isinstance(low, Fraction) and isinstance(high, Fraction) and low.denominator == high.denominator == 1
+        whole = (
+            isinstance(low, Fraction)
+            and isinstance(high, Fraction)
+            and low.denominator == high.denominator == 1
+        )
         if not whole or not 0 <= high - low < MAX_TERMS:
             raise Undecided
         outside, total = self.point, Fraction(kind == "prod")
@@ -245,15 +264,25 @@ def _whole_root(x: int, n: int) -> int | None:
 
 
 def _exact_log(x: Fraction, base: Fraction) -> Fraction | None:
-    if x <= 0 or base <= 0 or base == 1 or x.numerator.bit_length() > 2000 or base.numerator.bit_length() > 2000:
+    if (
+        x <= 0
+        or base <= 0
+        or base == 1
+        or x.numerator.bit_length() > 2000
+        or base.numerator.bit_length() > 2000
+    ):
         return None
-    guess = round((math.log(x.numerator) - math.log(x.denominator)) / (math.log(base.numerator) - math.log(base.denominator)))
+    guess = round(
+        (math.log(x.numerator) - math.log(x.denominator))
+        / (math.log(base.numerator) - math.log(base.denominator))
+    )
     return Fraction(guess) if abs(guess) < 10_000 and base**guess == x else None
 
 
-_ONE = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc".split()} | {
-    f"arc{name}": f"a{name}" for name in "sin cos tan cot sec csc sinh cosh tanh".split()
-}
+_ONE = {
+    name: name
+    for name in "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc".split()
+} | {f"arc{name}": f"a{name}" for name in "sin cos tan cot sec csc sinh cosh tanh".split()}
 _LOGS = ("ln", "log", "lg")
 _SPECIAL = {
     "root": Evaluation.root,

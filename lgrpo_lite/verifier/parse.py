@@ -11,13 +11,24 @@ from lgrpo_lite.verifier.units import is_unit
 
 MAX_DEPTH = 60
 END = Token("end", "")
-RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "=", "equiv": "="}
+RELATIONS = {
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "le": "<=",
+    "ge": ">=",
+    "ne": "!=",
+    "in": "in",
+    "approx": "=",
+    "equiv": "=",
+}
 _UNIT_ENDS = frozenset([",", ";", "and", "or", ")", "]", "}", "\\}", "=", "|", "cup"])
 _SETS = {"cup": "cup", "cap": "cap", "setminus": "minus"}
 
 
 class Parser:
-    """A cursor over tokens. `bars`, `ratios`: whether | may open an absolute value and : divide, not so inside {x | ...}.
+    """A cursor over tokens. `bars`, `ratios`: whether | may open an absolute value and :
+    divide, not so inside {x | ...}.
 
     `raised`: in the exponent of a variable, whose subscript may follow.
     """
@@ -110,7 +121,9 @@ class Parser:
             choice = {"pm": 1, "mp": -1}.get(sign, choice)
         node = self.product()
         if negative:  # the sign belongs to the value, not to its unit
-            node = (node[0], ("neg", node[1]), *node[2:]) if node[0] in ("unit", "deg", "%") else ("neg", node)
+            node = (
+                (node[0], ("neg", node[1]), *node[2:]) if node[0] in ("unit", "deg", "%") else ("neg", node)
+            )
         return ("pm", choice, node) if choice else node
 
     def product(self) -> Node:

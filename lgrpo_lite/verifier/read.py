@@ -1,4 +1,6 @@
-"""A text as the trees it may mean: 1,234 is a number or a list, 1000,99 beside 1000.99 has a decimal comma."""
+"""A text as the trees it may mean: 1,234 is a number or a list,
+1000,99 beside 1000.99 has a decimal comma.
+"""
 
 import re
 from dataclasses import dataclass
@@ -16,19 +18,25 @@ _DECIMAL_POINT = re.compile(r"[-+]?\d*\.\d+(?:\s*\\?%)?")
 _MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
-_CHOICE = re.compile(r"\(([A-J])\)(?:\s+[\w\\(-].*)?|([A-J])(?:\s*[).:]\s+\S.*|[).:]?[^\x00-\x7f].*)?", re.DOTALL)
+_CHOICE = re.compile(
+    r"\(([A-J])\)(?:\s+[\w\\(-].*)?|([A-J])(?:\s*[).:]\s+\S.*|[).:]?[^\x00-\x7f].*)?", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text in the one spelling, and the trees it may mean; none where it is no mathematics that is read here."""
+    """A text in the one spelling, and the trees it may mean; none where it is no
+    mathematics that is read here.
+    """
 
     spelled: str
     trees: tuple[Node, ...]
     money: bool = False  # a sign of a currency stood in it, which the spelling leaves out
 
     def beside(self, other: "Reading") -> tuple[Node, ...]:
-        """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point; 0,5 may be 0.5."""
+        """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a
+        decimal with a point; 0,5 may be 0.5.
+        """
         pointed = _DECIMAL_POINT.fullmatch(other.spelled) or self.spelled.lstrip("+-").startswith("0,")
         if pointed and _DECIMAL_COMMA.fullmatch(self.spelled):
             decimal = _tree(self.spelled.replace(",", "."), True)
@@ -38,7 +46,11 @@ class Reading:
     @property
     def choice(self) -> str | None:
         """The letter of a multiple-choice answer: B, (B), (B) 4."""
-        bare = self.spelled[6:-1].strip() if self.spelled.startswith("\\text{") and self.spelled.endswith("}") else self.spelled
+        bare = (
+            self.spelled[6:-1].strip()
+            if self.spelled.startswith("\\text{") and self.spelled.endswith("}")
+            else self.spelled
+        )
         bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", bare)
         found = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
         return found[1] or found[2] if found else None

@@ -11,7 +11,9 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 
 def assigned(node: Node) -> str | None:
-    """The name that `name = value` gives a value to, as x, f(x), (x, y) or NO/BO; None when the node is no such statement."""
+    """The name that `name = value` gives a value to, as x, f(x), (x, y) or NO/BO; None when
+    the node is no such statement.
+    """
     sides = _sides(node)
     return None if sides is None else sides[0]
 
@@ -35,7 +37,9 @@ def _sides(node: Node) -> tuple[str, Node] | None:
 
 
 def _name(node: Node) -> str | None:
-    """How an unknown is called, if the tree is a name: a variable, words, a function of variables, a ratio of segments."""
+    """How an unknown is called, if the tree is a name: a variable, words, a function of
+    variables, a ratio of segments.
+    """
     if node[0] in ("v", "text"):
         return node[1]
     if node[0] == "tuple" and all(part[0] == "v" for part in node[3:]):
@@ -57,7 +61,9 @@ def _name(node: Node) -> str | None:
 def _function(node: Node) -> bool:
     """f, f', f^{-1}, a single letter."""
     return (
-        node[0] == "v" or (node[0] == "call" and node[1] == "'") or (node[0] == "^" and node[1][0] == "v" and node[2][0] == "neg")
+        node[0] == "v"
+        or (node[0] == "call" and node[1] == "'")
+        or (node[0] == "^" and node[1][0] == "v" and node[2][0] == "neg")
     )
 
 
@@ -66,14 +72,25 @@ def _plain(node: Node) -> bool:
 
 
 def same_relation(p: Node, g: Node, same: Callable[[Node, Node], bool]) -> bool:
-    """Whether two relations say the same: side by side, mirrored, or p's difference a constant multiple of g's."""
-    if p[1] == g[1] and len(p) == len(g) and all(_safe(same, a, b) for a, b in zip(p[2:], g[2:], strict=True)):
+    """Whether two relations say the same: side by side, mirrored, or p's
+    difference a constant multiple of g's.
+    """
+    if (
+        p[1] == g[1]
+        and len(p) == len(g)
+        and all(_safe(same, a, b) for a, b in zip(p[2:], g[2:], strict=True))
+    ):
         return True
     mirrored = tuple(_FLIPPED.get(op, "") for op in reversed(p[1]))
     if mirrored == g[1] and all(_safe(same, a, b) for a, b in zip(reversed(p[2:]), g[2:], strict=True)):
         return True
     names = assigned(p), assigned(g)
-    if all(names) and names[0] != names[1] and any("(" in str(name) for name in names) and not all("(" in str(n) for n in names):
+    if (
+        all(names)
+        and names[0] != names[1]
+        and any("(" in str(name) for name in names)
+        and not all("(" in str(n) for n in names)
+    ):
         return same(value_of(p), value_of(g))  # y = ... and f(x) = ...
     if len(p) != 4 or len(g) != 4 or "in" in (*p[1], *g[1]):
         return False

@@ -1,4 +1,6 @@
-"""Sets of real numbers, however they are written: intervals, unions, inequalities, x in ..., {x | ...}, excluded points."""
+"""Sets of real numbers, however they are written: intervals, unions, inequalities, x in
+..., {x | ...}, excluded points.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -52,7 +54,13 @@ def solutions(node: Node) -> Solutions | None:
         parts = [solutions(part) for part in node[2:]]
         inequalities = all(part[0] != "rel" or part[1] != ("=",) for part in node[2:])
         excluded = all(part[0] == "rel" and part[1] == ("!=",) for part in node[2:])
-        joined = "cup" if node[1] == "or" and not excluded else "cap" if node[1] == "and" or excluded or inequalities else ""
+        joined = (
+            "cup"
+            if node[1] == "or" and not excluded
+            else "cap"
+            if node[1] == "and" or excluded or inequalities
+            else ""
+        )
         return _combined(joined, parts) if joined and inequalities else None
     return None
 
@@ -91,7 +99,9 @@ def _sized(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     found = _relation(ops, sides)
     if found is None or ops == ("in",):
         return None
-    mirrored = tuple(Piece(_opposite(p.high), p.high_closed, _opposite(p.low), p.low_closed) for p in found.pieces)
+    mirrored = tuple(
+        Piece(_opposite(p.high), p.high_closed, _opposite(p.low), p.low_closed) for p in found.pieces
+    )
     zero: Node = ("n", Fraction(0), "0")
     right = _cut(found.pieces, [Piece(zero, True, INF, False)])
     left = _cut(mirrored, [Piece(MINUS_INF, False, zero, True)])
@@ -104,8 +114,14 @@ def _opposite(node: Node) -> Node:
 
 def _builder(variable: Node, condition: Node) -> Solutions | None:
     """{x | condition}; also {x in R | condition}. The name is bound, so it is left out."""
-    name = variable[2] if variable[0] == "rel" and variable[1] == ("in",) and variable[3] == ("domain", "R") else variable
-    found = solutions(("list", "and", *condition[2:]) if condition[0] == "list" and condition[1] == "," else condition)
+    name = (
+        variable[2]
+        if variable[0] == "rel" and variable[1] == ("in",) and variable[3] == ("domain", "R")
+        else variable
+    )
+    found = solutions(
+        ("list", "and", *condition[2:]) if condition[0] == "list" and condition[1] == "," else condition
+    )
     return None if found is None or found.name != name[1] else Solutions(found.pieces)
 
 
@@ -164,7 +180,10 @@ def _inner(a: tuple[Node, bool], b: tuple[Node, bool], *, lower: bool) -> tuple[
 def _complement(pieces: tuple[Piece, ...]) -> list[Piece]:
     found = [Piece(MINUS_INF, False, INF, False)]
     for piece in pieces:
-        sides = [Piece(MINUS_INF, False, piece.low, not piece.low_closed), Piece(piece.high, not piece.high_closed, INF, False)]
+        sides = [
+            Piece(MINUS_INF, False, piece.low, not piece.low_closed),
+            Piece(piece.high, not piece.high_closed, INF, False),
+        ]
         found = _cut(found, sides)
     return found
 
@@ -204,7 +223,9 @@ def same_solutions(p: Node, g: Node) -> bool:
     if len(mine) != 1 or len(gold) != 1:
         mine, gold = _merged(mine), _merged(gold)
     return len(mine) == len(gold) and all(
-        (x.low_closed, x.high_closed) == (y.low_closed, y.high_closed) and _same_end(x.low, y.low) and _same_end(x.high, y.high)
+        (x.low_closed, x.high_closed) == (y.low_closed, y.high_closed)
+        and _same_end(x.low, y.low)
+        and _same_end(x.high, y.high)
         for x, y in zip(mine, gold, strict=True)
     )
 

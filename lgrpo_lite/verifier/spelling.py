@@ -1,8 +1,10 @@
-"""One spelling for answers that differ in typing only: LaTeX layout, fonts, Unicode signs, invisible characters.
+"""One spelling for answers that differ in typing only: LaTeX layout, fonts,
+Unicode signs, invisible characters.
 
-Every pass is linear in the text. Words in `\\text{}`, `\\mathrm{}` and the like keep one wrapper, `\\text{}`, since a unit in it
-is no product of variables. Nothing is evaluated.
+Every pass is linear in the text. Words in `\\text{}`, `\\mathrm{}` and the like keep one wrapper, `\\text{}`,
+since a unit in it is no product of variables. Nothing is evaluated.
 """
+
 # ruff: noqa: SIM905
 
 import re
@@ -11,20 +13,27 @@ from functools import lru_cache
 
 _INVISIBLE = {"Cf", "Cc", "Cs", "Co", "Cn"}  # zero width, direction marks, controls
 _SIGNS = {
-    "−": "-", "–": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ",
-    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
-    "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "±": r"\pm ", "∓": r"\mp ",
-    "°": r"^\circ ", "º": r"^\circ ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "′": "'", "’": "'", "∣": "|",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∀": r"\forall ",
-    "。": ".", "，": ",", "、": ",", "；": ";", "€": "", "£": "", "¥": "", "→": r"\to ", "∧": r"\wedge ", "∨": r"\vee ",
+    "−": "-", "–": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*",
+    "÷": r"\div ",
+    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "±": r"\pm ",
+    "∓": r"\mp ",
+    "°": r"^\circ ", "º": r"^\circ ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "′": "'",
+    "’": "'", "∣": "|",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "∀": r"\forall ",
+    "。": ".", "，": ",", "、": ",", "；": ";", "€": "", "£": "", "¥": "", "→": r"\to ", "∧": r"\wedge ",
+    "∨": r"\vee ",
 }  # fmt: skip
 _GREEK = dict(
     zip(
         "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
         (
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon "
-            "phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau"
+            " upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
         ).split(),
         strict=True,
     )
@@ -34,9 +43,12 @@ _SAME = {  # commands that mean another one, or nothing
     **dict.fromkeys(["dbinom", "tbinom"], r"\binom"),
     **dict.fromkeys(["leq", "leqslant", "leqq"], r"\le "),
     **dict.fromkeys(["geq", "geqslant", "geqq"], r"\ge "),
-    **dict.fromkeys(["neq"], r"\ne "), "gt": ">", "lt": "<", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
-    **dict.fromkeys(["lvert", "rvert", "vert", "mid"], "|"), "colon": ":", "ast": "*", "degree": r"^\circ ", "cdotp": r"\cdot ",
-    "varnothing": r"\emptyset ", "infin": r"\infty ", "varphi": r"\phi ", "varepsilon": r"\epsilon ", "land": r"\wedge ",
+    **dict.fromkeys(["neq"], r"\ne "), "gt": ">", "lt": "<", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[",
+    "rbrack": "]",
+    **dict.fromkeys(["lvert", "rvert", "vert", "mid"], "|"), "colon": ":", "ast": "*", "degree": r"^\circ ",
+    "cdotp": r"\cdot ",
+    "varnothing": r"\emptyset ", "infin": r"\infty ", "varphi": r"\phi ", "varepsilon": r"\epsilon ",
+    "land": r"\wedge ",
     "lor": r"\vee ", "backslash": r"\setminus ", "cupdot": r"\cup ", "sqcup": r"\cup ", "bigcup": r"\cup ",
     "reals": r"\mathbb{R}",
     **dict.fromkeys((
@@ -51,7 +63,8 @@ _SAME = {  # commands that mean another one, or nothing
     ).split(), r"\text"),
 }  # fmt: skip
 _SYMBOL = {
-    r"\,": "\u2009", r"\!": "\u200a", r"\;": " ", r"\:": " ", r"\>": " ", r"\ ": " ", "\\\n": " ", r"\%": "%", r"\$": "",
+    r"\,": "\u2009", r"\!": "\u200a", r"\;": " ", r"\:": " ", r"\>": " ", r"\ ": " ", "\\\n": " ",
+    r"\%": "%", r"\$": "",
     r"\#": "#", r"\&": "&", r"\(": " ", r"\)": " ", r"\[": " ", r"\]": " ", r"\_": "_", r"\|": "|",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+\*?|.)", re.DOTALL)
@@ -59,11 +72,21 @@ _ODD = re.compile(r"[^\x20-\x7e]")
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋]+")
 _GROUPED = re.compile("(?<=[0-9])(,?)[\u2009\u200a][\u2009\u200a ]*(?=[0-9]{3})")  # 98\,721 and 11,\! 111
-_HTML = [("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("<sup>", "^{"), ("</sup>", "}"), ("<sub>", "_{"), ("</sub>", "}")]
+_HTML = [
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+    ("&amp;", "&"),
+    ("<sup>", "^{"),
+    ("</sup>", "}"),
+    ("<sub>", "_{"),
+    ("</sub>", "}"),
+]
 _BRACES = re.compile(r"\\[{}\\]|[{}]")
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _TH = r"(?:st|nd|rd|th)"
-_ORDINAL = re.compile(rf"(?<=\d)(?:{_TH}\b|\s?\^\s?(?:\{{\s?\\text\s?\{{{_TH}\}}\s?\}}|\\text\s?\{{{_TH}\}}|\{{{_TH}\}}))")
+_ORDINAL = re.compile(
+    rf"(?<=\d)(?:{_TH}\b|\s?\^\s?(?:\{{\s?\\text\s?\{{{_TH}\}}\s?\}}|\\text\s?\{{{_TH}\}}|\{{{_TH}\}}))"
+)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _STOP = re.compile(r"\.\s*(?=[\])}]|\\\})")  # a full stop inside the brackets
 
@@ -86,7 +109,9 @@ def _plain(character: str) -> str:
     return folded if folded == character else "".join(_plain(c) if not c.isascii() else c for c in folded)
 
 
-_CELSIUS = re.compile(r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-Z])")  # a scale is no more than a unit
+_CELSIUS = re.compile(
+    r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-Z])"
+)  # a scale is no more than a unit
 
 
 def spell(text: str) -> str:
@@ -148,7 +173,9 @@ def _unwrapped(text: str) -> str:
 
 
 def words(spelled: str) -> str:
-    """A spelled answer as bare text: no wrappers, no spaces, no case; what answers in words are compared by."""
+    """A spelled answer as bare text: no wrappers, no spaces, no case;
+    what answers in words are compared by.
+    """
     text = _TEXT.sub(r" \1 ", spelled).replace("{", "").replace("}", "").lower()
     text = re.sub(r"^(?:the|an?)\s+", "", text.strip().strip("\"'`*_"))
     return re.sub(r"[\s\"'`*_\\~]+", "", text).strip(".,;:!?").replace("-", "")

@@ -1,27 +1,39 @@
-"""The last resort: math-verify, for LaTeX that is not read here. Only what is small enough that sympy cannot run away with it.
+"""The last resort: math-verify, for LaTeX that is not read here. Only what is small enough that
+sympy cannot run away with it.
 
-Its own limits are off, since they are wall clock and need the main thread; the caller's pool has the deadline.
+Its own limits are off, since they are wall clock and need the main thread; the
+caller's pool has the deadline.
 """
 
 import re
 from typing import Any
 
 MAX_LENGTH = 160
-# Never asked of sympy: limits, integrals of anything but polynomials, factorials, towers of powers, numbers of more than 6
-# digits, bases, and decimals, where math-verify takes values below 1e-15 as equal.
+# Never asked of sympy: limits, integrals of anything but polynomials, factorials, towers of powers, numbers
+# of more than 6 digits, bases, and decimals, where math-verify takes values below 1e-15 as equal.
 _REFUSED = re.compile(
     r"\\(?:sum|prod|iint|oint|lim|binom|Gamma|zeta|gcd|lcm|exp|log|ln|infty)|!|\*\*|\d{7}|\d_|\.\d|\^\s*\{?[^{}]{0,40}\^|"
     r"\^\s*\{?\s*-?\s*\d{3}|import|__|eval|exec|lambda|[;\"'`@#&]"
 )
 
-_WORDS = re.compile(r"\\text|(?<![\\a-zA-Z])(?<!begin\{)(?<!end\{)(?!d[xyt]\b)[a-zA-Z]{2,}")  # which math-verify leaves out
-_POLYNOMIAL = re.compile(r"\\int\s*_\s*\{?\s*-?\d\s*\}?\s*\^\s*\{?\s*\d\s*\}?(?:[\d\s+*()a-z-]|\^\s*\d|\^\s*\{\s*\d\s*\}){1,40}")
+_WORDS = re.compile(
+    r"\\text|(?<![\\a-zA-Z])(?<!begin\{)(?<!end\{)(?!d[xyt]\b)[a-zA-Z]{2,}"
+)  # which math-verify leaves out
+_POLYNOMIAL = re.compile(
+    r"\\int\s*_\s*\{?\s*-?\d\s*\}?\s*\^\s*\{?\s*\d\s*\}?(?:[\d\s+*()a-z-]|\^\s*\d|\^\s*\{\s*\d\s*\}){1,40}"
+)
 
 
 def agrees(prediction: str, gold: str) -> bool:
     """Whether math-verify finds two spelled formulas equal; False when it must not be asked, or fails."""
     for text in (prediction, gold):
-        if len(text) > MAX_LENGTH or "\\" not in text or _WORDS.search(text) or _REFUSED.search(text) or text.count("^") > 4:
+        if (
+            len(text) > MAX_LENGTH
+            or "\\" not in text
+            or _WORDS.search(text)
+            or _REFUSED.search(text)
+            or text.count("^") > 4
+        ):
             return False
         if "\\int" in text and not _POLYNOMIAL.fullmatch(text):
             return False
@@ -36,7 +48,9 @@ def agrees(prediction: str, gold: str) -> bool:
     config = [LatexExtractionConfig()]
     try:
         off: Any = None  # their own limits
-        both = [parse(f"${text}$", extraction_config=config, parsing_timeout=off) for text in (gold, prediction)]
+        both = [
+            parse(f"${text}$", extraction_config=config, parsing_timeout=off) for text in (gold, prediction)
+        ]
         return all(both) and equal(both[0], both[1], timeout_seconds=off)
     except Exception:  # whatever sympy raises, the answer was not shown to be right
         return False

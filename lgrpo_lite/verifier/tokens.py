@@ -1,4 +1,5 @@
 """Spelled answers as tokens: numbers, commands, symbols, words and signs, in one pass."""
+
 # ruff: noqa: SIM905
 
 import re
@@ -24,8 +25,10 @@ GREEK = frozenset(
         "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar vartheta varrho"
     ).split()
 )
-_PLAIN = {**{name: name for name in FUNCTIONS | GREEK}, "pi": "pi", "sqrt": "sqrt", "and": "and", "or": "or", "inf": "infty",
-          "infinity": "infty", "infty": "infty", "cup": "cup", "binom": "binom", "oo": "infty", "abs": "abs"}  # fmt: skip
+_PLAIN = {**{name: name for name in FUNCTIONS | GREEK}, "pi": "pi", "sqrt": "sqrt", "and": "and", "or": "or",
+"inf": "infty",
+          "infinity": "infty", "infty": "infty", "cup": "cup", "binom": "binom", "oo": "infty",
+          "abs": "abs"}  # fmt: skip
 
 _ENGLISH = frozenset("not no nor non but if is the for all any".split())
 
@@ -88,7 +91,9 @@ def _add(found: list[Token], kind: str, value: str, glued: bool) -> None:
     elif kind == "text":
         found.extend(_text(value.strip(), found))
     elif kind == "command":
-        found.append(Token("text", value) if value in ("textdegree",) else Token("command", value, None, glued))
+        found.append(
+            Token("text", value) if value in ("textdegree",) else Token("command", value, None, glued)
+        )
     elif kind == "letters":
         found.extend(_letters(value, found, glued))
     else:
@@ -122,11 +127,15 @@ def _repeating(text: str) -> Fraction:
 
 
 def _follows_value(found: list[Token]) -> bool:
-    return bool(found) and (found[-1].kind in ("number", "symbol", "text") or found[-1].value in (")", "}", "]", "\\}", "pi"))
+    return bool(found) and (
+        found[-1].kind in ("number", "symbol", "text") or found[-1].value in (")", "}", "]", "\\}", "pi")
+    )
 
 
 def _text(words: str, found: list[Token]) -> list[Token]:
-    """What stands in `\\text{}`: a unit or words, unless it is a number, a letter or a formula typed as text."""
+    """What stands in `\\text{}`: a unit or words, unless it is a number,
+    a letter or a formula typed as text.
+    """
     name = words.strip("., ")
     if name.lower() in ("and", "or"):
         return [Token("command", name.lower())]

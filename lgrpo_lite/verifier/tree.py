@@ -1,10 +1,14 @@
 """What a text is read as: nested tuples whose first element names the node.
 
-("n", value, digits), ("v", name), ("const", "pi" | "e" | "i"), ("+", *), ("*", a, b), ("/", a, b), ("^", a, b), ("neg", a),
-("pm", sign, a), ("call", name, *), ("!", a), ("base", digits, base), ("deg", a), ("%", a), ("unit", a, words), ("ratio", *),
-("series", "sum" | "prod", name, first, last, term), ("rel", ops, *), ("cup" | "cap" | "minus", a, b), ("inf",), ("empty",),
-("domain", name), ("tuple", open, close, *), ("set", *), ("builder", a, condition), ("list", joined by, *), ("matrix", rows),
-("text", words).
+atoms      ("n", value, digits)  ("v", name)  ("const", "pi" | "e" | "i")  ("base", digits, base)  ("inf",)
+sums       ("+", *)  ("*", a, b)  ("/", a, b)  ("^", a, b)  ("neg", a)  ("pm", sign, a)  ("!", a)  ("%", a)
+calls      ("call", name, *)  ("series", "sum" | "prod", name, first, last, term)
+measures   ("deg", a)  ("unit", a, words)  ("ratio", *)
+relations  ("rel", ops, *)
+sets       ("cup" | "cap" | "minus", a, b)  ("empty",)  ("domain", name)  ("set", *)
+           ("builder", a, condition)
+rows       ("tuple", open, close, *)  ("list", joined by, *)  ("matrix", rows)
+words      ("text", words)
 """
 
 from typing import Any
@@ -14,4 +18,8 @@ Node = tuple[Any, ...]
 
 def holds(node: Any, kind: str) -> bool:
     """Whether a node of the kind is in the tree."""
-    return isinstance(node, tuple) and bool(node) and (node[0] == kind or any(holds(child, kind) for child in node))
+    return (
+        isinstance(node, tuple)
+        and bool(node)
+        and (node[0] == kind or any(holds(child, kind) for child in node))
+    )

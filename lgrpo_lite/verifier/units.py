@@ -1,28 +1,40 @@
 """Units of measure: which words are one, and how many of the basic unit they hold."""
+
 # ruff: noqa: SIM905
 
 import re
 from fractions import Fraction
 
 _TABLE = {
-    "length": {"mm": "1/1000", "millimeter": "1/1000", "cm": "1/100", "centimeter": "1/100", "dm": "1/10", "m": "1", "meter": "1",
-        "km": "1000", "kilometer": "1000", "inch": "127/5000", "inches": "127/5000", "in": "127/5000", "ft": "381/1250",
+    "length": {"mm": "1/1000", "millimeter": "1/1000", "cm": "1/100", "centimeter": "1/100", "dm": "1/10",
+    "m": "1", "meter": "1",
+        "km": "1000", "kilometer": "1000", "inch": "127/5000", "inches": "127/5000", "in": "127/5000",
+        "ft": "381/1250",
         "feet": "381/1250", "foot": "381/1250", "yd": "1143/1250", "yard": "1143/1250", "mi": "1609344/1000",
         "mile": "1609344/1000", "nm": "1/1000000000"},
     "mass": {"mg": "1/1000", "g": "1", "gram": "1", "kg": "1000", "kilogram": "1000", "lb": "45359237/100000",
         "pound": "45359237/100000", "ton": "1000000", "tonne": "1000000"},
-    "time": {"ms": "1/1000", "s": "1", "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600", "hr": "3600",
+    "time": {"ms": "1/1000", "s": "1", "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600",
+    "hr": "3600",
         "hour": "3600", "day": "86400", "week": "604800"},
     "money": {"cent": "1/100", "dollar": "1", "usd": "1", "buck": "1"},
-    "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "l": "1", "L": "1", "liter": "1", "litre": "1"},
+    "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "l": "1", "L": "1", "liter": "1",
+    "litre": "1"},
     "angle": {"degree": "1", "deg": "1", "^circ": "1"},
 }  # fmt: skip
 _OTHER = (
-    "am pm AM PM unit units year years month months mph kph kmh rad radian radians hz Hz W kW V A K J N Pa C F "
-    "eV mol M erg dyne cal kcal people person apples miles hours minutes seconds days dollars cents "
-    "bucks pounds points sq cubic square cups students marbles books coins pages weeks meters metres"
+    "am pm AM PM unit units year years month months mph kph kmh rad radian radians hz Hz W kW V A K J N Pa C"
+    " F eV mol M erg dyne cal kcal people person apples miles hours minutes seconds days dollars cents bucks"
+    " pounds points sq cubic square cups students marbles books coins pages weeks meters metres"
 ).split()
-MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+MULTIPLES = {
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 _VALUES = {name: (kind, Fraction(size)) for kind, names in _TABLE.items() for name, size in names.items()}
 KNOWN = frozenset([*_VALUES, *(f"{name}s" for name in _VALUES if len(name) > 2), *_OTHER])
 _NO_UNIT = re.compile(
@@ -39,7 +51,9 @@ def multiple(unit: str) -> tuple[int, str]:
 
 
 def is_unit(words: str) -> bool:
-    """Whether words after a number may name what was counted: at most five, none of which changes the number."""
+    """Whether words after a number may name what was counted: at most five,
+    none of which changes the number.
+    """
     return len(words) <= 80 and len(words.split()) <= 5 and not _NO_UNIT.search(words)
 
 

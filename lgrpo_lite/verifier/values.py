@@ -1,6 +1,8 @@
-"""Whether two expressions are equal: exactly as fractions, else to hundreds of digits at several points of their variables.
+"""Whether two expressions are equal: exactly as fractions, else to hundreds of digits at
+several points of their variables.
 
-Two different analytic expressions agree at a random point with probability zero; here the points are fixed rationals.
+Two different analytic expressions agree at a random point with probability zero; here
+the points are fixed rationals.
 """
 
 from collections.abc import Iterator
@@ -33,7 +35,8 @@ def variables(node: Any) -> frozenset[str]:
 def equal(a: Node, b: Node) -> bool:
     """Whether two expressions have the same value wherever they have one. Undecided when no point decides it.
 
-    Variables are real; positive where one stands under a root or in a logarithm, natural where one is rounded or in a factorial.
+    Variables are real; positive where one stands under a root or in a logarithm, natural where
+    one is rounded or in a factorial.
     """
     if a == b:
         return True
@@ -86,7 +89,9 @@ def _close(run: Evaluation, x: Value, y: Value) -> bool:
 
 
 def constant(node: Node) -> Value:
-    """The value of an expression without variables, at LOW precision, for sorting; Undecided when it is not real."""
+    """The value of an expression without variables, at LOW precision, for sorting;
+    Undecided when it is not real.
+    """
     run = Evaluation({}, LOW)
     found = run.value(node)
     if not isinstance(found, Fraction) and isinstance(found, run.mp.mpc):
@@ -113,17 +118,30 @@ def _point(names: frozenset[str], number: int, *, negative: bool, largest: int) 
     if largest == STEPS and number < 24:  # every step of a rounded value
         return {name: Fraction(number + 1 + crc32(name.encode("utf-8", "replace")) % 7) for name in names}
     if largest:
-        return {name: Fraction(crc32(f"{name} {number}".encode("utf-8", "replace")) % largest + 1) for name in names}
-    signs = {name: -1 if negative and (i + number // 2) % 2 == 0 else 1 for i, name in enumerate(sorted(names))}
+        return {
+            name: Fraction(crc32(f"{name} {number}".encode("utf-8", "replace")) % largest + 1)
+            for name in names
+        }
+    signs = {
+        name: -1 if negative and (i + number // 2) % 2 == 0 else 1 for i, name in enumerate(sorted(names))
+    }
     return {name: signs[name] * _coordinate(name, number) for name in names}
 
 
 def _counts(node: Any) -> int:
-    """The largest natural number for the variables where one is rounded, or stands in a factorial; 0 where none does."""
+    """The largest natural number for the variables where one is rounded, or stands in
+    a factorial; 0 where none does.
+    """
     if not isinstance(node, tuple) or not node:
         return 0
     below = [_counts(child) for child in node if isinstance(child, tuple)]
-    here = 29 if node[0] == "!" or node[:2] == ("call", "binom") else STEPS if node[0] == "call" and node[1] in _ROUNDED else 0
+    here = (
+        29
+        if node[0] == "!" or node[:2] == ("call", "binom")
+        else STEPS
+        if node[0] == "call" and node[1] in _ROUNDED
+        else 0
+    )
     found = [bound for bound in (*below, here if variables(node) else 0) if bound]
     return min(found) if found else 0
 
@@ -134,7 +152,14 @@ def _bounded(node: Any) -> bool:
         return False
     if node[0] == "call" and node[1] in _REAL_DOMAIN and variables(node):
         return True
-    if node[0] == "^" and variables(node[1]) and not (node[2][0] in ("n", "neg") and rational(node[2]) is not None and
-                                                       (rational(node[2]) or Fraction(0)).denominator == 1):  # fmt: skip
+    if (
+        node[0] == "^"
+        and variables(node[1])
+        and not (
+            node[2][0] in ("n", "neg")
+            and rational(node[2]) is not None
+            and (rational(node[2]) or Fraction(0)).denominator == 1
+        )
+    ):
         return True
     return any(_bounded(child) for child in node if isinstance(child, tuple))

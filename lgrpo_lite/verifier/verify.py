@@ -17,9 +17,11 @@ _LAST_LETTER = re.compile(r"\b([A-J])\b[\s.)*$}]*$")
 
 
 def verify(prediction: str, gold: str, policy: Policy = DEFAULT, *, extract: str = "final") -> Outcome:
-    """Whether the answer of `prediction` is the gold's: ok, wrong, or unparsable when it gives none that could be read.
+    """Whether the answer of `prediction` is the gold's: ok, wrong, or unparsable when it
+    gives none that could be read.
 
-    Under `final` a text that marks no answer is one itself, if it can be read. What cannot be decided is wrong. Never raises.
+    Under `final` a text that marks no answer is one itself, if it can be read. What cannot be
+    decided is wrong. Never raises.
     """
     if not isinstance(prediction, str) or not isinstance(gold, str):
         return Outcome.unparsable
@@ -49,7 +51,11 @@ def candidates(prediction: str, extract: str) -> list[str]:
         return [] if found is None else [found]
     if (marked := committed(prediction)) is not None:
         return [marked]
-    whole = [] if len(prediction) > MAX_ANSWER or "<think>" in prediction or is_prose(prediction) else [bare(prediction)]
+    whole = (
+        []
+        if len(prediction) > MAX_ANSWER or "<think>" in prediction or is_prose(prediction)
+        else [bare(prediction)]
+    )
     last = final_answer(prediction)
     return [*whole, *([] if last is None else [last])]
 
@@ -63,7 +69,9 @@ def gold_answer(gold: str) -> str:
 
 
 def matches(reading: Reading, golden: Reading, policy: Policy) -> bool:
-    """Whether two readings are the same answer: typed the same, the same choice, the same words, or equal trees."""
+    """Whether two readings are the same answer: typed the same, the same choice,
+    the same words, or equal trees.
+    """
     if not reading.spelled:
         return False
     if reading.spelled == golden.spelled or _typed_the_same(reading.spelled, golden.spelled):
@@ -112,7 +120,9 @@ def _worded(spelled: str) -> bool:
 
 
 def gold_fault(gold: object) -> str | None:
-    """Why a gold answer cannot be verified against, or None. Words are no fault: they are compared as words."""
+    """Why a gold answer cannot be verified against, or None. Words are no fault:
+    they are compared as words.
+    """
     if not isinstance(gold, str):
         return "the gold answer is missing"
     answer = gold_answer(gold)

@@ -1,4 +1,5 @@
-"""The engine `unsloth` without a GPU: what it calls is there, faults are named, and its trainer runs on Unsloth's own loader.
+"""The engine `unsloth` without a GPU: what it calls is there, faults are named, and its
+trainer runs on Unsloth's own loader.
 
 Needs the venv that install.sh beside this file makes. With a GPU, vLLM and `-m gpu` the whole contract runs.
 """
@@ -78,13 +79,23 @@ def parameters(which: str, file: str, function: str, owner: str | None = None) -
 def calls(which: str, file: str, name: str) -> set[str]:
     """Keywords that a function of this name is called with somewhere in the file."""
     found = [n for n in ast.walk(tree(which, file)) if isinstance(n, ast.Call)]
-    return {k.arg for n in found if getattr(n.func, "attr", getattr(n.func, "id", "")) == name for k in n.keywords if k.arg}
+    return {
+        k.arg
+        for n in found
+        if getattr(n.func, "attr", getattr(n.func, "id", "")) == name
+        for k in n.keywords
+        if k.arg
+    }
 
 
 def assigned(which: str, file: str) -> set[str]:
     """Attributes the file sets on a variable `model`."""
     targets = [t for n in ast.walk(tree(which, file)) if isinstance(n, ast.Assign) for t in n.targets]
-    return {t.attr for t in targets if isinstance(t, ast.Attribute) and isinstance(t.value, ast.Name) and t.value.id == "model"}
+    return {
+        t.attr
+        for t in targets
+        if isinstance(t, ast.Attribute) and isinstance(t.value, ast.Name) and t.value.id == "model"
+    }
 
 
 @pytest.mark.parametrize("which", SOURCES)
@@ -109,7 +120,11 @@ def test_the_adapter_goes_through_known_names(which):
     assert set(engine._adapter(recipe_of())) <= taken
     assert {"save_directory", "load_tensors"} <= parameters(which, "unsloth_zoo/vllm_utils.py", "load_lora")
     assert {"lora_tensors", "lora_config"} <= calls(which, "unsloth_zoo/vllm_utils.py", "LoRARequest")
-    fields = [n.target.id for n in ast.walk(tree(which, "unsloth_zoo/vllm_lora_request.py")) if isinstance(n, ast.AnnAssign)]
+    fields = [
+        n.target.id
+        for n in ast.walk(tree(which, "unsloth_zoo/vllm_lora_request.py"))
+        if isinstance(n, ast.AnnAssign)
+    ]
     assert {"lora_int_id", "lora_tensors", "lora_config"} <= set(fields)
     assert "vllm_engine" in assigned(which, "unsloth/models/llama.py")
     assert {"vllm_engine", "load_lora"} <= assigned(which, "unsloth/models/_utils.py")
@@ -117,7 +132,10 @@ def test_the_adapter_goes_through_known_names(which):
 
 @pytest.mark.parametrize("which", SOURCES)
 def test_every_switch_is_read(which):
-    text = "".join((SOURCES[which] / f).read_text("utf-8") for f in ("unsloth/models/_utils.py", "unsloth_zoo/vllm_utils.py"))
+    text = "".join(
+        (SOURCES[which] / f).read_text("utf-8")
+        for f in ("unsloth/models/_utils.py", "unsloth_zoo/vllm_utils.py")
+    )
     text += (SOURCES[which] / "unsloth_zoo/compiler.py").read_text("utf-8")
     own = {n for n in engine.ENVIRONMENT if n.startswith("UNSLOTH")} | {
         "UNSLOTH_COMPILE_LOCATION", "UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE",
@@ -127,8 +145,16 @@ def test_every_switch_is_read(which):
 
 @pytest.mark.parametrize("which", SOURCES)
 def test_log_probs_are_those_of_the_temperature(which):
-    load = next(n for n in tree(which, "unsloth_zoo/vllm_utils.py").body if getattr(n, "name", "") == "load_vllm")
-    modes = [k.value for n in ast.walk(load) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "logprobs_mode"]
+    load = next(
+        n for n in tree(which, "unsloth_zoo/vllm_utils.py").body if getattr(n, "name", "") == "load_vllm"
+    )
+    modes = [
+        k.value
+        for n in ast.walk(load)
+        if isinstance(n, ast.Call)
+        for k in n.keywords
+        if k.arg == "logprobs_mode"
+    ]
     assert [ast.unparse(m) for m in modes] == ["'processed_logprobs' if training else 'raw_logprobs'"]
     defaults = dict(zip(reversed(load.args.args), reversed(load.args.defaults), strict=False))
     training = next(d for a, d in defaults.items() if a.arg == "training")
@@ -169,7 +195,12 @@ def test_the_tested_versions_pass_and_the_plugin_is_for_4_bits(stack):
     ("name", "value", "fault", "says"),
     [
         ("WORLD_SIZE", "2", ConfigError, "vllm-server"),
-        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64,expandable_segments:True", EnvironmentFault, "unset"),
+        (
+            "PYTORCH_CUDA_ALLOC_CONF",
+            "max_split_size_mb:64,expandable_segments:True",
+            EnvironmentFault,
+            "unset",
+        ),
         ("PYTORCH_ALLOC_CONF", "expandable_segments:True", EnvironmentFault, "unset PYTORCH_ALLOC_CONF"),
     ],
 )
@@ -217,11 +248,15 @@ except LgrpoError as error:
 
 
 def test_without_a_gpu_it_says_so_and_keeps_quiet_otherwise(stack, tmp_path):
-    """Imported for real, after transformers: nothing on standard output, no warning about the order, no file left behind."""
+    """Imported for real, after transformers: nothing on standard output, no warning about
+    the order, no file left behind.
+    """
     stack()
     here = tmp_path / "here"
     here.mkdir()
-    done = subprocess.run([sys.executable, "-c", HERE, str(tmp_path)], capture_output=True, text=True, cwd=here)
+    done = subprocess.run(
+        [sys.executable, "-c", HERE, str(tmp_path)], capture_output=True, text=True, cwd=here
+    )
     assert done.returncode == 3, done.stderr
     assert "error: Unsloth cannot serve here" in done.stderr and "needs a GPU" in done.stderr
     assert "no GPU found" in done.stderr and "should be imported before" not in done.stderr
@@ -240,7 +275,10 @@ def loaded(request):
 
     recipe = recipe_of(weights=request.param)
     model, _ = FastLanguageModel.from_pretrained(
-        locate(recipe.model.id), dtype=torch.float32, load_in_4bit=request.param == "nf4", use_gradient_checkpointing=False
+        locate(recipe.model.id),
+        dtype=torch.float32,
+        load_in_4bit=request.param == "nf4",
+        use_gradient_checkpointing=False,
     )
     assert any(hasattr(p, "quant_state") for p in model.parameters()) == (request.param == "nf4")
     return recipe, FastLanguageModel.get_peft_model(model, **engine._adapter(recipe))
@@ -253,7 +291,9 @@ def test_a_model_without_vllm_is_not_taken(loaded):
 
 
 def test_the_trainer_stands_on_its_network(loaded):
-    """The same adapter, float32, from the same seed; log-probs and gradients of the policy that loads its own weights."""
+    """The same adapter, float32, from the same seed; log-probs and gradients of the
+    policy that loads its own weights.
+    """
     recipe, net = loaded
     weights = "fp32" if recipe.model.weights == "bf16" else "nf4"
     plain = Policy.load(tiny_recipe(f"model.weights={weights}"))
@@ -326,11 +366,17 @@ class TestOnAGpu:
                 base = sampler.generate(run.eval_prompts, 3, run.sampling)
         assert all(torch.equal(a, b) for a, b in zip(before, run.policy.trainable(), strict=True))
         assert [len(row) for row in answers] == [3] * len(run.eval_prompts)
-        assert all(c.token_ids[:2] == (50, 51) and c.given == 2 and len(c.token_ids) <= 10 for row in begun for c in row)
+        assert all(
+            c.token_ids[:2] == (50, 51) and c.given == 2 and len(c.token_ids) <= 10
+            for row in begun
+            for c in row
+        )
         pairs = [(p, c) for p, row in zip(run.eval_prompts, answers, strict=True) for c in row]
         assert {c.policy_version for _, c in pairs} == {run.policy.version}
         for _, c in pairs:
-            assert (c.token_ids[-1] in run.policy.eos_ids) == (c.finish_reason == "stop") and len(c.logprobs) == len(c.token_ids)
+            assert (c.token_ids[-1] in run.policy.eos_ids) == (c.finish_reason == "stop") and len(
+                c.logprobs
+            ) == len(c.token_ids)
         assert apart(run, pairs).mean() < 0.1
         with run.policy.reference():
             from_base = [(p, c) for p, row in zip(run.eval_prompts, base, strict=True) for c in row]
@@ -344,7 +390,12 @@ class TestOnAGpu:
 
     def test_it_trains(self, run, tmp_path):
         """A process of its own, 16-bit weights."""
-        settings = ["rollout.engine=unsloth", "model.weights=bf16", "train.steps=3", "rollout.vllm.kv_cache_gb=0.5"]
+        settings = [
+            "rollout.engine=unsloth",
+            "model.weights=bf16",
+            "train.steps=3",
+            "rollout.vllm.kv_cache_gb=0.5",
+        ]
         command = [sys.executable, "-m", "lgrpo_lite", "recipe", "tiny-math", *settings]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

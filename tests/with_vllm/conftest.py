@@ -1,4 +1,6 @@
-"""A real vLLM server of tiny-math on loopback, one a session; and how many tests ran with each shape of vLLM in this process."""
+"""A real vLLM server of tiny-math on loopback, one a session; and how many tests ran with each
+shape of vLLM in this process.
+"""
 
 import contextlib
 import os
@@ -16,14 +18,24 @@ from like_cuda import SHAPES
 LOG = pytest.StashKey[Path]()
 STARTS_WITHIN = 600  # seconds; half a minute on two quiet cores
 SERVE = [  # as a module: the CPU build's `vllm` command looks for the GPU build's version and stops
-    *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager"),
+    *(
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+    ),
     *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--logprobs-mode", "processed_logprobs"),
     *("--max-model-len", "512", "--distributed-executor-backend", "uni"),
     "--no-enable-chunked-prefill",  # on a CPU a seeded request whose prompt is cut in two ends the server
 ]
 ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # with the executor `uni`: one process less that has to import everything
+    # with the executor `uni`: one process less that has to import everything
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -33,7 +45,9 @@ ENVIRONMENT = {
 
 @pytest.fixture(scope="session")
 def server_url(request, tmp_path_factory):
-    """Its address. Prompts and answers of 512 tokens, adapters up to rank 16; the log is shown where a test fails."""
+    """Its address. Prompts and answers of 512 tokens, adapters up to rank 16; the
+    log is shown where a test fails.
+    """
     from lgrpo_lite.policy.load import locate
 
     log = request.session.stash[LOG] = tmp_path_factory.mktemp("server") / "log"
@@ -41,7 +55,11 @@ def server_url(request, tmp_path_factory):
     command = [*SERVE, "--model", locate("builtin:tiny-math"), "--port", str(port)]
     with log.open("w") as out:
         server = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT, start_new_session=True
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -62,7 +80,9 @@ def pytest_runtest_makereport(item, call):
     report = yield
     log = item.session.stash.get(LOG, None)
     if report.failed and log and "server_url" in item.fixturenames:
-        report.sections.append(("end of the vLLM server's log", "\n".join(log.read_text("utf-8").splitlines()[-40:])))
+        report.sections.append(
+            ("end of the vLLM server's log", "\n".join(log.read_text("utf-8").splitlines()[-40:]))
+        )
     return report
 
 

@@ -1,8 +1,9 @@
-"""vLLM on a CPU in the two shapes it has: as it comes, and as it is on CUDA; as a program, the command line in the second.
+"""vLLM on a CPU in the two shapes it has: as it comes, and as it is on CUDA; as a program,
+the command line in the second.
 
-On CUDA one batch is in flight while the next is scheduled, and the memory of keys and values can be given back. vLLM switches
-both off on a CPU. Here scheduler and engine core are as on CUDA; the pass itself stays what a CPU can do. What is given back
-is written over, and a pass while it is away ends as it would there.
+On CUDA one batch is in flight while the next is scheduled, and the memory of keys and values can be given
+back. vLLM switches both off on a CPU. Here scheduler and engine core are as on CUDA; the pass itself stays
+what a CPU can do. What is given back is written over, and a pass while it is away ends as it would there.
 
     python tests/with_vllm/like_cuda.py train tiny-math rollout.engine=vllm
 """
@@ -14,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 SHAPES = ("as on a CPU", "as on CUDA")
-LOST = 1000.0  # what is read where keys and values were given back; finite, since masked places are read and multiplied by 0
+# what is read where keys and values were given back; finite, since masked places are read and multiplied by 0
+LOST = 1000.0
 NO_ROOM = "CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:139"  # vLLM's own words
 
 
@@ -77,7 +79,9 @@ def _changes() -> Iterator[tuple[type, str, object]]:
 
 @contextmanager
 def seeds_from_numpy() -> Iterator[None]:
-    """Inside it a request is seeded as Model Runner V2 does it: by numpy's global generator, when it reaches the worker."""
+    """Inside it a request is seeded as Model Runner V2 does it: by numpy's global
+    generator, when it reaches the worker.
+    """
     import numpy as np
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -88,7 +92,9 @@ def seeds_from_numpy() -> Iterator[None]:
             settings = copy.copy(request.sampling_params)
             if settings.seed is None:
                 settings.seed = int(np.random.randint(limits.min, limits.max))
-            vars(settings).pop("sampling_type", None)  # kept since it was asked for: without a seed it is another
+            vars(settings).pop(
+                "sampling_type", None
+            )  # kept since it was asked for: without a seed it is another
             request.sampling_params = settings
         return update(self, scheduler_output)
 

@@ -83,7 +83,9 @@ def test_counts_versions_and_ends(engine, policy, prompts):
     for completion in (c for a in answers for c in a):
         assert completion.policy_version == 7 and len(completion.logprobs) == len(completion.token_ids)
         ends = [t in policy.eos_ids for t in completion.token_ids]
-        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (completion.finish_reason == "stop")
+        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (
+            completion.finish_reason == "stop"
+        )
         assert "<|" not in completion.text
     assert "stop" in {c.finish_reason for a in answers for c in a}
     assert {c.finish_reason for a in cut for c in a} == {"length"}
@@ -155,7 +157,9 @@ def test_answers_of_one_request_are_independent_draws(engine, policy, prompts):
         expected = {c.token_ids[0]: len(row) * math.exp(c.logprobs[0]) for c in row}
         found = Counter(c.token_ids[0] for c in row)
         common = [t for t, e in expected.items() if e >= 5]
-        excess += sum((found[t] - expected[t]) ** 2 / expected[t] - (1 - expected[t] / len(row)) for t in common)
+        excess += sum(
+            (found[t] - expected[t]) ** 2 / expected[t] - (1 - expected[t] / len(row)) for t in common
+        )
         spread += 2 * len(common)
     assert abs(excess) < 4 * math.sqrt(spread)
 
@@ -203,13 +207,18 @@ def test_closing_takes_the_adapter_off_the_server(server_url, policy):
 def test_a_rank_above_the_servers_is_refused_with_its_words(server_url):
     large = server_recipe(server_url, "model.lora.rank=32")
     engine, policy = open_engine(large), Policy.load(large)
-    with pytest.raises(EnvironmentFault, match="32 is greater than max_lora_rank 16") as fault, engine.serving(policy):
+    with (
+        pytest.raises(EnvironmentFault, match="32 is greater than max_lora_rank 16") as fault,
+        engine.serving(policy),
+    ):
         pass
     assert "--max-lora-rank 32" in fault.value.fix and list(engine.folder.path.iterdir()) == []
     engine.close()
 
 
-@pytest.mark.parametrize("extra", [(), ("model.weights=nf4", "rollout.server.model=m", "rollout.server.api_key_env=K")])
+@pytest.mark.parametrize(
+    "extra", [(), ("model.weights=nf4", "rollout.server.model=m", "rollout.server.api_key_env=K")]
+)
 def test_vllm_knows_every_flag_of_that_command(extra):
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -218,4 +227,6 @@ def test_vllm_knows_every_flag_of_that_command(extra):
     asked = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", words[3], *words[4:]])
     assert words[:3] == ["VLLM_ALLOW_RUNTIME_LORA_UPDATING=1", "vllm", "serve"]
     assert asked.enable_lora and asked.max_lora_rank == 32 and asked.max_loras == 2 and asked.port == 8010
-    assert asked.logprobs_mode == "processed_logprobs" and asked.quantization == ("bitsandbytes" if extra else None)
+    assert asked.logprobs_mode == "processed_logprobs" and asked.quantization == (
+        "bitsandbytes" if extra else None
+    )

@@ -1,5 +1,5 @@
-"""vLLM in this process, as on a CPU and as on CUDA: the contract of an engine, one copy of the weights, the proofs with faults
-planted."""
+"""vLLM in this process, as on a CPU and as on CUDA: the contract of an engine, one copy of the weights, the
+proofs with faults planted."""
 
 import gc
 from contextlib import contextmanager, nullcontext
@@ -98,7 +98,9 @@ def test_counts_order_versions_and_ends(run):
         assert completion.policy_version == run.policy.version
         assert len(completion.logprobs) == len(completion.token_ids) and completion.given == 0
         ends = [token in run.policy.eos_ids for token in completion.token_ids]
-        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (completion.finish_reason == "stop")
+        assert sum(ends) == (completion.finish_reason == "stop") and ends[-1] == (
+            completion.finish_reason == "stop"
+        )
         assert "<|" not in completion.text
     assert {len(c.token_ids) for row in cut for c in row} == {2}
     assert all(a.token_ids == b.token_ids for a, b in greedy)
@@ -162,7 +164,9 @@ def test_between_rollouts_the_cache_is_away_and_sampling_goes_on(run):
     assert (core.batch_queue is None) == (run.shape == "as on a CPU")
     if run.shape == "as on CUDA":
         assert engine.releases and core.model_executor.sleeping_tags == {"kv_cache"} and not core.batch_queue
-        assert worker.model_runner.kv_caches and all(bool((c == LOST).all()) for c in worker.model_runner.kv_caches)
+        assert worker.model_runner.kv_caches and all(
+            bool((c == LOST).all()) for c in worker.model_runner.kv_caches
+        )
     else:
         engine._pause()
         with pytest.raises(RuntimeError, match="discard is not supported on CPU"):
@@ -219,7 +223,9 @@ def last_versions_adapter(run):
 
 @contextmanager
 def one_name_and_no_reset(run):
-    """Every version under the name and folder of the first, and the prefix cache never reset: giving it back would do that."""
+    """Every version under the name and folder of the first, and the prefix cache never
+    reset: giving it back would do that.
+    """
     from vllm.lora.request import LoRARequest
 
     engine, folder = run.engine, run.engine.folder.path / "same"
@@ -260,7 +266,11 @@ def another_temperature(run):
 
 @contextmanager
 def one_weight_changed(run):
-    weight = next(p for n, p in run.engine.served.named_parameters() if n.endswith("layers.1.mlp.down_proj.base_layer.weight"))
+    weight = next(
+        p
+        for n, p in run.engine.served.named_parameters()
+        if n.endswith("layers.1.mlp.down_proj.base_layer.weight")
+    )
     before = weight.data.view(-1)[77].clone()
     with torch.inference_mode():
         weight.data.view(-1)[77] = before ^ 1 if before.dtype == torch.uint8 else before * 2

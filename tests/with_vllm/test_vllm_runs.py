@@ -1,4 +1,6 @@
-"""Whole runs on a vLLM in this process, as on a CPU and as on CUDA: a kill, a resume, and what can go wrong on a card."""
+"""Whole runs on a vLLM in this process, as on a CPU and as on CUDA: a kill, a resume,
+and what can go wrong on a card.
+"""
 
 import gc
 import gzip
@@ -96,8 +98,13 @@ def test_five_steps_are_trained_and_proven(shape, whole):
 
 
 def test_a_run_that_is_killed_and_resumed_is_the_run(shape, whole, tmp_path):
-    start = {"as on a CPU": ["-m", "lgrpo_lite"], "as on CUDA": [str(Path(__file__).with_name("like_cuda.py"))]}
-    process = subprocess.Popen([sys.executable, *start[shape], *command(tmp_path, "killed")], stderr=subprocess.PIPE, text=True)
+    start = {
+        "as on a CPU": ["-m", "lgrpo_lite"],
+        "as on CUDA": [str(Path(__file__).with_name("like_cuda.py"))],
+    }
+    process = subprocess.Popen(
+        [sys.executable, *start[shape], *command(tmp_path, "killed")], stderr=subprocess.PIPE, text=True
+    )
     while process.poll() is None and len(rows(tmp_path / "killed", "metrics.jsonl")) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -113,7 +120,9 @@ def test_a_run_that_is_killed_and_resumed_is_the_run(shape, whole, tmp_path):
 
 @as_on_cuda
 def test_a_release_that_is_refused_in_a_run_is_told_and_the_run_goes_on(shape, tmp_path, monkeypatch):
-    """vLLM's own refusal: without those steps a batch is still in flight after a rollout, and none at the start."""
+    """vLLM's own refusal: without those steps a batch is still in flight after a
+    rollout, and none at the start.
+    """
     monkeypatch.setattr(vllm_engine, "STEPS_TO_IDLE", 0)
     assert lgrpo(*command(tmp_path, "refused", "train.steps=2")) == 0
     said = [message for message in told(tmp_path / "refused") if "KV cache" in message]
@@ -123,17 +132,25 @@ def test_a_release_that_is_refused_in_a_run_is_told_and_the_run_goes_on(shape, t
 
 
 @as_on_cuda
-def test_a_card_that_another_process_fills_is_exit_4_with_its_pid_and_the_run_is_kept(shape, tmp_path, monkeypatch, capfd):
+def test_a_card_that_another_process_fills_is_exit_4_with_its_pid_and_the_run_is_kept(
+    shape, tmp_path, monkeypatch, capfd
+):
     """Between two steps; it is what vLLM's allocator raises, and the rest is real."""
     put_nvidia_smi(
-        tmp_path, monkeypatch, """case "$1" in *compute-apps*) echo "GPU-1, 4242, /usr/bin/python other.py, 20000" ;; esac"""
+        tmp_path,
+        monkeypatch,
+        """case "$1" in *compute-apps*) echo "GPU-1, 4242, /usr/bin/python other.py, 20000" ;; esac""",
     )
     folder = tmp_path / "filled"
     with filled_by_another(lambda: len(rows(folder, "metrics.jsonl")) == 2):
         assert lgrpo(*command(tmp_path, "filled", "train.steps=3")) == 4
     said = capfd.readouterr().err
-    assert "vLLM finds no room: CUDA Error: out of memory at" in said and "PID 4242 (python, 19.5 GiB)" in said
-    assert "fix stop the other process" in said and "--resume auto goes on" in said and "Traceback" not in said
+    assert (
+        "vLLM finds no room: CUDA Error: out of memory at" in said and "PID 4242 (python, 19.5 GiB)" in said
+    )
+    assert (
+        "fix stop the other process" in said and "--resume auto goes on" in said and "Traceback" not in said
+    )
     status = json.loads((folder / "STATUS.json").read_text("utf-8"))
     assert (status["state"], status["exit_code"]) == ("failed", 4)
     assert checkpoint.find(folder / "checkpoints")[0].name == "step-000002"
@@ -142,14 +159,20 @@ def test_a_card_that_another_process_fills_is_exit_4_with_its_pid_and_the_run_is
 
 
 @as_on_cuda
-def test_a_resumed_run_draws_the_same_samples_where_vllm_seeds_requests_from_numpy(shape, tmp_path, monkeypatch):
+def test_a_resumed_run_draws_the_same_samples_where_vllm_seeds_requests_from_numpy(
+    shape, tmp_path, monkeypatch
+):
     """Model Runner V2. Left to numpy it draws others: evaluations and proofs have drawn from there too."""
     fp32 = ["rollout.engine=vllm", "model.weights=fp32", "rollout.vllm.kv_cache_gb=0.1", "train.save_every=1"]
 
     def sampled(name: str, steps: int, *, resume: bool = False) -> list[list[str]]:
         """Answers of each step. A process that starts has numbers of its own."""
         np.random.seed(len(name) + steps)
-        run = build(tiny_recipe(*fp32, "log.completions_per_step=16", f"train.steps={steps}", "optim.scheduler=constant"))
+        run = build(
+            tiny_recipe(
+                *fp32, "log.completions_per_step=16", f"train.steps={steps}", "optim.scheduler=constant"
+            )
+        )
         folder = RunFolder(tmp_path / name)
         folder.open()
         try:
@@ -192,12 +215,20 @@ for name, revision in (("me/whole", "v1"), ("me/without-weights", "main")):
 """
 
 
-ABSENT = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")  # as is remembered
+ABSENT = (
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)  # as is remembered
 
 
 @pytest.mark.xdist_group("runs as on a CPU")
 def test_a_cached_model_needs_no_network_and_one_that_is_not_says_so(tmp_path):
-    """Of a revision that has a name. HF_HUB_OFFLINE is not set: the Hub's address is a port where nobody listens."""
+    """Of a revision that has a name. HF_HUB_OFFLINE is not set: the Hub's address
+    is a port where nobody listens.
+    """
     source = Path(locate("builtin:tiny-math"))
     for name, revision in (("whole", "v1"), ("without-weights", "main")):
         cached = tmp_path / "hub" / f"models--me--{name}"
@@ -209,7 +240,11 @@ def test_a_cached_model_needs_no_network_and_one_that_is_not_says_so(tmp_path):
             (cached / ".no_exist" / COMMIT / file).touch()
     (tmp_path / "hub" / "models--me--without-weights" / "snapshots" / COMMIT / "model.safetensors").unlink()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_"))}
-    own = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    own = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     child = subprocess.run([sys.executable, "-c", TWO_MODELS], env=kept | own, capture_output=True, text=True)
     said = child.stdout.splitlines()
     assert child.returncode == 0 and said[0] == "8 answers", child.stdout + child.stderr
@@ -218,12 +253,19 @@ def test_a_cached_model_needs_no_network_and_one_that_is_not_says_so(tmp_path):
 
 def test_the_trainers_model_takes_no_memory_of_its_own(shape, tmp_path):
     """Growth of the process, on weights of 180 MB: the shared model next to none, a second copy all of it."""
-    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 16}
+    shape = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 16,
+    }
     config = Qwen2Config(**shape, num_key_value_heads=4, vocab_size=2048, eos_token_id=256, bos_token_id=None)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
     for file in Path(locate("builtin:tiny-math")).glob("token*"):
         shutil.copy(file, tmp_path)
-    recipe = tiny_recipe(f"model.id={tmp_path}", "model.weights=bf16", "model.lora.rank=1", "rollout.engine=vllm")
+    recipe = tiny_recipe(
+        f"model.id={tmp_path}", "model.weights=bf16", "model.lora.rank=1", "rollout.engine=vllm"
+    )
     size = (tmp_path / "model.safetensors").stat().st_size
     engine = open_engine(recipe)
     fingerprint(engine.served)  # its own buffers are there from here on

@@ -16,7 +16,9 @@ TOLD = 24  # settings that differ and are shown
 
 
 def compared(paths: Sequence[Path], out: Path | None, *, as_json: bool) -> tuple[dict[str, Any], list[str]]:
-    """Runs side by side: what each came to and its curves; with `out` also curves.json and pictures. And warnings."""
+    """Runs side by side: what each came to and its curves; with `out` also
+    curves.json and pictures. And warnings.
+    """
     from lgrpo_lite.monitor import plots
     from lgrpo_lite.monitor.curves import CURVES, held_out, outcomes, points
     from lgrpo_lite.monitor.tail import Tail
@@ -32,14 +34,18 @@ def compared(paths: Sequence[Path], out: Path | None, *, as_json: bool) -> tuple
     for name, run, outcome in zip(names, runs, outcomes(runs), strict=True):
         curves: dict[str, Any] = {title: points(run.records, of) for title, of in CURVES.items()}
         rows.append(dataclasses.asdict(outcome) | {"name": name, "curves": curves, "held_out": held_out(run)})
-    found: dict[str, Any] = {"runs": json.loads(json.dumps(rows, default=str), parse_constant=lambda _: None)}  # no NaN, no dates
+    found: dict[str, Any] = {
+        "runs": json.loads(json.dumps(rows, default=str), parse_constant=lambda _: None)
+    }  # no NaN, no dates
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
             files = [out / "curves.json"]
             files[0].write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         except OSError as error:
-            raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix="choose another --out") from None
+            raise ConfigError(
+                f"cannot write: {error.strerror}", where=str(out), fix="choose another --out"
+            ) from None
         if plots.available():
             files += plots.plot_curves(list(zip(names, runs, strict=True)), out)
         else:
@@ -58,7 +64,9 @@ def show(found: dict[str, Any]) -> None:
     """The tables: what the runs came to, the settings in which they differ, their curves."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    console = Console(
+        file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False, markup=False
+    )
     runs = found["runs"]
     console.print(_figures(runs))
     if runs[0]["settings"]:
@@ -93,7 +101,9 @@ def _figures(runs: Sequence[dict[str, Any]]):
         "state": [run["state"] for run in runs],
         "steps": [f"{amount(run['step'])} of {amount(run['steps'])}" for run in runs],
         "reward, last 10 % of steps": [number(run["reward"]) for run in runs],
-        "best on held-out problems": ["–" if b is None else f"{b['metric']} {b['value']:.3f} at step {b['step']}" for b in best],
+        "best on held-out problems": [
+            "–" if b is None else f"{b['metric']} {b['value']:.3f} at step {b['step']}" for b in best
+        ],
         "tokens of an answer, last 10 %": [number(run["length"], ".1f") for run in runs],
         "tokens sampled": [amount(run["tokens"]) for run in runs],
         "hours of steps and evaluations": [number(run["hours"], ".2f") for run in runs],

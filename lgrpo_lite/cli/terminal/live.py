@@ -2,8 +2,8 @@
 
     python -m lgrpo_lite.cli.terminal.live RUN      # draws on stderr until its standard input ends
 
-A process of its own costs the training nothing, no fault in it can reach the training, and it survives a SIGKILL of it: it
-then puts the terminal in order and says how to go on.
+A process of its own costs the training nothing, no fault in it can reach the training, and it survives a
+SIGKILL of it: it then puts the terminal in order and says how to go on.
 """
 
 import os
@@ -21,11 +21,14 @@ from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.view import live
 
 REFRESH_SECONDS = 0.25
-DRAW_SECONDS = 1.0  # between two drawings of one size, whether or not the run wrote something: ages and times left move on
+# between two drawings of one size, whether or not the run wrote something: ages and times left move on
+DRAW_SECONDS = 1.0
 
 
 def follow(path: Path, console: Console, wait: Callable[[], bool]) -> RunView:
-    """Draw until `wait`, which returns after REFRESH_SECONDS at most, says True, or until the run has ended; the last reading."""
+    """Draw until `wait`, which returns after REFRESH_SECONDS at most, says True, or until the
+    run has ended; the last reading.
+    """
     tail = Tail(path)
     view, size, drawn = tail.refresh(), (0, 0), 0.0
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
@@ -40,7 +43,9 @@ def follow(path: Path, console: Console, wait: Callable[[], bool]) -> RunView:
 
 
 def last_words(view: RunView) -> list[str]:
-    """What to say of a run that has ended without saying so itself, or not to its end; empty for one that is well."""
+    """What to say of a run that has ended without saying so itself, or not to its
+    end; empty for one that is well.
+    """
     health = view.health
     if not health.why:
         return []
@@ -51,7 +56,9 @@ def last_words(view: RunView) -> list[str]:
 
 
 def main() -> int:
-    """The process that a training run starts. Ctrl-C is the training's to handle; the end of standard input ends this."""
+    """The process that a training run starts. Ctrl-C is the training's to handle; the
+    end of standard input ends this.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     path, console = Path(sys.argv[1]), Console(stderr=True)

@@ -1,4 +1,6 @@
-"""How far long work is, for commands without a run folder: a line on stderr that overwrites itself, or plain ones."""
+"""How far long work is, for commands without a run folder: a line on stderr that
+overwrites itself, or plain ones.
+"""
 
 import contextlib
 import os
@@ -19,7 +21,8 @@ CLEAR = "\r\x1b[K"
 
 @contextmanager
 def showing(*, as_json: bool) -> Iterator["Line"]:
-    """Inside it stderr shows how far the work of this process is; nothing of it stays on a terminal. stdout is left alone.
+    """Inside it stderr shows how far the work of this process is; nothing of it stays on a
+    terminal. stdout is left alone.
 
     Drawn on a terminal that moves its cursor; plain outside one, in CI, with NO_COLOR, and beside `as_json`.
     """

@@ -18,7 +18,9 @@ TOLD_AGAIN = ("warning", "step_refused", "alarm")  # once more when the screen i
 
 
 def can_draw() -> bool:
-    """Whether the live view belongs here: both streams on a terminal that moves its cursor, colour wanted, not inside CI."""
+    """Whether the live view belongs here: both streams on a terminal that moves its
+    cursor, colour wanted, not inside CI.
+    """
     console = Console(stderr=True)
     terminal = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal
     return terminal and not os.environ.get("CI") and not os.environ.get("NO_COLOR")
@@ -27,8 +29,8 @@ def can_draw() -> bool:
 class Screen:
     """`with Screen(folder, "auto"):` follows the folder. Steps are lines on stdout, all else goes to stderr.
 
-    auto: live where `can_draw`, else plain. Live is a process of its own (`cli.terminal.live`); meanwhile what this
-    process and its libraries print goes to `log`. A view that fails is replaced by plain lines.
+    auto: live where `can_draw`, else plain. Live is a process of its own (`cli.terminal.live`); meanwhile
+    what this process and its libraries print goes to `log`. A view that fails is replaced by plain lines.
     """
 
     def __init__(self, path: Path, mode: str, *, log: Path | None = None, fresh_only: bool = False):
@@ -36,7 +38,9 @@ class Screen:
         self.path, self.log = path, log
         self.tail = Tail(path)
         self.shown = {"records": 0, "evals": 0, "events": 0}
-        if fresh_only:  # a resumed run has lines already; those it makes again after rewinding are shown again
+        if (
+            fresh_only
+        ):  # a resumed run has lines already; those it makes again after rewinding are shown again
             self._mark(self.tail.refresh())
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
@@ -125,7 +129,10 @@ class Screen:
         self.shown = {"records": run.step, "evals": len(run.evals), "events": len(run.events)}
 
     def _print(self, run: RunView) -> None:
-        self.shown |= {"records": min(self.shown["records"], run.step), "evals": min(self.shown["evals"], len(run.evals))}
+        self.shown |= {
+            "records": min(self.shown["records"], run.step),
+            "evals": min(self.shown["evals"], len(run.evals)),
+        }
         for event in run.events[self.shown["events"] :]:
             if text := _event(event):
                 print(text, file=sys.stderr)
@@ -135,7 +142,9 @@ class Screen:
         with contextlib.suppress(BrokenPipeError):  # `| head`: the reader has seen enough, the run goes on
             for record in run.records:
                 if record.step > self.shown["records"]:
-                    left = sum(record.seconds.values()) * (run.steps - record.step) if record.seconds else None
+                    left = (
+                        sum(record.seconds.values()) * (run.steps - record.step) if record.seconds else None
+                    )
                     print(step_line(record, run.steps, left))
             sys.stdout.flush()
         self._mark(run)
@@ -143,10 +152,16 @@ class Screen:
 
 def _evaluation(row: dict) -> str:
     parts = [f"eval step {row.get('step')}"]
-    for name, key, form in (("accuracy", "accuracy", ".3f"), ("greedy", "greedy", ".3f"), ("len", "length", ".1f")):
+    for name, key, form in (
+        ("accuracy", "accuracy", ".3f"),
+        ("greedy", "greedy", ".3f"),
+        ("len", "length", ".1f"),
+    ):
         if isinstance(value := row.get(key), int | float):
             error = row.get("stderr") if key == "accuracy" else None
-            parts.append(f"{name} {value:{form}}" + (f"±{error:.3f}" if isinstance(error, int | float) else ""))
+            parts.append(
+                f"{name} {value:{form}}" + (f"±{error:.3f}" if isinstance(error, int | float) else "")
+            )
     return " | ".join(parts)
 
 
@@ -157,7 +172,10 @@ def _event(event: dict) -> str | None:
     if kind == "chosen":
         return f"note: {event.get('key')} is {event.get('value')}: {event.get('why')}"
     if kind == "alarm":
-        return f"ALARM {event.get('name')} at step {event.get('step')}: {event.get('what')} -> {event.get('fix')}"
+        return (
+            f"ALARM {event.get('name')} at step {event.get('step')}: {event.get('what')} ->"
+            f" {event.get('fix')}"
+        )
     if kind == "step_refused":
         return f"warning: step {event.get('step')} refused: {event.get('reason')}; the policy is unchanged"
     if kind == "resumed":
@@ -165,7 +183,11 @@ def _event(event: dict) -> str | None:
     if kind == "progress":
         left = event.get("left")
         rest = f", {duration(left)} left" if isinstance(left, int | float) else ""
-        return f"{event.get('what')}: {event.get('done')}" + (f"/{event.get('of')}" if event.get("of") else "") + rest
+        return (
+            f"{event.get('what')}: {event.get('done')}"
+            + (f"/{event.get('of')}" if event.get("of") else "")
+            + rest
+        )
     if kind == "prompts_left_out":
         why = event.get("reason") or f"longer than {event.get('limit')} tokens"
         return f"note: {event.get('count')} prompts left out: {why}"

@@ -13,7 +13,9 @@ Segment = tuple[str, str, float]  # letter, words, size
 
 
 def columns(values: Sequence[float], width: int) -> list[float]:
-    """A series as `width` numbers: averaged where it is longer, each value several times where it is shorter."""
+    """A series as `width` numbers: averaged where it is longer,
+    each value several times where it is shorter.
+    """
     n = len(values)
     if not n or width < 1:
         return []
@@ -24,7 +26,9 @@ def columns(values: Sequence[float], width: int) -> list[float]:
 
 
 def curve(values: Sequence[float], height: int = 1) -> list[str]:
-    """One column a value, `height` lines, scaled to the values' own range; a constant runs through the middle."""
+    """One column a value, `height` lines, scaled to the values' own range; a
+    constant runs through the middle.
+    """
     low, high = min(values), max(values)
     levels = 8 * height
     span = high - low
@@ -42,7 +46,8 @@ def _block(eighths: int) -> str:
 
 
 def plot(values: Sequence[Any], width: int, height: int, form: str, style: str) -> list[Text]:
-    """A curve with its highest value at its top right and its lowest at its bottom right; no lines without a value.
+    """A curve with its highest value at its top right and its lowest at its bottom
+    right; no lines without a value.
 
     One line high, as a constant is: `low … high` behind it.
     """
@@ -61,23 +66,32 @@ def plot(values: Sequence[Any], width: int, height: int, form: str, style: str) 
         return []
     lines = curve(drawn, height)
     scales = [high, *[""] * (height - 2), low]
-    return [Text.assemble((line, style), (f"{scale:>{margin}}", LABEL)) for line, scale in zip(lines, scales, strict=True)]
+    return [
+        Text.assemble((line, style), (f"{scale:>{margin}}", LABEL))
+        for line, scale in zip(lines, scales, strict=True)
+    ]
 
 
 def stacked(segments: Sequence[Segment], width: int, styles: Sequence[str] = PALETTE) -> Text:
-    """One bar of `width` cells: each segment begins with its letter and is as long as its share; `─`: what is free."""
+    """One bar of `width` cells: each segment begins with its letter and is as long
+    as its share; `─`: what is free.
+    """
     sizes = [max(0.0, known(size) or 0.0) for _, _, size in segments]
     total = sum(sizes)
     bar = Text()
     if not 0 < total < float("inf") or width < 1:
         return bar.append("─" * max(0, width), LABEL)
-    for (letter, _, _), cells, style in zip(segments, _cells([s / total for s in sizes], width), styles, strict=False):
+    for (letter, _, _), cells, style in zip(
+        segments, _cells([s / total for s in sizes], width), styles, strict=False
+    ):
         bar.append((letter + ("─" if letter == "─" else "━") * cells)[:cells], style)
     return bar
 
 
 def _cells(shares: Sequence[float], width: int) -> list[int]:
-    """Whole cells by share: what is left over goes to the largest remainders; what is there at all gets one if it can."""
+    """Whole cells by share: what is left over goes to the largest remainders; what is
+    there at all gets one if it can.
+    """
     exact = [share * width for share in shares]
     cells = [max(int(x), 1 if x > 0.25 else 0) for x in exact]
     while (spare := width - sum(cells)) != 0:
@@ -92,7 +106,11 @@ def legend(segments: Sequence[Segment], form: str = ".0%", styles: Sequence[str]
     total = sum(max(0.0, known(size) or 0.0) for _, _, size in segments) or 1.0
     share = form.endswith("%")
     return [
-        Text.assemble((letter, style), (f" {words} ", LABEL), number(size / total if share else size, form, 3 if share else 2))
+        Text.assemble(
+            (letter, style),
+            (f" {words} ", LABEL),
+            number(size / total if share else size, form, 3 if share else 2),
+        )
         for (letter, words, size), style in zip(segments, styles, strict=False)
         if known(size) is not None
     ]

@@ -54,14 +54,37 @@ def preference(run: RunView, width: int, height: int) -> Panel:
     bars: Ranked = [
         (
             3 if name == "median" else 1,
-            row(name, number(weight, ".3f", 6), " ", meter(weight, 2.0, width - 18, LAMBDA, 1.0), mark, labels=8),
+            row(
+                name,
+                number(weight, ".3f", 6),
+                " ",
+                meter(weight, 2.0, width - 18, LAMBDA, 1.0),
+                mark,
+                labels=8,
+            ),
         )
         for name, weight, mark in weights
     ]
     count, share = known(run.number("rollout.group_size")), known(r.weight_effective)
-    counts = "–" if share is None else f"{share * count:.1f} of {count:g} answers" if count else f"{share:.0%} of the answers"
+    counts = (
+        "–"
+        if share is None
+        else f"{share * count:.1f} of {count:g} answers"
+        if count
+        else f"{share:.0%} of the answers"
+    )
     words: Ranked = [
-        (4, row("∂loss/∂λ", signed(r.length_lambda_grad), ("  dλ ", LABEL), signed(_rate(run)), (" a step", LABEL), labels=9)),
+        (
+            4,
+            row(
+                "∂loss/∂λ",
+                signed(r.length_lambda_grad),
+                ("  dλ ", LABEL),
+                signed(_rate(run)),
+                (" a step", LABEL),
+                labels=9,
+            ),
+        ),
         (5, row("counts as", counts, labels=14)),
         (6, row("like GRPO at", f"λ {signed(r.length_lambda_grpo, '.2f')}", labels=14)),
     ]
@@ -72,7 +95,10 @@ def preference(run: RunView, width: int, height: int) -> Panel:
 
 def _without_preference(run: RunView, width: int, height: int) -> Panel:
     rule = clean(run.get("algorithm.reduce", "?"), 60)
-    lines: Ranked = [(0, Text("no λ: lengths weigh by a fixed rule", LABEL)), (1, row("reduce", rule, labels=8))]
+    lines: Ranked = [
+        (0, Text("no λ: lengths weigh by a fixed rule", LABEL)),
+        (1, row("reduce", rule, labels=8)),
+    ]
     lines += [(2, Text(line)) for line in wrapped(REDUCE.get(rule, "a function of one's own"), width, 2)]
     return Panel("token preference", chosen(height, lines))
 
@@ -80,7 +106,9 @@ def _without_preference(run: RunView, width: int, height: int) -> Panel:
 def _lambda(run: RunView, r: StepRecord) -> Text:
     value, clamp = known(r.length_lambda), run.get("algorithm.length_preference.clamp")
     line = row("λ", (signed(value), LAMBDA), labels=3)
-    bounds = [known(x) for x in clamp] if isinstance(clamp, list | tuple) and len(clamp) == 2 else [None, None]
+    bounds = (
+        [known(x) for x in clamp] if isinstance(clamp, list | tuple) and len(clamp) == 2 else [None, None]
+    )
     if value is not None and None not in bounds and not bounds[0] < value < bounds[1]:  # type: ignore[operator]
         return line.append(" ✗ at its clamp", BAD)
     side = "" if not value else "  long answers count more" if value > 0 else "  short answers count more"
@@ -121,11 +149,17 @@ def trace(run: RunView, width: int, height: int) -> Panel:
     curve = plot(run.series("credit_last"), width, min(8, height - len(lines) - 1), ".0%", THIRDS[2])
     if curve:
         lines += [(6, Text("last third, over the run", LABEL)), *((5, line) for line in curve)]
-    return Panel("trace credit · GRPO-λ" if isinstance(settings, dict) else "trace credit", chosen(height, lines))
+    return Panel(
+        "trace credit · GRPO-λ" if isinstance(settings, dict) else "trace credit", chosen(height, lines)
+    )
 
 
 def _thirds(r: StepRecord, width: int) -> Ranked:
-    shares = [("F", "first", known(r.credit_first)), ("M", "middle", known(r.credit_middle)), ("L", "last", known(r.credit_last))]
+    shares = [
+        ("F", "first", known(r.credit_first)),
+        ("M", "middle", known(r.credit_middle)),
+        ("L", "last", known(r.credit_last)),
+    ]
     segments = [(letter, words, share) for letter, words, share in shares if share is not None]
     if len(segments) < 3:
         return [(1, Text("|credit| by thirds: none yet", LABEL))]

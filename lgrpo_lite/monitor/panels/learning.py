@@ -52,17 +52,28 @@ def _trend(run: RunView) -> Text:
     if not first or not now:
         return row("at first", "–")
     before, after = sum(first) / len(first), sum(now) / len(now)
-    return row("at first", number(before), (" → now ", LABEL), number(after), (f"  {signed(after - before, '.3f')}", LABEL))
+    return row(
+        "at first",
+        number(before),
+        (" → now ", LABEL),
+        number(after),
+        (f"  {signed(after - before, '.3f')}", LABEL),
+    )
 
 
 def _parts(r: StepRecord, width: int) -> Text:
-    parts = [Text.assemble((f"{clean(name, 24)} ", LABEL), number(value, ".2f")) for name, value in r.reward_parts.items()]
+    parts = [
+        Text.assemble((f"{clean(name, 24)} ", LABEL), number(value, ".2f"))
+        for name, value in r.reward_parts.items()
+    ]
     shown = flow(parts, width - 12, 1)
     return row("parts", shown[0] if shown else "–")
 
 
 def _held_out(run: RunView, width: int) -> Ranked:
-    """avg@k before and now with its interval; ▲ or ▼ where the two intervals do not touch, ≈ where they do."""
+    """avg@k before and now with its interval; ▲ or ▼ where the two intervals do not touch,
+    ≈ where they do.
+    """
     rows = evaluations(run)
     if not rows:
         return [(2, row("held-out", ("not evaluated yet", LABEL)))]
@@ -74,10 +85,25 @@ def _held_out(run: RunView, width: int) -> Ranked:
     lines: Ranked = [(2, line)]
     if found := interval(now, "accuracy"):
         lines.append(
-            (5, row("  95 %", f"{found[0]:.3f} to {found[1]:.3f}", (f"  step {amount(now.get('step'))}", LABEL), labels=8))
+            (
+                5,
+                row(
+                    "  95 %",
+                    f"{found[0]:.3f} to {found[1]:.3f}",
+                    (f"  step {amount(now.get('step'))}", LABEL),
+                    labels=8,
+                ),
+            )
         )
-    others = [(name, now.get(key)) for name, key in (("pass@k", "pass_at_k"), ("maj@k", "maj"), ("greedy", "greedy"))]
-    items = [Text.assemble((f"{name} ", LABEL), number(value)) for name, value in others if known(value) is not None]
+    others = [
+        (name, now.get(key))
+        for name, key in (("pass@k", "pass_at_k"), ("maj@k", "maj"), ("greedy", "greedy"))
+    ]
+    items = [
+        Text.assemble((f"{name} ", LABEL), number(value))
+        for name, value in others
+        if known(value) is not None
+    ]
     return lines + [(6, line) for line in flow(items, width, 1)]
 
 
@@ -93,7 +119,9 @@ def _told_apart(first: dict, now: dict) -> Text:
 def reward_and_signal(run: RunView, width: int, height: int) -> Panel:
     """Both in one, for small screens."""
     r = last(run)
-    curve = plot(run.series("reward"), width, max(1, min(4, height - 4)), ".2f", MAIN) or [Text("no step yet", LABEL)]
+    curve = plot(run.series("reward"), width, max(1, min(4, height - 4)), ".2f", MAIN) or [
+        Text("no step yet", LABEL)
+    ]
     lines: Ranked = [(0, _headline(r)), *((1, line) for line in curve), *_held_out(run, width)[:1]]
     lines += [(2, line) for line in missing(r)[:1] if r.missing]
     lines += [(3, stacked(_segments(r), width, SIGNAL)), (4, _signal_words(r, width))]
@@ -129,12 +157,19 @@ def _no_signal(r: StepRecord) -> float | None:
 
 
 def _segments(r: StepRecord) -> list[tuple[str, str, float]]:
-    return [("W", "all wrong", r.groups_wrong), ("M", "mixed", r.groups_mixed), ("R", "all right", r.groups_right)]
+    return [
+        ("W", "all wrong", r.groups_wrong),
+        ("M", "mixed", r.groups_mixed),
+        ("R", "all right", r.groups_right),
+    ]
 
 
 def _signal_words(r: StepRecord, width: int) -> Text:
     segments = _segments(r)
-    for shown in (segments, [(letter, words.removeprefix("all "), count) for letter, words, count in segments]):
+    for shown in (
+        segments,
+        [(letter, words.removeprefix("all "), count) for letter, words, count in segments],
+    ):
         lines = flow(legend(shown, ",.0f", SIGNAL), width, 2)
         if len(lines) == 1:
             return lines[0]
@@ -157,11 +192,26 @@ def length(run: RunView, width: int, height: int) -> Panel:
     """How long answers are, right and wrong ones, and how many were cut off."""
     r = last(run)
     lines: Ranked = [
-        (2, row("truncated", judged("truncated", r.truncated, ".1%", 8), (" at ", LABEL),
-                amount(run.get("model.max_new_tokens")))),
-        (3, row("right", number(r.length_right, ",.1f", 8), ("   wrong ", LABEL), number(r.length_wrong, ",.1f"))),
+        (
+            2,
+            row(
+                "truncated",
+                judged("truncated", r.truncated, ".1%", 8),
+                (" at ", LABEL),
+                amount(run.get("model.max_new_tokens")),
+            ),
+        ),
+        (
+            3,
+            row(
+                "right",
+                number(r.length_right, ",.1f", 8),
+                ("   wrong ", LABEL),
+                number(r.length_wrong, ",.1f"),
+            ),
+        ),
         (4, row("that ended", number(r.length_ended, ",.1f", 8), ("   mean", LABEL))),
-    ]  # fmt: skip
+    ]
     mean = row("mean tokens", number(r.length, ",.1f", 8), ("   p95 ", LABEL), number(r.length_p95, ",.0f"))
     curve = plot(run.series("length"), width, max(1, min(12, height - 4)), ",.0f", CALM)
     return Panel("length", chosen(height, [(0, mean), *((1, line) for line in curve), *lines]))

@@ -29,8 +29,10 @@ from lgrpo_lite.types import StepRecord
 
 DEVICE = {  # name: letter in the bar, words with that letter, colour, words without a letter
     "weights": ("W", "weights", "cyan", "weights"), "adapter": ("A", "adapter", "green", "adapter"),
-    "optimizer": ("O", "optimiser", "magenta", "optimiser"), "activations": ("C", "aCtivations", "yellow", "activations"),
-    "sampler": ("S", "sampler", "blue", "sampler"), "other": ("X", "other", "red", "other"), "free": ("─", "free", LABEL, "free"),
+    "optimizer": ("O", "optimiser", "magenta", "optimiser"),
+    "activations": ("C", "aCtivations", "yellow", "activations"),
+    "sampler": ("S", "sampler", "blue", "sampler"), "other": ("X", "other", "red", "other"),
+    "free": ("─", "free", LABEL, "free"),
 }  # fmt: skip
 HOST = {"host": ("H", "this process", "cyan", "host process"), "host_free": ("─", "free", LABEL, "host free")}
 
@@ -38,7 +40,11 @@ HOST = {"host": ("H", "this process", "cyan", "host process"), "host_free": ("�
 def policy(run: RunView, width: int, height: int) -> Panel:
     """How far an update moves the policy."""
     r = last(run)
-    lines: Ranked = [(0, _clip(r)), (2, row("ratio max", number(r.ratio_max, ".3f", 8), (_one_update(run), LABEL))), (1, _kl(r))]
+    lines: Ranked = [
+        (0, _clip(r)),
+        (2, row("ratio max", number(r.ratio_max, ".3f", 8), (_one_update(run), LABEL))),
+        (1, _kl(r)),
+    ]
     name = "clip_high" if r.kl is None else "kl"
     curve = plot(run.series(name), width, min(5, height - 4), ".1%" if r.kl is None else ".3f", CALM)
     if curve:
@@ -52,7 +58,13 @@ def policy(run: RunView, width: int, height: int) -> Panel:
 def _clip(r: StepRecord) -> Text:
     low, high = known(r.clip_low), known(r.clip_high)
     both = None if low is None or high is None else low + high
-    return row("clip low", number(low, ".1%", 8), verdict(level("clip", both)), (" high ", LABEL), number(high, ".1%"))
+    return row(
+        "clip low",
+        number(low, ".1%", 8),
+        verdict(level("clip", both)),
+        (" high ", LABEL),
+        number(high, ".1%"),
+    )
 
 
 def _kl(r: StepRecord) -> Text:
@@ -79,7 +91,15 @@ def agreement(run: RunView, width: int, height: int) -> Panel:
         ),
         (1, _proof(run)),
         (3, row("off by ×", judged("token_mult_error", r.token_mult_error, ".1e"), (" per token", LABEL))),
-        (2, row("KL", judged("mismatch_kl", r.mismatch_kl, ".1e"), (" capped ", LABEL), number(r.capped, ".1%"))),
+        (
+            2,
+            row(
+                "KL",
+                judged("mismatch_kl", r.mismatch_kl, ".1e"),
+                (" capped ", LABEL),
+                number(r.capped, ".1%"),
+            ),
+        ),
     ]
     curve = plot(run.series("disagreement"), width, max(1, min(4, height - 4)), ".0e", CALM)
     return Panel("rollout agreement", chosen(height, [*lines, *((4, line) for line in curve)]))
@@ -91,11 +111,15 @@ def _proof(run: RunView) -> Text:
     if found is None:
         return row("proof", (f"{'–':>8}   none yet", LABEL))
     checks, step = found.get("checks"), known(found.get("step"))
-    failed = [c for c in checks if isinstance(c, dict) and not c.get("passed")] if isinstance(checks, list) else []
+    failed = (
+        [c for c in checks if isinstance(c, dict) and not c.get("passed")] if isinstance(checks, list) else []
+    )
     line = row("proof", f"step {amount(step)}".rjust(8), verdict("bad" if failed else "good"))
     if failed:
         return line.append(f" {clean(failed[0].get('name', '?'), 20)}", BAD)
-    return line.append("" if step is None else f" {amount(max(0.0, (known(run.step) or 0.0) - step))} steps ago", LABEL)
+    return line.append(
+        "" if step is None else f" {amount(max(0.0, (known(run.step) or 0.0) - step))} steps ago", LABEL
+    )
 
 
 def optimiser(run: RunView, width: int, height: int) -> Panel:
@@ -117,7 +141,10 @@ def optimiser(run: RunView, width: int, height: int) -> Panel:
     curve = plot(run.series("entropy"), width, max(1, min(5, height - 4 - bool(skipped))), ".2f", CALM)
     lines += [(2, line) for line in curve]
     lines.append(
-        (1 if skipped else 3, row("skipped", amount(len(skipped), 8), verdict("warn" if skipped else ""), (" steps", LABEL)))
+        (
+            1 if skipped else 3,
+            row("skipped", amount(len(skipped), 8), verdict("warn" if skipped else ""), (" steps", LABEL)),
+        )
     )
     lines += [(5, Text(f"  last: {clean(skipped[-1], 200)}", WARN))] if skipped else []
     lines.append((4, Text(f"loss {number(r.loss, '.2g')} (no measure of learning)", LABEL)))
@@ -134,7 +161,9 @@ def update(run: RunView, width: int, height: int) -> Panel:
         number(r.grad_norm, ".2f"),
     )
     off = row("|Δlogp|", judged("disagreement", r.disagreement, ".1e"))
-    return Panel("update", chosen(height, [(0, entropy), (1, off), (2, _clip(r)), (3, _proof(run)), (4, _kl(r))]))
+    return Panel(
+        "update", chosen(height, [(0, entropy), (1, off), (2, _clip(r)), (3, _proof(run)), (4, _kl(r))])
+    )
 
 
 def speed(run: RunView, width: int, height: int) -> Panel:
@@ -143,13 +172,24 @@ def speed(run: RunView, width: int, height: int) -> Panel:
     total = sum(v for v in map(known, r.seconds.values()) if v)
     share = ratio(r.seconds.get("reward", 0.0), total)
     lines: Ranked = [
-        (0, row("sampled", amount(ratio(r.rollout_tokens, r.seconds.get("rollout")), 8), ("   tok/s", LABEL))),
+        (
+            0,
+            row("sampled", amount(ratio(r.rollout_tokens, r.seconds.get("rollout")), 8), ("   tok/s", LABEL)),
+        ),
         (1, row("trained", amount(ratio(r.trained_tokens, r.seconds.get("update")), 8), ("   tok/s", LABEL))),
         (3, row("samples", amount(ratio(3600 * r.rollout_answers, total), 8), ("   an hour", LABEL))),
         (5, row("step", f"{seconds(of(run, 'step_seconds')):>8}", ("   median", LABEL))),
         (2, row("reward", judged("reward_share", share, ".0%"), (" of a step", LABEL))),
         (4, row("reward p50", f"{seconds(r.reward_p50):>8}", ("   p95 ", LABEL), seconds(r.reward_p95))),
-        (6, row("timed out", amount(r.reward_timeouts, 8), verdict("warn" if r.reward_timeouts else ""), (" rewards", LABEL))),
+        (
+            6,
+            row(
+                "timed out",
+                amount(r.reward_timeouts, 8),
+                verdict("warn" if r.reward_timeouts else ""),
+                (" rewards", LABEL),
+            ),
+        ),
     ]
     rates = [ratio(x.rollout_tokens, x.seconds.get("rollout")) for x in run.records[-WINDOW:]]
     curve = plot(rates, width, min(4, height - len(lines)), ",.0f", CALM)

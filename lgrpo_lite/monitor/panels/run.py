@@ -32,13 +32,23 @@ from lgrpo_lite.monitor.theme import (
 
 PHASES = {  # in the order of a step: letter, word with that letter, colour
     "sync": ("Y", "sYnc", "blue"), "rollout": ("R", "rollout", "cyan"), "reward": ("W", "reWard", "yellow"),
-    "score": ("C", "sCore", "bright_black"), "update": ("U", "update", "magenta"), "eval": ("E", "eval", "green"),
+    "score": ("C", "sCore", "bright_black"), "update": ("U", "update", "magenta"),
+    "eval": ("E", "eval", "green"),
     "save": ("V", "saVe", "red"),
 }  # fmt: skip
-FIRST = ("rollout", "update", "eval", "reward", "save", "sync", "score")  # of the legend, where not all have room
+FIRST = (
+    "rollout",
+    "update",
+    "eval",
+    "reward",
+    "save",
+    "sync",
+    "score",
+)  # of the legend, where not all have room
 RECENT = 50  # steps whose time is split
 STATES = {
-    "starting": ("…", CALM), "live": ("●", GOOD), "stuck": ("!", WARN), "silent": ("!", BAD), "killed": ("✗", BAD),
+    "starting": ("…", CALM), "live": ("●", GOOD), "stuck": ("!", WARN), "silent": ("!", BAD),
+    "killed": ("✗", BAD),
     "stopped": ("■", WARN), "failed": ("✗", BAD), "done": ("✓", GOOD),
 }  # fmt: skip
 TROUBLE = ("stuck", "silent", "killed", "stopped", "failed")
@@ -53,15 +63,28 @@ def head(run: RunView, width: int, height: int) -> Panel:
     if any((times := _times(run)).values()):
         lines.append((2, _time_bar(times, width)))
     lines.append((3, _lately(run, width)))
-    return Panel(Text.assemble(("lgrpo-lite ", LABEL), (cut(clean(run.name), max(8, width - 20)), MAIN)), chosen(height, lines))
+    return Panel(
+        Text.assemble(("lgrpo-lite ", LABEL), (cut(clean(run.name), max(8, width - 20)), MAIN)),
+        chosen(height, lines),
+    )
 
 
 def _what(run: RunView, width: int) -> Text:
     name, paper = title(run)
     items = [Text.assemble((name, "bold"), (f" {paper}" if paper else "", LABEL))]
-    items += [Text.assemble(clean(run.get("model.id", "?"), 60), (f" {clean(run.get('model.weights', ''), 12)}", LABEL))]
-    items += [Text.assemble(("engine " if width > 80 else "", LABEL), clean(run.get("rollout.engine", "?"), 20))]
-    items += [Text.assemble(("policy version " if width > 80 else "policy v", LABEL), amount(last(run).policy_version))]
+    items += [
+        Text.assemble(
+            clean(run.get("model.id", "?"), 60), (f" {clean(run.get('model.weights', ''), 12)}", LABEL)
+        )
+    ]
+    items += [
+        Text.assemble(("engine " if width > 80 else "", LABEL), clean(run.get("rollout.engine", "?"), 20))
+    ]
+    items += [
+        Text.assemble(
+            ("policy version " if width > 80 else "policy v", LABEL), amount(last(run).policy_version)
+        )
+    ]
     return next(iter(flow(items, width, 1)), items[0])
 
 
@@ -107,7 +130,9 @@ def doing(run: RunView, width: int) -> Text | None:
     line = Text.assemble((clean(told.get("what") or "working", 60), CALM), "  ")
     if done is None or not of:
         return line.append("" if done is None else f"{amount(done)} so far", LABEL)
-    words = f" {amount(done)}/{amount(of)}" + (f"  {duration(left)} left" if left is not None and 0 <= left < 1e9 else "")
+    words = f" {amount(done)}/{amount(of)}" + (
+        f"  {duration(left)} left" if left is not None and 0 <= left < 1e9 else ""
+    )
     return line + progress(done, of, max(0, min(40, width - line.cell_len - len(words))), CALM) + Text(words)
 
 
@@ -129,7 +154,9 @@ def _times(run: RunView) -> dict[str, float]:
         for name, took in record.seconds.items():
             if name in total:
                 total[name] += max(0.0, known(took) or 0.0)
-    first = recent[0].step if recent and recent[0].step > 1 else 0  # what came before the first step is its part too
+    first = (
+        recent[0].step if recent and recent[0].step > 1 else 0
+    )  # what came before the first step is its part too
     saves = [event for event in run.events[-8 * RECENT :] if event.get("kind") == "saved"]
     for name, rows in (("eval", run.evals[-RECENT:]), ("save", saves)):
         for row in rows if recent else ():
@@ -140,9 +167,13 @@ def _times(run: RunView) -> dict[str, float]:
 
 def _time_bar(times: dict[str, float], width: int) -> Text:
     bar = max(10, min(width // 2, width - 60))
-    drawn = stacked([(*PHASES[name][:2], times[name]) for name in PHASES], bar, [style for *_, style in PHASES.values()])
+    drawn = stacked(
+        [(*PHASES[name][:2], times[name]) for name in PHASES], bar, [style for *_, style in PHASES.values()]
+    )
     order = [name for name in FIRST if times[name]]
-    keys = legend([(*PHASES[name][:2], times[name]) for name in order], ".0%", [PHASES[name][2] for name in order])
+    keys = legend(
+        [(*PHASES[name][:2], times[name]) for name in order], ".0%", [PHASES[name][2] for name in order]
+    )
     return drawn + Text("  ") + next(iter(flow(keys, width - bar - 2, 1)), Text(""))
 
 
@@ -153,8 +184,12 @@ def _lately(run: RunView, width: int) -> Text:
     if saved is not None:
         items.append(Text(f"saved at step {amount(saved.get('step'))}{_ago(run, saved)}", LABEL))
     if rows := evaluations(run):
-        items.append(Text(f"evaluated at step {amount(rows[-1].get('step'))}: {number(rows[-1]['accuracy'])}", LABEL))
-    attempt = next((known(e.get("attempt")) for e in reversed(run.events) if known(e.get("attempt")) is not None), None)
+        items.append(
+            Text(f"evaluated at step {amount(rows[-1].get('step'))}: {number(rows[-1]['accuracy'])}", LABEL)
+        )
+    attempt = next(
+        (known(e.get("attempt")) for e in reversed(run.events) if known(e.get("attempt")) is not None), None
+    )
     items += [Text(f"attempt {amount(attempt)}", LABEL)] if attempt and attempt > 1 else []
     sampled = sum(r.rollout_tokens for r in run.records) if not run.sparse else None
     items += [Text(f"{amount(sampled)} tokens sampled", LABEL)] if sampled else []
@@ -168,9 +203,13 @@ def _ago(run: RunView, event: dict[str, Any]) -> str:
 
 
 def alarms(run: RunView, width: int, height: int) -> Panel:
-    """The last alarms, newest first: name, count, since when, what it means, what to do; then warnings, then what happened."""
+    """The last alarms, newest first: name, count, since when, what it means, what to do;
+    then warnings, then what happened.
+    """
     found = standing(run)
-    raised = [one for one in found if one.name != "heartbeat"]  # that one is told, with its command, in the run's panel
+    raised = [
+        one for one in found if one.name != "heartbeat"
+    ]  # that one is told, with its command, in the run's panel
     lines = [Text.assemble(("! cannot be read: ", WARN), clean(name, 60)) for name in run.unread[:2]]
     lines += [Text("✗ heartbeat: see above", BAD)] if len(raised) < len(found) else []
     for one in sorted(raised, key=lambda x: x.last, reverse=True)[:5]:
@@ -184,7 +223,9 @@ def alarms(run: RunView, width: int, height: int) -> Panel:
 
 def _alarm(one: Raised, width: int, room: int) -> list[Text]:
     """On one line where it fits, else on two; on a last line, what it means gives way to what to do."""
-    name = Text.assemble((f"✗ {clean(one.name, 30)}", BAD), (f" ×{amount(one.count)} since step {amount(one.first)}  ", LABEL))
+    name = Text.assemble(
+        (f"✗ {clean(one.name, 30)}", BAD), (f" ×{amount(one.count)} since step {amount(one.first)}  ", LABEL)
+    )
     what, fix = clean(one.what, 400), f"→ {clean(one.fix, 400)}"
     spare = width - name.cell_len - cell_len(fix) - 1
     if spare < cell_len(what) and room > 1:
@@ -195,7 +236,11 @@ def _alarm(one: Raised, width: int, room: int) -> list[Text]:
 def _happened(run: RunView, event: dict[str, Any]) -> str:
     """An event that is worth a line when nothing is wrong."""
     kind, step = event.get("kind"), amount(event.get("step"))
-    words = {"saved": f"saved at step {step}", "resumed": f"resumed at step {step}", "proof": f"rollouts proven at step {step}"}
+    words = {
+        "saved": f"saved at step {step}",
+        "resumed": f"resumed at step {step}",
+        "proof": f"rollouts proven at step {step}",
+    }
     text = words.get(kind) if isinstance(kind, str) else None
     if kind == "note":
         text = clean(event.get("message", ""), 300)
