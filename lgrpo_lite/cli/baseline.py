@@ -3,11 +3,11 @@ Trains nothing.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
+from lgrpo_lite.cli.terminal.output import add_json, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", type=int, default=PROMPTS, metavar="PROMPTS", help=f"prompts of data.train (default: {PROMPTS})"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,17 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         result = as_json(found) | {"cause": why[0] if why else None, "fix": why[1] if why else None}
         warnings = [*run_.notes, *run_.warnings]
-        print(
-            json.dumps(
-                {
-                    "schema": 1,
-                    "ok": found.signal,
-                    "command": "baseline",
-                    "result": result,
-                    "warnings": warnings,
-                }
-            )
-        )
+        print_json("baseline", result, warnings, ok=found.signal)
     else:
         print("\n".join(found.lines()))
         for note in (*run_.notes, *run_.warnings):

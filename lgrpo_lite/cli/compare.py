@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
 from lgrpo_lite.errors import ConfigError
 
 EPILOG = """what is compared:
@@ -23,10 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words", nargs="+", metavar="A B", help="runs, or result folders of `lgrpo-lite eval`"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    add_runs(parser)
     files = "write curves.json, .png and .svg of runs, compare.json, .png and .svg of evaluations there"
     parser.add_argument("--out", type=Path, metavar="DIR", help=files)
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,12 +47,7 @@ def run(args: argparse.Namespace) -> int:
         found, warnings = _runs(args)
         show = curves.show
     if args.json:
-        print(
-            json.dumps(
-                {"schema": 1, "ok": True, "command": "compare", "result": found, "warnings": warnings},
-                allow_nan=False,
-            )
-        )
+        print_json("compare", found, warnings)
         return 0
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -147,10 +143,9 @@ def _write(found: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str]
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+    screen = console(highlight=False)
     table = Table(title=f"{found['suite']}, {found['problems']} problems", title_justify="left")
     for column in ("", "A", "B", "B - A"):
         table.add_column(column, justify="left" if not column else "right")
@@ -172,15 +167,15 @@ def _show(found: dict[str, Any]) -> None:
             f"{other:.3f}",
             f"{other - one:+.3f}",
         )
-    console.print(table)
-    console.print(found["sentence"])
+    screen.print(table)
+    screen.print(found["sentence"])
     c = found["coverage"]
-    console.print(
+    screen.print(
         f"Solved at least once: by both {c['both']}, gained by B {c['gained']}, lost by B {c['lost']}, "
         f"by neither {c['neither']}."
     )
     if found["crossover"] is not None:
-        console.print(
+        screen.print(
             f"With {found['crossover']} samples or more A finds a right answer on more problems than B."
         )
     if (s := found["support"]) is not None:
@@ -189,9 +184,9 @@ def _show(found: dict[str, Any]) -> None:
             if s["gained"]
             else ""
         )
-        console.print(
+        screen.print(
             f"{s['inside']:.1%} of B's {s['right']} right answers are as likely under the base model as its"
             f" own samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile){gained}."
         )
     else:
-        console.print(f"Support of the base model: not known ({found['no_support']}).")
+        screen.print(f"Support of the base model: not known ({found['no_support']}).")

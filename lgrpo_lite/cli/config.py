@@ -3,13 +3,15 @@
 import argparse
 import json
 
+from lgrpo_lite.cli.terminal.output import add_json, summary
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite config [KEY …] [--json]"
     parser.add_argument(
         "words", nargs="*", metavar="KEY", help="only keys that begin so, e.g. algorithm.trace"
     )
-    parser.add_argument("--json", action="store_true", help="the JSON schema")
+    add_json(parser, "the JSON schema")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,10 +37,7 @@ def rows(section, prefix: str = ""):
             optional = (
                 "section, or null" if type(None) in getattr(field.annotation, "__args__", ()) else "section"
             )
-            meaning = (
-                field.description or (inner.__doc__ or "").strip().splitlines()[0] if inner.__doc__ else ""
-            )
-            yield key, optional, "", meaning
+            yield key, optional, "", field.description or summary(inner)
             yield from rows(inner, f"{key}.")
         else:
             default = (

@@ -4,10 +4,10 @@ with the one line that fixes it.
 
 import argparse
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterator
 
+from lgrpo_lite.cli.terminal.output import add_json, print_json
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.machine.doctor import Facts, Finding, diagnose, read_facts
 from lgrpo_lite.machine.facts import Machine, Room
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=tuple(TESTED),
         help="judge for this set of packages (default: the one that is installed)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,14 +38,7 @@ def run(args: argparse.Namespace) -> int:
     ok = not any(f.fatal for f in findings)
     if args.json:
         warnings = [f"{f.what}; {f.fix}" for f in findings if not f.fatal]
-        report = {
-            "schema": 1,
-            "ok": ok,
-            "command": "doctor",
-            "result": as_json(found, stack, findings),
-            "warnings": warnings,
-        }
-        print(json.dumps(report))
+        print_json("doctor", as_json(found, stack, findings), warnings, ok=ok)
     else:
         for line in lines(found, stack, findings):
             print(line)

@@ -3,11 +3,11 @@ with intervals, all samples kept.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
@@ -45,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="result folder; the same again goes on with it"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_runs(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     result["warnings"] = passed + result["warnings"]
     if args.json:
         shown = {"out": str(out), **{k: result[k] for k in ("about", "figures", "versions")}}
-        whole = {"schema": 1, "ok": True, "command": "eval", "result": shown, "warnings": result["warnings"]}
-        print(json.dumps(whole, allow_nan=False))
+        print_json("eval", shown, result["warnings"])
         return 0
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -179,11 +178,10 @@ def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dic
 
 def _show(result: dict[str, Any]) -> None:
     """The figures as tables on stdout."""
-    from rich.console import Console
     from rich.table import Table
 
     about, figures = result["about"], result["figures"]
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    screen = console()
     title = (
         f"{about['subject']['name']} ({about['subject']['label']}) on {about['suite']}: {about['problems']}"
         " problems × "
@@ -203,7 +201,7 @@ def _show(result: dict[str, Any]) -> None:
     whole.add_row("mean tokens", f"{figures['length']:.1f}", "")
     if figures["missing"]:
         whole.add_row("rewards missing", str(figures["missing"]), "")
-    console.print(whole)
+    screen.print(whole)
     for column, values in figures["categories"].items():
         table = Table(column, "problems", f"avg@{figures['k']}", "95 % interval", f"pass@{figures['k']}")
         for value, row in values.items():
@@ -216,7 +214,7 @@ def _show(result: dict[str, Any]) -> None:
                 interval,
                 f"{best['value']:.3f}" if best else "–",
             )
-        console.print(table)
+        screen.print(table)
 
 
 def _rows(figures: dict[str, Any]) -> list[tuple[str, str, dict[str, float]]]:

@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.cli.watch import find_run
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then adapter or merged"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    add_runs(parser)
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
     parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     log_to(path / "logs" / "export.log")
     result = _export(recipe, path, kind, out, args)
     if args.json:
-        print(json.dumps({"schema": 1, "ok": True, "command": "export", "result": result, "warnings": []}))
+        print_json("export", result)
         return 0
     print(out)
     if "check" in result:

@@ -90,6 +90,9 @@ def _dispatch(argv: list[str]) -> int:
         where = f"lgrpo-lite {wanted}"
         raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=f"see `lgrpo-lite {wanted} -h`")
     if rest:
+        if not hasattr(args, "words"):
+            what, fix = f"unexpected word {rest[0]!r}", f"see `lgrpo-lite {wanted} -h`"
+            raise ConfigError(what, where=f"lgrpo-lite {wanted}", fix=fix)
         args.words += rest
     return importlib.import_module(f"lgrpo_lite.cli.{wanted}").run(args)
 

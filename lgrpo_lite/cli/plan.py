@@ -3,12 +3,11 @@ alone; no GPU, no weights, no torch.
 """
 
 import argparse
-import json
 import re
-import sys
 import tempfile
 from pathlib import Path
 
+from lgrpo_lite.cli.terminal.output import add_json, console, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -33,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="load the model here and measure beside the prediction"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         result = {**_plain(found), "settings": [{"set": str(s), "reason": s.reason} for s in settings]}
         result["probe"] = [{**row._asdict(), "ratio": row.ratio} for row in weighed]
-        about = {"schema": 1, "ok": found.fits, "command": "plan"}
-        print(json.dumps({**about, "result": result, "warnings": told}))
+        print_json("plan", result, told, ok=found.fits)
     else:
         _print(found, settings, weighed, told)
     if args.fit:
@@ -109,12 +107,11 @@ def _plain(found) -> dict:
 
 
 def _print(found, settings, weighed, told) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from lgrpo_lite.plan.parts import MOMENTS
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    screen = console()
     for setting in settings:
         print(f"{setting}  {setting.reason}")
 
@@ -129,7 +126,7 @@ def _print(found, settings, weighed, told) -> None:
         table.add_row(part.name, *cells(part.at(moment) for moment in MOMENTS), part.note)
     table.add_section()
     table.add_row("peak", *cells(found.peak(moment) for moment in MOMENTS), f"engine {found.engine}")
-    console.print(table)
+    screen.print(table)
     if weighed:
         beside = Table("MiB")
         for name in ("predicted", "measured", "ratio"):
@@ -138,7 +135,7 @@ def _print(found, settings, weighed, told) -> None:
             beside.add_row(
                 row.name, f"{row.predicted / 2**20:,.2f}", f"{row.measured / 2**20:,.2f}", f"{row.ratio:.3f}"
             )
-        console.print(beside)
+        screen.print(beside)
     for line in told:
         print(f"note: {line}")
     print(found.verdict())

@@ -1,10 +1,10 @@
 """`lgrpo-lite recipe`: ls, show, cp, run; a bare name is run."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from lgrpo_lite.cli import train
+from lgrpo_lite.cli.terminal.output import console, print_json, summary
 from lgrpo_lite.errors import ConfigError
 
 USAGE = """lgrpo-lite recipe                             list the recipes
@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    import json
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -69,19 +67,17 @@ def _list(args: argparse.Namespace) -> int:
     ]
     if args.json:
         result = [dict(zip(columns, row, strict=True)) for row in rows]
-        algorithms = {name: (row.__doc__ or "").splitlines()[0] for name, row in NAMED.items()}
-        more = {"warnings": [], "algorithms": algorithms}
-        print(json.dumps({"schema": 1, "ok": True, "command": "recipe ls", "result": result, **more}))
+        print_json("recipe ls", result, algorithms={name: summary(row) for name, row in NAMED.items()})
         return 0
     table = Table(*columns)
     for row in rows:
         table.add_row(*row)
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+    screen = console()
+    screen.print(table)
     rows = Table("algorithm.use=", "what it is (every row: docs/algorithms.md)")
     for name, row in NAMED.items():
-        rows.add_row(name, Text((row.__doc__ or "").splitlines()[0]))
-    console.print(rows)
+        rows.add_row(name, Text(summary(row)))
+    screen.print(rows)
     return 0
 
 

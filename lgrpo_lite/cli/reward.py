@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.terminal.output import add_json, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, VerificationError, nearest
 from lgrpo_lite.progress import told
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-accuracy", type=float, metavar="A", help="exit 6 if the cases agree less often than that"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,17 +78,7 @@ def run(args: argparse.Namespace) -> int:
             reward.close()
     failure = _failure(result, args.min_accuracy)
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "schema": 1,
-                    "ok": not failure,
-                    "command": "reward test",
-                    "result": result,
-                    "warnings": warnings,
-                }
-            )
-        )
+        print_json("reward test", result, warnings, ok=not failure)
     else:
         _print(result, warnings)
     if failure:

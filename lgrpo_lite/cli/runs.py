@@ -3,18 +3,19 @@ Reads only, and not all of it.
 """
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite runs [options]"
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_runs(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,11 +41,7 @@ def run(args: argparse.Namespace) -> int:
     warnings = [f"{path} holds no run" for path in folders if not is_run(path)]
     if args.json:
         rows = [asdict(one) for one in found]
-        print(
-            json.dumps(
-                {"schema": 1, "ok": True, "command": "runs", "result": {"runs": rows}, "warnings": warnings}
-            )
-        )
+        print_json("runs", {"runs": rows}, warnings)
         return 0
     for warning in warnings:
         print(f"skipped: {warning}", file=sys.stderr)
@@ -56,16 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(found) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from lgrpo_lite.monitor.panels.run import STATES
     from lgrpo_lite.monitor.theme import LABEL, amount, clean, number
 
-    console = Console(
-        file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
-    )
+    screen = console(highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (
         "run",
@@ -99,7 +93,7 @@ def _show(found) -> None:
             _age(time.time() - one.seen),
             str(len(one.alarms)) if one.alarms else "–",
         )
-    console.print(table)
+    screen.print(table)
 
 
 def _age(seconds: float) -> str:

@@ -4,12 +4,12 @@ machine, and how fast? Trains nothing.
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.terminal.output import add_json, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,14 +55,7 @@ def run(args: argparse.Namespace) -> int:
         result = [
             {"stage": stage, "check": c.name, "passed": c.passed, "found": c.found} for stage, c in rows
         ]
-        whole = {
-            "schema": 1,
-            "ok": not failed,
-            "command": "selftest",
-            "result": result,
-            "warnings": list(run_.notes),
-        }
-        print(json.dumps({**whole, "rollout": rollout}))
+        print_json("selftest", result, run_.notes, ok=not failed, rollout=rollout)
     else:
         if rollout:
             of = "{weights}, {engine}, {answers} answers of up to {limit} tokens".format(**rollout)

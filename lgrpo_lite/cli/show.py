@@ -3,13 +3,12 @@ credit. Reads only, needs no model.
 """
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
 from lgrpo_lite.errors import ConfigError, DataError
 
 NAME = re.compile(r"step-(\d+)\.jsonl\.gz")
@@ -28,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="K", help="only the K-th prompt of that step, or the prompt of that id"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_runs(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,10 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         shown = [row | {"number": number, "credit_thirds": _thirds(row)} for number, row in numbered]
         result = {"run": str(path), "step": step, "record": record, "completions": shown}
-        reply = json.dumps({"schema": 1, "ok": True, "command": "show", "result": result, "warnings": []})
-        print(
-            json.dumps(json.loads(reply, parse_constant=lambda _: None))
-        )  # NaN of a foreign file is no JSON
+        print_json("show", result)
         return 0
     _show(line, numbered)
     return 0
@@ -132,18 +128,15 @@ def _step_line(path: Path, step: int) -> tuple[str, dict[str, Any] | None]:
 
 
 def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from lgrpo_lite.monitor.theme import BAD, GOOD, LABEL
     from lgrpo_lite.monitor.tokens import LOWERED, RAISED, scales_of
 
-    console = Console(
-        file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False
-    )
+    screen = console(highlight=False, markup=False)
     tokens = [_tokens(row) for _, row in rows]
-    console.print(Text(line, LABEL), soft_wrap=True)
-    console.print(
+    screen.print(Text(line, LABEL), soft_wrap=True)
+    screen.print(
         Text.assemble(
             ("credit = advantage × weight of a token: ", LABEL),
             (f"{RAISED} or green", GOOD),
@@ -153,11 +146,11 @@ def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
         )
     )
     for (number, row), own, scale in zip(rows, tokens, scales_of(tokens), strict=True):
-        console.print()
+        screen.print()
         for text in _completion(number, row, own, max(20, console.width), scale):
-            console.print(text, no_wrap=True, overflow="ignore", crop=False)
-    console.print()
-    console.print(_table(rows))
+            screen.print(text, no_wrap=True, overflow="ignore", crop=False)
+    screen.print()
+    screen.print(_table(rows))
 
 
 def _completion(number: int, row: dict[str, Any], tokens, width: int, scale: float) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 
 # Settings that may change when a run is resumed: they change no number of the steps already made.
@@ -29,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a run, shared with `recipe`."""
     parser.add_argument("--name", help="name of the run folder (default: recipe and time)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    add_runs(parser)
     parser.add_argument(
         "--resume",
         choices=("never", "auto"),
@@ -44,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ui", choices=("auto", "live", "plain", "none"), default="auto", help="how progress is shown"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -291,7 +292,6 @@ def _show(path: Path, exports: dict, args: argparse.Namespace, command: str, *, 
     """The result: the before/after table, λ's path, where the exports are. On stdout, but
     where that holds the steps' lines.
     """
-    from rich.console import Console
 
     from lgrpo_lite.monitor.tail import Tail
     from lgrpo_lite.monitor.view import lambda_path, result_table
@@ -307,16 +307,14 @@ def _show(path: Path, exports: dict, args: argparse.Namespace, command: str, *, 
             "exports": exports,
         }
         warnings = [w.get("message") or w.get("reason") for w in view.warnings]
-        print(
-            json.dumps({"schema": 1, "ok": True, "command": command, "result": result, "warnings": warnings})
-        )
+        print_json(command, result, warnings)
         return
     out = sys.stderr if plain else sys.stdout
-    console = Console(file=out, width=None if out.isatty() else 120)
+    screen = console(out)
     if view.evals:
-        console.print(result_table(view))
+        screen.print(result_table(view))
     if line := lambda_path(view):
-        console.print(line, highlight=False)
+        screen.print(line, highlight=False)
     for name, value in ({"run": str(path)} | exports).items():
         print(f"{name:8} {value}", file=out)
 

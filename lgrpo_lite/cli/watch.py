@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from lgrpo_lite.cli.terminal.output import add_runs
 from lgrpo_lite.errors import ConfigError
 
 PICTURE = (120, 40)
@@ -17,7 +18,7 @@ PICTURE = (120, 40)
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite watch RUN [options]"
     parser.add_argument("words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    add_runs(parser)
     ui = "live: the view; plain: a line a step; auto: live on a terminal (default)"
     parser.add_argument("--ui", choices=("auto", "live", "plain"), default="auto", help=ui)
     parser.add_argument(
@@ -38,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     path = find_run(args.words[0], args.runs)
     if args.svg:
         return _picture(path, args)
-    console, tail = Console(stderr=True), Tail(path)
+    screen, tail = Console(stderr=True), Tail(path)
     view = tail.refresh()
     if args.ui == "live" or (args.ui == "auto" and can_draw()):
         if not view.health.ended:
-            view = follow(path, console, lambda: bool(time.sleep(REFRESH_SECONDS)))
-        console.print(live(view, console.width, console.height - 2))
+            view = follow(path, screen, lambda: bool(time.sleep(REFRESH_SECONDS)))
+        screen.print(live(view, screen.width, screen.height - 2))
     else:
         with Screen(path, "plain"):
             while not view.health.ended:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if words := last_words(view):
         print("\n".join(words), file=sys.stderr)
     if view.evals and sys.stdout.isatty():
-        Console(file=sys.stdout).print(result_table(view))
+        console().print(result_table(view))
     return 0
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import gzip
 import json
 import logging
-import math
 import os
 import socket
 import threading
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.machine.disk import lock, objects, write_whole
+from lgrpo_lite.machine.disk import finite, lock, objects, write_whole
 from lgrpo_lite.monitor.alarms import Alarms
 from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
@@ -190,7 +189,7 @@ class RunFolder:
             self._fresh.clear()
             row = self._status | self._process | {"heartbeat": time.time()}
             row = {key: value for key, value in row.items() if value is not None or key == "exit_code"}
-            write_whole(self.path / "STATUS.json", json.dumps(_finite(row), allow_nan=False), sync=sync)
+            write_whole(self.path / "STATUS.json", json.dumps(finite(row), allow_nan=False), sync=sync)
 
     def event(self, kind: str, **more: Any) -> None:
         """One line of events.jsonl: what happened, beside the steps."""
@@ -251,13 +250,4 @@ class RunFolder:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null: JSON has no word for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.cli.terminal.output import console
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.progress import told
@@ -62,20 +62,17 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def show(found: dict[str, Any]) -> None:
     """The tables: what the runs came to, the settings in which they differ, their curves."""
-    from rich.console import Console
 
-    console = Console(
-        file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False, markup=False
-    )
+    screen = console(highlight=False, markup=False)
     runs = found["runs"]
-    console.print(_figures(runs))
+    screen.print(_figures(runs))
     if runs[0]["settings"]:
-        console.print(_settings(runs))
+        screen.print(_settings(runs))
     else:
-        console.print("They have the same settings.")
-    console.print(_curves(runs))
+        screen.print("They have the same settings.")
+    screen.print(_curves(runs))
     if reason := found.get("no_evaluations"):
-        console.print(f"Their evaluations are not compared: {reason}.")
+        screen.print(f"Their evaluations are not compared: {reason}.")
 
 
 def _table(title: str, runs: Sequence[dict[str, Any]]):
