@@ -135,9 +135,8 @@ def main() -> None:
                     rows = {f"{shape}, {who}": longest(update, 128 if args.tiny else 32768, 250)}
                 for row, found in rows.items():
                     print(f"{row}: {found}", flush=True)
-                print(
-                    measure.keep("fit", settings, rows, trial=args.tiny)
-                )  # now: a later one may take all the time there is
+                # now: a later one may take all the time there is
+                print(measure.keep("fit", settings, rows, trial=args.tiny))
                 del update
                 gc.collect()
             if torch.cuda.is_available():

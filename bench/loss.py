@@ -18,10 +18,8 @@ from torch import Tensor
 from lgrpo_lite.ops.logprob import logprobs
 from lgrpo_lite.ops.tiles import tile_of
 
-SLOW = (
-    "cce_exact",
-    "liger",
-)  # on a CPU: no such kernel; minutes of compiling for the same arithmetic as liger_eager
+# on a CPU: no such kernel; minutes of compiling for the same arithmetic as liger_eager
+SLOW = ("cce_exact", "liger")
 
 
 def own(hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, g: Tensor) -> Tensor:
@@ -63,9 +61,8 @@ def compare(
     hidden = torch.randn(n, d, generator=generator).to(dtype).to(where).requires_grad_()
     weight = (torch.randn(v, d, generator=generator) * 0.02).to(dtype).to(where)
     ids = torch.randint(v, (n,), generator=generator).to(where)
-    g = (
-        torch.randn(n // 256, 1, generator=generator).expand(-1, 256).flatten().to(where)
-    )  # Liger: one number a sequence
+    # Liger: one number a sequence
+    g = torch.randn(n // 256, 1, generator=generator).expand(-1, 256).flatten().to(where)
 
     def run(peer: head_peers.Peer):
         def call() -> None:

@@ -57,9 +57,8 @@ def through(run: Run, sampling: SamplingParams, prompts, *, changed: bool):
     def call():
         if changed:
             with torch.no_grad():
-                next(iter(run.policy.trainable())).mul_(
-                    1.0
-                )  # a write: the adapter counts as another one, its numbers are the same
+                # a write: the adapter counts as another one, its numbers are the same
+                next(iter(run.policy.trainable())).mul_(1.0)
         with run.engine.serving(run.policy) as sampler:
             return sampler.generate(prompts, run.recipe.rollout.group_size, sampling)
 

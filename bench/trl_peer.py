@@ -28,9 +28,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-Answer = tuple[
-    list[int], list[int], list[float], float
-]  # prompt, completion, the sampler's log-probs, advantage
+# prompt, completion, the sampler's log-probs, advantage
+Answer = tuple[list[int], list[int], list[float], float]
 
 
 class GivenAnswers(GRPOTrainer):
@@ -116,12 +115,8 @@ def head_function() -> Callable[[Tensor, Tensor, Tensor, float], Tensor]:
     """
 
     def head(hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        shape = (
-            trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE,
-            None,
-            1.0,
-            ("log_probs", "entropy"),
-        )  # tile, softcap, scale, outputs
+        # tile, softcap, scale, outputs
+        shape = (trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ("log_probs", "entropy"))
         return ChunkedLogProbFunction.apply(hidden, weight, None, ids, temperature, *shape)[0]
 
     return head
@@ -144,9 +139,8 @@ def main() -> None:
         Path(__file__).parents[1] / "lgrpo_lite" / "models" / "tiny-math"
     )
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = Qwen2Config(
-        vocab_size=33_000, num_hidden_layers=2, tie_word_embeddings=True, **sizes
-    )  # two vocabulary tiles
+    # two vocabulary tiles
+    config = Qwen2Config(vocab_size=33_000, num_hidden_layers=2, tie_word_embeddings=True, **sizes)
     base = get_peft_model(
         Qwen2ForCausalLM(config), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     )

@@ -32,9 +32,8 @@ class TrainBatch:
     advantage: Float[Tensor, " T"]  # A
     weight: Float[Tensor, " T"]  # fixed token weights, 1 unless a part says otherwise
     coef: Float[Tensor, " T"]  # the normaliser: the loss is a plain sum of coef · weight · gain
-    sampler_logp: Float[
-        Tensor, " T"
-    ]  # log-prob under the policy that sampled, by the engine; NaN: not of this prompt
+    # log-prob under the policy that sampled, by the engine; NaN: not of this prompt
+    sampler_logp: Float[Tensor, " T"]
     off: Bool[Tensor, " S"]  # answers sampled under another prompt than they are trained under
     step_length: Int[Tensor, " R"]  # completion tokens of each such rollout, without guidance that is context
     step_group: Int[Tensor, " R"]  # its group

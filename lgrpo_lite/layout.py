@@ -37,9 +37,8 @@ class Laid:
 
     input_ids: Int[Tensor, "B W"]
     position_ids: Int[Tensor, "B W"] | None
-    place: Int[
-        Tensor, " N"
-    ]  # where a token of the batch stands in the flattened input_ids; of a last token: nowhere that counts
+    # where a token of the batch stands in the flattened input_ids; of a last token: nowhere that counts
+    place: Int[Tensor, " N"]
     segments: tuple[Segment, ...] | None = None
 
 

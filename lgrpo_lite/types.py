@@ -39,9 +39,8 @@ class Completion:
     """One sampled answer. The token ids are the truth; the text is for rewards and people."""
 
     token_ids: tuple[int, ...]  # sampled ids, the end-of-sequence token included when it was sampled
-    logprobs: (
-        tuple[float, ...] | None
-    )  # of each id under the sampler, at its temperature; None: not under the trained prompt
+    # of each id under the sampler, at its temperature; None: not under the trained prompt
+    logprobs: tuple[float, ...] | None
     text: str  # decoded, special tokens left out
     finish_reason: Literal["stop", "length"]  # "length": truncated at max_new_tokens
     policy_version: int  # number of optimiser updates the sampling policy had seen

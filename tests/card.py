@@ -150,14 +150,10 @@ class Expandable:
     def __init__(self, room):
         self.room = room
         self.allocated = self.peak = 0
-        self.pages: dict[bool, dict[int, int]] = {
-            True: {},
-            False: {},
-        }  # mapped ones, and how many tensors lie in each
-        self.holes: dict[bool, list[tuple[int, int]]] = {
-            True: [],
-            False: [],
-        }  # (begin, end) in order; the last has no end
+        # mapped ones, and how many tensors lie in each
+        self.pages: dict[bool, dict[int, int]] = {True: {}, False: {}}
+        # (begin, end) in order; the last has no end
+        self.holes: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
 
     @property
     def reserved(self) -> int:

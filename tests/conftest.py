@@ -12,8 +12,9 @@ install_import_hook(
 
 from hypothesis import Phase, settings  # noqa: E402
 
+# machines are shared: no timed test; shrinking a
 settings.register_profile(
     "lgrpo", deadline=None, derandomize=True, max_examples=60, phases=(Phase.explicit, Phase.generate)
-)  # machines are shared: no timed test; shrinking a
+)
 # failure through typed tensors takes minutes, and the same example comes again
 settings.load_profile("lgrpo")

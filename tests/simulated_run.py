@@ -53,9 +53,8 @@ def recipe_of(model: str, answers: int, *more: str):
     )
 
 
-PROOF = tuple(
-    (ahead, 16) for ahead in (110, 111, 256, 255) for _ in range(8)
-)  # prompts and answers of a proof's scoring
+# prompts and answers of a proof's scoring
+PROOF = tuple((ahead, 16) for ahead in (110, 111, 256, 255) for _ in range(8))
 
 
 def with_gradients(card: Card, policy) -> None:
@@ -190,9 +189,8 @@ class SimulatedRun:
     def update(self) -> None:
         run, model = self.run, self.recipe.model
         longest = model.max_prompt_tokens + model.max_new_tokens - 1
-        count = min(
-            60, -(-run.micro_tokens // longest)
-        )  # answers that fill a pass, none longer than allowed; a probe has 60
+        # answers that fill a pass, none longer than allowed; a probe has 60
+        count = min(60, -(-run.micro_tokens // longest))
         length = min(longest, max(longest, run.micro_tokens) // count)
         ahead = model.max_prompt_tokens
         batch = prove.probe(self.shape.vocabulary, ((ahead, length + 1 - ahead),) * count)

@@ -81,9 +81,8 @@ def value_and_grads(
     if batch is not None:
         _, chosen = objective.credit(case.groups)
         first = [sum(len(g.rollouts) for g in case.groups[:i]) for i in range(len(case.groups))]
-        home = [
-            begin + i for begin, rows in zip(first, chosen, strict=True) for i in rows
-        ]  # rollouts that were not pruned
+        # rollouts that were not pruned
+        home = [begin + i for begin, rows in zip(first, chosen, strict=True) for i in rows]
         now, old, ref = ([values[i] for i in home] for values in (case.logp, case.old, case.ref))
         batch = replace(
             batch,

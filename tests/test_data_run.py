@@ -41,9 +41,8 @@ def test_a_run_tells_what_it_left_out_and_what_it_evaluates_on(tmp_path, monkeyp
         assert line in shown
     assert lgrpo("recipe", "tiny-math", *SMALL, data, "--name", "x") == 0
     err = capfd.readouterr().err
-    assert (
-        "warning: questions of data.eval that are in data.train too: 1 of 2;" in err
-    )  # of those that are short enough
+    # of those that are short enough
+    assert "warning: questions of data.eval that are in data.train too: 1 of 2;" in err
     assert "note: 1 prompts left out: longer than 64 tokens, in b.jsonl" in err
     events = [json.loads(line) for line in (tmp_path / "runs/x/events.jsonl").read_text().splitlines()]
     left_out = [(e["source"], e["count"], e["limit"]) for e in events if e["kind"] == "prompts_left_out"]

@@ -198,11 +198,7 @@ def test_the_gpu_that_counts_and_who_needs_one():
     ]
     assert [
         wants_gpu(Facts(BARE, i, None), s) for i, s in ((VLLM, "vllm"), (VLLM_CPU, "vllm"), (CPU, "cpu"))
-    ] == [
-        True,
-        False,
-        False,
-    ]
+    ] == [True, False, False]
 
 
 # ------------------------------------------------------------------------------------------- the command

@@ -45,9 +45,8 @@ def test_sampler_and_trainer_agree_at_another_temperature(weights):
     batch = run.objective.batch(groups)
     logp = run.policy.logprobs(batch).logp
     apart = (logp - batch.sampler_logp).abs()
-    assert (
-        apart.mean() < 0.01 if weights == "bf16" else apart.max() < 2e-4
-    )  # a bf16 logit near 20 is rounded to 1/8
+    # a bf16 logit near 20 is rounded to 1/8
+    assert apart.mean() < 0.01 if weights == "bf16" else apart.max() < 2e-4
 
 
 def test_counts_versions_and_ends(run):

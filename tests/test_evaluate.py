@@ -138,11 +138,7 @@ def independent(path: Path) -> dict[str, float]:
         winner = min(order, key=lambda v: (-count[v], order.index(v)), default=None)
         voted.append(any(s["right"] for s in row["samples"] if s["vote"] == winner and winner is not None))
     assert {len(marks) for marks in right} == {8} and len(rows) == 200
-    return {
-        "avg": sum(map(sum, right)) / 1600,
-        "pass": sum(map(any, right)) / 200,
-        "maj": sum(voted) / 200,
-    }
+    return {"avg": sum(map(sum, right)) / 1600, "pass": sum(map(any, right)) / 200, "maj": sum(voted) / 200}
 
 
 def test_two_hundred_problems_by_an_independent_computation(whole):

@@ -92,10 +92,8 @@ def test_split_order_and_padding_change_nothing(shape, seed, budget, shuffle, pa
     whole = gradients(parts, these, budget=10**9)  # one micro-batch: everything padded to the longest
     shuffled = list(these)
     shuffle.shuffle(shuffled)
-    for other in (
-        gradients(parts, these, budget),
-        gradients(parts, shuffled, 1),
-    ):  # 1: each row alone, no padding at all
+    # 1: each row alone, no padding at all
+    for other in (gradients(parts, these, budget), gradients(parts, shuffled, 1)):
         if whole is None:
             assert other is None
             continue

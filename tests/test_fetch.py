@@ -63,9 +63,8 @@ def test_a_model_on_the_hub_is_its_folder_with_and_without_network(tmp_path):
     assert fetched(home, endpoint, *ASKED) == first  # nobody listens there any longer
     next(Path(first["me/sharded"]).glob("model-00002-of-*.safetensors")).unlink()
     without = fetched(home, endpoint, *ASKED, ("me/whole", "v2"), HF_HUB_OFFLINE="1")
-    assert (
-        without["me/sharded"] == "me/sharded" and without["me/whole"] == "me/whole"
-    )  # not whole; not of that revision
+    # not whole; not of that revision
+    assert without["me/sharded"] == "me/sharded" and without["me/whole"] == "me/whole"
 
 
 def test_a_folder_is_given_as_it_is(tmp_path):

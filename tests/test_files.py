@@ -184,9 +184,8 @@ def test_a_package_that_is_not_there_is_named(tmp_path, monkeypatch, source, pac
 def test_a_folder_is_read_as_the_hub_is(tmp_path_factory, monkeypatch):
     """The same call that reads the Hub, on files of the layout it has there; no network."""
     datasets = pytest.importorskip("datasets")
-    folder = tmp_path_factory.mktemp(
-        "set"
-    )  # a path with the word test in it would make all of it the split test
+    # a path with the word test in it would make all of it the split test
+    folder = tmp_path_factory.mktemp("set")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     for split, count in (("train", 5), ("test", 2)):
         rows = [{"problem": f"{split} {i}", "answer": i if i < 4 else None} for i in range(count)]

@@ -143,9 +143,8 @@ def test_a_split_is_a_partition_within_its_budget(shape, seed, budget, layout, w
 
 
 def test_what_the_model_is_given():
-    batch = probe(
-        64, ((3, 2), (3, 1), (2, 4))
-    )  # two answers to a prompt of 3, one to a prompt of 2; last tokens are left out
+    # two answers to a prompt of 3, one to a prompt of 2; last tokens are left out
+    batch = probe(64, ((3, 2), (3, 1), (2, 4)))
     assert rows(batch).input_ids.shape == (3, 5)
     assert packed(batch).input_ids.shape == (1, 4 + 3 + 5)
     laid = shared(batch)
@@ -173,9 +172,8 @@ def test_auto_takes_the_fewest_tokens():
         return split(probe(64, answers), 10**9, layouts)[0][1].layout
 
     assert chosen((30, 10), (30, 10), (30, 10)) == "shared"
-    assert (
-        chosen((10, 10), (11, 9), (12, 8)) == "rows"
-    )  # equal lengths, nothing shared: no gathering to pay for
+    # equal lengths, nothing shared: no gathering to pay for
+    assert chosen((10, 10), (11, 9), (12, 8)) == "rows"
     assert chosen((4, 50), (5, 3), (6, 10), (7, 4)) == "packed"
 
 
@@ -325,9 +323,8 @@ def test_keys_are_repeated_only_for_a_torch_that_takes_no_groups(monkeypatch, gr
         return old(q, k, v, ends_q, ends_k, longest_q, longest_k, scale=scale, window_size=window_size)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", new if grouped else old)
-    monkeypatch.setattr(
-        attention, "_varlen_options", attention._varlen_options.__wrapped__
-    )  # as it is, not as it was
+    # as it is, not as it was
+    monkeypatch.setattr(attention, "_varlen_options", attention._varlen_options.__wrapped__)
     p = made(Qwen2Config, Qwen2ForCausalLM)
     assert attention.install(p.base, 256) is None and attention.has_varlen()
     p.varlen = True

@@ -370,9 +370,8 @@ def test_a_layer_of_qwen_3b_keeps_half_of_what_it_kept(dtype, varlen):
             out.last_hidden_state.sum().backward()
         sizes.append(saved.bytes)
     layer, width = (sizes[1] - sizes[0]) // tokens, dtype.itemsize
-    gathered = (
-        0 if varlen else width * shape["hidden_size"]
-    )  # what attention gives out of rows is copied for o_proj
+    # what attention gives out of rows is copied for o_proj
+    gathered = 0 if varlen else width * shape["hidden_size"]
     assert layer == expected(shape, width) + gathered
     assert width == 4 or layer <= 0.6 * 188 * 1024
 

@@ -131,9 +131,8 @@ def test_fp16_gradients_are_those_of_fp32_and_underflow_without_the_scale(groups
 
     (full, lam), (scaled, lam_scaled), (plain, _) = of("fp32"), of("fp16"), of("fp16", 1.0)
     assert (scaled - full).norm() < 0.05 * full.norm()
-    assert (
-        lam_scaled == pytest.approx(lam, rel=1e-3) and lam != 0
-    )  # λ lives in float32, and its scale is taken out too
+    # λ lives in float32, and its scale is taken out too
+    assert lam_scaled == pytest.approx(lam, rel=1e-3) and lam != 0
     assert (plain - full).norm() > 0.3 * full.norm()
     assert not scaled.eq(0).any() and plain.eq(0).float().mean() > 0.1
 

@@ -106,9 +106,8 @@ def test_no_worse_than_the_naive_computation_in_the_same_type(dtype, d, v, tempe
             worse["loss"][which] += ((logp.double() - truth) * g).square().sum().item()
             worse["gradient"][which] += (grad.double() - truth_grad).square().sum().item()
     for name, (mine, theirs) in worse.items():
-        assert math.sqrt(mine) <= 1.05 * math.sqrt(theirs), (
-            name
-        )  # both round the same products; 5 % is the noise of that
+        # both round the same products; 5 % is the noise of that
+        assert math.sqrt(mine) <= 1.05 * math.sqrt(theirs), name
 
 
 def certain(dtype, n=256, d=64, v=1000):

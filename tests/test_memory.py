@@ -153,9 +153,8 @@ def test_other_optimisers_learn_and_are_saved_whole(use):
     """Against torch's AdamW on the same gradients, and after loading what was saved."""
 
     def started(use):
-        run = build(
-            tiny_recipe(f"optim.use={use}", "model.lora.rank=64")
-        )  # 8 bits are for tensors of 4096 elements and more
+        # 8 bits are for tensors of 4096 elements and more
+        run = build(tiny_recipe(f"optim.use={use}", "model.lora.rank=64"))
         run.optimizer.set_lr(50)
         return run
 

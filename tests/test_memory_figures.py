@@ -124,9 +124,8 @@ def with_vllm(ledger, monkeypatch):
     ledger.take("shared weight", 4 * MIB, 4 * MIB, pool=(1, 0), tag="weights", address=policy.model.at)
     ledger.take("vLLM's slots", 8 * MIB, 7 * MIB, pool=(1, 0), tag="weights")
     ledger.take("keys and values", 7000 * MIB, 7000 * MIB, pool=(2, 0), tag="kv_cache")
-    ledger.take(
-        "trimmed", 20 * MIB, 0, pool=(1, 0)
-    )  # given back while vLLM started, counted by torch to the end
+    # given back while vLLM started, counted by torch to the end
+    ledger.take("trimmed", 20 * MIB, 0, pool=(1, 0))
     ledger.segments["trimmed"].mapped = False
     ledger.take("graphs", 900 * MIB, 0, pool=(0, 3))
     ledger.take("own", 6 * MIB, (2 + 1 + 2) * MIB)  # weight, adapter, moments
@@ -147,9 +146,8 @@ def test_activations_are_without_keys_and_values_and_the_parts_are_the_whole(led
     assert found["weights"] == 6 * MIB and found["adapter"] == MIB and found["optimizer"] == 2 * MIB
     assert found["activations"] == 300 * MIB
     assert found["cached"] == MIB
-    sampler = (
-        8 + 900 + (0 if asleep else 7000)
-    )  # MiB: what of vLLM's is mapped, but for the weight that is the policy's
+    # MiB: what of vLLM's is mapped, but for the weight that is the policy's
+    sampler = 8 + 900 + (0 if asleep else 7000)
     assert found["other"] == CONTEXT + sampler * MIB
     on_device = {name: size for name, size in found.items() if not name.startswith("host")}
     assert sum(on_device.values()) == TOTAL
@@ -174,11 +172,8 @@ def test_the_pools_are_looked_at_again_only_where_vllm_took_or_gave_something(le
     ledger.discard("kv_cache")
     assert first == pools() and ledger.snapshots == 1
     assert (first.reserved, first.allocated) == (7932 * MIB, 7011 * MIB)
-    del (
-        ledger.segments["keys and values"],
-        ledger.tags["keys and values"],
-        ledger.segments["graphs"],
-    )  # the engine is closed
+    # the engine is closed
+    del (ledger.segments["keys and values"], ledger.tags["keys and values"], ledger.segments["graphs"])
     assert (pools().reserved, pools().allocated) == (32 * MIB, 11 * MIB)
 
 

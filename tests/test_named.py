@@ -148,6 +148,5 @@ def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
             train_step(step, run)
         ran |= read
     wanted = {(s, key) for s in sections(Algorithm) for key in s.model_fields}
-    assert {(s.__name__, key) for s, key in wanted - ran} == {
-        ("Algorithm", "use")
-    }  # read when the row is looked up
+    # read when the row is looked up
+    assert {(s.__name__, key) for s, key in wanted - ran} == {("Algorithm", "use")}

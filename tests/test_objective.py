@@ -106,9 +106,8 @@ def test_equal_rewards_teach_nothing(name):
     case = groups_of([{"lengths": [3, 5], "rewards": [1, 1]}, {"lengths": [2, 2], "rewards": [0, 0]}])
     parts = complete(Algorithm(use=name, kl=Kl(coef=0.0)), "here")
     batch = objective(parts).batch(case.groups)
-    assert (batch is not None) == (
-        parts.surrogate == "residual"
-    )  # which pulls towards its anchor all the same
+    # which pulls towards its anchor all the same
+    assert (batch is not None) == (parts.surrogate == "residual")
 
 
 def test_a_silent_group_counts_in_the_normaliser_but_sees_no_forward():
@@ -138,9 +137,8 @@ def test_admission():
     one = Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(1.0, Outcome.ok))
     zero = Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(0.0, Outcome.wrong))
     everything, varied = objective(Algorithm()), objective(Algorithm(admit="varied"))
-    assert not everything.admit(
-        Group(prompt, (one,), missing=3)
-    )  # three rewards are missing: nothing to compare with
+    # three rewards are missing: nothing to compare with
+    assert not everything.admit(Group(prompt, (one,), missing=3))
     assert everything.admit(Group(prompt, (one, one)))
     assert not varied.admit(Group(prompt, (one, one)))
     assert varied.admit(Group(prompt, (one, zero)))
@@ -375,9 +373,8 @@ def test_pairs_are_those_of_trained_answers():
     batch = objective(parts).batch([replace(group, rollouts=(*group.rollouts[:2], *cut))])
     logp = torch.zeros(batch.num_tokens, dtype=torch.float64)
     loss, _ = objective(parts)(logp, replace(batch, old_logp=logp))
-    assert loss == pytest.approx(
-        4 * 0.25 * 2 / 4
-    )  # (1/2)² twice, times 2G/(G-1) of two answers, over the four of the group
+    # (1/2)² twice, times 2G/(G-1) of two answers, over the four of the group
+    assert loss == pytest.approx(4 * 0.25 * 2 / 4)
 
 
 def test_beta_with_one_success_rate_is_the_plain_difference():

@@ -204,9 +204,8 @@ def test_autograd_keeps_what_is_predicted(folders, monkeypatch, name, weights, d
     shape, tokens = Shape.of(policy.base.config), int((batch.length - 1).sum())
     run = Pass(dtype.itemsize, lora, gathered=layout != "rows")
     predicted = passes.saved_bytes(shape, run, tokens)
-    if (
-        lora and lora.dropout
-    ):  # a mask is of bytes on a GPU, of the compute type here; none where the first layer reads embeddings
+    # a mask is of bytes on a GPU, of the compute type here; none where the first layer reads embeddings
+    if lora and lora.dropout:
         inputs = shape.layers * sum(linear.inputs for linear in shape.linears)
         predicted += tokens * ((dtype.itemsize - 1) * inputs - dtype.itemsize * 3 * shape.hidden)
     assert predicted == pytest.approx(saved.bytes, rel=0.03)

@@ -84,9 +84,8 @@ def test_a_recipe_of_few_tokens_is_proven_too():
 ANSWER = torch.arange(32).repeat_interleave(12)
 D = torch.randn(len(ANSWER), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NOISE = torch.randn(len(ANSWER), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-DOMINATED = 1e-3 * D + 5.0 * (ANSWER == 7) * (
-    torch.arange(len(ANSWER)) % 12 == 0
-)  # one token moves more than all others
+# one token moves more than all others
+DOMINATED = 1e-3 * D + 5.0 * (ANSWER == 7) * (torch.arange(len(ANSWER)) % 12 == 0)
 ELSEWHERE = D * (ANSWER == 3)
 
 

@@ -124,9 +124,8 @@ def test_sums_of_a_long_run_say_what_they_are_over(tmp_path):
      b"train: [1]\nmodel: 3\nalgorithm: {use: [grpo]}\nrewards: [1, {use: 2}]\nrecipe: {name: {a: 1}}\n"],
 )  # fmt: skip
 def test_foreign_files_are_survived(tmp_path, monkeypatch, name, content):
-    monkeypatch.setattr(
-        plots, "available", lambda: False
-    )  # drawing the same twelve steps 40 times tells nothing
+    # drawing the same twelve steps 40 times tells nothing
+    monkeypatch.setattr(plots, "available", lambda: False)
     path = written(tmp_path / "run")
     (path / name).write_bytes(content)
     assert "## How to go on" in told(path) and "could not be made" not in told(path)

@@ -87,9 +87,8 @@ def test_training_goes_on_without_the_rows_whose_reward_is_missing(run, monkeypa
     assert not any(space["number"](r.completion.text) < 4 for g in groups for r in g.rollouts)
     assert [len(g.rollouts) + g.missing for g in groups] == [8] * len(groups)
     batch = run.objective.batch(groups)
-    assert batch is not None and batch.num_sequences <= len(
-        rewards
-    )  # advantages and normalisers know of no other rows
+    # advantages and normalisers know of no other rows
+    assert batch is not None and batch.num_sequences <= len(rewards)
     assert any(not torch.equal(a, b) for a, b in zip(before, run.policy.trainable(), strict=True))
     record, _ = train_step(2, run)
     assert record.loss is not None

@@ -226,9 +226,8 @@ def test_identical_states_are_asked_once():
     assert first[1] == 1.0 and group.rollouts[2].values[1] == 0.0
     parts = Algorithm(advantage="next_value", probe_values=ProbeValues(whiten="none"))
     credit = Objective(parts, max_new_tokens=64).credit([group])[0][0]
-    assert (
-        credit[1][0] == pytest.approx(1 - first[0]) and credit[1][-1] == -1.0
-    )  # good step, then a wrong end
+    # good step, then a wrong end
+    assert credit[1][0] == pytest.approx(1 - first[0]) and credit[1][-1] == -1.0
     for row, r in zip(credit, group.rollouts, strict=True):  # telescopes to R - V(prompt)
         assert sum(row[begin] for begin, _ in r.spans) == pytest.approx(r.reward - first[0])
 

@@ -221,9 +221,8 @@ def test_one_call_a_step_and_one_question_an_answer():
         prompts, [list(map(completion, texts))] * 3, judge
     )
     assert len(judge.calls) == 1
-    assert (
-        len(judge.calls[0]) == 3
-    )  # a question that is the same is asked once: here prompts a and c; b asks nothing
+    # a question that is the same is asked once: here prompts a and c; b asks nothing
+    assert len(judge.calls[0]) == 3
     assert [[s.criteria for s in row] for row in scores] == [
         [(True, True, False), (False, True, False), (True, False, False)],
         [(True,), (True,), (False,)],

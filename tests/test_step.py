@@ -152,9 +152,8 @@ def test_micro_batches_do_not_change_the_step():
     assert a.loss == pytest.approx(b.loss, abs=1e-6)
     assert a.length_lambda_grad == pytest.approx(b.length_lambda_grad, rel=1e-4)
     assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
-    torch.testing.assert_close(
-        theta_a, theta_b, rtol=1e-3, atol=2e-4
-    )  # Adam's first step is lr · sign of each gradient
+    # Adam's first step is lr · sign of each gradient
+    torch.testing.assert_close(theta_a, theta_b, rtol=1e-3, atol=2e-4)
 
 
 def test_only_answers_that_teach_are_computed(tmp_path):

@@ -575,9 +575,8 @@ def test_guided_groups():
         parts = row("g2rpo_a", guide=Guide(train_guidance=train_guidance))
         batch = made(parts, torch.float64).batch([Group(prompt, rollouts)])
         first = batch.select(torch.tensor([0]))
-        assert len(first.input_ids) - 1 == len(
-            masks["context"]
-        )  # the guidance is read whether it is trained or not
+        # the guidance is read whether it is trained or not
+        assert len(first.input_ids) - 1 == len(masks["context"])
         assert first.num_tokens == sum(mask) and (first.at[-first.num_tokens :] >= mask.index(1)).all()
 
 

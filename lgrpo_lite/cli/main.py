@@ -83,9 +83,8 @@ def _dispatch(argv: list[str]) -> int:
         hint = difflib.get_close_matches(wanted, VERBS, n=1)
         what = f"unknown command {wanted!r}" + (f", did you mean {hint[0]!r}?" if hint else "")
         raise ConfigError(what, where="command line", fix=f"use one of: {', '.join(VERBS)}")
-    args, rest = parser.parse_known_args(
-        argv
-    )  # key=value may stand between options, which argparse alone refuses
+    # key=value may stand between options, which argparse alone refuses
+    args, rest = parser.parse_known_args(argv)
     if unknown := [a for a in rest if a.startswith("-")]:
         where = f"lgrpo-lite {wanted}"
         raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=f"see `lgrpo-lite {wanted} -h`")

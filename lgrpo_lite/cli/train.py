@@ -263,9 +263,8 @@ def _work(recipe, folder, stop, *, resume: bool) -> dict | None:
     folder.set_status("loading", folder.status.get("step", 0))
     run = build(recipe)
     run.reward.log_to(folder.log_path.with_name("rewards.log"))
-    folder.write(
-        "config.resolved.yaml", recipe.to_yaml()
-    )  # from here on it is a run; a name with a typo in its data is not
+    # from here on it is a run; a name with a typo in its data is not
+    folder.write("config.resolved.yaml", recipe.to_yaml())
     if not train(run, folder, stop, resume=resume):
         return None
     folder.set_status("exporting", recipe.train.steps)

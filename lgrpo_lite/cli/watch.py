@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_runs
+from lgrpo_lite.cli.terminal.output import add_runs, console
 from lgrpo_lite.errors import ConfigError
 
 PICTURE = (120, 40)
@@ -83,9 +83,8 @@ def _picture(path: Path, args: argparse.Namespace) -> int:
     console.print(live(view, width, height))
     picture = console.export_svg(title=f"lgrpo-lite watch {path.name}")
     try:
-        args.svg.write_text(
-            re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8"
-        )  # fetch no fonts
+        # fetch no fonts
+        args.svg.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8")
     except OSError as error:
         raise ConfigError(
             f"cannot write: {error.strerror}", where=str(args.svg), fix="choose another --svg FILE"

@@ -38,9 +38,8 @@ def _criterion(item: object, name: str, place: str) -> Criterion:
 
     if not isinstance(item, dict):
         raise bad("not an object", f"an object with the keys {', '.join(CRITERION)}")
-    given = {
-        key: value for key, value in item.items() if value is not None
-    }  # on the Hub a key that is not there is null
+    # on the Hub a key that is not there is null
+    given = {key: value for key, value in item.items() if value is not None}
     if unknown := [key for key in given if key not in CRITERION]:
         raise bad(
             f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), CRITERION)}", f"use {', '.join(CRITERION)}"

@@ -118,9 +118,8 @@ class DifficultyPool:
             weight, wait = p * (1 - p), -math.log(1 - rng.random())
             return i in taken, i in rests, wait / weight if weight > 0 else math.inf
 
-        waits = [
-            (rings(i), i) for i in range(len(self.prompts))
-        ]  # one number a prompt, also of one that is skipped
+        # one number a prompt, also of one that is skipped
+        waits = [(rings(i), i) for i in range(len(self.prompts))]
         return [i for _, i in heapq.nsmallest(count, (w for w in waits if w[1] not in self.skipped))]
 
 

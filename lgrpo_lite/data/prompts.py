@@ -14,9 +14,8 @@ from lgrpo_lite.errors import DataError
 from lgrpo_lite.recipe.schema import Data, Source
 from lgrpo_lite.types import Prompt
 
-GoldFault = Callable[
-    [str], str | None
-]  # why a gold answer cannot be compared with, in a sentence; None: it can
+# why a gold answer cannot be compared with, in a sentence; None: it can
+GoldFault = Callable[[str], str | None]
 
 
 @dataclass(slots=True)

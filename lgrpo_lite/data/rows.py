@@ -170,9 +170,8 @@ def _gold(value: object, source: Source, place: str) -> str:
     if isinstance(value, list | tuple | bytes):
         what = f"column {column!r} holds a {type(value).__name__} and not one gold answer"
         raise DataError(what, where=place, fix="name the column of the final answer, e.g. answers.0")
-    empty = value is None or (
-        isinstance(value, float) and not math.isfinite(value)
-    )  # pandas writes a missing one as NaN
+    # pandas writes a missing one as NaN
+    empty = value is None or (isinstance(value, float) and not math.isfinite(value))
     reference = (
         None
         if empty or not str(value).strip()

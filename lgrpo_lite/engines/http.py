@@ -51,9 +51,8 @@ class Connection:
             "User-Agent": "lgrpo-lite",
             **self._authorization(),
         }
-        direct = (
-            [urllib.request.ProxyHandler({})] if near else []
-        )  # a proxy would look for this address on its own machine
+        # a proxy would look for this address on its own machine
+        direct = [urllib.request.ProxyHandler({})] if near else []
         self._opener = urllib.request.build_opener(_StayHere, *direct)
 
     def ask(
@@ -106,9 +105,8 @@ class Connection:
         if name is None:
             return {}
         key = os.environ.get(name, "").strip()
-        if not key or not (
-            key.isascii() and key.isprintable()
-        ):  # http.client would quote a key that it cannot send
+        # http.client would quote a key that it cannot send
+        if not key or not (key.isascii() and key.isprintable()):
             fix = f"export {name}=…, or set rollout.server.api_key_env=null"
             what = (
                 f"the server's key is not set: {name}"
@@ -153,9 +151,8 @@ def launch_line(recipe: Recipe) -> str:
         WEIGHTS[model.weights],
         f"--enable-lora --max-lora-rank {rank} --max-loras 2 --logprobs-mode processed_logprobs",
     ]
-    words += (
-        [] if cuda_devices() else ["--no-enable-chunked-prefill"]
-    )  # on a CPU a seeded prompt that is cut ends the server
+    # on a CPU a seeded prompt that is cut ends the server
+    words += [] if cuda_devices() else ["--no-enable-chunked-prefill"]
     words += [f"--revision {model.revision}"] if model.revision else []
     words += [f"--served-model-name {shlex.quote(server.model)}"] if server.model else []
     words += [f'--api-key "${server.api_key_env}"'] if server.api_key_env else []

@@ -34,11 +34,8 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Prompt
 
 ANSWERS, TOKENS = 8, 16  # a prompt of the probe
-FIRST, CUTS, FLATTER = (
-    8,
-    8,
-    1.5,
-)  # first tokens drawn to look at a cached prefix, after so many contexts, at this temperature
+# first tokens drawn to look at a cached prefix, after so many contexts, at this temperature
+FIRST, CUTS, FLATTER = (8, 8, 1.5)
 LONGEST = 256  # tokens of a probe's prompt: several blocks of any prefix cache
 SEED = 20_251_121  # of the proof's own random numbers
 # Mean |Δ log-prob| of two kernels, nats a token, by how the base weights are held.

@@ -17,10 +17,8 @@ from lgrpo_lite.types import Prompt
 
 MOVED = 0.1  # mean |Δ log-prob| that a made-up adapter shall cause at least, nats a token
 OTHER = 0.7  # temperature tried when the recipe's is 1
-TIMED_ANSWERS, TIMED_TOKENS = (
-    128,
-    64,
-)  # at most, of the rollout that is timed: seconds, where a whole one may take minutes
+# at most, of the rollout that is timed: seconds, where a whole one may take minutes
+TIMED_ANSWERS, TIMED_TOKENS = (128, 64)
 
 
 def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[tuple[str, Sequence[Check]]]:

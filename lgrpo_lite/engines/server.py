@@ -35,11 +35,8 @@ NEUTRAL = {
     "frequency_penalty": 0.0,
     "watermarking": False,
 }  # fmt: skip
-TOKENS = {
-    "logprobs": 0,
-    "return_token_ids": True,
-    "return_tokens_as_token_ids": True,
-}  # 0: of the sampled token alone
+# 0: of the sampled token alone
+TOKENS = {"logprobs": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
 FAREWELL = 5.0  # seconds that `close` waits for the server
 
 
@@ -176,9 +173,8 @@ class ServerEngine:
 
     def _sync(self, policy: Policy) -> None:
         now = checksum(policy)
-        if (
-            now == self._synced and self._adapter and self._lists(*self._adapter)
-        ):  # a restarted server has forgotten it
+        # a restarted server has forgotten it
+        if now == self._synced and self._adapter and self._lists(*self._adapter):
             return
         path = self.folder.publish(policy)
         name = f"{self.folder.path.name}-{path.name}"
@@ -217,9 +213,8 @@ class ServerEngine:
         """Unload the adapter that was served so far and remove its folder."""
         if self._adapter is not None:
             name, path = self._adapter
-            self.server.ask(
-                "/v1/unload_lora_adapter", {"lora_name": name}, timeout
-            )  # 404: restarted, so already gone
+            # 404: restarted, so already gone
+            self.server.ask("/v1/unload_lora_adapter", {"lora_name": name}, timeout)
             self.folder.drop(path)
             self._adapter = None
 

@@ -100,12 +100,8 @@ class TransformersSampler:
         room = [sampling.max_new_tokens - len(given) for _, given in rows]
         tempered = _Tempered(sampling.temperature or 1.0)
         recorder = _Recorder(tempered, max(room), sampling.tick)
-        whole = {
-            "do_sample": True,
-            "temperature": 1.0,
-            "top_k": 0,
-            "top_p": 1.0,
-        }  # no truncation: it would bias the ratio
+        # no truncation: it would bias the ratio
+        whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         settings = GenerationConfig(
             **whole if sampling.temperature > 0 else {"do_sample": False},
             max_new_tokens=max(room),

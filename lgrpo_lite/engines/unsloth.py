@@ -84,9 +84,8 @@ class UnslothEngine:
         if not self._sleeps:
             self.notes += ("vLLM keeps its KV cache while training: Unsloth has no standby for this model",)
         self._sleep()
-        with contextlib.suppress(
-            OSError
-        ):  # rebuilt from the weights, the model does not know its generation_config.json
+        # rebuilt from the weights, the model does not know its generation_config.json
+        with contextlib.suppress(OSError):
             model.generation_config = GenerationConfig.from_pretrained(folder)
         # Unsloth's own forward pass drops masks in training, so rows of one
         # sequence are all that it can be given.

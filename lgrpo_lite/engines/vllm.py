@@ -60,9 +60,8 @@ class VllmEngine:
         self.told: list[str] = []
         self.recipe, self.share_weights = recipe, recipe.rollout.vllm.share_weights
         check_version(recipe.where("rollout.engine"))
-        serving_dtype(
-            recipe.model.weights, recipe.where("rollout.engine")
-        )  # refuses a card, before anything is downloaded
+        # refuses a card, before anything is downloaded
+        serving_dtype(recipe.model.weights, recipe.where("rollout.engine"))
         self.context = longest_request(recipe, config_of(recipe.model, recipe.where("model.id")))
         self.on_gpu = device_of().type == "cuda"
         self.folder = AdapterFolder()

@@ -82,9 +82,8 @@ class Asking:
             )
             found = scored(prompts, answers, tools, categories)
         micro = self.recipe.memory.micro_tokens
-        return with_logprobs(
-            found, prompts, answers, policy, micro, is_base=self.is_base
-        )  # after the sampler's memory is back
+        # after the sampler's memory is back
+        return with_logprobs(found, prompts, answers, policy, micro, is_base=self.is_base)
 
 
 def measure(

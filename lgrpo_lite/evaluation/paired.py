@@ -58,9 +58,8 @@ class Comparison:
     k: tuple[int, int]
     avg: tuple[float, float]  # over the problems where both have a reward
     difference: Estimate
-    coverage: dict[
-        str, int
-    ]  # by the first min(k) samples: solved at least once by both, gained, lost, neither
+    # by the first min(k) samples: solved at least once by both, gained, lost, neither
+    coverage: dict[str, int]
     ks: list[int]
     curves: tuple[list[Estimate], list[Estimate]]  # pass@j of A and of B for j in ks
     crossover: int | None  # first j at which A is above B

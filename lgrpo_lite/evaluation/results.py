@@ -25,11 +25,8 @@ from lgrpo_lite.recipe.schema import Recipe
 
 PACKAGES = ("lgrpo-lite", "torch", "transformers", "peft", "vllm", "math-verify", "numpy")
 LOGS = {"eval.log", "rewards.log"}
-ROLLOUT = (
-    "engine",
-    "batch_rows",
-    "vllm",
-)  # settings of the sampler that move its random numbers or its rounding
+# settings of the sampler that move its random numbers or its rounding
+ROLLOUT = ("engine", "batch_rows", "vllm")
 
 
 class ResultFolder:

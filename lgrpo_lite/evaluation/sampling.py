@@ -15,9 +15,8 @@ def ticking(what: str, begin: int, count: int, of: int) -> Callable[[float], Non
     many the share heard of makes.
     """
     progress.told(what, begin, of)
-    return lambda share: progress.told(
-        what, min(begin + int(count * share), of - 1), of
-    )  # the last is done when it is scored
+    # the last is done when it is scored
+    return lambda share: progress.told(what, min(begin + int(count * share), of - 1), of)
 
 
 def scored(

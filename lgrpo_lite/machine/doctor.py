@@ -216,9 +216,8 @@ def _driver(facts: Facts, gpu: Gpu, wanted: bool) -> Iterator[Finding]:
         yield Finding(
             "torch is a build without CUDA", f"{again} --index-url https://download.pytorch.org/whl/cu130"
         )
-    cuda = torch.cuda or str(
-        max(OLDEST_DRIVER)
-    )  # none that works is here: the driver is judged for the one that will be
+    # none that works is here: the driver is judged for the one that will be
+    cuda = torch.cuda or str(max(OLDEST_DRIVER))
     oldest = OLDEST_DRIVER.get(release(cuda)[0], 0)
     if release(gpu.driver) < (oldest,):
         whose = "which torch is built for" if torch.cuda else f"which torch {tested} is built for"

@@ -107,9 +107,8 @@ class Machine:
     token: bool  # whether there is a Hugging Face token
     compiler: str | None  # of C, which Triton would call
     no_header: str | None  # the folder where this Python's Python.h should be and is not
-    unreachable: (
-        str | None
-    )  # host of the Hub, where models are cached, nothing says offline, and its name is not found
+    # host of the Hub, where models are cached, nothing says offline, and its name is not found
+    unreachable: str | None
 
 
 def read_machine() -> Machine:
@@ -260,13 +259,11 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
     groups = [line.split(":", 2)[2].lstrip("/") for line in _text(own).splitlines() if line.count(":") >= 2]
     folders = [parent for group in groups for parent in (root / group, *(root / group).parents)]
     files = [folder / "memory.max" for folder in folders]
-    files += [
-        root / "memory" / group / "memory.limit_in_bytes" for group in ("", *groups)
-    ]  # control groups, version 1
+    # control groups, version 1
+    files += [root / "memory" / group / "memory.limit_in_bytes" for group in ("", *groups)]
     limits = [int(text) for text in (_text(file).strip() for file in files) if text.isdigit()]
-    return min(
-        (limit for limit in limits if limit < 2**60), default=None
-    )  # version 1 writes "none" as a huge number
+    # version 1 writes "none" as a huge number
+    return min((limit for limit in limits if limit < 2**60), default=None)
 
 
 def room(path: Path) -> Room:
@@ -292,9 +289,8 @@ def compiler(environment: Mapping[str, str]) -> str | None:
 
 def no_header() -> str | None:
     """The folder that should hold Python.h, where it does not."""
-    scheme = sysconfig.get_default_scheme().replace(
-        "posix_local", "posix_prefix"
-    )  # Debian's own has no headers
+    # Debian's own has no headers
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     folder = Path(sysconfig.get_paths(scheme)["include"])
     return None if (folder / "Python.h").is_file() else str(folder)
 

@@ -22,11 +22,8 @@ _UNSLOTH = {
     "trl": "1.15.0",
     "xformers": "0.0.35",
 }
-TESTED = {
-    "cpu": _CPU,
-    "vllm": _VLLM,
-    "unsloth": _UNSLOTH,
-}  # the versions of the constraints files, by the extra's name
+# the versions of the constraints files, by the extra's name
+TESTED = {"cpu": _CPU, "vllm": _VLLM, "unsloth": _UNSLOTH}
 PYTHONS = ("3.11", "3.12")  # that the stacks with vLLM resolve for
 OPTIONAL = ("datasets", "triton")  # data from the Hub; a part of CUDA builds of torch
 FITS = ("ok", "untested", "optional")
@@ -51,9 +48,8 @@ class Package:
 
 def installed_packages() -> dict[str, str]:
     """Name, as PyPI writes it, and version of everything installed."""
-    return {
-        normal(d.name): d.version for d in reversed(list(metadata.distributions())) if d.name
-    }  # the first found is imported
+    # the first found is imported
+    return {normal(d.name): d.version for d in reversed(list(metadata.distributions())) if d.name}
 
 
 def compare(stack: str, installed: Mapping[str, str]) -> list[Package]:

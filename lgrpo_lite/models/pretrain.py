@@ -117,9 +117,8 @@ def pretrain(out: Path, *, steps: int = 3000, batch: int = 192, seed: int = 0) -
     tokenizer = byte_tokenizer()
     model = Qwen2ForCausalLM(tiny_config(tokenizer))
     stage(model, tokenizer, steps=steps, batch=batch, lr=2e-3, seed=seed, mixture=SKILL)
-    model = (
-        model.bfloat16().float()
-    )  # what would be shipped, so that the second stage can also be taken up from a file
+    # what would be shipped, so that the second stage can also be taken up from a file
+    model = model.bfloat16().float()
     stage(model, tokenizer, steps=max(1, steps // 10), batch=batch, lr=3e-4, seed=seed + 1, mixture=HABIT)
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)

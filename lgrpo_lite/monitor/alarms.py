@@ -98,10 +98,8 @@ class Alarms:
         return found
 
 
-_folded: tuple[Any, list[Raised]] = (
-    None,
-    [],
-)  # the last run that had to be folded: a view asks several times a second
+# the last run that had to be folded: a view asks several times a second
+_folded: tuple[Any, list[Raised]] = (None, [])
 
 
 def standing(run: RunView) -> list[Raised]:

@@ -17,21 +17,10 @@ from lgrpo_lite.types import StepRecord
 
 MOST = 2000  # points of a curve
 END = 0.1  # share of the steps that "at the end" means
-METRICS = {
-    "avg": "accuracy",
-    "pass": "pass_at_k",
-    "maj": "maj",
-    "greedy": "greedy",
-}  # train.keep.metric -> evals.jsonl
-SILENT = (
-    "recipe",
-    "log",
-    "train.time_limit",
-    "train.save_every",
-    "train.keep",
-    "export",
-    "schema",
-)  # say nothing of a curve
+# train.keep.metric -> evals.jsonl
+METRICS = {"avg": "accuracy", "pass": "pass_at_k", "maj": "maj", "greedy": "greedy"}
+# say nothing of a curve
+SILENT = ("recipe", "log", "train.time_limit", "train.save_every", "train.keep", "export", "schema")
 Point = tuple[int, float]
 
 

@@ -14,11 +14,8 @@ SILENT = 4.0  # seconds without one, from another machine: it is gone, or the ne
 STUCK = 3.0  # medians of a step without any progress …
 AT_LEAST = 60.0  # … and so many seconds, since short steps vary
 ENDED = ("done", "stopped", "failed")
-STOPPED = {
-    130: "stopped by Ctrl-C",
-    143: "stopped by SIGTERM",
-    75: "stopped at its time limit",
-}  # by exit code
+# by exit code
+STOPPED = {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM", 75: "stopped at its time limit"}
 
 
 @dataclass(frozen=True, slots=True)

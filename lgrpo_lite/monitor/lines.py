@@ -9,9 +9,8 @@ from typing import Any, BinaryIO
 from lgrpo_lite.machine.disk import objects
 
 WHOLE = 2 * 2**20  # bytes at the end of a file that are read in full; a line of metrics.jsonl has 1 to 2 KB
-HEAD = (
-    2**16
-)  # bytes at the beginning that are read in full: the first evaluation, what was settled at the start
+# bytes at the beginning that are read in full: the first evaluation, what was settled at the start
+HEAD = 2**16
 SAMPLES = 300  # lines read of what lies between
 
 

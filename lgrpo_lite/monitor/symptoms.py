@@ -14,10 +14,8 @@ from lgrpo_lite.monitor.trend import Growth, Recent, number
 from lgrpo_lite.types import StepRecord
 
 FEW, RECENT = 5, 10  # steps that a mean needs, steps that it is taken over
-START, UNTRAINED = (
-    10,
-    3,
-)  # steps that count as a run's beginning, and as what the model could before it was trained
+# steps that count as a run's beginning, and as what the model could before it was trained
+START, UNTRAINED = (10, 3)
 SUSTAINED = 3  # steps in a row, where one step alone may be a fluke
 
 SIGNAL = 0.2  # share of groups that teach, at or below which a run wastes its time …
@@ -267,9 +265,8 @@ class Rewards:
         kinds = (
             number(n) or 0 for n in (record.reward_timeouts, record.reward_crashes, record.reward_errors)
         )
-        answers = (
-            groups * self.size if self.size else sampled
-        )  # probes are sampled too, and have no say in `missing`
+        # probes are sampled too, and have no say in `missing`
+        answers = groups * self.size if self.size else sampled
         if answers <= 0:
             return None
         self.steps.append((answers, missing, *kinds))
@@ -331,13 +328,8 @@ class Memory:
         return None
 
 
-_COMES_AND_GOES = (
-    "activations",
-    "cached",
-    "free",
-    "host",
-    "host_free",
-)  # with the lengths of a step, or no device memory at all
+# with the lengths of a step, or no device memory at all
+_COMES_AND_GOES = ("activations", "cached", "free", "host", "host_free")
 CHECKS = (Signal, Truncation, Entropy, Disagreement, Clamp, Weights, Rewards, Memory)
 
 

@@ -27,9 +27,8 @@ class RunView:
     path: Path
     recipe: dict[str, Any] = field(default_factory=dict)  # config.resolved.yaml
     status: dict[str, Any] = field(default_factory=dict)  # STATUS.json
-    records: list[StepRecord] = field(
-        default_factory=list
-    )  # one per step, in order, up to the last one; no gaps
+    # one per step, in order, up to the last one; no gaps
+    records: list[StepRecord] = field(default_factory=list)
     sparse: list[StepRecord] = field(default_factory=list)  # of steps before those, in order, with gaps
     evals: list[dict[str, Any]] = field(default_factory=list)  # one per evaluation, in order
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -49,9 +48,8 @@ class RunView:
     def number(self, key: str, default: float = 0) -> float:
         """A dotted key of the recipe that is a number; anything else: the default."""
         found = self.get(key)
-        real = (
-            isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
-        )  # NaN is not
+        # NaN is not
+        real = isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
         return found if real else default
 
     @property

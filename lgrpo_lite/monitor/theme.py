@@ -17,15 +17,8 @@ from lgrpo_lite.monitor.text import duration, visible
 LABEL, MAIN, LAMBDA, CALM = "dim", "bold cyan", "bold magenta", "cyan"
 GOOD, WARN, BAD = "green", "yellow", "bold red"
 VERDICTS = {"good": ("✓", GOOD), "warn": ("!", WARN), "bad": ("✗", BAD)}
-PALETTE = (
-    "cyan",
-    "green",
-    "magenta",
-    "yellow",
-    "blue",
-    "bright_black",
-    "red",
-)  # of segments, each of which has its letter too
+# of segments, each of which has its letter too
+PALETTE = ("cyan", "green", "magenta", "yellow", "blue", "bright_black", "red")
 LABELS = 12  # cells of the first column of a panel
 ELLIPSIS = "…"
 _ODD = re.compile("[\ufe00-\ufe0f]")  # variation selectors: terminals disagree on the width they give

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 SLOPE_STEPS, BLOCKS = 50, 5  # how many steps a growth is looked for in, in how many parts
-SLOPE, SLOPE_SHARE = (
-    0.2e6,
-    0.01,
-)  # bytes a step, and growth over SLOPE_STEPS as a share of what was taken: less is no leak
+# bytes a step, and growth over SLOPE_STEPS as a share of what was taken: less is no leak
+SLOPE, SLOPE_SHARE = (0.2e6, 0.01)
 HUGE = 2**63  # a whole number from there on is no figure of a run, and may be too large for a float
-RISE, LATER = (
-    0.25,
-    2 / 3,
-)  # a part rises by this share of the mean rise at least; the later half by this share of the earlier one
+# a part rises by this share of the mean rise at least; the later half by this share of the earlier one
+RISE, LATER = (0.25, 2 / 3)
 
 
 def number(value: Any) -> float | None:

@@ -79,9 +79,8 @@ def next_value(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     sampled tokens of probed answers; answers that were not probed keep A = 0.
     """
     kind = parts.probe_values.whiten if parts.probe_values else "none"
-    context = not (
-        parts.guide and parts.guide.train_guidance
-    )  # guidance without a loss is left out of the statistics
+    # guidance without a loss is left out of the statistics
+    context = not (parts.guide and parts.guide.train_guidance)
     rollouts = [r for g in groups for r in g.rollouts]
     credit = {id(r): step_credit(r) for r in rollouts}
     probed = [(credit[id(r)], r.completion.given if context else 0) for r in rollouts if r.values is not None]

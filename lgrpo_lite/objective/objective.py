@@ -199,13 +199,11 @@ class Objective(nn.Module):
         if parts.top_entropy is not None:
             assert entropy is not None, "the policy gives entropies with its log-probs"
             weight = weight * top_entropy(entropy, b.seq, parts.top_entropy)
-        sampled = (
-            ~b.sampler_logp.isnan()
-        )  # answers trained under another prompt have no log-prob of their own sampling
+        # answers trained under another prompt have no log-prob of their own sampling
+        sampled = ~b.sampler_logp.isnan()
         apart_by = torch.where(sampled, old - b.sampler_logp, 0.0)
-        if (
-            parts.rollout_correction
-        ):  # the engine's numerics against the trainer's: truncated importance weight
+        # the engine's numerics against the trainer's: truncated importance weight
+        if parts.rollout_correction:
             gain = gain * apart_by.exp().clamp(max=parts.rollout_correction.cap)
         loss = -(b.coef * weight * gain).sum()
         if parts.kl.coef:

@@ -103,9 +103,8 @@ def _weights(length: int, decay: float, floor: float, like: Tensor) -> Tensor:
 
 
 def _power(decay: float, exponent: Tensor, like: Tensor) -> Tensor:
-    exact = (
-        torch.tensor(decay, dtype=torch.float64, device=like.device) ** exponent
-    )  # 0.99^1000 loses digits in float32
+    # 0.99^1000 loses digits in float32
+    exact = torch.tensor(decay, dtype=torch.float64, device=like.device) ** exponent
     return exact.to(like.dtype)
 
 

@@ -117,7 +117,6 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, inverse = ctx.saved_tensors
         towards = (grad * weight).to(inverse.dtype)
-        bend = (
-            (towards * x).sum(-1, keepdim=True) * inverse.pow(3) / -x.shape[-1]
-        )  # in the order in which autograd rounds
+        # in the order in which autograd rounds
+        bend = (towards * x).sum(-1, keepdim=True) * inverse.pow(3) / -x.shape[-1]
         return towards.mul_(inverse).add_(x * bend).to(x.dtype), None, None

@@ -109,9 +109,8 @@ class _Frozen(torch.autograd.Function):
         tiles = Tiles(weight, bias, form, hidden, gradient=form.gradient)
         logp, entropy = hidden.new_empty(2, len(hidden), dtype=tiles.dtype)
         rest = torch.empty_like(logp)
-        towards = (
-            torch.empty_like(hidden) if tiles.gradient else None
-        )  # W_y - Σ r_j W_j: of moderate size, whatever p_y
+        # W_y - Σ r_j W_j: of moderate size, whatever p_y
+        towards = torch.empty_like(hidden) if tiles.gradient else None
         for i in range(0, len(hidden), rows):
             part = slice(i, i + rows)
             sums = block(tiles, hidden[part].to(tiles.compute), ids[part])
@@ -181,9 +180,8 @@ class _Recomputed(torch.autograd.Function):
                         1, at, torch.where(here, (grad[part] * rest[part])[:, None], dz.gather(1, at))
                     )
                     if ctx.form.entropy_grad:
-                        bent = log_p.clamp_(min=torch.finfo(p.dtype).min).add_(
-                            entropy[part, None]
-                        )  # 0 · -inf is no number
+                        # 0 · -inf is no number
+                        bent = log_p.clamp_(min=torch.finfo(p.dtype).min).add_(entropy[part, None])
                         dz -= p.mul_(bent).mul_(entropy_grad[part, None])
                     dz.mul_(tiles.alpha)
                     if slope is not None:

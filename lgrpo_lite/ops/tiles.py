@@ -50,9 +50,8 @@ class Tiles:
         low = form.low in (torch.float16, torch.bfloat16)
         self.half = low and like.is_cuda  # products of halves that add up to float32: one instruction
         self.split = form.low == torch.bfloat16 and not like.is_cuda and _bf16_cpu()
-        self.compute = (
-            form.low if form.low and (self.half or self.split) else self.dtype
-        )  # else tiles are widened
+        # else tiles are widened
+        self.compute = form.low if form.low and (self.half or self.split) else self.dtype
         self.exact = self.compute == self.dtype  # nothing is rounded to 16 bits on the way
         # Where z is linear in h and nothing is rounded, the mean logit is h · Σ r_j W_j,
         # which the gradient has already.
@@ -86,9 +85,8 @@ class Tiles:
         """h Wᵀ in float32, into `out`."""
         if self.half:
             return torch.mm(h, weight.T, out_dtype=torch.float32)
-        if (
-            self.split and self.low is not None
-        ):  # rounded to bfloat16, then what that lost: 2 fast products, not 1 slow one
+        # rounded to bfloat16, then what that lost: 2 fast products, not 1 slow one
+        if self.split and self.low is not None:
             high = torch.mm(h, weight.T, out=self.low[: out.numel()].view_as(out))
             out.copy_(high)
             lost = torch.addmm(high, h, weight.T, beta=-1, out=high)
@@ -108,9 +106,8 @@ class Tiles:
             slope = 1 - z.square()
             z.mul_(self.form.softcap)
         if self.form.temperature != 1.0:
-            z.div_(
-                self.form.temperature
-            )  # not folded into another factor: 1/T is rounded, and one way for all logits
+            # not folded into another factor: 1/T is rounded, and one way for all logits
+            z.div_(self.form.temperature)
         return z, slope
 
     def logit_of(self, h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,8 @@ from lgrpo_lite.recipe.schema import Lora, Recipe
 SHORTEST = 16  # tokens; answers are not cut below
 HOST = 64 * GIB  # CPU memory that offloaded activations may take in a proposal
 
-PUBLISHED = (
-    4_515,
-    7_775,
-)  # tokens/s of vLLM from NF4 and from bfloat16, as reported in unslothai/unsloth#5108; not measured here
+# tokens/s of vLLM from NF4 and from bfloat16, as reported in unslothai/unsloth#5108; not measured here
+PUBLISHED = (4_515, 7_775)
 
 COST = {  # by key, in the order of the moves
     "memory.checkpointing": "every layer is computed again in the backward pass: slower, same gradient",

@@ -177,10 +177,8 @@ def attend(
 def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict = {
-        "scale": scale,
-        "window_size": (-1, 0),
-    }  # causal; a shorter query side is aligned with the end of its keys
+    # causal; a shorter query side is aligned with the end of its keys
+    options: dict = {"scale": scale, "window_size": (-1, 0)}
     groups = q.shape[1] // k.shape[1]
     if groups > 1 and "enable_gqa" in _varlen_options():
         options["enable_gqa"] = True

@@ -40,12 +40,8 @@ def _frozen(module: nn.Module):
             }
             yield from ((f"{name}.{number}.{key}", value) for key, value in held.items() if value is not None)
     layer: Any
-    for (
-        name,
-        layer,
-    ) in (
-        module.named_modules()
-    ):  # LLM.int8 moves the scale of a row from the weight to the layer at the first pass
+    # LLM.int8 moves the scale of a row from the weight to the layer at the first pass
+    for name, layer in module.named_modules():
         if (state := getattr(layer, "state", None)) is not None and hasattr(layer.weight, "SCB"):
             yield f"{name}.scale", state.SCB if state.SCB is not None else layer.weight.SCB
 

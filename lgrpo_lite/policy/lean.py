@@ -64,10 +64,8 @@ class _GatedMlp:
     def fits(mlp: Any) -> bool:
         if not all(hasattr(mlp, name) for name in MLP):
             return False
-        weight, x = (
-            _numbers(3, 8, 8),
-            _numbers(8, 5) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1000.0]),
-        )  # some would be clamped
+        # some would be clamped
+        weight, x = (_numbers(3, 8, 8), _numbers(8, 5) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1000.0]))
         layers = {name: weight[i].matmul for i, name in enumerate(MLP[:3])}
         return _same(mlp, _GatedMlp, SimpleNamespace(**layers, act_fn=mlp.act_fn), x)
 

@@ -180,12 +180,10 @@ def _quantization(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def settle(base, dtype: torch.dtype):
     """What this project wants of any base model."""
-    for module in (
-        base.modules()
-    ):  # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
-        if hasattr(
-            module, "support_avx512bf16_for_cpu"
-        ):  # rollouts would disagree with the update, and with the merged model
+    # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
+    for module in base.modules():
+        # rollouts would disagree with the update, and with the merged model
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
         if hasattr(module, "compute_dtype"):  # a model that was saved in 4 bits names its own
             module.compute_dtype = dtype

@@ -150,9 +150,8 @@ class Saved:
     """
 
     def __init__(self, model: torch.nn.Module):
-        self._own = {
-            p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())
-        }  # FakeTensors have no address
+        # FakeTensors have no address
+        self._own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
         self._found: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
 
@@ -164,9 +163,8 @@ class Saved:
         storage = kept.untyped_storage()
         if storage._cdata not in self._own:
             self._found[storage._cdata] = storage.nbytes()
-        return (
-            kept.detach()
-        )  # a node that keeps its own output would keep itself, and all before it, for good
+        # a node that keeps its own output would keep itself, and all before it, for good
+        return kept.detach()
 
     def __enter__(self) -> "Saved":
         self._hooks.__enter__()

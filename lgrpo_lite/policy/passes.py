@@ -135,9 +135,8 @@ def saved_bytes(shape: Shape, p: Pass, tokens: int, recomputed: int = 0, *, offl
     if offload:
         return tokens * shape.layers * _hidden_bytes(shape, p)
     layers = (shape.layers - recomputed) * layer_bytes(shape, p) + recomputed * kept_bytes(shape, p)
-    first = (
-        p.width * shape.hidden if recomputed and p.lora else 0
-    )  # its input stays where it is computed again
+    # its input stays where it is computed again
+    first = p.width * shape.hidden if recomputed and p.lora else 0
     return tokens * (layers + first + head_bytes(shape, p))
 
 
@@ -158,9 +157,8 @@ def layer_work_bytes(
     there = 0 if offload else p.width * shape.hidden  # its input is counted
     again = tokens * (layer_bytes(shape, p) - there) if recomputed and alone else 0
     each = offloaded_bytes(shape, p) if offload and not recomputed else backward_bytes(shape, p)
-    weights = (
-        "bf16" if p.lora else recipe.model.weights
-    )  # beside an adapter's block no weight of a layer is unpacked any more
+    # beside an adapter's block no weight of a layer is unpacked any more
+    weights = "bf16" if p.lora else recipe.model.weights
     beside = max(block_bytes(shape, p, tokens), unpacked_bytes(shape, weights, p))
     return {"recomputed layer": again, "layer in work": tokens * each + beside}
 
@@ -176,9 +174,8 @@ def backward_bytes(shape: Shape, p: Pass) -> int:
     """For each token, what the backward pass of one layer makes on top of what the layer
     kept: gradients inside the MLP.
     """
-    down = p.lora is None or targeted(
-        p.lora, "model.layers.0.mlp.down_proj"
-    )  # its kept input is free by then
+    # its kept input is free by then
+    down = p.lora is None or targeted(p.lora, "model.layers.0.mlp.down_proj")
     return (2 if down else 3) * p.width * shape.inner + (p.width if p.lora else 4) * shape.hidden
 
 

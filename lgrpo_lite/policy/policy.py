@@ -52,9 +52,8 @@ class Policy:
         self.version = 0
         self.layouts: tuple[str, ...] = ("rows",)
         self.offload = self.varlen = self.entropy_grad = False
-        self.loss_scale = (
-            2.0**12 if dtype == torch.float16 else 1.0
-        )  # float16 loses gradients below 6e-8; halved when too much
+        # float16 loses gradients below 6e-8; halved when too much
+        self.loss_scale = 2.0**12 if dtype == torch.float16 else 1.0
 
     @classmethod
     def load(cls, recipe: Recipe, net=None) -> "Policy":

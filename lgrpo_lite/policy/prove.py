@@ -215,9 +215,8 @@ def _room(policy: Policy, recipe: Recipe, tokens: int, free: int) -> int:
         policy.dtype.itemsize, recipe.model.lora, recipe.model.weights == "int8", policy.layouts != ("rows",)
     )
     sizes = [p.numel() for p in policy.trainable()]
-    to_come = 4 * sum(sizes) + moments_bytes(
-        sizes, recipe.optim.use
-    )  # gradients, and moments that are made after this
+    # gradients, and moments that are made after this
+    to_come = 4 * sum(sizes) + moments_bytes(sizes, recipe.optim.use)
     work = sum(work_bytes(shape, recipe, run, tokens).values())
     return int((free - to_come - SPARE) / (1 + FRAGMENTATION)) - work
 

@@ -29,9 +29,8 @@ class Marks:
     lines: dict[tuple[str, ...], int | str] = field(default_factory=dict)
 
     def where(self, path: tuple[str, ...]) -> str:
-        plain = tuple(
-            part for part in path if not part.isdigit()
-        )  # a single section may stand for a list of one
+        # a single section may stand for a list of one
+        plain = tuple(part for part in path if not part.isdigit())
         for candidate in (path, plain):
             for end in range(len(candidate), 0, -1):
                 mark = self.lines.get(candidate[:end])

@@ -80,9 +80,8 @@ def validated(schema: type[S], raw: dict, marks: Marks, *, help_: str) -> S:
 def packaged():
     """The folder of recipes inside the package; suites/ is one in it."""
     inside = resources.files("lgrpo_lite") / "recipes"
-    return (
-        inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
-    )  # a checkout keeps them at the top
+    # a checkout keeps them at the top
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
 def _override(raw: dict, marks: Marks, item: str) -> None:

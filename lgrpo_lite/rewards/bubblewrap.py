@@ -114,10 +114,8 @@ def rules_for(machine: str) -> bytes:
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, eperm, enosys = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
     program = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (give, 0, 0, kill), (load, 0, 0, 0)]
-    program += [
-        (at_least, 0, 1, 0x40000000),
-        (give, 0, 0, enosys),
-    ]  # the x32 interface has numbers of its own
+    # the x32 interface has numbers of its own
+    program += [(at_least, 0, 1, 0x40000000), (give, 0, 0, enosys)]
     program += [(equal, 0, 1, CLONE3), (give, 0, 0, enosys)]
     for number in DENIED[machine]:
         program += [(equal, 0, 1, number), (give, 0, 0, eperm)]

@@ -47,9 +47,8 @@ def solution(text):
         exec(compile(text, "solution.py", "exec"), module.__dict__)
         names = {}
         for name, value in list(module.__dict__.items()):
-            if name.startswith("__") or hasattr(
-                builtins, name
-            ):  # the tests' len() is Python's, whatever the solution says
+            # the tests' len() is Python's, whatever the solution says
+            if name.startswith("__") or hasattr(builtins, name):
                 continue
             if isinstance(value, types.ModuleType):
                 names[name] = {"module": value.__name__}

@@ -29,20 +29,10 @@ REWARDS = {
     "code": code.code,
     "rubric": rubric.sheet,
 }
-LINEAR = (
-    "exact",
-    "numeric",
-    "overlong",
-    "length",
-)  # bounded by construction, called in this process; all others in the pool's
-ROLLOUT = (
-    "completion",
-    "completion_tokens",
-    "finish_reason",
-    "prompt",
-    "reference",
-    "rubric",
-)  # what a reward may name
+# bounded by construction, called in this process; all others in the pool's
+LINEAR = ("exact", "numeric", "overlong", "length")
+# what a reward may name
+ROLLOUT = ("completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric")
 OPTIONS = (
     "extract",
     "pattern",

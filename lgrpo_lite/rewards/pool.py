@@ -73,9 +73,8 @@ class _Worker:
     limit: float = START_LIMIT
     ready: bool = False  # its imports are done
     call: int | None = None  # None: idle
-    kept: set[int] = field(
-        default_factory=set
-    )  # processes that its imports started, which live as long as it does
+    # processes that its imports started, which live as long as it does
+    kept: set[int] = field(default_factory=set)
 
     @property
     def busy(self) -> bool:

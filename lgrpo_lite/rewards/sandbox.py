@@ -170,9 +170,8 @@ def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
         _drop(open_ends, to_tests[0])
         _put(to_tests[1], tests)
         boxes.append(_start(sandbox, "solution", limits, to_solution[0], to_tests[1], None))
-        _drop(
-            open_ends, to_solution[0], to_tests[1]
-        )  # before the text goes out, so that a box that died is noticed
+        # before the text goes out, so that a box that died is noticed
+        _drop(open_ends, to_solution[0], to_tests[1])
         with contextlib.suppress(BrokenPipeError):
             _put(to_solution[1], text)
         _drop(open_ends, to_solution[1])

@@ -19,14 +19,8 @@ from lgrpo_lite.verifier.answers import as_number, normal
 
 SHOWN = 20  # rows of what went wrong that are told
 MAX_SHOWN = 200  # characters of a text in a report
-WRAPS = (
-    "{}",
-    "\\boxed{{{}}}",
-    "#### {}",
-    "The answer is {}",
-    "<answer>{}</answer>",
-    "({})",
-)  # forms tried for a pattern
+# forms tried for a pattern
+WRAPS = ("{}", "\\boxed{{{}}}", "#### {}", "The answer is {}", "<answer>{}</answer>", "({})")
 NO_PROGRAMS = (
     "```python\npass\n```",
     "```python\nimport sys\nsys.exit(0)\n```",

@@ -32,9 +32,8 @@ class GuideLength:
         mean = statistics.fmean(earlier)
         if s.max_factor is not None:
             mean = min(max(mean, reward / s.max_factor), reward * s.max_factor)
-        self.length = max(
-            int(min(self.length * mean / reward, s.max)), 1
-        )  # bounded first: a tiny reward gives infinity
+        # bounded first: a tiny reward gives infinity
+        self.length = max(int(min(self.length * mean / reward, s.max)), 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"length": self.length, "rewards": list(self.rewards)}

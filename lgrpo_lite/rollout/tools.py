@@ -29,9 +29,8 @@ class Tools:
     sampler: Sampler
     sampling: SamplingParams
     reward: RewardSum
-    encode: Callable[
-        [str], tuple[int, ...]
-    ]  # a question -> the ids the model reads, by the recipe's template
+    # a question -> the ids the model reads, by the recipe's template
+    encode: Callable[[str], tuple[int, ...]]
     decode: Callable[[Sequence[int]], str]
     clock: Callable[[str], AbstractContextManager] = no_clock
     version: int | None = None  # of the policy, which answers must be of; None: any

@@ -75,9 +75,8 @@ def _build(recipe: Recipe) -> Run:
         )
         fix = "give every criterion a rule, set judge=endpoint, or train an adapter"
         raise ConfigError(what, where=recipe.where("rewards"), fix=fix)
-    torch.manual_seed(
-        recipe.seed
-    )  # the first rollout draws the same numbers however the parts above were built
+    # the first rollout draws the same numbers however the parts above were built
+    torch.manual_seed(recipe.seed)
     return Run(
         recipe=recipe,
         policy=policy,

@@ -33,16 +33,14 @@ class Evaluation:
     stderr: float
     greedy: float | None
     pass_at_k: float  # share of problems that one of the k samples solves
-    maj: (
-        float | None
-    )  # share of problems whose most frequent answer is right; None: the rewards read no answer
+    # share of problems whose most frequent answer is right; None: the rewards read no answer
+    maj: float | None
     length: float  # mean completion tokens of the samples
     truncated: float
     unparsable: float  # no answer was found
     missing: int  # rewards that timed out or failed; they count neither way
-    intervals: dict[
-        str, tuple[float, float]
-    ]  # of accuracy, pass_at_k, maj, greedy: 95 %, bootstrap over problems
+    # of accuracy, pass_at_k, maj, greedy: 95 %, bootstrap over problems
+    intervals: dict[str, tuple[float, float]]
 
 
 def evaluate(
@@ -91,9 +89,8 @@ def _summary(run: Run, step: int, problems: list[Problem], greedy: list[Problem]
     scores = [score for score in table(problems, settings.k)["avg"] if score == score]
     first = [float(m) for p in greedy for m in p.marks]
     single = estimates(np.array([first]))[0] if first else None
-    whole = (
-        found.pass_at.get(found.k) or found.avg
-    )  # k rewards of no problem came back: what is known of one sample
+    # k rewards of no problem came back: what is known of one sample
+    whole = found.pass_at.get(found.k) or found.avg
     named = {"accuracy": found.avg, "pass_at_k": whole, "maj": found.maj, "greedy": single}
     return Evaluation(
         step=step,

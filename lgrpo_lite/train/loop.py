@@ -57,9 +57,8 @@ def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool
     if not _prepare(run, folder, stop, state) or not _baseline(run, folder, stop, state):
         return False
     began = state
-    state = _evaluate(
-        run, folder, stop, state
-    )  # before the first step, or where a stopped run had not got to it
+    # before the first step, or where a stopped run had not got to it
+    state = _evaluate(run, folder, stop, state)
     if state is not began:
         _save(run, folder, state)
     while state.step < steps and not stop.asked:
@@ -82,9 +81,8 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     draws = recipe.train.steps * recipe.rollout.prompts_per_step  # redraws are asked for as they come
     if store.settings.drop_unsolved:
         draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
-    prompts = run.prompts.first(
-        -(-draws // BLOCK) * BLOCK
-    )  # whole blocks: a longer run then has the same values
+    # whole blocks: a longer run then has the same values
+    prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)
     folder.set_status("estimating values", state.step)
     with run.engine.serving(run.policy) as sampler:
         told = partial(progress.told, "values of prompts under the reference", of=len(prompts))

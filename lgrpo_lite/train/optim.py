@@ -54,12 +54,10 @@ class Optimizers:
         return self.recipe.optim.lr * share
 
     def step(self) -> None:
-        if (
-            not self.by_torch and self.device.type == "cuda"
-        ):  # bitsandbytes' kernels run on the default stream, and vLLM leaves
-            make_moments(
-                self.policy
-            )  # another one as the current: there gradients are summed up, and zeros written
+        # bitsandbytes' kernels run on the default stream, and vLLM leaves
+        if not self.by_torch and self.device.type == "cuda":
+            # another one as the current: there gradients are summed up, and zeros written
+            make_moments(self.policy)
             torch.cuda.synchronize(self.device)
         self.policy.step()
         if self.head and self.objective.log_z:

@@ -52,9 +52,8 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     with clock.entering("sync", run.engine.serving(policy)) as sampler:
         tools = run.tools(sampler, clock)
         while (wanted := objective.wanted(groups, *shape)) and draws <= recipe.rollout.max_redraw:
-            fresh = run.plan(
-                run.prompts.draw(wanted), tools
-            )  # sampled and scored; a timeout is a missing reward, never a zero
+            # sampled and scored; a timeout is a missing reward, never a zero
+            fresh = run.plan(run.prompts.draw(wanted), tools)
             run.prompts.observe(fresh)
             sampled += fresh
             groups += [group for group in fresh if objective.admit(group)]

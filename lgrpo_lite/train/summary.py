@@ -62,12 +62,8 @@ class Sums(defaultdict[str, float]):
             self[name] = max(self[name], value) if name.endswith("_max") else self[name] + value
 
 
-SAMPLED = (
-    "disagreement",
-    "mismatch_kl",
-    "token_mult_error",
-    "capped",
-)  # of tokens whose sampling log-prob is known
+# of tokens whose sampling log-prob is known
+SAMPLED = ("disagreement", "mismatch_kl", "token_mult_error", "capped")
 
 
 def summarise(
@@ -154,9 +150,8 @@ def credited(
     a trace times its token's sum.
     """
     _, chosen = objective.credit(groups)
-    order = [
-        g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows
-    ]  # what batch.row counts
+    # what batch.row counts
+    order = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]
     per_token = (push / batch.coef).tolist()
     found: dict[int, tuple[float, ...]] = {}
     count = torch.bincount(batch.seq, minlength=batch.num_sequences).tolist()

@@ -31,9 +31,8 @@ _WORD = re.compile(
     r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
 )
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_COUNTED = re.compile(
-    r"(?:" + "|".join(_COUNTS) + r")\b", re.IGNORECASE
-)  # "Three trucks are needed": the subject is the answer
+# "Three trucks are needed": the subject is the answer
+_COUNTED = re.compile(r"(?:" + "|".join(_COUNTS) + r")\b", re.IGNORECASE)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|。")
@@ -42,9 +41,8 @@ _HEDGE = re.compile(
     r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*",
     re.I,
 )
-_LABEL = re.compile(
-    r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE
-)  # Result: 42
+# Result: 42
+_LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)
 _CONTRAST = re.compile(r",\s*(?:and |but )?not\b", re.IGNORECASE)  # 5, not 6
 _STOPS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
 _BETWEEN = re.compile(r"\\(?:text|mbox|quad|qquad|[()\[\],; ])|[\s${}.]")
@@ -165,9 +163,8 @@ def _last_formula(line: str) -> str | None:
     numbers = list(_IN_PROSE.finditer(line))
     if found and (not numbers or found[-1][0] >= numbers[-1].end() or not is_prose(line)):
         return found[-1][1]
-    sentence = _SENTENCE.split(line.strip())[
-        -1
-    ]  # a number is an answer only in the last sentence, and only of one
+    # a number is an answer only in the last sentence, and only of one
+    sentence = _SENTENCE.split(line.strip())[-1]
     numbers = list(_IN_PROSE.finditer(sentence)) if is_prose(sentence) else []
     if not numbers or _DENIED.search(sentence[max(0, numbers[-1].start() - 40) : numbers[-1].start()]):
         return None

@@ -109,9 +109,8 @@ def _plain(character: str) -> str:
     return folded if folded == character else "".join(_plain(c) if not c.isascii() else c for c in folded)
 
 
-_CELSIUS = re.compile(
-    r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-Z])"
-)  # a scale is no more than a unit
+# a scale is no more than a unit
+_CELSIUS = re.compile(r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-Z])")
 
 
 def spell(text: str) -> str:

@@ -16,9 +16,8 @@ _REFUSED = re.compile(
     r"\^\s*\{?\s*-?\s*\d{3}|import|__|eval|exec|lambda|[;\"'`@#&]"
 )
 
-_WORDS = re.compile(
-    r"\\text|(?<![\\a-zA-Z])(?<!begin\{)(?<!end\{)(?!d[xyt]\b)[a-zA-Z]{2,}"
-)  # which math-verify leaves out
+# which math-verify leaves out
+_WORDS = re.compile(r"\\text|(?<![\\a-zA-Z])(?<!begin\{)(?<!end\{)(?!d[xyt]\b)[a-zA-Z]{2,}")
 _POLYNOMIAL = re.compile(
     r"\\int\s*_\s*\{?\s*-?\d\s*\}?\s*\^\s*\{?\s*\d\s*\}?(?:[\d\s+*()a-z-]|\^\s*\d|\^\s*\{\s*\d\s*\}){1,40}"
 )

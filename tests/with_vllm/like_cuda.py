@@ -92,9 +92,8 @@ def seeds_from_numpy() -> Iterator[None]:
             settings = copy.copy(request.sampling_params)
             if settings.seed is None:
                 settings.seed = int(np.random.randint(limits.min, limits.max))
-            vars(settings).pop(
-                "sampling_type", None
-            )  # kept since it was asked for: without a seed it is another
+            # kept since it was asked for: without a seed it is another
+            vars(settings).pop("sampling_type", None)
             request.sampling_params = settings
         return update(self, scheduler_output)
 

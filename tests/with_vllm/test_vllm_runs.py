@@ -215,13 +215,8 @@ for name, revision in (("me/whole", "v1"), ("me/without-weights", "main")):
 """
 
 
-ABSENT = (
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)  # as is remembered
+# as is remembered
+ABSENT = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @pytest.mark.xdist_group("runs as on a CPU")

@@ -34,9 +34,8 @@ def compared(paths: Sequence[Path], out: Path | None, *, as_json: bool) -> tuple
     for name, run, outcome in zip(names, runs, outcomes(runs), strict=True):
         curves: dict[str, Any] = {title: points(run.records, of) for title, of in CURVES.items()}
         rows.append(dataclasses.asdict(outcome) | {"name": name, "curves": curves, "held_out": held_out(run)})
-    found: dict[str, Any] = {
-        "runs": json.loads(json.dumps(rows, default=str), parse_constant=lambda _: None)
-    }  # no NaN, no dates
+    # no NaN, no dates
+    found: dict[str, Any] = {"runs": json.loads(json.dumps(rows, default=str), parse_constant=lambda _: None)}
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)

@@ -38,9 +38,8 @@ class Screen:
         self.path, self.log = path, log
         self.tail = Tail(path)
         self.shown = {"records": 0, "evals": 0, "events": 0}
-        if (
-            fresh_only
-        ):  # a resumed run has lines already; those it makes again after rewinding are shown again
+        # a resumed run has lines already; those it makes again after rewinding are shown again
+        if fresh_only:
             self._mark(self.tail.refresh())
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)

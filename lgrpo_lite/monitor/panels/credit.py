@@ -46,11 +46,7 @@ def preference(run: RunView, width: int, height: int) -> Panel:
     if r.length_lambda is None and not isinstance(run.get("algorithm.length_preference"), dict):
         return _without_preference(run, width, height)
     sign = verdict(level("weight_ratio", ratio(r.weight_long, r.weight_short)))
-    weights = [
-        ("short", r.weight_short, ""),
-        ("median", r.weight_median, ""),
-        ("long", r.weight_long, sign),
-    ]
+    weights = [("short", r.weight_short, ""), ("median", r.weight_median, ""), ("long", r.weight_long, sign)]
     bars: Ranked = [
         (
             3 if name == "median" else 1,

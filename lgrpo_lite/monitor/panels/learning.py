@@ -137,11 +137,7 @@ def signal(run: RunView, width: int, height: int) -> Panel:
         (1, _signal_words(r, width)),
         (
             2,
-            row(
-                "no signal",
-                judged("no_signal", share, ".0%", 4),
-                (f" of {amount(r.groups)} groups", LABEL),
-            ),
+            row("no signal", judged("no_signal", share, ".0%", 4), (f" of {amount(r.groups)} groups", LABEL)),
         ),
         (4, row("drawn again", amount(max(0, r.draws - 1), 4), ("   times this step", LABEL))),
         *((3, line) for line in missing(r)),

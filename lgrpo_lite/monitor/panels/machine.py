@@ -127,15 +127,7 @@ def optimiser(run: RunView, width: int, height: int) -> Panel:
     r = last(run)
     skipped = [x.skipped for x in run.records if x.skipped is not None]
     lines: Ranked = [
-        (
-            0,
-            row(
-                "grad norm",
-                judged("grad_norm", r.grad_norm, ".3f"),
-                (" lr ", LABEL),
-                number(r.lr, ".1e"),
-            ),
-        ),
+        (0, row("grad norm", judged("grad_norm", r.grad_norm, ".3f"), (" lr ", LABEL), number(r.lr, ".1e"))),
         (1, row("entropy", judged("entropy", r.entropy, ".3f"), (" nats a token", LABEL))),
     ]
     curve = plot(run.series("entropy"), width, max(1, min(5, height - 4 - bool(skipped))), ".2f", CALM)
@@ -155,10 +147,7 @@ def update(run: RunView, width: int, height: int) -> Panel:
     """Policy change, agreement and optimiser in one, for small screens."""
     r = last(run)
     entropy = row(
-        "entropy",
-        judged("entropy", r.entropy, ".3f"),
-        (" grad ", LABEL),
-        number(r.grad_norm, ".2f"),
+        "entropy", judged("entropy", r.entropy, ".3f"), (" grad ", LABEL), number(r.grad_norm, ".2f")
     )
     off = row("|Δlogp|", judged("disagreement", r.disagreement, ".1e"))
     return Panel(

@@ -10,9 +10,8 @@ from lgrpo_lite.types import StepRecord
 EMPTY = StepRecord(0, 0)
 WINDOW = 400  # steps of a curve that a field of the record does not hold
 TREND = 10  # steps that a mean of "now" or of "at first" is taken over
-Ranked = list[
-    tuple[int, Text]
-]  # lines in their order, each with its rank: where not all have room, the lowest ranks stay
+# lines in their order, each with its rank: where not all have room, the lowest ranks stay
+Ranked = list[tuple[int, Text]]
 
 
 @dataclass(frozen=True, slots=True)

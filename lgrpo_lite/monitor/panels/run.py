@@ -36,15 +36,8 @@ PHASES = {  # in the order of a step: letter, word with that letter, colour
     "eval": ("E", "eval", "green"),
     "save": ("V", "saVe", "red"),
 }  # fmt: skip
-FIRST = (
-    "rollout",
-    "update",
-    "eval",
-    "reward",
-    "save",
-    "sync",
-    "score",
-)  # of the legend, where not all have room
+# of the legend, where not all have room
+FIRST = ("rollout", "update", "eval", "reward", "save", "sync", "score")
 RECENT = 50  # steps whose time is split
 STATES = {
     "starting": ("…", CALM), "live": ("●", GOOD), "stuck": ("!", WARN), "silent": ("!", BAD),
@@ -154,9 +147,8 @@ def _times(run: RunView) -> dict[str, float]:
         for name, took in record.seconds.items():
             if name in total:
                 total[name] += max(0.0, known(took) or 0.0)
-    first = (
-        recent[0].step if recent and recent[0].step > 1 else 0
-    )  # what came before the first step is its part too
+    # what came before the first step is its part too
+    first = recent[0].step if recent and recent[0].step > 1 else 0
     saves = [event for event in run.events[-8 * RECENT :] if event.get("kind") == "saved"]
     for name, rows in (("eval", run.evals[-RECENT:]), ("save", saves)):
         for row in rows if recent else ():
@@ -207,9 +199,8 @@ def alarms(run: RunView, width: int, height: int) -> Panel:
     then warnings, then what happened.
     """
     found = standing(run)
-    raised = [
-        one for one in found if one.name != "heartbeat"
-    ]  # that one is told, with its command, in the run's panel
+    # that one is told, with its command, in the run's panel
+    raised = [one for one in found if one.name != "heartbeat"]
     lines = [Text.assemble(("! cannot be read: ", WARN), clean(name, 60)) for name in run.unread[:2]]
     lines += [Text("✗ heartbeat: see above", BAD)] if len(raised) < len(found) else []
     for one in sorted(raised, key=lambda x: x.last, reverse=True)[:5]:
