@@ -1,13 +1,14 @@
 """Answers, numbers, rewards: right is 1, wrong is 0, missing is neither."""
 
-import inspect
 import math
+import re
 
 import pytest
 
 from lgrpo_lite.errors import ConfigError, DataError
-from lgrpo_lite.recipe.schema import Reward
-from lgrpo_lite.rewards.part import OPTIONS, REWARDS
+from lgrpo_lite.recipe.schema import REWARD_KEYS, Reward
+from lgrpo_lite.rewards.options import documented
+from lgrpo_lite.rewards.part import REWARDS, complete
 from lgrpo_lite.rewards.text import exact, numeric, overlong
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt
@@ -16,8 +17,8 @@ from lgrpo_lite.verifier.answers import as_number, final_answer
 PROMPT = Prompt("0", "What is 2+2?", (1,), "4")
 
 
-def completion(text: str) -> Completion:
-    return Completion((1,), (0.0,), text, "stop", 0)
+def completion(text: str, tokens: int = 1) -> Completion:
+    return Completion((1,) * tokens, (0.0,) * tokens, text, "stop", 0)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,68 @@ def test_faults_of_the_recipe(tmp_path, reward, error, words):
 
 
 def test_every_key_of_a_reward_is_read_by_one():
-    named = {option for function in REWARDS.values() for option in inspect.signature(function).parameters}
-    assert set(OPTIONS) <= named
-    assert set(Reward.model_fields) == {"use", "weight", "timeout", *OPTIONS}
+    told = {name: meaning for function in REWARDS.values() for name, _, _, meaning in documented(function)}
+    assert set(told) == set(REWARD_KEYS) and all(told.values())
+    assert set(Reward.model_fields) == {"use", "weight", "timeout"}
+
+
+OWN = """
+from typing import Annotated, Literal
+
+def brief(completion_tokens, floor=5): return float(completion_tokens <= floor)
+def typed(completion, *, kind: Literal["a", "b"] = "a", share: Annotated[float, "of it"] = 0.5): return share
+def wants(completion, floor): return float(floor)
+def shared(completion, reference, extract, limit): return float(limit)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "value"),
+    [
+        ("brief", {}, 1.0), ("brief", {"floor": 3}, 0.0), ("brief", {"floor": 4.5}, 1.0), ("typed", {"share": 0.25}, 0.25),
+        ("wants", {"floor": 2}, 2.0), ("shared", {}, 10.0),
+    ],
+)  # fmt: skip
+def test_a_reward_of_ones_own_has_the_options_that_its_function_names(tmp_path, name, options, value):
+    (tmp_path / "mine.py").write_text(OWN)
+    rewards = RewardSum([Reward(use=f"{tmp_path}/mine.py:{name}", **options)], str, max_new_tokens=10)
+    try:
+        assert rewards.score(PROMPT, completion("#### 4", tokens=4)).value == value
+    finally:
+        rewards.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("brief", {"flor": 3}, "did you mean 'floor'"), ("brief", {"floor": "three"}, "rewards.0.floor='three'"),
+        ("typed", {"kind": "c"}, "rewards.0.kind='c'"), ("wants", {}, "asks for floor"), ("brief", {"wight": 2}, "'weight'"),
+    ],
+)  # fmt: skip
+def test_an_option_that_its_function_cannot_take_is_refused(tmp_path, name, options, words):
+    (tmp_path / "mine.py").write_text(OWN)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        reward_sum(Reward(use=f"{tmp_path}/mine.py:{name}", **options))
+
+
+def test_keys_that_all_rewards_once_had_say_nothing_at_their_old_defaults():
+    """A recipe resolved by an earlier version holds all of them; what it changed still counts."""
+    old = Reward(use="numeric", **REWARD_KEYS)
+    assert old == Reward(use="numeric") and old.changed() == {}  # as its default is numeric
+    boxed = Reward(use="math", **{**REWARD_KEYS, "extract": "boxed"})
+    assert boxed.options == {"extract": "boxed"} and boxed.changed() == {"use": "math", "extract": "boxed"}
+    (whole,) = complete([boxed], str)
+    assert whole.options == {
+        "extract": "boxed",
+        "units": "ignore",
+        "percent": "either",
+        "order": "any",
+        "rounding": "gold",
+    }
+    assert whole.changed() == boxed.changed()
+
+
+@pytest.mark.parametrize("use", REWARDS)
+def test_old_defaults_are_the_functions_own(use):
+    for name, _, default, _ in documented(REWARDS[use]):
+        assert default == REWARD_KEYS[name]

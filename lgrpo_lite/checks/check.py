@@ -19,11 +19,12 @@ from lgrpo_lite.recipe.plugin import from_file
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.code import missing_sandbox
 from lgrpo_lite.rewards.judge import missing_variables
-from lgrpo_lite.rewards.total import RewardSum
+from lgrpo_lite.rewards.part import complete as complete_rewards
+from lgrpo_lite.rewards.part import parts_of
 
 
 def check(recipe: Recipe) -> Recipe:
-    """The recipe with its algorithm complete. The first contradiction raises ConfigError (exit 2)."""
+    """The recipe with its algorithm and rewards complete. A contradiction: ConfigError (exit 2)."""
     marks = recipe._marks
     recipe = recipe.model_copy(
         update={"algorithm": complete(recipe.algorithm, recipe.where("algorithm.use"))}
@@ -48,7 +49,9 @@ def check(recipe: Recipe) -> Recipe:
     if recipe.model.weights not in ("nf4", "int8") and recipe.export.base == "dequantized":
         refuse("only a quantised base can be dequantized", "export.base", "set export.base=auto")
     check_template(recipe.data, recipe.where("data.template"))
-    RewardSum(recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens)
+    parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)
+    recipe = recipe.model_copy(update={"rewards": complete_rewards(recipe.rewards, recipe.where)})
+    recipe._marks = marks
     for fault in unservable(recipe, engine_row(recipe).can):
         refuse(*fault)
     return recipe

@@ -39,22 +39,42 @@ def rows(section, prefix: str = ""):
             )
             yield key, optional, "", field.description or summary(inner)
             yield from rows(inner, f"{key}.")
+            if name == "rewards":
+                yield from _options(f"{key}.")
+        elif field.is_required():
+            yield key, type_name(field.annotation), "required", field.description or ""
         else:
-            default = (
-                "required"
-                if field.is_required()
-                else json.dumps(field.get_default(call_default_factory=True), default=str)
-            )
-            yield key, _type(field.annotation), default, field.description or ""
+            default = json.dumps(field.get_default(call_default_factory=True), default=str)
+            yield key, type_name(field.annotation), default, field.description or ""
 
 
-def _type(annotation) -> str:
+def _options(prefix: str):
+    """Rows of the options of built-in rewards, each with the rewards that read it."""
+    from lgrpo_lite.recipe.schema import section_inside
+    from lgrpo_lite.rewards.options import documented
+    from lgrpo_lite.rewards.part import REWARDS
+
+    known: dict[str, tuple] = {}
+    readers: dict[str, list[str]] = {}
+    for use, function in REWARDS.items():
+        for option in documented(function):
+            known[option[0]] = option
+            readers.setdefault(option[0], []).append(f"`{use}`")
+    for name, type_, default, meaning in known.values():
+        inner = section_inside(type_)
+        kind = "section, or null" if inner else type_name(type_)
+        yield f"{prefix}{name}", kind, json.dumps(default), f"of {', '.join(readers[name])}: {meaning}"
+        if inner:
+            yield from rows(inner, f"{prefix}{name}.")
+
+
+def type_name(annotation) -> str:
     args = getattr(annotation, "__args__", ())
     origin = str(getattr(annotation, "__origin__", ""))
     if "Literal" in origin:
         return "|".join(map(str, args))
     if args and "list" not in origin and "tuple" not in origin:
-        return "|".join("null" if a is type(None) else _type(a) for a in args)
+        return "|".join("null" if a is type(None) else type_name(a) for a in args)
     return (
         getattr(annotation, "__name__", str(annotation))
         if not args

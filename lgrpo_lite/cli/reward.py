@@ -91,7 +91,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
     """The recipe, and whether it is one made up around a reward that was named alone."""
     from lgrpo_lite.checks.check import check
     from lgrpo_lite.recipe.read import load_recipe, parse_recipe, recipe_names
-    from lgrpo_lite.rewards.part import REWARDS
+    from lgrpo_lite.rewards.part import REWARDS, parts_of
 
     verb, *words = args.words
     if verb != "test" or not words:
@@ -106,7 +106,9 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
             f"no such reward or recipe: {name!r}{nearest(name, REWARDS)}", where="command line", fix=fix
         )
     text = ALONE.replace("NAME", json.dumps(name))
-    return parse_recipe(text, "command line", [f"rewards.0.{setting}" for setting in settings]), True
+    recipe = parse_recipe(text, "command line", [f"rewards.0.{setting}" for setting in settings])
+    parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)  # refuses what it cannot be asked
+    return recipe, True
 
 
 def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str]]:
@@ -114,13 +116,13 @@ def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str
     from itertools import chain, islice
 
     from lgrpo_lite.data.prompts import read
-    from lgrpo_lite.rewards.total import RewardSum
+    from lgrpo_lite.rewards.part import parts_of
     from lgrpo_lite.rewards.trial import gold_cases
 
     if count < 1:
         return [], []
-    wanted = RewardSum([first], recipe.where, max_new_tokens=recipe.model.max_new_tokens).parts[0].wanted
-    if "reference" not in wanted:
+    (part,) = parts_of([first], recipe.where, recipe.model.max_new_tokens)
+    if "reference" not in part.wanted:
         return [], [f"the first reward, {first.use}, does not read the gold answer: golds say nothing of it"]
     sources = (read(source, recipe.where(f"data.train.{i}")) for i, source in enumerate(recipe.data.train))
     try:

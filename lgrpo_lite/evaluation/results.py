@@ -126,7 +126,7 @@ def about(
         "problems": len(asked.prompts),
         "problems_hash": problems_hash((p.text, p.reference) for p in asked.prompts),
         "left_out": asked.left_out,
-        "checker": [reward.model_dump(mode="json", exclude_defaults=True) for reward in recipe.rewards],
+        "checker": [reward.changed() for reward in recipe.rewards],
         "prompt": {"template": recipe.data.template, "system": recipe.data.system},
         "subject": subject,
         "model": recipe.model.model_dump(mode="json"),

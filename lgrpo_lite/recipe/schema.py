@@ -8,7 +8,7 @@ name stands for is a row of `objective.named.NAMED`, laid under the keys of `alg
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from lgrpo_lite.recipe.algorithm import Algorithm, Section
 from lgrpo_lite.recipe.marks import Marks
@@ -197,57 +197,57 @@ class Endpoint(Section):
     parallel: int = Field(default=8, ge=1, description="requests at once")
 
 
+# What every reward could be given until options became the arguments of their functions. A recipe or a run
+# folder from before may hold all of them; at these values they say nothing.
+REWARD_KEYS: dict[str, Any] = {
+    "extract": "final",
+    "pattern": None,
+    "limit": None,
+    "cache": 4096,
+    "judge": "policy",
+    "endpoint": None,
+    "override": "factual",
+    "units": "ignore",
+    "percent": "either",
+    "order": "any",
+    "rounding": "gold",
+    "sandbox": "auto",
+    "image": None,
+    "memory_mb": 512,
+}
+
+
 class Reward(Section):
+    """One reward of the sum. All other keys are options of its function: arguments that it names."""
+
+    model_config = ConfigDict(extra="allow")
+
     use: str = Field(default="numeric", description="a name of the rewards table, or file.py:function")
     weight: float = Field(default=1.0, description="in the weighted sum")
-    extract: Literal["final", "gsm8k", "boxed"] = Field(
-        default="final", description="where the answer stands; final: anywhere usual"
-    )
-    pattern: str | None = Field(default=None, description="regular expression of `format` and `regex`")
-    limit: int | None = Field(
-        default=None,
-        ge=1,
-        description="longest answer of `overlong` and `length`, tokens; null is model.max_new_tokens",
-    )
-    cache: int = Field(
-        default=4096, ge=1, description="tokens before `limit` over which `overlong` falls to -1"
-    )
-    judge: Literal["policy", "endpoint"] = Field(
-        default="policy",
-        description="who judges criteria of `rubric` that carry no rule; policy: with its adapter off",
-    )
-    endpoint: Endpoint | None = Field(default=None, description="where judge=endpoint asks")
-    override: Literal["factual", "none"] = Field(
-        default="factual", description="factual: a `rubric` whose factual criteria all hold gives 1"
-    )
-    units: Literal["ignore", "compare"] = Field(
-        default="ignore",
-        description="ignore: `math` drops a unit that only one side has; compare: both must have it",
-    )
-    percent: Literal["either", "fraction"] = Field(
-        default="either",
-        description="what 35% equals under `math`; either: 35 and 0.35, fraction: 0.35 alone",
-    )
-    order: Literal["any", "same"] = Field(
-        default="any", description="of the elements of a list without brackets, under `math`"
-    )
-    rounding: Literal["gold", "none"] = Field(
-        default="gold",
-        description="gold: `math` takes an exact value that rounds to a gold decimal of 3 digits or more",
-    )
-    sandbox: Literal["auto", "bwrap", "docker"] = Field(
-        default="auto",
-        description="where `code` runs; auto: in bubblewrap, or in docker where `image` is given",
-    )
-    image: str | None = Field(default=None, description="docker image with python3, for `code`")
-    memory_mb: int = Field(
-        default=512, ge=64, description="MiB of address space a program of `code` may have"
-    )
     timeout: float = Field(
         default=5.0,
         gt=0,
         description="seconds for one completion, waits for a CPU not counted; then the reward is missing",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget(cls, raw: Any) -> Any:
+        return without_defaults(raw) if isinstance(raw, dict) else raw
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As the recipe sets them; `checks.check` adds those that it leaves out."""
+        return dict(self.model_extra or {})
+
+    def changed(self) -> dict[str, Any]:
+        """What differs from a reward's defaults, as plain values."""
+        return without_defaults(self.model_dump(mode="json", exclude_defaults=True))
+
+
+def without_defaults(reward: dict[str, Any]) -> dict[str, Any]:
+    """A reward's keys, less those of REWARD_KEYS that say nothing."""
+    return {k: v for k, v in reward.items() if k not in REWARD_KEYS or v != REWARD_KEYS[k]}
 
 
 class Optim(Section):

@@ -8,7 +8,9 @@ decides is not in the process of the solution, so it can neither read the tests 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
 
 from lgrpo_lite.errors import EnvironmentFault
 from lgrpo_lite.rewards.inside import NOT_PYTHON
@@ -36,9 +38,9 @@ def code(
     completion: str,
     reference: str,
     *,
-    sandbox: Kind = "auto",
-    image: str | None = None,
-    memory_mb: int = 512,
+    sandbox: Annotated[Kind, "auto: in bubblewrap, or in docker where `image` is given"] = "auto",
+    image: Annotated[str | None, "docker image with python3"] = None,
+    memory_mb: Annotated[int, Ge(64), "MiB of address space a program may have"] = 512,
     timeout: float = 5.0,
 ) -> tuple[float, Outcome]:
     """1 when every test passes, else 0: a share would pay for special-casing the easy ones.
@@ -62,7 +64,7 @@ def missing_sandbox(rewards: Sequence["Reward"]) -> EnvironmentFault | None:
     for reward in rewards:
         if reward.use == "code":
             try:
-                open_sandbox(reward.sandbox, reward.image)
+                open_sandbox(reward.options.get("sandbox", "auto"), reward.options.get("image"))
             except EnvironmentFault as fault:
                 return fault
     return None

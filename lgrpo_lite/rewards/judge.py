@@ -65,7 +65,8 @@ def endpoint_judge(settings: Endpoint) -> Judge:
 
 def missing_variables(rewards: Sequence[Reward]) -> list[str]:
     """Environment variables of the judges' keys that are not set."""
-    names = dict.fromkeys(r.endpoint.api_key_env for r in rewards if r.endpoint and r.endpoint.api_key_env)
+    endpoints = [reward.options.get("endpoint") for reward in rewards]
+    names = dict.fromkeys(e.api_key_env for e in endpoints if isinstance(e, Endpoint) and e.api_key_env)
     return [name for name in names if not os.environ.get(name, "").strip()]
 
 

@@ -2,8 +2,9 @@
 it is written (docs/rewards.md).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from lgrpo_lite.rewards.text import Extract
 from lgrpo_lite.types import Outcome
 from lgrpo_lite.verifier.compare import Policy
 from lgrpo_lite.verifier.verify import verify
@@ -13,11 +14,17 @@ def math(
     completion: str,
     reference: str,
     *,
-    extract: str,
-    units: Literal["ignore", "compare"],
-    percent: Literal["either", "fraction"],
-    order: Literal["any", "same"],
-    rounding: Literal["gold", "none"],
+    extract: Extract = "final",
+    units: Annotated[
+        Literal["ignore", "compare"], "ignore: drop a unit that only one side has; compare: both have it"
+    ] = "ignore",
+    percent: Annotated[
+        Literal["either", "fraction"], "what 35% equals; either: 35 and 0.35, fraction: 0.35 alone"
+    ] = "either",
+    order: Annotated[Literal["any", "same"], "of the elements of a list without brackets"] = "any",
+    rounding: Annotated[
+        Literal["gold", "none"], "gold: an exact value may round to a gold decimal of 3 digits or more"
+    ] = "gold",
 ) -> tuple[float, Outcome]:
     """1 for an answer equal to the gold; `unparsable` when there is none that
     can be read. Undecided is wrong.

@@ -12,9 +12,10 @@ from typing import Any
 
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.recipe.plugin import found, read_file
-from lgrpo_lite.recipe.schema import Reward
+from lgrpo_lite.recipe.schema import Endpoint, Reward
 from lgrpo_lite.rewards import code, rubric, text
 from lgrpo_lite.rewards import math as maths
+from lgrpo_lite.rewards.options import LIMIT, arguments_of, options_of
 from lgrpo_lite.rewards.worker import FileFunction
 from lgrpo_lite.types import Completion, Prompt
 
@@ -30,26 +31,8 @@ REWARDS = {
     "rubric": rubric.sheet,
 }
 # bounded by construction, called in this process; all others in the pool's
+# bounded by construction and called in this process; all others in the pool's
 LINEAR = ("exact", "numeric", "overlong", "length")
-# what a reward may name
-ROLLOUT = ("completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric")
-OPTIONS = (
-    "extract",
-    "pattern",
-    "limit",
-    "cache",
-    "judge",
-    "endpoint",
-    "override",
-    "units",
-    "percent",
-    "order",
-    "rounding",
-    "sandbox",
-    "image",
-    "memory_mb",
-)
-"""Keys of a reward that one of them reads, beside `timeout`, which holds for all and may be named too."""
 # a function that names `timeout` holds it itself (`code`: of what it has started); the pool is behind it
 OWN_LIMIT = 30
 
@@ -101,6 +84,15 @@ def parts_of(
     return [_part(i, rewards, where, max_new_tokens) for i in range(len(rewards))]
 
 
+def complete(rewards: Sequence[Reward], where: Callable[[str], str]) -> list[Reward]:
+    """The rewards with all options of their functions, defaults included."""
+    whole = []
+    for i, reward in enumerate(rewards):
+        function = found(reward.use, REWARDS, where(f"rewards.{i}.use"), "reward")
+        whole.append(reward.model_copy(update=options_of(function, reward, f"rewards.{i}", where)))
+    return whole
+
+
 def log_faults(notes: Sequence[tuple[str, str]]) -> None:
     """One log line for each kind of fault of a batch, with how often it came and the first in full."""
     counts: Counter[str] = Counter()
@@ -116,38 +108,32 @@ def log_faults(notes: Sequence[tuple[str, str]]) -> None:
 
 
 def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
-    reward = rewards[i]
-    use = where(f"rewards.{i}.use")
-    function = found(reward.use, REWARDS, use, "reward")
-    names = set(inspect.signature(function).parameters)
-    options = {option: getattr(reward, option) for option in OPTIONS}
-    for option in (
-        o for o, value in options.items() if value != Reward.model_fields[o].default and o not in names
-    ):
-        what = f"reward {reward.use!r} reads no option {option!r}"
-        raise ConfigError(what, where=where(f"rewards.{i}.{option}"), fix=f"remove {option}")
-    options["timeout"] = reward.timeout
-    if options["limit"] is None:
+    reward, key = rewards[i], f"rewards.{i}"
+    function = found(reward.use, REWARDS, where(f"{key}.use"), "reward")
+    options = options_of(function, reward, key, where)
+    if "limit" in options and options["limit"] is None:
         options["limit"] = max_new_tokens
-    if "pattern" in names:
-        _check_pattern(reward, use)
-    if "limit" in names:
-        _check_lengths(
-            options["limit"], reward.cache if "cache" in names else 0, lambda key: where(f"rewards.{i}.{key}")
-        )
-    if {"judge", "endpoint"} <= names:
-        _check_judge(reward, where(f"rewards.{i}.judge"), where(f"rewards.{i}.endpoint"))
-    wanted = sorted(names - options.keys())
-    if unknown := set(wanted) - set(ROLLOUT):
-        fix = f"a reward may name {', '.join(ROLLOUT)}"
-        raise ConfigError(f"reward {reward.use!r} asks for {', '.join(sorted(unknown))}", where=use, fix=fix)
-    bound = {name: value for name, value in options.items() if name in names}
+    _check(options, reward, key, where)
+    timed = LIMIT in inspect.signature(function).parameters
+    if timed:
+        options[LIMIT] = reward.timeout
+    wanted = arguments_of(function)
     if reward.use not in REWARDS:
         path, _, name = reward.use.rpartition(":")
-        function = FileFunction(path, name, read_file(path, use))
+        function = FileFunction(path, name, read_file(path, where(f"{key}.use")))
+    timeout = reward.timeout * (OWN_LIMIT if timed else 1)
     pooled = reward.use not in LINEAR
-    timeout = reward.timeout * (OWN_LIMIT if "timeout" in names else 1)
-    return Part(_name(i, rewards), reward.weight, function, bound, wanted, timeout, pooled)
+    return Part(_name(i, rewards), reward.weight, function, options, wanted, timeout, pooled)
+
+
+def _check(options: dict[str, Any], reward: Reward, key: str, where: Callable[[str], str]) -> None:
+    """Options that contradict each other, or the run."""
+    if "pattern" in options:
+        _check_pattern(options["pattern"], reward.use, where(f"{key}.use"))
+    if "limit" in options:
+        _check_lengths(options["limit"], options.get("cache", 0), lambda name: where(f"{key}.{name}"))
+    if "judge" in options and "endpoint" in options:
+        _check_judge(options["judge"], options["endpoint"], where(f"{key}.judge"), where(f"{key}.endpoint"))
 
 
 def _check_lengths(limit: int | None, cache: int, where: Callable[[str], str]) -> None:
@@ -162,32 +148,27 @@ def _check_lengths(limit: int | None, cache: int, where: Callable[[str], str]) -
         )
 
 
-def _check_judge(reward: Reward, judge: str, endpoint: str) -> None:
-    if reward.judge == "policy" and reward.endpoint is not None:
-        raise ConfigError(
-            "an endpoint is not read by judge=policy", where=endpoint, fix="set judge: endpoint, or remove it"
-        )
-    if reward.judge == "endpoint" and reward.endpoint is None:
-        raise ConfigError(
-            "judge=endpoint without an endpoint", where=judge, fix="add endpoint: {url: …, model: …}"
-        )
-    if reward.endpoint and not reward.endpoint.url.startswith(("http://", "https://")):
-        raise ConfigError(
-            "the endpoint's url is not one of HTTP", where=endpoint, fix="write http://… or https://…"
-        )
+def _check_judge(judge: str, endpoint: Endpoint | None, at_judge: str, at_endpoint: str) -> None:
+    if judge == "policy" and endpoint is not None:
+        what, fix = "an endpoint is not read by judge=policy", "set judge: endpoint, or remove it"
+        raise ConfigError(what, where=at_endpoint, fix=fix)
+    if judge == "endpoint" and endpoint is None:
+        what, fix = "judge=endpoint without an endpoint", "add endpoint: {url: …, model: …}"
+        raise ConfigError(what, where=at_judge, fix=fix)
+    if endpoint and not endpoint.url.startswith(("http://", "https://")):
+        what, fix = "the endpoint's url is not one of HTTP", "write http://… or https://…"
+        raise ConfigError(what, where=at_endpoint, fix=fix)
 
 
-def _check_pattern(reward: Reward, where: str) -> None:
-    if reward.pattern is None:
-        raise ConfigError(
-            f"the reward {reward.use!r} needs a pattern", where=where, fix="add pattern: a regular expression"
-        )
+def _check_pattern(pattern: str | None, use: str, where: str) -> None:
+    if pattern is None:
+        fix = "add pattern: a regular expression"
+        raise ConfigError(f"the reward {use!r} needs a pattern", where=where, fix=fix)
     try:
-        re.compile(reward.pattern)
+        re.compile(pattern)
     except re.error as error:
-        raise ConfigError(
-            f"the pattern is no regular expression: {error}", where=where, fix="mend the pattern"
-        ) from None
+        what = f"the pattern is no regular expression: {error}"
+        raise ConfigError(what, where=where, fix="mend the pattern") from None
 
 
 def _name(i: int, rewards: Sequence[Reward]) -> str:

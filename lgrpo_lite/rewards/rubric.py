@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 from lgrpo_lite.recipe.schema import Endpoint
 from lgrpo_lite.rewards.mark import Sheet
@@ -78,9 +78,13 @@ def sheet(
     reference: str,
     rubric: tuple[Criterion, ...],
     *,
-    judge: Literal["policy", "endpoint"],
-    endpoint: Endpoint | None,
-    override: Literal["factual", "none"],
+    judge: Annotated[
+        Literal["policy", "endpoint"], "who judges criteria without a rule; policy: with its adapter off"
+    ] = "policy",
+    endpoint: Annotated[Endpoint | None, "where judge=endpoint asks"] = None,
+    override: Annotated[
+        Literal["factual", "none"], "factual: where all factual criteria hold, the reward is 1"
+    ] = "factual",
 ) -> Sheet:
     """Mark what has a rule, and put all the rest into one question."""
     text = completion[-MAX_TEXT:]

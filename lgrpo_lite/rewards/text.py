@@ -4,12 +4,20 @@ pattern, the format, and the length.
 
 import re
 from collections import deque
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from lgrpo_lite.types import Outcome
 from lgrpo_lite.verifier.answers import as_number, final_answer
 
+Extract = Annotated[Literal["final", "gsm8k", "boxed"], "where the answer stands; final: anywhere usual"]
+Pattern = Annotated[str, "regular expression"]
+Limit = Annotated[int, Ge(1), "longest answer, tokens; left out: model.max_new_tokens"]
+Cache = Annotated[int, Ge(1), "tokens before `limit` over which it falls to -1"]
 
-def exact(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:
+
+def exact(completion: str, reference: str, *, extract: Extract = "final") -> tuple[float, Outcome]:
     """1 when the final answer equals the gold as text, white space aside; `unparsable`
     when there is no final answer.
     """
@@ -17,7 +25,7 @@ def exact(completion: str, reference: str, *, extract: str) -> tuple[float, Outc
     return (0.0, Outcome.unparsable) if answer is None else _same(answer, reference)
 
 
-def numeric(completion: str, reference: str, *, extract: str) -> tuple[float, Outcome]:
+def numeric(completion: str, reference: str, *, extract: Extract = "final") -> tuple[float, Outcome]:
     """1 when the final answer equals the gold as a number, exactly (0.50 = 1/2). A gold
     that is no number: as `exact`.
     """
@@ -31,13 +39,13 @@ def numeric(completion: str, reference: str, *, extract: str) -> tuple[float, Ou
     return (1.0, Outcome.ok) if value == gold else (0.0, Outcome.wrong)
 
 
-def matches(completion: str, *, pattern: str) -> tuple[float, Outcome]:
+def matches(completion: str, *, pattern: Pattern) -> tuple[float, Outcome]:
     """1 when the regular expression is found in the completion (`format`)."""
     found = re.search(pattern, completion) is not None
     return (1.0, Outcome.ok) if found else (0.0, Outcome.wrong)
 
 
-def regex(completion: str, reference: str, *, pattern: str) -> tuple[float, Outcome]:
+def regex(completion: str, reference: str, *, pattern: Pattern) -> tuple[float, Outcome]:
     """1 when the last match's first group (the whole match, where the pattern has no group) equals the gold
     as text, white space aside; `unparsable` when there is no match."""
     last = deque(re.finditer(pattern, completion), maxlen=1)
@@ -45,14 +53,14 @@ def regex(completion: str, reference: str, *, pattern: str) -> tuple[float, Outc
     return (0.0, Outcome.unparsable) if found is None else _same(found, reference)
 
 
-def length(completion_tokens: int, *, limit: int) -> tuple[float, Outcome]:
+def length(completion_tokens: int, *, limit: Limit) -> tuple[float, Outcome]:
     """-n/M of n tokens, M=limit: 0 for nothing said, -1 from M on.
     A small weight makes it a price a token.
     """
     return -min(1.0, completion_tokens / limit), Outcome.ok
 
 
-def overlong(completion_tokens: int, *, limit: int, cache: int) -> tuple[float, Outcome]:
+def overlong(completion_tokens: int, *, limit: Limit, cache: Cache = 4096) -> tuple[float, Outcome]:
     """DAPO's soft penalty (arXiv:2503.14476) of n tokens, M=limit, C=cache: 0 up to
     M-C, (M-C-n)/C up to M, then -1.
     """

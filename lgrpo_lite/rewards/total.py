@@ -181,7 +181,7 @@ class RewardSum:
                 self._judges[endpoint] = endpoint_judge(endpoint)
             return self._judges[endpoint]
         if policy is None:
-            i = next(i for i, r in enumerate(self.rewards) if r.use == "rubric" and r.judge == "policy")
+            i = next(i for i, r in enumerate(self.rewards) if judged_by_policy(r))
             what = "criteria without a rule are for the policy to judge, and there is none here"
             fix = "give every criterion a rule (regex, numeric or unit), or set judge=endpoint"
             raise ConfigError(what, where=self.where(f"rewards.{i}.judge"), fix=fix)
@@ -210,6 +210,11 @@ class RewardSum:
             outcomes.append(outcome)
             total += part.weight * value
         return Score(total, outcomes[0], values, criteria)
+
+
+def judged_by_policy(reward: Reward) -> bool:
+    """Whether criteria without a rule are for the policy, its adapter off, to judge."""
+    return reward.use == "rubric" and reward.options.get("judge", "policy") == "policy"
 
 
 def _open(marks: list[Mark]) -> list[Sheet]:

@@ -136,12 +136,14 @@ def _without_last(gold: str) -> str | None:
 
 def _form(reward: Reward, gold: str) -> Callable[[str], str]:
     """How a completion states an answer so that the reward finds it."""
-    if reward.use == "regex" and reward.pattern is not None:
+    pattern = reward.options.get("pattern")
+    if reward.use == "regex" and pattern is not None:
         for wrap in WRAPS:
-            found = re.search(reward.pattern, wrap.format(gold))
+            found = re.search(pattern, wrap.format(gold))
             if found and (found[1] if found.re.groups else found[0]) == gold:
                 return wrap.format
-    return (lambda text: f"#### {text}") if reward.extract == "gsm8k" else (lambda text: f"\\boxed{{{text}}}")
+    gsm8k = reward.options.get("extract") == "gsm8k"
+    return (lambda text: f"#### {text}") if gsm8k else (lambda text: f"\\boxed{{{text}}}")
 
 
 # ------------------------------------------------------------------------------------------- labelled cases

@@ -17,7 +17,7 @@ from lgrpo_lite.policy.memory import grow_segments
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
 from lgrpo_lite.recipe.schema import Recipe
-from lgrpo_lite.rewards.total import RewardSum
+from lgrpo_lite.rewards.total import RewardSum, judged_by_policy
 from lgrpo_lite.rollout.plan import RolloutPlan
 from lgrpo_lite.train.optim import Optimizers
 from lgrpo_lite.train.run import Run
@@ -63,7 +63,7 @@ def _build(recipe: Recipe) -> Run:
     held_out, of_held_out = _prompts(recipe, "eval", policy) if recipe.data.eval else ([], [])
     overlap = shared((p.text for p in prompts), (p.text for p in held_out))
     reward.check([*prompts, *held_out])
-    judged = any(r.use == "rubric" and r.judge == "policy" for r in recipe.rewards)
+    judged = any(judged_by_policy(reward) for reward in recipe.rewards)
     if (
         judged
         and not policy.has_adapter

@@ -119,9 +119,10 @@ def _short(value: Any) -> str:
 def _rewards(run: Run) -> Iterator[Chosen]:
     recipe = run.recipe
     for i, reward in enumerate(recipe.rewards):
-        if reward.use == "code" and reward.sandbox == "auto":
-            given = "an image is given" if reward.image else "no image is given"
-            yield Chosen(f"rewards.{i}.sandbox", "docker" if reward.image else "bwrap", given)
+        if reward.use == "code" and reward.options.get("sandbox", "auto") == "auto":
+            image = reward.options.get("image")
+            given = "an image is given" if image else "no image is given"
+            yield Chosen(f"rewards.{i}.sandbox", "docker" if image else "bwrap", given)
     if recipe.safety.reward_workers is None and any(part.pooled for part in run.reward.parts):
         why = f"one for each of {_cpus()} CPUs, at most {MOST_WORKERS}"
         yield Chosen("safety.reward_workers", str(run.reward.pool.size), why)

@@ -1,0 +1,91 @@
+"""A reward's options are the keyword arguments of its function: its signature is the
+one place that names, types, bounds, defaults and documents them.
+
+    def brief(completion_tokens, floor=5): ...          rewards: [{use: "mine.py:brief", floor: 3}]
+
+What an `Annotated` argument carries besides its type is its bounds (`Ge(1)`) and, as a
+string, its meaning. Built-in rewards and a user's own are read alike.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError, create_model
+
+from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.recipe.algorithm import Section
+from lgrpo_lite.recipe.schema import REWARD_KEYS, Reward
+
+ROLLOUT = (  # what a reward may name of an answer
+    "completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric",
+)  # fmt: skip
+LIMIT = "timeout"  # a key of every reward, which its function may name too
+
+
+def arguments_of(function: Callable) -> list[str]:
+    """What the function is given of an answer."""
+    return sorted(set(inspect.signature(function).parameters) & set(ROLLOUT))
+
+
+def schema_of(function: Callable) -> type[Section]:
+    """The options as a closed schema. An argument of a user's that says no type takes the type of its
+    default; one without a default that all rewards once shared (`REWARD_KEYS`) keeps that one.
+    """
+    fields: dict[str, Any] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        spread = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if spread or name in (*ROLLOUT, LIMIT):
+            continue
+        default = REWARD_KEYS.get(name, ...) if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints.get(name, _type_of(default)), default)
+    return create_model("Options", __base__=Section, **fields)
+
+
+def options_of(function: Callable, reward: Reward, key: str, where: Callable[[str], str]) -> dict[str, Any]:
+    """All options of the reward at `key` of the recipe (`rewards.0`), defaults included.
+
+    One that its function does not name, that it needs, or of another type: ConfigError.
+    """
+    schema = schema_of(function)
+    try:
+        read = schema.model_validate(reward.options)
+    except ValidationError as error:
+        raise _explained(error, schema, reward, key, where) from None
+    return {name: getattr(read, name) for name in schema.model_fields}
+
+
+def documented(function: Callable) -> Iterator[tuple[str, Any, Any, str]]:
+    """(name, type, default, meaning) of each option."""
+    for name, field in schema_of(function).model_fields.items():
+        meaning = next((said for said in field.metadata if isinstance(said, str)), "")
+        yield name, field.annotation, ... if field.is_required() else field.default, meaning
+
+
+def _type_of(default: Any) -> Any:
+    if isinstance(default, bool | str):
+        return type(default)
+    return int | float if isinstance(default, int | float) else Any
+
+
+def _explained(
+    error: ValidationError, schema: type[Section], reward: Reward, key: str, where: Callable[[str], str]
+) -> ConfigError:
+    """The first fault of pydantic's report, in this project's words."""
+    first = error.errors(include_url=False)[0]
+    option = ".".join(str(part) for part in first["loc"])
+    place, known = f"{key}.{option}", [*schema.model_fields, *Reward.model_fields]
+    if first["type"] == "extra_forbidden" and "." not in option:
+        what = f"reward {reward.use!r} reads no option {option!r}{nearest(option, known)}"
+        fix = f"remove {option}, or use one of: {', '.join(known)}"
+        return ConfigError(what, where=where(place), fix=fix)
+    if first["type"] == "missing" and "." not in option:
+        fix = f"set {option} beside `use`; of an answer a reward may name {', '.join(ROLLOUT)}"
+        return ConfigError(f"reward {reward.use!r} asks for {option}", where=where(f"{key}.use"), fix=fix)
+    if first["type"] == "missing":
+        return ConfigError(
+            f"{place} is missing", where=where(place.rpartition(".")[0]), fix=f"add {option}: …"
+        )
+    what = f"{place}={first['input']!r}: {first['msg'].lower()}"
+    return ConfigError(what, where=where(place), fix="see docs/rewards.md")
