@@ -27,6 +27,8 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":  # a package that can be called
+        return importlib.import_module("lgrpo_lite.train")
     if name not in _HOMES:
         raise AttributeError(f"module 'lgrpo_lite' has no attribute {name!r}")
     return getattr(importlib.import_module(f"lgrpo_lite.{_HOMES[name]}"), name)

@@ -179,7 +179,7 @@ def scripted_tools(script, *rewards, limit: int = 64):
     from contextlib import nullcontext
 
     from lgrpo_lite.engines.base import SamplingParams
-    from lgrpo_lite.recipe.schema import Reward
+    from lgrpo_lite.recipe.reward import Reward
     from lgrpo_lite.rewards.total import RewardSum
     from lgrpo_lite.rollout.tools import Tools
 

@@ -135,18 +135,18 @@ def test_state_that_an_algorithm_owns_comes_back_and_is_never_exported(name, tmp
     """
     from lgrpo_lite.export.export import export_adapter
     from lgrpo_lite.folder.folder import RunFolder
-    from lgrpo_lite.train.guard import StopRequest
-    from lgrpo_lite.train.loop import train
+    from lgrpo_lite.train.loop import steps
+    from lgrpo_lite.train.stop import StopRequest
 
     settings = [f"algorithm.use={name}", "train.save_every=1", "data.eval.limit=2", "data.train.limit=100"]
     settings += ["algorithm.guide={init: 24, max: 48}"] if name == "g2rpo_a" else []
     settings += ["algorithm.value_cache={n: 2}"] if name == "a_star_po" else []
 
-    def trained(folder, steps, *, resume=False):
-        run = build(tiny_recipe(*settings, f"train.steps={steps}", "optim.scheduler=constant"))
+    def trained(folder, last, *, resume=False):
+        run = build(tiny_recipe(*settings, f"train.steps={last}", "optim.scheduler=constant"))
         where = RunFolder(tmp_path / folder)
         where.open()
-        assert train(run, where, StopRequest(), resume=resume)
+        assert steps(run, where, StopRequest(), resume=resume)
         return run
 
     whole = trained("whole", 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lgrpo_lite.errors import EnvironmentFault
-from lgrpo_lite.recipe.schema import Reward
+from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.bubblewrap import AUDIT_ARCH, rules_for
 from lgrpo_lite.rewards.code import code, code_in, fault_of_tests, missing_sandbox, read_tests
 from lgrpo_lite.rewards.sandbox import Limits, Sandbox, SandboxFault, open_sandbox, run_program

@@ -14,6 +14,7 @@ LIGHT = [
     "lgrpo_lite.monitor.view",
     "lgrpo_lite.cli.main",
     "lgrpo_lite.cli.train",
+    "lgrpo_lite.train.session",
     "lgrpo_lite.objective.named",
     "lgrpo_lite.checks.check",
     "lgrpo_lite.rewards.total",

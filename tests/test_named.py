@@ -13,9 +13,9 @@ from lgrpo_lite.recipe.algorithm import Algorithm, Section
 from lgrpo_lite.recipe.schema import section_inside
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.evaluate import evaluate
-from lgrpo_lite.train.guard import StopRequest
 from lgrpo_lite.train.loop import _prepare
 from lgrpo_lite.train.step import train_step
+from lgrpo_lite.train.stop import StopRequest
 
 # the policy is worse than at the start for the first dozen: it unlearns guessing before it works things out
 STEPS = 40

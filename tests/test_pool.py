@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.recipe.schema import Reward, Safety
+from lgrpo_lite.recipe.reward import Reward
+from lgrpo_lite.recipe.schema import Safety
 from lgrpo_lite.rewards.mark import Pooled, settled
 from lgrpo_lite.rewards.part import Tally
 from lgrpo_lite.rewards.pool import Pool

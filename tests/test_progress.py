@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from lgrpo_lite.checks.check import check
 from lgrpo_lite.cli.terminal.progress import CLEAR, PLAIN_SECONDS, Line, _can_draw
-from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.engines.selftest import stages
 from lgrpo_lite.export.export import export_merged
 from lgrpo_lite.export.merge import write_shards
+from lgrpo_lite.folder.logs import log_to
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.progress import Progress, listening, told
 from lgrpo_lite.recipe.read import load_recipe
@@ -143,7 +143,7 @@ def test_where_the_line_is_drawn(environment, terminal, draws, monkeypatch):
 
 WORK = """
 import sys, time
-from lgrpo_lite.cli.progress import showing
+from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.progress import told
 with showing(as_json=%s):
     told("counting", 1, 4)
@@ -284,12 +284,12 @@ class Hub(BaseHTTPRequestHandler):
 LOAD_TWICE = """
 import json, sys
 from pathlib import Path
-from lgrpo_lite.cli.train import log_to
+from lgrpo_lite.folder.logs import log_to
 log_to(Path(sys.argv[1]))
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 100_000
 import torch
-from lgrpo_lite.config import Model
+from lgrpo_lite.recipe.schema import Model
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy.fetch import fetch_ahead
 from lgrpo_lite.policy.load import load_base

@@ -10,7 +10,7 @@ from support import lgrpo
 from test_code import boxed
 
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.recipe.schema import Reward
+from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.text import length, regex
 from lgrpo_lite.rewards.trial import gold_cases, near_misses, read_cases
 from lgrpo_lite.types import Outcome

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lgrpo_lite.errors import ConfigError, DataError
-from lgrpo_lite.recipe.schema import REWARD_KEYS, Reward
+from lgrpo_lite.recipe.reward import REWARD_KEYS, Reward
 from lgrpo_lite.rewards.options import documented
 from lgrpo_lite.rewards.part import REWARDS, complete
 from lgrpo_lite.rewards.text import exact, numeric, overlong

@@ -14,7 +14,7 @@ from lgrpo_lite.checks.rules import answers_left
 from lgrpo_lite.errors import DataError, VerificationError
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.recipe.algorithm import Algorithm, BestDraft, Guide, ProbeValues, RefineBest, ValueCache
-from lgrpo_lite.recipe.schema import Reward
+from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rollout.drafts import best_draft, filled, refine_best
 from lgrpo_lite.rollout.guide import GuideLength, guided_answers
 from lgrpo_lite.rollout.plan import RolloutPlan

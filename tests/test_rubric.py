@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault
-from lgrpo_lite.recipe.schema import Endpoint, Reward
+from lgrpo_lite.recipe.reward import Endpoint, Reward
 from lgrpo_lite.rewards.judge import endpoint_judge, missing_variables
 from lgrpo_lite.rewards.rubric import MAX_TEXT, aggregate, holds, question, reward, verdicts
 from lgrpo_lite.rewards.total import RewardSum

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sample groups as the first steps would. No signal: exit 5, with the likeliest cause."""
     from lgrpo_lite.checks.check import check, demand
-    from lgrpo_lite.cli.train import log_to
+    from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
     if args.n < 1:

@@ -163,8 +163,8 @@ def _place(subject, suite: str, evaluation, args: argparse.Namespace) -> Path:
 def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that needs torch."""
     from lgrpo_lite.checks.check import gold_fault_of
-    from lgrpo_lite.cli.train import log_to
     from lgrpo_lite.evaluation.results import check_folder
+    from lgrpo_lite.folder.logs import log_to
 
     with showing(as_json=args.json):
         check_folder(out)

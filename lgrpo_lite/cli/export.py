@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json
 from lgrpo_lite.cli.terminal.progress import showing
-from lgrpo_lite.cli.train import log_to
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
@@ -38,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     path, kind = find_run(args.words[0], args.runs), args.words[1]
     out = args.out or path / "export" / kind
     from lgrpo_lite.checks.check import check, demand
+    from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(str(path / "config.resolved.yaml")))

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 from lgrpo_lite import __version__
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError, OutOfMemory
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
-        return _dispatch([a for a in argv if a != "--debug"])
+        command, args = _parsed([a for a in argv if a != "--debug"])
+        return command(args)
     except LgrpoError as error:
         if debug:
             traceback.print_exc()
@@ -60,7 +62,10 @@ def main(argv: list[str] | None = None) -> int:
         return known.exit_code
 
 
-def _dispatch(argv: list[str]) -> int:
+def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
+    """The verb's function and its arguments. Help is printed here; it needs no
+    verb's code but the one asked about.
+    """
     parser = argparse.ArgumentParser(
         prog="lgrpo-lite",
         description="Reinforcement fine-tuning with λ-GRPO and GRPO-λ on one GPU.",
@@ -76,9 +81,9 @@ def _dispatch(argv: list[str]) -> int:
         if name == wanted:
             importlib.import_module(f"lgrpo_lite.cli.{name}").configure(sub)
     if wanted is None:
-        parser.parse_args(argv)
+        args = parser.parse_args(argv)
         parser.print_help()
-        return 0
+        return lambda args: 0, args
     if wanted not in VERBS:
         hint = difflib.get_close_matches(wanted, VERBS, n=1)
         what = f"unknown command {wanted!r}" + (f", did you mean {hint[0]!r}?" if hint else "")
@@ -93,7 +98,7 @@ def _dispatch(argv: list[str]) -> int:
             what, fix = f"unexpected word {rest[0]!r}", f"see `lgrpo-lite {wanted} -h`"
             raise ConfigError(what, where=f"lgrpo-lite {wanted}", fix=fix)
         args.words += rest
-    return importlib.import_module(f"lgrpo_lite.cli.{wanted}").run(args)
+    return importlib.import_module(f"lgrpo_lite.cli.{wanted}").run, args
 
 
 def _out_of_memory(error: Exception) -> OutOfMemory | None:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _weigh(recipe, *, as_json: bool) -> list:
     from lgrpo_lite.checks.check import demand
-    from lgrpo_lite.cli.train import log_to
+    from lgrpo_lite.folder.logs import log_to
 
     demand(recipe)
     with showing(as_json=as_json), tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(check(load_recipe(words[0], words[1:])).to_yaml(), end="")
         return 0
-    return train.train_recipe(words[0], words[1:], args, command="recipe")
+    return train.start(words[0], words[1:], args, command="recipe")
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     What passes is timed too: one short rollout of the recipe's own prompts.
     """
     from lgrpo_lite.checks.check import check, demand
-    from lgrpo_lite.cli.train import log_to
+    from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))

@@ -12,7 +12,6 @@ from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_js
 from lgrpo_lite.errors import ConfigError, DataError
 
 NAME = re.compile(r"step-(\d+)\.jsonl\.gz")
-WIDTH = 120  # of lines that go into a file or a pipe
 PART = 200  # characters of a token that are drawn at once
 
 
@@ -147,7 +146,7 @@ def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
     )
     for (number, row), own, scale in zip(rows, tokens, scales_of(tokens), strict=True):
         screen.print()
-        for text in _completion(number, row, own, max(20, console.width), scale):
+        for text in _completion(number, row, own, max(20, screen.width), scale):
             screen.print(text, no_wrap=True, overflow="ignore", crop=False)
     screen.print()
     screen.print(_table(rows))

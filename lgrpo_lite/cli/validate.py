@@ -2,8 +2,6 @@
 
 import argparse
 
-from lgrpo_lite.cli.train import describe
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict]"
@@ -17,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.checks.check import check
+    from lgrpo_lite.checks.describe import describe
     from lgrpo_lite.errors import ConfigError
     from lgrpo_lite.recipe.read import load_recipe
 

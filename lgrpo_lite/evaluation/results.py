@@ -80,7 +80,9 @@ class ResultFolder:
         file = self.path / "about.json"
         if not file.exists():
             return
-        changed = differences(file.read_text("utf-8"), json.dumps(self.about), free=())
+        changed = differences(
+            json.loads(file.read_text("utf-8")), json.loads(json.dumps(self.about)), free=()
+        )
         if changed:
             shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
             fix = "go on with the settings it was started with, or choose another --out"

@@ -23,7 +23,8 @@ from lgrpo_lite.errors import ConfigError, DataError, nearest
 from lgrpo_lite.recipe.algorithm import Section
 from lgrpo_lite.recipe.marks import Marks, load_marked
 from lgrpo_lite.recipe.read import packaged, recipe_of, validated
-from lgrpo_lite.recipe.schema import Recipe, Reward, Source
+from lgrpo_lite.recipe.reward import Reward
+from lgrpo_lite.recipe.schema import Recipe, Source
 from lgrpo_lite.types import Prompt
 
 LETTERS = "ABCDEFGHIJ"

@@ -107,10 +107,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def differences(old: str, new: str, free: Iterable[str]) -> list[str]:
-    """Settings that differ between two texts of YAML or JSON, as `key: old ->
+def differences(old: Any, new: Any, free: Iterable[str]) -> list[str]:
+    """Settings that differ, as `key: old ->
     new`; keys below `free` may differ.
     """
-    before, after = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
+    before, after = flat(old), flat(new)
     keys = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if not k.startswith(tuple(free))]

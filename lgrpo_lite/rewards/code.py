@@ -18,7 +18,7 @@ from lgrpo_lite.rewards.sandbox import Kind, Limits, Sandbox, open_sandbox, run_
 from lgrpo_lite.types import Outcome
 
 if TYPE_CHECKING:  # pydantic is not for worker processes
-    from lgrpo_lite.recipe.schema import Reward
+    from lgrpo_lite.recipe.reward import Reward
 
 # of `timeout` that the code may use: an endless loop is a wrong answer before it is a missing reward
 SHARE = 0.75

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 
 from lgrpo_lite.errors import EnvironmentFault
-from lgrpo_lite.recipe.schema import Endpoint, Reward
+from lgrpo_lite.recipe.reward import Endpoint, Reward
 
 Judge = Callable[[list[str]], list[str | None]]
 MAX_REPLY = 1 << 20  # bytes; no verdict is longer

@@ -9,7 +9,7 @@ from lgrpo_lite.rewards.worker import FileFunction
 from lgrpo_lite.types import Criterion, Outcome
 
 if TYPE_CHECKING:  # pydantic takes a worker longer to import than all the rest
-    from lgrpo_lite.recipe.schema import Endpoint
+    from lgrpo_lite.recipe.reward import Endpoint
 
 MAX_REWARD = 1e6  # beyond it a sum of squares leaves float32; such a value is a fault, not a reward
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError, create_model
 
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.recipe.algorithm import Section
-from lgrpo_lite.recipe.schema import REWARD_KEYS, Reward
+from lgrpo_lite.recipe.reward import REWARD_KEYS, Reward
+from lgrpo_lite.recipe.schema import section_inside
 
 ROLLOUT = (  # what a reward may name of an answer
     "completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric",
@@ -74,7 +75,9 @@ def _explained(
 ) -> ConfigError:
     """The first fault of pydantic's report, in this project's words."""
     first = error.errors(include_url=False)[0]
-    option = ".".join(str(part) for part in first["loc"])
+    option = str(first["loc"][0])
+    if section_inside(schema.model_fields[option].annotation if option in schema.model_fields else None):
+        option = ".".join(str(part) for part in first["loc"])
     place, known = f"{key}.{option}", [*schema.model_fields, *Reward.model_fields]
     if first["type"] == "extra_forbidden" and "." not in option:
         what = f"reward {reward.use!r} reads no option {option!r}{nearest(option, known)}"

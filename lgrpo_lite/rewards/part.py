@@ -12,7 +12,7 @@ from typing import Any
 
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.recipe.plugin import found, read_file
-from lgrpo_lite.recipe.schema import Endpoint, Reward
+from lgrpo_lite.recipe.reward import Endpoint, Reward
 from lgrpo_lite.rewards import code, rubric, text
 from lgrpo_lite.rewards import math as maths
 from lgrpo_lite.rewards.options import LIMIT, arguments_of, options_of

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, Literal
 
-from lgrpo_lite.recipe.schema import Endpoint
+from lgrpo_lite.recipe.reward import Endpoint
 from lgrpo_lite.rewards.mark import Sheet
 from lgrpo_lite.types import Criterion
 from lgrpo_lite.verifier.answers import as_number

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from lgrpo_lite.errors import ConfigError, DataError
-from lgrpo_lite.recipe.schema import Endpoint, Reward, Safety
+from lgrpo_lite.recipe.reward import Endpoint, Reward
+from lgrpo_lite.recipe.schema import Safety
 from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.judge import Judge, endpoint_judge
 from lgrpo_lite.rewards.mark import Mark, Pooled, Sheet, marked

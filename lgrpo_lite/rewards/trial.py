@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.recipe.schema import Reward
+from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.part import Tally
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score

@@ -4,6 +4,7 @@ way, a stop that loses nothing.
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,27 +21,53 @@ from lgrpo_lite.rollout.values import BLOCK
 from lgrpo_lite.train.baseline import as_json, check_prompts, demand_signal, due, measure
 from lgrpo_lite.train.chosen import chosen
 from lgrpo_lite.train.evaluate import evaluate, score_of
-from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite, StopRequest
+from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.samples import samples
 from lgrpo_lite.train.step import train_step
-from lgrpo_lite.types import StepRecord
+from lgrpo_lite.train.stop import StopRequest
+from lgrpo_lite.types import Group, StepRecord
 
 
-def train(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bool:
+def steps(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bool:
     """Run to the last step. True: done. False: stopped on request, saved, resumable."""
     state = _resume(run, folder) if resume else State(0, 0, 0)
     sinks = open_sinks(run.recipe, folder.path, lambda message: folder.event("warning", message=message))
     folder.follow(run.recipe.model_dump(mode="json", by_alias=True), sinks)
     run.at = folder.at
+    last, save_every = run.recipe.train.steps, run.recipe.train.save_every
     try:
-        return _train(run, folder, stop, state)
+        _tell(run, folder)
+        if not _prepare(run, folder, stop, state) or not _baseline(run, folder, stop, state):
+            return False
+        began = state
+        # before the first step, or where a stopped run had not got to it
+        state = _evaluate(run, folder, stop, state)
+        if state is not began:
+            _save(run, folder, state)
+        while state.step < last and not stop.asked:
+            step, refused = state.step + 1, 0
+            _prove(run, folder, step)
+            folder.set_status("training", step)
+            try:
+                record, groups = train_step(step, run)
+            except NonFinite as fault:
+                record, groups, refused = _refused(run, folder, step, fault), [], state.refused + 1
+            finally:
+                _warn(run, folder, step)  # also where nothing was left to shrink
+            state = _recorded(run, folder, state, record, groups, refused)
+            state = _evaluate(run, folder, stop, state)
+            best = state.score is not None and state.score == state.best_score and run.recipe.train.keep.best
+            if step == last or stop.asked or step % save_every == 0 or best:
+                _save(run, folder, state)
+        return state.step >= last and _evaluated(run, folder, state.step)
     finally:
         sinks.close()
         folder.curves, run.at = None, Run.at  # nothing holds the folder, and with it its lock, any longer
 
 
-def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
+def _tell(run: Run, folder: RunFolder) -> None:
+    """What was settled and what was left out while the run was built."""
     for message in (*warnings(run.recipe), *run.notes):
         folder.event("note", message=message)
     for setting in chosen(run):
@@ -48,26 +75,11 @@ def _train(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool
     for message in run.warnings:
         folder.event("warning", message=message)
     limit = run.recipe.model.max_prompt_tokens
-    for source in (c for c in run.counts if c.too_long):
-        reason = f"longer than {limit} tokens, in {source.source}"
-        folder.event(
-            "prompts_left_out", count=source.too_long, limit=limit, source=source.source, reason=reason
-        )
-    steps, save_every = run.recipe.train.steps, run.recipe.train.save_every
-    if not _prepare(run, folder, stop, state) or not _baseline(run, folder, stop, state):
-        return False
-    began = state
-    # before the first step, or where a stopped run had not got to it
-    state = _evaluate(run, folder, stop, state)
-    if state is not began:
-        _save(run, folder, state)
-    while state.step < steps and not stop.asked:
-        state = _one(run, folder, state)
-        state = _evaluate(run, folder, stop, state)
-        best = state.score is not None and state.score == state.best_score and run.recipe.train.keep.best
-        if state.step == steps or stop.asked or state.step % save_every == 0 or best:
-            _save(run, folder, state)
-    return state.step >= steps and _evaluated(run, folder, state.step)
+    for counts in run.counts:
+        if counts.too_long:
+            told = {"count": counts.too_long, "limit": limit, "source": counts.source}
+            reason = f"longer than {limit} tokens, in {counts.source}"
+            folder.event("prompts_left_out", **told, reason=reason)
 
 
 def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
@@ -124,42 +136,32 @@ def _baseline(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> b
     return True
 
 
-def _one(run: Run, folder: RunFolder, state: State) -> State:
-    """One step; a loss that is not finite is refused, and the third in a row
-    ends the run with its state saved.
+def _refused(run: Run, folder: RunFolder, step: int, fault: NonFinite) -> StepRecord:
+    """The record of a step whose loss was not finite: no parameter moved,
+    and the next loss is scaled less.
     """
-    step = state.step + 1
-    _prove(run, folder, step)
-    folder.set_status("training", step)
-    try:
-        record, groups = train_step(step, run)
-        refused = 0
-    except NonFinite as fault:
-        run.optimizer.zero_grad()
-        run.policy.loss_scale = max(1.0, run.policy.loss_scale / 2)
-        record, groups, refused = (
-            StepRecord(step, run.policy.version, skipped=str(fault)),
-            [],
-            state.refused + 1,
-        )
-        folder.event("step_refused", step=step, reason=str(fault))
-    finally:
-        _warn(run, folder, step)  # also where nothing was left to shrink
+    run.optimizer.zero_grad()
+    run.policy.loss_scale = max(1.0, run.policy.loss_scale / 2)
+    folder.event("step_refused", step=step, reason=str(fault))
+    return StepRecord(step, run.policy.version, skipped=str(fault))
+
+
+def _recorded(
+    run: Run, folder: RunFolder, state: State, record: StepRecord, groups: Sequence[Group], refused: int
+) -> State:
+    """The state after a step that is written down. Too many refused in a row end the run, its state saved."""
     decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
     folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode))
-    state = dataclasses.replace(state, step=step, refused=refused, score=None, **_position(run))
-    if refused == MAX_REFUSED:
-        _save(run, folder, state)
-        raise LgrpoError(
-            f"{refused} steps in a row without a finite loss ({record.skipped}); no update was made from such"
-            " a number",
-            where=f"step {step} of {folder.path}",
-            fix=(
-                "look at the completions of that step; start again under another --name with a smaller"
-                " optim.lr"
-            ),
-        )
-    return state
+    state = dataclasses.replace(state, step=record.step, refused=refused, score=None, **_position(run))
+    if refused < MAX_REFUSED:
+        return state
+    _save(run, folder, state)
+    raise LgrpoError(
+        f"{refused} steps in a row without a finite loss ({record.skipped}); no update was made from such a"
+        " number",
+        where=f"step {record.step} of {folder.path}",
+        fix="look at the completions of that step; start again under another --name with a smaller optim.lr",
+    )
 
 
 def _warn(run: Run, folder: RunFolder, step: int) -> None:

@@ -235,8 +235,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.errors import LgrpoError
-from lgrpo_lite.recipe import load_recipe
-from lgrpo_lite.train.check import check
+from lgrpo_lite.recipe.read import load_recipe
+from lgrpo_lite.checks.check import check
 recipe = check(load_recipe("tiny-math", ["rollout.engine=unsloth", "model.weights=nf4"]))
 engine = open_engine(recipe)
 try:

@@ -35,8 +35,7 @@ from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.guard import StopRequest
-from lgrpo_lite.train.loop import train
+from lgrpo_lite.train.stop import StopRequest
 
 NF4 = [
     "rollout.engine=vllm", "model.weights=nf4", "train.steps=5", "train.save_every=1", "rollout.vllm.kv_cache_gb=0.1",
@@ -176,7 +175,7 @@ def test_a_resumed_run_draws_the_same_samples_where_vllm_seeds_requests_from_num
         folder = RunFolder(tmp_path / name)
         folder.open()
         try:
-            assert train(run, folder, StopRequest(), resume=resume)
+            assert steps(run, folder, StopRequest(), resume=resume)
         finally:
             run.engine.close()
             folder.close()

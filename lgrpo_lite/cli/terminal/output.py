@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 SCHEMA = 1  # of the envelope; what is in it may grow, and what is there stays
-WIDTH = 160  # columns where no terminal says how many there are
+WIDTH = 120  # columns where no terminal says how many there are
 RUNS = Path("runs")
 
 

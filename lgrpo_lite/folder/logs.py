@@ -1,0 +1,21 @@
+"""Where the libraries under us may speak: a file, never the terminal."""
+
+import logging
+import os
+from pathlib import Path
+
+
+def log_to(path: Path) -> None:
+    """Libraries log to that file, not to the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
+    )
+    logging.captureWarnings(True)
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_default_handler()
+    transformers.logging.enable_propagation()

@@ -1,0 +1,254 @@
+"""A run from its recipe to its exports: opened or resumed, planned, built,
+trained, exported, its last word said.
+
+    import lgrpo_lite
+    result = lgrpo_lite.train("tiny-math", ["train.steps=20"])
+
+is what `lgrpo-lite recipe tiny-math train.steps=20` does, less the drawing. Torch is imported when the run is
+built, so that what is wrong with a recipe, its data or this machine is said at once.
+"""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lgrpo_lite.checks.check import check, demand
+from lgrpo_lite.checks.describe import describe
+from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
+from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.folder.logs import log_to
+from lgrpo_lite.folder.report import write_report
+from lgrpo_lite.machine.facts import cuda_devices
+from lgrpo_lite.plan.fit import faster
+from lgrpo_lite.plan.plan import plan
+from lgrpo_lite.recipe.marks import differences
+from lgrpo_lite.recipe.read import load_recipe, recipe_text
+from lgrpo_lite.recipe.reward import without_defaults
+from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.train.stop import Stopped, StopRequest
+
+# Settings that may change when a run is resumed: they change no number of the steps already made.
+FREE = (
+    "train.steps", "train.save_every", "train.eval_every", "train.keep.last", "train.keep.best",
+    "train.time_limit",
+    "log", "export", "recipe", "safety", "rollout.server",
+)  # fmt: skip
+RESOLVED = "config.resolved.yaml"  # written when all of a recipe is known to load: from there on it is a run
+VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a run. `exit_code` 0: it is done; 75, 130 or 143: it was
+    stopped, saved, and can be resumed.
+    """
+
+    path: Path
+    exit_code: int
+    # adapter, merged: folders; check: how the merged one compares
+    exports: dict[str, str] = field(default_factory=dict)
+    at_once: bool = False  # stopped in the middle of a step, which is then made again
+
+
+def train(
+    recipe: Recipe | str,
+    overrides: Sequence[str] = (),
+    *,
+    runs: Path | str = "runs",
+    name: str | None = None,
+    resume: Literal["never", "auto"] = "never",
+    source: str | None = None,
+    again: Callable[[Path], str] | None = None,
+    screen: Callable[[RunFolder], AbstractContextManager] = lambda folder: nullcontext(),
+    say: Callable[[str], None] = logging.info,
+) -> Result:
+    """Check, plan, train, evaluate, export. Every fault is one of `errors`, with its exit code.
+
+    `recipe`: a name, a file, or what `load_recipe` read. `resume="auto"` goes on with the run called
+    `name`, or with the newest unfinished run of the same settings. `source` is the recipe's text as the
+    folder keeps it; `again(path)` the command that goes on with the run; `screen` what shows the folder
+    while it fills; `say` hears a few lines.
+    """
+    if isinstance(recipe, str):
+        source = source or written(recipe, overrides)
+        recipe = load_recipe(recipe, list(overrides))
+    recipe = check(recipe)
+    demand(recipe, loggers=True)
+    expected = _planned(recipe, say)
+    describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
+    folder, resumed = _open(recipe, Path(runs), name, resume)
+    if expected:
+        folder.event("plan", lines=expected)
+    try:
+        folder.write("config.yaml", source or recipe.to_yaml())
+        folder.write("env.json", json.dumps(_environment(), indent=1))
+        folder.set_status(
+            "starting", folder.status.get("step", 0), resume=again(folder.path) if again else None
+        )
+        log_to(folder.log_path)
+        say(f"run {folder.path}")
+        with (
+            StopRequest(recipe.train.time_limit) as stop,
+            folder.alive(lambda: stop.exit_code is not None),
+            screen(folder),
+        ):
+            run = _built(recipe, folder)
+            from lgrpo_lite.train.loop import steps
+
+            if not steps(run, folder, stop, resume=resumed):
+                code = stop.exit_code or EXIT_INTERRUPTED
+                _ended(folder, "stopped", code)
+                return Result(folder.path, code)
+            exports = _exported(run, folder)
+            _ended(folder, "done", 0)
+            return Result(folder.path, 0, exports)
+    except Stopped as stopped:
+        _ended(folder, "stopped", stopped.exit_code)
+        return Result(folder.path, stopped.exit_code, at_once=True)
+    except Exception as error:
+        logging.exception("the run failed")
+        folder.event("failed", message=getattr(error, "what", repr(error)))
+        _ended(folder, "failed", getattr(error, "exit_code", 1))
+        raise
+    finally:
+        folder.close()
+
+
+def written(name_or_path: str, overrides: Sequence[str]) -> str:
+    """The recipe's text with what was set on top of it, as a run folder keeps it."""
+    return recipe_text(name_or_path)[0] + "".join(f"# {item}\n" for item in overrides)
+
+
+# ------------------------------------------------------------ before
+
+
+def _planned(recipe: Recipe, say: Callable[[str], None]) -> list[str]:
+    """What the run will take of the GPU, told before it starts; what cannot fit is
+    refused (exit 4). No GPU: nothing.
+    """
+    if not cuda_devices():
+        return []
+    try:
+        expected = plan(recipe)
+    except ConfigError as unknown:  # a family of models that it cannot count: the run may work all the same
+        say(f"note: {unknown.what}, so its memory is not planned")
+        return []
+    say("\n".join(expected.lines()))
+    expected.demand()
+    hint = faster(recipe)
+    if hint:
+        say(f"note: {hint}")
+    return [*expected.lines(), *([hint] if hint else [])]
+
+
+def _open(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple[RunFolder, bool]:
+    """The run folder and whether to resume in it. An existing run is never written over."""
+    if name:
+        path = runs / name
+    else:
+        fresh = runs / f"{recipe.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid() % 4096:03x}"
+        path = (_unfinished(recipe, runs) if resume == "auto" else None) or fresh
+    folder = RunFolder(path)
+    if folder.started and resume == "never":
+        fix = "go on with it by --resume auto, or choose another --name"
+        raise ConfigError("a run of that name exists", where=str(path), fix=fix)
+    if not folder.started and folder.foreign:
+        fix = "choose another --name"
+        raise ConfigError("that folder exists and holds something else", where=str(path), fix=fix)
+    changed = changes(path, recipe) if folder.started else []
+    if changed:
+        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        fix = "resume with the settings it was started with, or choose another --name"
+        raise ConfigError(f"the run has other settings: {shown}", where=str(path / RESOLVED), fix=fix)
+    resumed = folder.started
+    folder.open()
+    return folder, resumed
+
+
+def _unfinished(recipe: Recipe, runs: Path) -> Path | None:
+    """The newest run of the same settings that did not come to its end."""
+    known = [file.parent for file in runs.glob(f"*/{RESOLVED}")]
+    for path in sorted(known, key=lambda p: (p / RESOLVED).parent.stat().st_mtime, reverse=True):
+        if RunFolder(path).status.get("state") != "done" and not changes(path, recipe):
+            return path
+    return None
+
+
+def changes(path: Path, recipe: Recipe) -> list[str]:
+    """Settings of a run that a recipe has otherwise and that a resumed run may not change."""
+    began = yaml.safe_load((path / RESOLVED).read_text("utf-8"))
+    return differences(_comparable(began), _comparable(yaml.safe_load(recipe.to_yaml())), FREE)
+
+
+def _comparable(settings: Any) -> Any:
+    """Without the keys of rewards that an earlier version wrote for every reward."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), list):
+        return settings
+    rewards = [
+        without_defaults(reward) if isinstance(reward, dict) else reward for reward in settings["rewards"]
+    ]
+    return {**settings, "rewards": rewards}
+
+
+def _environment() -> dict[str, Any]:
+    have = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in VERSIONS}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": have,
+        "cpus": os.cpu_count(),
+    }
+
+
+# ------------------------------------------------------------ what needs torch
+
+
+def _built(recipe: Recipe, folder: RunFolder):
+    """Everything loaded. Only then it is a run; a name with a typo in its data is not."""
+    from lgrpo_lite.export.export import check_original
+    from lgrpo_lite.train.build import build
+
+    if "merged" in recipe.export.formats and recipe.export.base == "original":
+        check_original(recipe)
+    folder.set_status("loading", folder.status.get("step", 0))
+    run = build(recipe)
+    run.reward.log_to(folder.log_path.with_name("rewards.log"))
+    folder.write(RESOLVED, recipe.to_yaml())
+    return run
+
+
+def _exported(run, folder: RunFolder) -> dict[str, str]:
+    """The adapter and the merged model, as the recipe wants them; the engine is closed before."""
+    from lgrpo_lite.export.export import export_adapter, export_merged
+
+    recipe, out = run.recipe, folder.path / "export"
+    folder.set_status("exporting", recipe.train.steps)
+    run.let_go()
+    exports = {}
+    if "adapter" in recipe.export.formats and run.policy.has_adapter:
+        exports["adapter"] = str(export_adapter(run.policy, out / "adapter"))
+    if "merged" in recipe.export.formats:
+        prompts = run.eval_prompts or run.prompts.prompts
+        merged, seen = export_merged(run.policy, recipe, out / "merged", prompts, base=recipe.export.base)
+        exports["merged"] = str(merged)
+        greedy = f"{seen.greedy_equal}/{seen.prompts} greedy answers equal"
+        exports["check"] = f"{greedy}, max |Δlogit| {seen.max_logit_diff:.2g}"
+    run.reward.close()
+    return exports
+
+
+def _ended(folder: RunFolder, state: str, code: int) -> None:
+    """The last word of a run, and its report with it."""
+    folder.set_status(state, folder.status.get("step", 0), code)
+    if folder.started:
+        write_report(folder.path)
