@@ -33,6 +33,13 @@ READ_BY = {
     "trace.normalize": ("trace.mode", ("trace", "weight")),
 }
 
+BY_TOKEN = ("trace", "prefix_share", "top_entropy")  # parts that tell the tokens of an answer apart
+VALUES = (("next_value", "probe_values", "values"), ("value_cache", "value_cache", "V*"))
+TEMPLATES = (
+    ("best_draft", "draft_template", ("question", "draft")),
+    ("refine_best", "refine_template", ("question", "best")),
+)
+
 
 def contradictions(recipe: Recipe) -> Iterator[Fault]:
     """Every fault of a recipe whose algorithm is complete."""
@@ -49,9 +56,9 @@ def warnings(recipe: Recipe) -> list[str]:
     """Combinations that run and are seldom meant."""
     a = recipe.algorithm
     told = []
-    if a.kl.coef > 0 and a.surrogate == "residual" and a.residual.anchor == "ref":
+    if a.kl.coef > 0 and a.anchored and a.residual.anchor == "ref":
         told.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
-    if a.surrogate == "residual" and a.admit != "all":
+    if a.anchored and a.admit != "all":
         told.append(
             f"admit={a.admit} drops groups of equal rewards, which a residual would pull to its anchor"
         )
@@ -62,7 +69,7 @@ def warnings(recipe: Recipe) -> list[str]:
             " of it"
         )
         told.append(f"probe_values asks for {probe.k} continuations from every step of every answer; {cheap}")
-    old = a.ratio == "sequence" or (a.surrogate == "residual" and a.residual.anchor == "old")
+    old = a.ratio == "sequence" or (a.anchored and a.residual.anchor == "old")
     if old and recipe.optim.updates_per_batch == 1:
         told.append(
             "with optim.updates_per_batch=1 every ratio is 1, so this differs from a policy gradient in"
@@ -95,58 +102,51 @@ def _evaluation(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
-    n, size = answers_left(recipe), "rollout.group_size"
-    if a.best_draft and n == recipe.rollout.group_size:
-        yield f"group_size {n} leaves no answer for a draft", size, "set rollout.group_size to 2 or more"
-    if n < 1:
-        yield (
-            f"group_size {recipe.rollout.group_size} leaves no answer after the drafts",
-            size,
-            "raise it, or lower best_draft.drafts",
-        )
-    if n < 2 and a.compares_answers:
-        after = " after the drafts" if a.best_draft else ""
-        what = (
-            f"one answer{after} with {a.use!r}: the advantage compares the answers of a group, one has"
-            " nothing to compare"
-        )
-        fix = (
-            "raise it, or lower algorithm.best_draft.drafts"
-            if a.best_draft
-            else "set rollout.group_size to 2 or more"
-        )
-        yield f"group_size {recipe.rollout.group_size} leaves {what}", size, fix
-    if n < 2 and a.admit != "all":
-        yield (
-            f"admit={a.admit} wants two different rewards, and one answer has one",
-            "algorithm.admit",
-            "set admit=all",
-        )
-    if n < 2 and a.refine_best:
-        yield "refine_best needs a best answer to refine", size, "set rollout.group_size to 2 or more"
-    if n < 2 and a.probe_values and (a.probe_values.only == "mixed" or a.probe_values.first == "group_mean"):
-        what = "one answer is a group without two rewards and its own mean, so nothing would be probed"
-        yield what, "algorithm.probe_values", "set only=all and first=probe, or a larger rollout.group_size"
-    if a.guide and a.guide.baseline == "separate" and a.compares_answers:
-        guided = guided_count(n - (a.refine_best is not None), a.guide.share)
-        if 1 in (guided, n - guided):
-            what = (
-                f"of {n} answers {guided} are guided: with baseline=separate one answer alone has nothing to"
-                " compare"
-            )
-            yield what, "algorithm.guide.baseline", "set baseline=shared, or another share or group_size"
-    if a.select and a.whole_groups and n * a.select.keep < 2:
-        yield (
-            "one answer stays of a group, and centre=group compares answers",
-            "algorithm.select.keep",
-            "raise it",
-        )
+    n, size, key = answers_left(recipe), recipe.rollout.group_size, "rollout.group_size"
+    more = "set rollout.group_size to 2 or more"
+    after, fix = ("", more)
+    if a.best_draft:
+        after, fix = (" after the drafts", "raise it, or lower algorithm.best_draft.drafts")
+    compared = f"leaves one answer{after} with {a.use!r}: the advantage compares the answers of a group"
+    probed = a.probe_values and (a.probe_values.only == "mixed" or a.probe_values.first == "group_mean")
+    alone = "one answer is a group without two rewards and its own mean, so nothing would be probed"
+    kept = a.select is not None and a.whole_groups and n * a.select.keep < 2
+    yield from _that_hold(
+        (a.best_draft and n == size, f"group_size {n} leaves no answer for a draft", key, more),
+        (n < 1, f"group_size {size} leaves no answer after the drafts", key,
+         "raise it, or lower best_draft.drafts"),
+        (n < 2 and a.compares_answers, f"group_size {size} {compared}, one has nothing to compare", key, fix),
+        (n < 2 and a.admit != "all", f"admit={a.admit} wants two different rewards, and one answer has one",
+         "algorithm.admit", "set admit=all"),
+        (n < 2 and a.refine_best, "refine_best needs a best answer to refine", key, more),
+        (n < 2 and probed, alone, "algorithm.probe_values",
+         "set only=all and first=probe, or a larger rollout.group_size"),
+        (kept, "one answer stays of a group, and centre=group compares answers", "algorithm.select.keep",
+         "raise it"),
+    )  # fmt: skip
+    yield from _guided(a, n)
+    yield from _preference(a, n)
+
+
+def _guided(a: Algorithm, n: int) -> Iterator[Fault]:
+    if a.guide is None or a.guide.baseline != "separate" or not a.compares_answers:
+        return
+    guided = guided_count(n - (a.refine_best is not None), a.guide.share)
+    if 1 in (guided, n - guided):
+        alone = "with baseline=separate one answer alone has nothing to compare"
+        fix = "set baseline=shared, or another share or group_size"
+        yield f"of {n} answers {guided} are guided: {alone}", "algorithm.guide.baseline", fix
+
+
+def _preference(a: Algorithm, n: int) -> Iterator[Fault]:
     p = a.length_preference
-    if p and p.r * math.sqrt(max(0, n - 1)) >= 1:
+    if p is None:
+        return
+    if p.r * math.sqrt(max(0, n - 1)) >= 1:
         what = f"r={p.r:.3g} with group_size {n}: h = 1 + r z may reach 0, since z may reach sqrt(G-1)"
         fix = f"set r below {1 / math.sqrt(n - 1):.3g}, or a smaller group_size"
         yield what, "algorithm.length_preference.r", fix
-    if p and p.clamp and not p.clamp[0] <= p.lambda_init <= p.clamp[1]:
+    if p.clamp and not p.clamp[0] <= p.lambda_init <= p.clamp[1]:
         what = f"lambda_init {p.lambda_init:g} lies outside clamp {list(p.clamp)}"
         yield what, "algorithm.length_preference.clamp", "widen clamp, or set it to null"
 
@@ -169,132 +169,103 @@ def _references(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
 
 
 def _loss(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
-    traced = a.trace is not None and a.trace.mode == "trace"
-    if a.surrogate == "residual":
-        one = "a residual is one number an answer"
-        if a.advantage == "next_value":
-            yield (
-                f"{one}, next_value credits tokens",
-                "algorithm.advantage",
-                "use another advantage, or surrogate=clipped",
-            )
-        if a.reduce != "sequence_mean":
-            yield (
-                f"{one}: reduce={a.reduce} would count it once a token",
-                "algorithm.reduce",
-                "set reduce=sequence_mean",
-            )
-        for part in ("trace", "prefix_share", "top_entropy"):
-            if getattr(a, part):
-                yield (
-                    f"{one}, {part} weighs tokens",
-                    f"algorithm.{part}",
-                    f"switch {part} off, or use surrogate=clipped",
-                )
-        if a.ratio == "sequence":
-            yield (
-                "a residual takes its own log-ratio, ratio=sequence is not read",
-                "algorithm.ratio",
-                "set ratio=token",
-            )
-        if a.shaped:
-            yield (
-                "shaped replaces the gain of refined answers, a residual has none",
-                "algorithm.shaped",
-                "set shaped=null",
-            )
-        if a.residual.pairs and a.residual.centre != "group":
-            yield (
-                "pairs are differences inside a group, so they need centre=group",
-                "algorithm.residual.pairs",
-                "set centre=group",
-            )
-    if a.ratio == "sequence" and a.reduce != "sequence_mean":
-        what = f"one ratio an answer with reduce={a.reduce} counts long answers by their length"
-        yield what, "algorithm.reduce", "set reduce=sequence_mean"
+    if a.anchored:
+        yield from _residual(a)
     if a.ratio == "sequence":
-        whole = "one ratio an answer gives all its tokens one gradient"
-        for part in ("trace", "prefix_share", "top_entropy"):
-            if getattr(a, part):
-                yield (
-                    f"{whole}, {part} tells tokens apart",
-                    f"algorithm.{part}",
-                    f"switch {part} off, or set ratio=token",
-                )
-        if a.advantage == "next_value":
-            yield (
-                f"{whole}, next_value credits tokens",
-                "algorithm.advantage",
-                "set ratio=token, or another advantage",
-            )
-    if a.surrogate == "cispo" and traced:
-        what = "the trace acts on the ratio, and the ratio of cispo carries no gradient"
-        yield what, "algorithm.trace", "set trace.mode=weight, or surrogate=clipped"
-    if a.surrogate == "cispo" and a.cispo.floor is not None and a.cispo.floor > a.cispo.cap:
-        yield f"floor {a.cispo.floor:g} is above cap {a.cispo.cap:g}", "algorithm.cispo.floor", "lower it"
-    if a.shaped and a.trace:
-        yield (
-            "shaped takes the place of the ratio, so refined answers would have no trace",
-            "algorithm.trace",
-            "set trace=null",
-        )
-    if a.shaped and recipe.optim.updates_per_batch > 1 and a.surrogate == "unclipped":
-        what = "shaped with several updates a batch and no bound of the ratio runs away"
-        yield what, "optim.updates_per_batch", "set it to 1, or algorithm.surrogate=clipped"
-    if a.shaped and not a.refine_best:
-        yield (
-            "shaped speaks of answers that refine_best makes, and there are none",
-            "algorithm.shaped",
-            "add refine_best={}",
-        )
-    if a.advantage == "beta" and not _binary(recipe):
-        what = "advantage=beta is for one reward of weight 1 that gives 0 or 1"
-        yield (
-            what,
-            "algorithm.advantage",
-            "use the reward exact, numeric or format alone, or another advantage",
-        )
-    if a.select and a.advantage == "next_value":
-        yield "select ranks answers, next_value credits tokens", "algorithm.select", "set select=null"
+        yield from _sequence_ratio(a)
+    traced = a.trace is not None and a.trace.mode == "trace"
+    floor, cap, cispo = a.cispo.floor or 0.0, a.cispo.cap, a.surrogate == "cispo"
+    unbounded = a.surrogate == "unclipped" and recipe.optim.updates_per_batch > 1
+    yield from _that_hold(
+        (cispo and traced, "the trace acts on the ratio, and the ratio of cispo carries no gradient",
+         "algorithm.trace", "set trace.mode=weight, or surrogate=clipped"),
+        (cispo and floor > cap, f"floor {floor:g} is above cap {cap:g}", "algorithm.cispo.floor", "lower it"),
+        (a.shaped and a.trace, "shaped takes the place of the ratio, so refined answers would have no trace",
+         "algorithm.trace", "set trace=null"),
+        (a.shaped and unbounded, "shaped with several updates a batch and no bound of the ratio runs away",
+         "optim.updates_per_batch", "set it to 1, or algorithm.surrogate=clipped"),
+        (a.shaped and not a.refine_best,
+         "shaped speaks of answers that refine_best makes, and there are none",
+         "algorithm.shaped", "add refine_best={}"),
+        (a.advantage == "beta" and not _binary(recipe),
+         "advantage=beta is for one reward of weight 1 that gives 0 or 1",
+         "algorithm.advantage", "use the reward exact, numeric or format alone, or another advantage"),
+        (a.select and a.advantage == "next_value", "select ranks answers, next_value credits tokens",
+         "algorithm.select", "set select=null"),
+    )  # fmt: skip
+
+
+def _residual(a: Algorithm) -> Iterator[Fault]:
+    one = "a residual is one number an answer"
+    yield from _that_hold(
+        (a.advantage == "next_value", f"{one}, next_value credits tokens", "algorithm.advantage",
+         "use another advantage, or surrogate=clipped"),
+        (a.reduce != "sequence_mean", f"{one}: reduce={a.reduce} would count it once a token",
+         "algorithm.reduce",
+         "set reduce=sequence_mean"),
+        *((getattr(a, part), f"{one}, {part} weighs tokens", f"algorithm.{part}",
+           f"switch {part} off, or use surrogate=clipped") for part in BY_TOKEN),
+        (a.ratio == "sequence", "a residual takes its own log-ratio, ratio=sequence is not read",
+         "algorithm.ratio",
+         "set ratio=token"),
+        (a.shaped, "shaped replaces the gain of refined answers, a residual has none", "algorithm.shaped",
+         "set shaped=null"),
+        (a.residual.pairs and a.residual.centre != "group",
+         "pairs are differences inside a group, so they need centre=group", "algorithm.residual.pairs",
+         "set centre=group"),
+    )  # fmt: skip
+
+
+def _sequence_ratio(a: Algorithm) -> Iterator[Fault]:
+    whole = "one ratio an answer gives all its tokens one gradient"
+    yield from _that_hold(
+        (a.reduce != "sequence_mean",
+         f"one ratio an answer with reduce={a.reduce} counts long answers by their length",
+         "algorithm.reduce", "set reduce=sequence_mean"),
+        *((getattr(a, part), f"{whole}, {part} tells tokens apart", f"algorithm.{part}",
+           f"switch {part} off, or set ratio=token") for part in BY_TOKEN),
+        (a.advantage == "next_value", f"{whole}, next_value credits tokens", "algorithm.advantage",
+         "set ratio=token, or another advantage"),
+    )  # fmt: skip
+
+
+def _that_hold(*rows: tuple[Any, str, str, str]) -> Iterator[Fault]:
+    """Of rows (condition, why, key, what to do) those whose condition is true."""
+    for condition, why, key, fix in rows:
+        if condition:
+            yield why, key, fix
 
 
 def _rollout(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:
-    for advantage, part, gives in (
-        ("next_value", "probe_values", "values"),
-        ("value_cache", "value_cache", "V*"),
-    ):
-        if a.advantage == advantage and getattr(a, part) is None:
-            yield (
-                f"advantage={advantage} needs the {gives} that {part} makes",
-                "algorithm.advantage",
-                f"add {part}={{}}",
-            )
-        if getattr(a, part) is not None and a.advantage != advantage and ".py:" not in a.advantage:
-            what = f"{part} is paid for and read by nothing but advantage={advantage}"
-            yield what, f"algorithm.{part}", f"set advantage={advantage}, or {part}=null"
+    yield from _values(a)
     if a.value_cache and a.best_draft:
         what = "V* is of the plain prompt, best_draft trains under another one"
         yield what, "algorithm.best_draft", "set best_draft=null, or another advantage"
-    if a.guide:
-        for i, source in enumerate(recipe.data.train):
-            if source.solution is None and (source.path or source.hf):
-                what = "guide shows a piece of a worked solution, and this source names none"
-                yield what, f"data.train.{i}", "add solution: COLUMN, or set algorithm.guide=null"
-    for part, key, names in (
-        ("best_draft", "draft_template", ("question", "draft")),
-        ("refine_best", "refine_template", ("question", "best")),
-    ):
+    for i, source in enumerate(recipe.data.train if a.guide else ()):
+        if source.solution is None and (source.path or source.hf):
+            what = "guide shows a piece of a worked solution, and this source names none"
+            yield what, f"data.train.{i}", "add solution: COLUMN, or set algorithm.guide=null"
+    for part, key, names in TEMPLATES:
         for name in names if getattr(a, part) else ():
             if "{" + name + "}" not in getattr(recipe.data, key):
-                yield (
-                    f"the template of {part} does not show the {name}",
-                    f"data.{key}",
-                    f"put {{{name}}} into it",
-                )
+                what = f"the template of {part} does not show the {name}"
+                yield what, f"data.{key}", f"put {{{name}}} into it"
     yield from _curriculum(recipe, a)
-    if recipe.rewards[0].use in ("overlong", "length"):
-        what = f"the first reward says what is right, and {recipe.rewards[0].use} is a penalty"
+    first = recipe.rewards[0].use
+    if first in ("overlong", "length"):
+        what = f"the first reward says what is right, and {first} is a penalty"
         yield what, "rewards.0.use", "put the verifier first"
+
+
+def _values(a: Algorithm) -> Iterator[Fault]:
+    """Advantages and the bricks that make the values they are of."""
+    for advantage, part, gives in VALUES:
+        if a.advantage == advantage and getattr(a, part) is None:
+            what = f"advantage={advantage} needs the {gives} that {part} makes"
+            yield what, "algorithm.advantage", f"add {part}={{}}"
+        if getattr(a, part) is not None and a.advantage != advantage and ".py:" not in a.advantage:
+            what = f"{part} is paid for and read by nothing but advantage={advantage}"
+            yield what, f"algorithm.{part}", f"set advantage={advantage}, or {part}=null"
 
 
 def _curriculum(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:

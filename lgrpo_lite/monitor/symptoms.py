@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lite.monitor.trend import Growth, Recent, number
+from lgrpo_lite.recipe.algorithm import compares_answers
 from lgrpo_lite.types import StepRecord
 
 FEW, RECENT = 5, 10  # steps that a mean needs, steps that it is taken over
@@ -342,15 +343,8 @@ def _smaller_lr(lr: Any) -> str:
 
 
 def _compares_answers(recipe: dict[str, Any]) -> bool:
-    """As `recipe.algorithm.Algorithm.compares_answers`; where the recipe does not say,
-    as most algorithms do.
-    """
-    alone = _at(recipe, "algorithm.advantage") in ("reward", "value_cache", "next_value")
-    whole = (
-        _at(recipe, "algorithm.surrogate") == "residual"
-        and _at(recipe, "algorithm.residual.centre") == "group"
-    )
-    return not alone or whole
+    keys = ("algorithm.advantage", "algorithm.surrogate", "algorithm.residual.centre")
+    return compares_answers(*(_at(recipe, key) for key in keys))
 
 
 def _at(recipe: Any, key: str) -> Any:

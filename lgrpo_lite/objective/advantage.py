@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.recipe.algorithm import Algorithm
+from lgrpo_lite.recipe.algorithm import ADVANTAGES, Algorithm
 from lgrpo_lite.types import Group, Rollout
 
 Credit = float | list[float]
@@ -90,9 +90,7 @@ def next_value(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     return [[credit[id(r)] for r in g.rollouts] for g in groups]
 
 
-ADVANTAGE: dict[str, Advantage] = {
-    f.__name__: f for f in (mean_std, mean_only, leave_one_out, beta, reward, value_cache, next_value)
-}
+ADVANTAGE: dict[str, Advantage] = {name: globals()[name] for name in ADVANTAGES}
 
 
 def apart(

@@ -128,17 +128,11 @@ class Objective(nn.Module):
         length = torch.tensor(
             [len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)]
         )
-        always = (
-            parts.kl.coef > 0
-            or parts.entropy_coef > 0
-            or parts.surrogate == "residual"
-            or ".py:" in parts.surrogate
-        )
         keep = [
             i
             for i, r in enumerate(rollouts)
             if length[i] > 0
-            and (always or _size(credits[i]) != 0.0)
+            and (parts.trains_all or _size(credits[i]) != 0.0)
             and not (parts.mask_truncated and r.completion.finish_reason == "length")
         ]
         if not keep:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch
-from lgrpo_lite.recipe.algorithm import Algorithm
+from lgrpo_lite.recipe.algorithm import SURROGATES, Algorithm
 
 LOG_RATIO_BOUND = 20.0  # exp() stays finite; far outside any clip range
 
@@ -118,7 +118,7 @@ def residual(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
     return -loss[b.seq], {"residual": missed.abs()[b.seq]}
 
 
-SURROGATE: dict[str, Surrogate] = {f.__name__: f for f in (clipped, unclipped, cispo, residual)}
+SURROGATE: dict[str, Surrogate] = {name: globals()[name] for name in SURROGATES}
 
 
 def _per_answer(values: Tensor, b: TrainBatch) -> Tensor:

@@ -4,6 +4,8 @@
 A part that is null is off. Which brick reads a part is said where the brick is (`objective/`, `rollout/`).
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
@@ -11,8 +13,36 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lgrpo_lite.errors import nearest
 
-ADVANTAGES = ("mean_std", "mean_only", "leave_one_out", "beta", "reward", "value_cache", "next_value")
-SURROGATES = ("clipped", "unclipped", "cispo", "residual")
+
+@dataclass(frozen=True, slots=True)
+class Brick:
+    """What is true of an advantage or a surrogate whoever composes it. A function of a user's is an OWN."""
+
+    compares_answers: bool = True  # an advantage: one answer alone has none
+    trains_all: bool = False  # a surrogate: an answer without an advantage has a gradient too
+    anchored: bool = (
+        False  # a surrogate that reads the section `residual`: it pulls to an anchor, about a centre
+    )
+
+
+OWN = Brick(trains_all=True)
+# The one table of names of each kind; `objective.advantage` and `objective.surrogate`
+# have a function for every row.
+ADVANTAGES = {
+    "mean_std": Brick(),
+    "mean_only": Brick(),
+    "leave_one_out": Brick(),
+    "beta": Brick(),
+    "reward": Brick(compares_answers=False),
+    "value_cache": Brick(compares_answers=False),
+    "next_value": Brick(compares_answers=False),
+}
+SURROGATES = {
+    "clipped": Brick(),
+    "unclipped": Brick(),
+    "cispo": Brick(),
+    "residual": Brick(trains_all=True, anchored=True),
+}
 
 
 class Section(BaseModel):
@@ -23,7 +53,7 @@ class Section(BaseModel):
     )
 
 
-def _known(names: tuple[str, ...], value: str) -> str:
+def _known(names: Mapping[str, Brick], value: str) -> str:
     if value in names or ".py:" in value:
         return value
     raise ValueError(f"one of {', '.join(names)}, or file.py:function{nearest(value, list(names))}")
@@ -305,19 +335,36 @@ class Algorithm(Section):
     @property
     def needs_reference(self) -> bool:
         """Whether the update compares with the reference, so that its log-probs are asked for."""
-        return self.kl.coef > 0 or (self.surrogate == "residual" and self.residual.anchor == "ref")
+        return self.kl.coef > 0 or (self.anchored and self.residual.anchor == "ref")
 
     @property
     def whole_groups(self) -> bool:
         """Whether the loss of an answer needs the log-probs of its whole group."""
-        return self.surrogate == "residual" and self.residual.centre == "group"
+        return self.anchored and self.residual.centre == "group"
 
     @property
     def learns_log_z(self) -> bool:
         """Whether a head on the prompt's hidden states is trained along."""
-        return self.surrogate == "residual" and self.residual.centre == "learned"
+        return self.anchored and self.residual.centre == "learned"
 
     @property
     def compares_answers(self) -> bool:
         """Whether one answer alone has no advantage."""
-        return self.advantage not in ("reward", "value_cache", "next_value") or self.whole_groups
+        return compares_answers(self.advantage, self.surrogate, self.residual.centre)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the surrogate is one of the section `residual`."""
+        return SURROGATES.get(self.surrogate, OWN).anchored
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether an answer without an advantage has a gradient all the same."""
+        return self.kl.coef > 0 or self.entropy_coef > 0 or SURROGATES.get(self.surrogate, OWN).trains_all
+
+
+def compares_answers(advantage: str | None, surrogate: str | None, centre: str | None) -> bool:
+    """Whether one answer alone has no advantage. Where a recipe does not say (None): as most algorithms."""
+    alone = not ADVANTAGES.get(advantage or "", OWN).compares_answers
+    whole = SURROGATES.get(surrogate or "", OWN).anchored and centre == "group"
+    return not alone or whole

@@ -4,6 +4,7 @@ arguments it takes from a rollout.
 
 import inspect
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -71,10 +72,10 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)  # timeout, error, crash
 
-    def quantile(self, q: float) -> float | None:
-        """Of the seconds; None when nothing was scored."""
-        ranked = sorted(self.seconds)
-        return ranked[min(len(ranked) - 1, int(q * len(ranked)))] if ranked else None
+
+def quantile(values: Sequence[float], q: float) -> float | None:
+    """By nearest rank: the least value that a share `q` of them does not exceed. None of none."""
+    return float(sorted(values)[max(0, math.ceil(q * len(values) - 1e-9) - 1)]) if values else None
 
 
 def parts_of(

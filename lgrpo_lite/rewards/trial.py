@@ -12,7 +12,7 @@ from typing import Any
 
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.recipe.reward import Reward
-from lgrpo_lite.rewards.part import Tally
+from lgrpo_lite.rewards.part import Tally, quantile
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
 from lgrpo_lite.verifier.answers import as_number, normal
@@ -236,7 +236,8 @@ def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
     wrong = [row for row in rows if row.case.label != (row.score.outcome is Outcome.ok)]
     by_tier = {name: counts(group) for name, group in _by(rows, lambda case: case.tier)}
     by_category = {name: counts(group) for name, group in _by(rows, lambda case: case.category)}
-    seconds = {"p50": tally.quantile(0.5), "p95": tally.quantile(0.95), "max": tally.quantile(1.0)}
+    shares = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+    seconds = {name: quantile(tally.seconds, share) for name, share in shares.items()}
     return counts(rows) | {
         "seconds": seconds,
         "faults": dict(tally.faults),

@@ -14,7 +14,7 @@ from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.checks.rules import answers_left
 from lgrpo_lite.train.guard import check_finite, within_memory
 from lgrpo_lite.train.run import Run
-from lgrpo_lite.train.summary import Clock, Sums, credited, summarise
+from lgrpo_lite.train.summary import Clock, Sums, Taken, credited, summarise
 from lgrpo_lite.types import Group, StepRecord
 
 
@@ -62,10 +62,9 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
 
     # Credit and normalisation are settled here, once, for the whole step.
     batch = objective.batch(groups) if groups else None
+    taken = Taken(step, run, sampled, draws, tools, clock, lr)
     if batch is None:
-        return summarise(
-            step, run, sampled, groups, draws, tools, clock, lr, skipped=objective.silence(sampled)
-        ), sampled
+        return summarise(replace(taken, skipped=objective.silence(sampled))), sampled
     with clock("score"), torch.no_grad():
         if recipe.optim.updates_per_batch > 1:
             batch = replace(batch, old_logp=within_memory(run, partial(run.logprobs, batch))[0])
@@ -80,9 +79,8 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
             check_finite(step, loss=loss, grad_norm=grad_norm, **own)
-            record = summarise(
-                step, run, sampled, groups, draws, tools, clock, lr, batch, loss, grad_norm, sums, push
-            )
+            taken = replace(taken, batch=batch, loss=loss, grad_norm=grad_norm, sums=sums, push=push)
+            record = summarise(taken)
             run.optimizer.step()  # AdamW on the policy, SGD on λ, AdamW on a log Z head
             run.optimizer.zero_grad()
             policy.version += 1

@@ -2,10 +2,10 @@
 
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from lgrpo_lite.batch import TrainBatch, ranges
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.objective.weight import grpo_lambda
 from lgrpo_lite.policy.memory import measured
+from lgrpo_lite.rewards.part import quantile
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Group, Outcome, Rollout, StepRecord
@@ -66,78 +67,115 @@ class Sums(defaultdict[str, float]):
 SAMPLED = ("disagreement", "mismatch_kl", "token_mult_error", "capped")
 
 
-def summarise(
-    step: int,
-    run: Run,
-    sampled: Sequence[Group],
-    groups: Sequence[Group],
-    draws: int,
-    tools: Tools,
-    clock: Clock,
-    lr: float,
-    batch: TrainBatch | None = None,
-    loss: float | None = None,
-    grad_norm: float | None = None,
-    sums: Sums | None = None,
-    push: Tensor | None = None,
-    *,
-    skipped: str | None = None,
-) -> StepRecord:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a step has taken so far. The update's part is None where there is nothing to train."""
+
+    step: int
+    run: Run
+    sampled: Sequence[Group]
+    draws: int
+    tools: Tools
+    clock: Clock
+    lr: float
+    skipped: str | None = None  # why no update is made
+    batch: TrainBatch | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    sums: Sums | None = None
+    push: Tensor | None = None  # -∂loss/∂log π of each trained token
+
+
+def summarise(taken: Taken) -> StepRecord:
     """Statistics of everything sampled and, where an update is made, of what is trained.
     λ is the one before the update.
     """
-    rollouts = [r for g in sampled for r in g.rollouts]
-    rewards = [r.reward for r in rollouts]
-    right = [r for r in rollouts if r.score.outcome is Outcome.ok]
-    wrong = [r for r in rollouts if r.score.outcome is not Outcome.ok]
-    solved = [sum(r.score.outcome is Outcome.ok for r in g.rollouts) for g in sampled]
-    per_token = _per_token(sums, batch)
+    run = taken.run
+    return StepRecord(
+        step=taken.step,
+        policy_version=run.policy.version,
+        skipped=taken.skipped,
+        draws=taken.draws,
+        lr=taken.lr,
+        length_lambda=run.objective.length_lambda,
+        length_lambda_grad=run.objective.lambda_grad,
+        guide_tokens=run.plan.guide_length.length if run.plan.guide_length else None,
+        seconds=dict(taken.clock.seconds),
+        memory=measured(run.policy, run.optimizer.state_tensors()),
+        **_rewards(taken),
+        **_groups(taken.sampled),
+        **_lengths(taken.sampled),
+        **_rollout(taken.tools),
+        **_update(taken),
+    )
+
+
+def _rewards(taken: Taken) -> dict[str, Any]:
+    rollouts = [r for g in taken.sampled for r in g.rollouts]
+    values = [r.reward for r in rollouts]
     parts: dict[str, list[float]] = defaultdict(list)  # a reward of the user's own may name others each time
     for r in rollouts:
         for name, value in r.score.parts.items():
             parts[name].append(value)
-    return StepRecord(
-        step=step,
-        policy_version=run.policy.version,
-        skipped=skipped,
-        reward=_mean(rewards),
-        reward_std=statistics.pstdev(rewards) if rewards else None,
-        reward_parts={name: statistics.fmean(values) for name, values in parts.items()},
-        solved=len(right) / len(rollouts) if rollouts else None,
-        missing=sum(g.missing for g in sampled),
-        reward_timeouts=tools.tally.faults["timeout"],
-        reward_crashes=tools.tally.faults["crash"],
-        reward_errors=tools.tally.faults["error"],
-        reward_p50=tools.tally.quantile(0.5),
-        reward_p95=tools.tally.quantile(0.95),
-        groups=len(sampled),
-        groups_mixed=sum(g.varied for g in sampled),
-        groups_right=sum(n == len(g.rollouts) > 0 for n, g in zip(solved, sampled, strict=True)),
-        groups_wrong=sum(n == 0 < len(g.rollouts) for n, g in zip(solved, sampled, strict=True)),
-        draws=draws,
-        length=_mean(_lengths(rollouts)),
-        length_right=_mean(_lengths(right)),
-        length_wrong=_mean(_lengths(wrong)),
-        length_p95=_p95(_lengths(rollouts)),
-        length_ended=_mean(_lengths([r for r in rollouts if r.completion.finish_reason == "stop"])),
-        truncated=_mean([r.completion.finish_reason == "length" for r in rollouts]),
-        loss=loss,
-        grad_norm=grad_norm,
-        lr=lr,
-        length_lambda=run.objective.length_lambda,
-        length_lambda_grad=run.objective.lambda_grad,
-        rollout_tokens=tools.count["tokens"],
-        rollout_answers=tools.count["answers"],
-        guide_tokens=run.plan.guide_length.length if run.plan.guide_length else None,
-        trained_tokens=batch.num_tokens if batch else 0,
-        seconds=dict(clock.seconds),
-        memory=measured(run.policy, run.optimizer.state_tensors()),
-        disagreement_max=sums["disagreement_max"] if sums is not None and sums["sampled"] else None,
-        ratio_max=sums["ratio_max"] if sums is not None else None,
+    return {
+        "reward": _mean(values),
+        "reward_std": statistics.pstdev(values) if values else None,
+        "reward_parts": {name: statistics.fmean(part) for name, part in parts.items()},
+        "solved": _mean([_solved(r) for r in rollouts]),
+        "missing": sum(g.missing for g in taken.sampled),
+    }
+
+
+def _groups(sampled: Sequence[Group]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for group in sampled:
+        solved = sum(_solved(r) for r in group.rollouts)
+        counts["mixed"] += group.varied
+        counts["right"] += solved == len(group.rollouts) > 0
+        counts["wrong"] += solved == 0 < len(group.rollouts)
+    named = {f"groups_{name}": counts[name] for name in ("mixed", "right", "wrong")}
+    return {"groups": len(sampled), **named}
+
+
+def _lengths(sampled: Sequence[Group]) -> dict[str, float | None]:
+    """Completion tokens, of guided answers those that were sampled."""
+    rollouts = [r for g in sampled for r in g.rollouts]
+    return {
+        "length": _mean([_tokens(r) for r in rollouts]),
+        "length_right": _mean([_tokens(r) for r in rollouts if _solved(r)]),
+        "length_wrong": _mean([_tokens(r) for r in rollouts if not _solved(r)]),
+        "length_ended": _mean([_tokens(r) for r in rollouts if r.completion.finish_reason == "stop"]),
+        "length_p95": quantile([_tokens(r) for r in rollouts], 0.95),
+        "truncated": _mean([r.completion.finish_reason == "length" for r in rollouts]),
+    }
+
+
+def _rollout(tools: Tools) -> dict[str, Any]:
+    tally = tools.tally
+    return {
+        "reward_timeouts": tally.faults["timeout"],
+        "reward_crashes": tally.faults["crash"],
+        "reward_errors": tally.faults["error"],
+        "reward_p50": quantile(tally.seconds, 0.5),
+        "reward_p95": quantile(tally.seconds, 0.95),
+        "rollout_tokens": tools.count["tokens"],
+        "rollout_answers": tools.count["answers"],
+    }
+
+
+def _update(taken: Taken) -> dict[str, Any]:
+    run, batch, sums = taken.run, taken.batch, taken.sums
+    per_token = _per_token(sums, batch)
+    return {
+        "loss": taken.loss,
+        "grad_norm": taken.grad_norm,
+        "trained_tokens": batch.num_tokens if batch else 0,
+        "disagreement_max": sums["disagreement_max"] if sums is not None and sums["sampled"] else None,
+        "ratio_max": sums["ratio_max"] if sums is not None else None,
         **{name: per_token.get(name) for name in ("clip_low", "clip_high", "kl", "entropy", *SAMPLED)},
         **_token_preference(run, batch),
-        **_credit(batch, push, run.objective.parts.advantage_floor),
-    )
+        **_credit(batch, taken.push, run.objective.parts.advantage_floor),
+    }
 
 
 def credited(
@@ -217,13 +255,12 @@ def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, Any]:
     }
 
 
-def _lengths(rollouts: Sequence[Rollout]) -> list[int]:
-    return [len(r.completion.token_ids) - r.completion.given for r in rollouts]
+def _tokens(rollout: Rollout) -> int:
+    return len(rollout.completion.token_ids) - rollout.completion.given
 
 
-def _p95(lengths: Sequence[int]) -> float | None:
-    """Nearest rank."""
-    return float(sorted(lengths)[max(0, -(-95 * len(lengths) // 100) - 1)]) if lengths else None
+def _solved(rollout: Rollout) -> bool:
+    return rollout.score.outcome is Outcome.ok
 
 
 def _mean(values: Sequence[float]) -> float | None:
