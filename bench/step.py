@@ -24,6 +24,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from lgrpo_lite.batch import Answer as Trained
 from lgrpo_lite.batch import TrainBatch, flatten
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.transformers import TransformersSampler
@@ -79,27 +80,13 @@ def answers_of(prompts: int, prompt: int, low: int, high: int, vocabulary: int) 
 
 
 def batch_of(answers: list[Answer]) -> TrainBatch:
-    rollouts = [
-        Rollout(
-            Prompt("", "", tuple(p), ""),
-            Completion(tuple(c), tuple(lp), "", "stop", 0),
-            Score(0.0, Outcome.ok),
-        )
-        for p, c, lp, _ in answers
-    ]
-    length = torch.tensor([len(c) for _, c, _, _ in answers])
-    keep, count = list(range(len(answers))), len(answers)
-    coef = torch.full((count,), 1.0 / int(length.sum()))
-    return flatten(
-        rollouts,
-        keep,
-        [0] * count,
-        [a for *_, a in answers],
-        coef,
-        length,
-        torch.arange(count) // G,
-        torch.float32,
-    )
+    trained = []
+    for i, (prompt, ids, sampled, advantage) in enumerate(answers):
+        completion = Completion(tuple(ids), tuple(sampled), "", "stop", 0)
+        rollout = Rollout(Prompt("", "", tuple(prompt), ""), completion, Score(0.0, Outcome.ok))
+        trained.append(Trained(rollout, advantage, 0, i // G))
+    coef = torch.full((len(trained),), 1.0 / sum(answer.length for answer in trained))
+    return flatten(trained, list(range(len(trained))), coef, torch.float32)
 
 
 def ours(

@@ -8,6 +8,7 @@ Letters used in shapes throughout the package:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,45 +89,58 @@ class TrainBatch:
         return self.at[count.cumsum(0) - count] - self.start + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A rollout as it is trained."""
+
+    rollout: Rollout
+    credit: float | list[float]  # its advantage: one for all tokens, or one a token
+    shown: int  # first tokens of the answer that are context, as its prompt is
+    group: int
+
+    @property
+    def length(self) -> int:
+        """Tokens that are trained."""
+        return len(self.rollout.completion.token_ids) - self.shown
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        return self.rollout.completion.token_ids[self.shown :]
+
+    def per_token(self) -> list[float]:
+        """The credit of each token that is trained."""
+        return self.credit[self.shown :] if isinstance(self.credit, list) else [self.credit] * self.length
+
+
 def flatten(
-    rollouts: Sequence[Rollout],
-    keep: Sequence[int],
-    shown: Sequence[int],
-    credits: Sequence[float | list[float]],
-    coef: Float[Tensor, " R"],
-    length: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    dtype: torch.dtype,
+    answers: Sequence[Answer], keep: Sequence[int], coef: Float[Tensor, " R"], dtype: torch.dtype
 ) -> TrainBatch:
-    """The rollouts `keep`, end to end. The first `shown` tokens of an answer are context,
-    as its prompt is.
+    """The answers `keep`, end to end. `coef` is of all of them, and so are the
+    lengths a batch knows of its step.
     """
-    kept = [rollouts[i] for i in keep]
-    context = torch.tensor([len(rollouts[i].prompt.token_ids) + shown[i] for i in keep])
-    total = context + length[keep]
+    kept = [answers[i] for i in keep]
+    context = torch.tensor([len(a.rollout.prompt.token_ids) + a.shown for a in kept])
+    length = torch.tensor([a.length for a in kept])
+    total = context + length
     start = total.cumsum(0) - total
-    at, seq = ranges(start + context - 1, length[keep])  # a token is predicted one place before it stands
-    answers = [rollouts[i].completion.token_ids[shown[i] :] for i in keep]
-    advantage = [
-        a for i, ids in zip(keep, answers, strict=True) for a in _per_token(credits[i], shown[i], len(ids))
-    ]
+    at, seq = ranges(start + context - 1, length)  # a token is predicted one place before it stands
+    read = [(*a.rollout.prompt.token_ids, *a.rollout.completion.token_ids) for a in kept]
+    sampled = [_sampled(a.rollout, a.length) for a in kept]
     return TrainBatch(
-        input_ids=torch.tensor([t for r in kept for t in (*r.prompt.token_ids, *r.completion.token_ids)]),
+        input_ids=torch.tensor(list(chain.from_iterable(read))),
         start=start,
         length=total,
         row=torch.tensor(keep),
         at=at,
-        token_ids=torch.tensor([t for ids in answers for t in ids]),
+        token_ids=torch.tensor(list(chain.from_iterable(a.token_ids for a in kept))),
         seq=seq,
-        advantage=torch.tensor(advantage, dtype=dtype),
+        advantage=torch.tensor(list(chain.from_iterable(a.per_token() for a in kept)), dtype=dtype),
         weight=torch.ones(len(seq), dtype=dtype),
         coef=coef[keep].to(dtype)[seq],
-        sampler_logp=torch.tensor(
-            [x for r, ids in zip(kept, answers, strict=True) for x in _sampled(r, len(ids))], dtype=dtype
-        ),
-        off=torch.tensor([r.off for r in kept]),
-        step_length=length,
-        step_group=group,
+        sampler_logp=torch.tensor(list(chain.from_iterable(sampled)), dtype=dtype),
+        off=torch.tensor([a.rollout.off for a in kept]),
+        step_length=torch.tensor([a.length for a in answers]),
+        step_group=torch.tensor([a.group for a in answers]),
     )
 
 
@@ -134,14 +148,10 @@ def for_scoring(pairs: Sequence[tuple[Prompt, Completion]], dtype: torch.dtype =
     """Answers to be scored and not trained: no credit, tokens in the order of the pairs,
     each answer a group.
     """
-    rollouts = [Rollout(prompt, completion, Score(0.0, Outcome.wrong)) for prompt, completion in pairs]
-    count, length = len(rollouts), torch.tensor([len(c.token_ids) for _, c in pairs])
-    none, each = [0] * count, torch.arange(count)
-    return flatten(rollouts, list(range(count)), none, [0.0] * count, torch.ones(count), length, each, dtype)
-
-
-def _per_token(credit: float | list[float], shown: int, count: int) -> list[float]:
-    return credit[shown:] if isinstance(credit, list) else [credit] * count
+    nothing = Score(0.0, Outcome.wrong)
+    rollouts = [Rollout(prompt, completion, nothing) for prompt, completion in pairs]
+    answers = [Answer(rollout, 0.0, 0, i) for i, rollout in enumerate(rollouts)]
+    return flatten(answers, list(range(len(answers))), torch.ones(len(answers)), dtype)
 
 
 def _sampled(rollout: Rollout, count: int) -> list[float]:

@@ -4,7 +4,7 @@ import pytest
 
 from lgrpo_lite.rewards.math import math
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.compare import Policy
+from lgrpo_lite.verifier.compare import Leniency
 from lgrpo_lite.verifier.verify import gold_fault, verify
 
 EXTRACTED = [
@@ -100,12 +100,12 @@ def test_where_the_recipe_looks(extract, text, outcome):
 @pytest.mark.parametrize(
     ("policy", "prediction", "gold"),
     [
-        (Policy(units="compare"), "5 \\text{ cm}", "5"),
-        (Policy(units="compare"), "45", "45^\\circ"),
-        (Policy(percent="fraction"), "35\\%", "35"),
-        (Policy(order="same"), "3,2,1", "1,2,3"),
-        (Policy(rounding="none"), "\\sqrt{2}", "1.414"),
-        (Policy(rounding="none"), "0.0833333333333333", "\\frac{1}{12}"),
+        (Leniency(units="compare"), "5 \\text{ cm}", "5"),
+        (Leniency(units="compare"), "45", "45^\\circ"),
+        (Leniency(percent="fraction"), "35\\%", "35"),
+        (Leniency(order="same"), "3,2,1", "1,2,3"),
+        (Leniency(rounding="none"), "\\sqrt{2}", "1.414"),
+        (Leniency(rounding="none"), "0.0833333333333333", "\\frac{1}{12}"),
     ],
 )
 def test_a_choice_of_policy(policy, prediction, gold):
@@ -114,11 +114,11 @@ def test_a_choice_of_policy(policy, prediction, gold):
 
 
 def test_choices_that_keep_what_is_right():
-    assert verify("5 \\text{ cm}", "50 mm", Policy(units="compare")) == Outcome.ok
-    assert verify("45^\\circ", "\\frac{\\pi}{4}", Policy(units="compare")) == Outcome.ok
-    assert verify("35\\%", "0.35", Policy(percent="fraction")) == Outcome.ok
-    assert verify("\\{3,2,1\\}", "1,2,3", Policy(order="same")) == Outcome.ok
-    assert verify("0.5", "\\frac12", Policy(rounding="none")) == Outcome.ok
+    assert verify("5 \\text{ cm}", "50 mm", Leniency(units="compare")) == Outcome.ok
+    assert verify("45^\\circ", "\\frac{\\pi}{4}", Leniency(units="compare")) == Outcome.ok
+    assert verify("35\\%", "0.35", Leniency(percent="fraction")) == Outcome.ok
+    assert verify("\\{3,2,1\\}", "1,2,3", Leniency(order="same")) == Outcome.ok
+    assert verify("0.5", "\\frac12", Leniency(rounding="none")) == Outcome.ok
 
 
 @pytest.mark.parametrize(

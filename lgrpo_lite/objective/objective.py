@@ -10,12 +10,13 @@ loss of the step under any split.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lgrpo_lite.batch import TrainBatch, flatten
+from lgrpo_lite.batch import Answer, TrainBatch, flatten
 from lgrpo_lite.objective import trace
 from lgrpo_lite.objective.advantage import ADVANTAGE, Credit, apart, floored
 from lgrpo_lite.objective.kl import KL
@@ -118,33 +119,35 @@ class Objective(nn.Module):
         forward pass: the gradient is the same without.
         """
         parts = self.parts
-        credit, chosen = self.credit(groups)
-        rollouts = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]
-        credits = [
-            floored(a[i], parts.advantage_floor) for a, rows in zip(credit, chosen, strict=True) for i in rows
-        ]
-        group = torch.tensor([number for number, rows in enumerate(chosen) for _ in rows])
-        shown = [0 if parts.guide and parts.guide.train_guidance else r.completion.given for r in rollouts]
-        length = torch.tensor(
-            [len(r.completion.token_ids) - skip for r, skip in zip(rollouts, shown, strict=True)]
-        )
-        keep = [
-            i
-            for i, r in enumerate(rollouts)
-            if length[i] > 0
-            and (parts.trains_all or _size(credits[i]) != 0.0)
-            and not (parts.mask_truncated and r.completion.finish_reason == "length")
-        ]
+        answers = self._answers(groups)
+        keep = [i for i, answer in enumerate(answers) if self._teaches(answer)]
         if not keep:
             return None
+        length = torch.tensor([answer.length for answer in answers])
+        group = torch.tensor([answer.group for answer in answers])
         compared = torch.zeros_like(group) if parts.select and parts.select.scope == "batch" else group
         coef = REDUCE[parts.reduce](length, compared, self.constant, parts.reduce_rows)
-        batch = flatten(rollouts, keep, shown, credits, coef, length, group, self.dtype)
+        batch = flatten(answers, keep, coef, self.dtype)
         weight = self._trace_weight(batch)
         if parts.prefix_share:
-            share = [s for g, rows in zip(groups, chosen, strict=True) for s in _shares(g, rows)]
-            weight = weight * torch.tensor([s for i in keep for s in share[i][shown[i] :]], dtype=self.dtype)
+            weight = weight * torch.tensor(_shares(answers, keep), dtype=self.dtype)
         return replace(batch, weight=weight)
+
+    def _answers(self, groups: Sequence[Group]) -> list[Answer]:
+        """The answers that stay, in the order of the groups, with their credit."""
+        guide = self.parts.guide
+        answers = []
+        for number, (group, credit, rows) in enumerate(zip(groups, *self.credit(groups), strict=True)):
+            for i in rows:
+                rollout = group.rollouts[i]
+                shown = 0 if guide and guide.train_guidance else rollout.completion.given
+                answers.append(Answer(rollout, floored(credit[i], self.parts.advantage_floor), shown, number))
+        return answers
+
+    def _teaches(self, answer: Answer) -> bool:
+        """Whether any token of it would get a gradient."""
+        cut = self.parts.mask_truncated and answer.rollout.completion.finish_reason == "length"
+        return answer.length > 0 and not cut and (self.parts.trains_all or _size(answer.credit) != 0.0)
 
     def credit(self, groups: Sequence[Group]) -> tuple[list[list[Credit]], list[list[int]]]:
         """Advantages of every rollout, and per group the rollouts that stay; guided ones
@@ -264,6 +267,9 @@ def _size(credit: Credit) -> float:
     return max((abs(a) for a in credit), default=0.0) if isinstance(credit, list) else credit
 
 
-def _shares(group: Group, rows: Sequence[int]) -> list[list[float]]:
-    """Process-set shares of the answers that stay."""
-    return prefix_share([group.rollouts[i].completion.token_ids for i in rows])
+def _shares(answers: Sequence[Answer], keep: Sequence[int]) -> list[float]:
+    """Process-set share of each token of the answers `keep`, among all answers of its group."""
+    shares: list[list[float]] = []
+    for _, group in groupby(answers, key=lambda answer: answer.group):
+        shares += prefix_share([answer.rollout.completion.token_ids for answer in group])
+    return [share for i in keep for share in shares[i][answers[i].shown :]]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lgrpo_lite.batch import TrainBatch, flatten
+from lgrpo_lite.batch import Answer, TrainBatch, flatten
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy import attention
 from lgrpo_lite.policy.budget import FRAGMENTATION, SPARE, moments_bytes
@@ -64,17 +64,14 @@ def probe(
 ) -> TrainBatch:
     """Sequences of made-up tokens; equal prompt lengths are equal prompts."""
     ids = torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(0)).tolist()
-    rollouts = []
+    numbers = {ahead: number for number, ahead in enumerate(sorted({ahead for ahead, _ in answers}))}
+    made = []
     for number, (ahead, count) in enumerate(answers):
         own = tuple(ids[64 * number + k % 64] for k in range(count))
         prompt = Prompt(str(ahead), "", tuple(ids[(ahead + k) % 4096] for k in range(ahead)), "")
-        rollouts.append(Rollout(prompt, Completion(own, None, "", "stop", 0), Score(0.0, Outcome.wrong)))
-    length = torch.tensor([count for _, count in answers])
-    group = torch.tensor([ahead for ahead, _ in answers]).unique(return_inverse=True)[1]
-    keep, none = list(range(len(answers))), [0] * len(answers)
-    return flatten(
-        rollouts, keep, none, [0.0] * len(answers), torch.ones(len(answers)), length, group, torch.float32
-    )
+        rollout = Rollout(prompt, Completion(own, None, "", "stop", 0), Score(0.0, Outcome.wrong))
+        made.append(Answer(rollout, 0.0, 0, numbers[ahead]))
+    return flatten(made, list(range(len(made))), torch.ones(len(made)), torch.float32)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from lgrpo_lite.rewards.text import Extract
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.compare import Policy
+from lgrpo_lite.verifier.compare import Leniency
 from lgrpo_lite.verifier.verify import verify
 
 
@@ -29,5 +29,5 @@ def math(
     """1 for an answer equal to the gold; `unparsable` when there is none that
     can be read. Undecided is wrong.
     """
-    outcome = verify(completion, reference, Policy(units, percent, order, rounding), extract=extract)
+    outcome = verify(completion, reference, Leniency(units, percent, order, rounding), extract=extract)
     return float(outcome == Outcome.ok), outcome

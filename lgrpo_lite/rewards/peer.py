@@ -102,6 +102,32 @@ for _name in (*COMPARE, *COMBINE):
     setattr(Remote, f"__{_name.rstrip('_')}__", _two(_name))
 
 
+def _whole(value, _):
+    return int(value) if -(2**53) < value < 2**53 else {"i": hex(value)}
+
+
+def _real(value, _):
+    return float(value) if value - value == 0 else {"f": repr(float(value))}
+
+
+# How plain values are written, and in this order: a bool is an int too.
+PLAIN = (
+    ((type(None), bool), lambda value, pack: value),
+    (str, lambda value, pack: str.__str__(value)),
+    (int, _whole),
+    (float, _real),
+    (complex, lambda value, pack: {"c": [pack(value.real), pack(value.imag)]}),
+    (bytearray, lambda value, pack: {"y": value.hex()}),
+    (bytes, lambda value, pack: {"b": value.hex()}),
+    (list, lambda value, pack: [pack(v) for v in value]),
+    (dict, lambda value, pack: {"d": [[pack(k), pack(v)] for k, v in value.items()]}),
+    (tuple, lambda value, pack: {"t": [pack(v) for v in value]}),
+    (set, lambda value, pack: {"s": [pack(v) for v in value]}),
+    (frozenset, lambda value, pack: {"z": [pack(v) for v in value]}),
+    (range, lambda value, pack: {"r": [pack(v) for v in (value.start, value.stop, value.step)]}),
+)
+
+
 class Peer:
     """One end of the line between solution and tests. `trusting`: this end is the
     solution, which may be asked anything.
@@ -185,27 +211,9 @@ class Peer:
 
     def pack(self, value):
         """As JSON: lists as they are, every other type beside numbers and text as {its letter: …}."""
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return str.__str__(value)
-        if isinstance(value, int):
-            return int(value) if -(2**53) < value < 2**53 else {"i": hex(value)}
-        if isinstance(value, float):
-            return float(value) if value - value == 0 else {"f": repr(float(value))}
-        if isinstance(value, complex):
-            return {"c": [self.pack(value.real), self.pack(value.imag)]}
-        if isinstance(value, (bytes, bytearray)):
-            return {"y" if isinstance(value, bytearray) else "b": value.hex()}
-        if isinstance(value, list):
-            return [self.pack(v) for v in value]
-        if isinstance(value, dict):
-            return {"d": [[self.pack(k), self.pack(v)] for k, v in value.items()]}
-        for letter, kind in (("t", tuple), ("s", set), ("z", frozenset)):
+        for kind, write in PLAIN:
             if isinstance(value, kind):
-                return {letter: [self.pack(v) for v in value]}
-        if isinstance(value, range):
-            return {"r": [self.pack(v) for v in (value.start, value.stop, value.step)]}
+                return write(value, self.pack)
         if isinstance(value, Remote):
             return {"home": value._lgrpo[1]}
         if hasattr(type(value), "dtype") and hasattr(value, "tolist"):  # of numpy, where an image has it

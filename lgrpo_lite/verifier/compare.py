@@ -2,7 +2,7 @@
 matrices, measures, words, expressions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -21,7 +21,7 @@ _SETS = frozenset(["cup", "cap", "minus", "domain", "empty", "builder"])
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Leniency:
     """What users differ in; docs/rewards.md says what each choice means."""
 
     units: Literal["ignore", "compare"] = "ignore"
@@ -30,35 +30,20 @@ class Policy:
     rounding: Literal["gold", "none"] = "gold"
 
 
-def same(p: Node, g: Node, policy: Policy) -> bool:
+def same(p: Node, g: Node, policy: Leniency) -> bool:
     """Whether the prediction `p` is the gold `g`. Undecided when neither yes nor no could be established."""
     if p == g:
         return True
     if (p[0] == "rel") != (g[0] == "rel") and ("in",) in (p[1], g[1]):
         p, g = value_of(p), value_of(g)
     kinds = {p[0], g[0]}
-    if kinds & {"list", "set"} or _ambiguous(p) or _ambiguous(g):
-        return _same_lists(p, g, policy)
-    if "rel" in kinds or kinds & _SETS or (g[0] == "tuple" and p[0] == "tuple" and p[1:3] != g[1:3]):
-        return _same_statements(p, g, policy)
-    if kinds & {"unit", "deg", "%"}:
-        return _same_measure(p, g, policy)
-    if kinds == {"tuple"}:
-        return p[1:3] == g[1:3] and _in_order(p[3:], g[3:], policy)
-    if "matrix" in kinds or _matrix(p) or _matrix(g):
-        return _same_matrices(_matrix(p), _matrix(g), policy)
-    if "base" in kinds:  # another base, or none, is another answer
-        return kinds == {"base"} and p[2] == g[2] and equal(p, g)
-    if "ratio" in kinds:
-        return _same_ratios(p, g)
-    if "text" in kinds:
-        return kinds == {"text"} and words(p[1]) == words(g[1])
-    if "inf" in kinds:
-        return False
+    for holds_for, compare in COMPARED:
+        if holds_for(kinds, p, g):
+            return compare(p, g, policy)
     return "tuple" not in kinds and _same_values(p, g, policy)
 
 
-def _in_order(p: Sequence[Node], g: Sequence[Node], policy: Policy) -> bool:
+def _in_order(p: Sequence[Node], g: Sequence[Node], policy: Leniency) -> bool:
     return len(p) == len(g) and all(same(a, b, policy) for a, b in zip(p, g, strict=True))
 
 
@@ -87,42 +72,64 @@ def elements(node: Node) -> list[Node]:
     return found
 
 
-def _same_lists(p: Node, g: Node, policy: Policy) -> bool:
+def _same_lists(p: Node, g: Node, policy: Leniency) -> bool:
+    """Lists, sets, and answers with ±: element by element, in any order unless one was meant."""
     sets = "set" in (p[0], g[0])
-    if (mine := _literals(p)) and (gold := _literals(g)) and len(mine) > 2:
-        ordered = policy.order == "same" and not sets
-        return mine == gold if ordered else set(mine) == set(gold) if sets else sorted(mine) == sorted(gold)
-    ranges = solutions(p) if p[0] == "list" else None, solutions(g) if g[0] == "list" else None
-    if any(found is not None for found in ranges):
+    literal = _same_literals(p, g, policy, sets=sets)
+    if literal is not None:
+        return literal
+    if any(side[0] == "list" and solutions(side) is not None for side in (p, g)):
         return same_solutions(p, g)
     mine, gold = elements(p), elements(g)
-    if (
-        p[0] == "list"
-        and len(gold) == 1
-        and len(set(mine)) > 1
-        and all(same(e, gold[0], policy) for e in mine)
-    ):
-        return True  # one answer in several forms: 15 39/40 or 639/40
-    named = [[assigned(e) for e in side] for side in (mine, gold)]
-    ordered = policy.order == "same" and not sets
-    for side, other in ((0, 1), (1, 0)):
-        names = {name for name in named[side] if name is not None}
-        if len(names) > 1 and not any(named[other]):  # x=2, y=3 against (2,3) or 2,3
-            ordered = True
-    both_named = all(any(side) for side in named)
-    if not both_named or len({name for side in named for name in side if name}) == 1:
+    if p[0] == "list" and _one_answer_in_forms(mine, gold, policy):
+        return True
+    names = [assigned(e) for e in mine], [assigned(e) for e in gold]
+    ordered = (policy.order == "same" and not sets) or _unnamed_on_one_side(*names)
+    if _names_tell_nothing(*names):
         mine, gold = [value_of(e) for e in mine], [value_of(e) for e in gold]
-    if len(mine) != len(gold):  # a bare list of coordinates against one point
+    if len(mine) != len(gold):
         if len(gold) == 1 and gold[0][0] == "tuple" and p[0] == "list":
-            return gold[0][1:3] == ("(", ")") and _in_order(mine, gold[0][3:], policy)
+            return _same_point(mine, gold[0], policy)
         if len(mine) == 1 and mine[0][0] == "tuple" and g[0] == "list":
             return mine[0][1:3] == ("(", ")") and _in_order(mine[0][3:], gold, policy)
         if not sets:
             return False
         mine, gold = _distinct(mine, policy), _distinct(gold, policy)
-    if ordered:
-        return _in_order(mine, gold, policy)
-    return _matched(mine, gold, policy)
+    return _in_order(mine, gold, policy) if ordered else _matched(mine, gold, policy)
+
+
+def _same_literals(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool | None:
+    """Of plain numbers alone, more than two of them, where a quick look decides; None where it does not."""
+    mine, gold = _literals(p), _literals(g)
+    if not mine or not gold or len(mine) <= 2:
+        return None
+    if sets:
+        return set(mine) == set(gold)
+    return mine == gold if policy.order == "same" else sorted(mine) == sorted(gold)
+
+
+def _one_answer_in_forms(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:
+    """15 39/40 or 639/40: a list all of whose members are the one gold."""
+    return len(gold) == 1 and len(set(mine)) > 1 and all(same(e, gold[0], policy) for e in mine)
+
+
+def _unnamed_on_one_side(*names: Sequence[str | None]) -> bool:
+    """x=2, y=3 against (2,3) or 2,3: then the order is that of the names."""
+    mine, gold = names
+    return any(
+        len({name for name in side if name is not None}) > 1 and not any(other)
+        for side, other in ((mine, gold), (gold, mine))
+    )
+
+
+def _names_tell_nothing(*names: Sequence[str | None]) -> bool:
+    """Whether the names of unknowns may be left out: one side has none, or there is but one."""
+    return not all(any(side) for side in names) or len({name for side in names for name in side if name}) == 1
+
+
+def _same_point(listed: Sequence[Node], point: Node, policy: Leniency) -> bool:
+    """A bare list of coordinates against one point."""
+    return point[1:3] == ("(", ")") and _in_order(listed, point[3:], policy)
 
 
 def _literals(node: Node) -> list[Fraction] | None:
@@ -137,7 +144,7 @@ def _literals(node: Node) -> list[Fraction] | None:
     return None if None in found else [value for value in found if value is not None]
 
 
-def _distinct(items: Sequence[Node], policy: Policy) -> list[Node]:
+def _distinct(items: Sequence[Node], policy: Leniency) -> list[Node]:
     found: list[Node] = []
     for item in items:
         if not any(same(item, other, policy) for other in found):
@@ -145,7 +152,7 @@ def _distinct(items: Sequence[Node], policy: Policy) -> list[Node]:
     return found
 
 
-def _matched(mine: Sequence[Node], gold: Sequence[Node], policy: Policy) -> bool:
+def _matched(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:
     """Whether each element equals one of the other list, each used once."""
     if len(mine) != len(gold):
         return False
@@ -163,7 +170,7 @@ def _matched(mine: Sequence[Node], gold: Sequence[Node], policy: Policy) -> bool
     return True
 
 
-def _same_statements(p: Node, g: Node, policy: Policy) -> bool:
+def _same_statements(p: Node, g: Node, policy: Leniency) -> bool:
     """Relations and sets of numbers: as solution sets, as relations, or the value that one side names."""
     both = p[0] == "rel" and g[0] == "rel"
     if not both and (assigned(p) or assigned(g)):
@@ -182,7 +189,7 @@ def _same_statements(p: Node, g: Node, policy: Policy) -> bool:
     return False
 
 
-def _same_measure(p: Node, g: Node, policy: Policy) -> bool:
+def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
     """Values with units, degrees or percent. A measure that one side alone names
     is dropped, or read as a number.
     """
@@ -250,7 +257,7 @@ def _matrix_sum(parts: Sequence[Node]) -> Node | None:
     )
 
 
-def _same_matrices(p: Node | None, g: Node | None, policy: Policy) -> bool:
+def _same_matrices(p: Node | None, g: Node | None, policy: Leniency) -> bool:
     if p is None or g is None or p[2:] != g[2:] or len(p[1]) != len(g[1]):
         return False
     return all(_in_order(row, other, policy) for row, other in zip(p[1], g[1], strict=True))
@@ -280,7 +287,7 @@ def _clock(node: Node) -> bool:
     )
 
 
-def _same_values(p: Node, g: Node, policy: Policy) -> bool:
+def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
     """Equal values; or, under rounding `gold`, a value that rounds to the gold decimal,
     or a printed float of the gold.
     """
@@ -320,3 +327,49 @@ def _rounds(exact: Node, decimal: Node, places: int) -> bool:
         return abs(constant(("+", exact, ("neg", decimal)))) <= Fraction(1, 2 * 10**places)
     except TypeError:
         return float(abs(constant(("+", exact, ("neg", decimal)))) * 2 * 10**places) <= 1
+
+
+def _is_list(kinds: set[str], p: Node, g: Node) -> bool:
+    return bool(kinds & {"list", "set"}) or _ambiguous(p) or _ambiguous(g)
+
+
+def _is_statement(kinds: set[str], p: Node, g: Node) -> bool:
+    brackets_differ = p[0] == g[0] == "tuple" and p[1:3] != g[1:3]
+    return "rel" in kinds or bool(kinds & _SETS) or brackets_differ
+
+
+def _is_matrix(kinds: set[str], p: Node, g: Node) -> bool:
+    return "matrix" in kinds or bool(_matrix(p) or _matrix(g))
+
+
+def _of_kinds(*names: str) -> Callable[[set[str], Node, Node], bool]:
+    return lambda kinds, p, g: bool(kinds & set(names))
+
+
+def _same_tuples(p: Node, g: Node, policy: Leniency) -> bool:
+    return p[1:3] == g[1:3] and _in_order(p[3:], g[3:], policy)
+
+
+def _same_bases(p: Node, g: Node, policy: Leniency) -> bool:
+    """Another base, or none, is another answer."""
+    return p[0] == g[0] and p[2] == g[2] and equal(p, g)
+
+
+def _same_words(p: Node, g: Node, policy: Leniency) -> bool:
+    return p[0] == g[0] and words(p[1]) == words(g[1])
+
+
+# What two trees are compared as: the first row that holds for them.
+COMPARED: tuple[
+    tuple[Callable[[set[str], Node, Node], bool], Callable[[Node, Node, Leniency], bool]], ...
+] = (
+    (_is_list, _same_lists),
+    (_is_statement, _same_statements),
+    (_of_kinds("unit", "deg", "%"), _same_measure),
+    (lambda kinds, p, g: kinds == {"tuple"}, _same_tuples),
+    (_is_matrix, lambda p, g, policy: _same_matrices(_matrix(p), _matrix(g), policy)),
+    (_of_kinds("base"), _same_bases),
+    (_of_kinds("ratio"), lambda p, g, policy: _same_ratios(p, g)),
+    (_of_kinds("text"), _same_words),
+    (_of_kinds("inf"), lambda p, g, policy: False),
+)

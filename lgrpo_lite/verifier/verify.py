@@ -5,18 +5,18 @@ from functools import lru_cache
 
 from lgrpo_lite.types import Outcome
 from lgrpo_lite.verifier.answers import MAX_ANSWER, bare, committed, final_answer, is_prose
-from lgrpo_lite.verifier.compare import Policy, measured, same
+from lgrpo_lite.verifier.compare import Leniency, measured, same
 from lgrpo_lite.verifier.evaluate import Undecided
 from lgrpo_lite.verifier.read import Reading, read
 from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.symbolic import agrees
 from lgrpo_lite.verifier.units import factor
 
-DEFAULT = Policy()
+DEFAULT = Leniency()
 _LAST_LETTER = re.compile(r"\b([A-J])\b[\s.)*$}]*$")
 
 
-def verify(prediction: str, gold: str, policy: Policy = DEFAULT, *, extract: str = "final") -> Outcome:
+def verify(prediction: str, gold: str, policy: Leniency = DEFAULT, *, extract: str = "final") -> Outcome:
     """Whether the answer of `prediction` is the gold's: ok, wrong, or unparsable when it
     gives none that could be read.
 
@@ -68,7 +68,7 @@ def gold_answer(gold: str) -> str:
     return marked if marked is not None else gold
 
 
-def matches(reading: Reading, golden: Reading, policy: Policy) -> bool:
+def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
     """Whether two readings are the same answer: typed the same, the same choice,
     the same words, or equal trees.
     """

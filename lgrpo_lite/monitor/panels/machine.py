@@ -1,5 +1,7 @@
 """Panels of the update and the machine: policy change, rollout agreement, optimiser, speed, memory."""
 
+from collections.abc import Iterator, Sequence
+
 from rich.text import Text
 
 from lgrpo_lite.monitor.alarms import level
@@ -35,6 +37,8 @@ DEVICE = {  # name: letter in the bar, words with that letter, colour, words wit
     "free": ("─", "free", LABEL, "free"),
 }  # fmt: skip
 HOST = {"host": ("H", "this process", "cyan", "host process"), "host_free": ("─", "free", LABEL, "host free")}
+
+HELD = DEVICE | HOST
 
 
 def policy(run: RunView, width: int, height: int) -> Panel:
@@ -187,29 +191,37 @@ def speed(run: RunView, width: int, height: int) -> Panel:
 
 def memory(run: RunView, width: int, height: int) -> Panel:
     """Who holds the device's memory; on a CPU the machine's."""
-    r = last(run)
+    measured = last(run).memory
     shrunk = sum("out of memory" in str(e.get("message")) for e in run.warnings)
     told = Text.assemble(("shrunk for want of memory ", LABEL), (f"{shrunk}×", WARN if shrunk else LABEL))
-    device = [name for name in DEVICE if r.memory.get(name)]
-    names = device if "free" in device else [name for name in HOST if r.memory.get(name)]
+    device = [name for name in DEVICE if measured.get(name)]
+    on_device = "free" in device
+    names = device if on_device else [name for name in HOST if measured.get(name)]
     if not names:
         return Panel("memory", chosen(height, [(0, Text("not measured yet", LABEL)), (1, told)]))
-    held = DEVICE | HOST
-    segments = [(*held[name][:2], r.memory[name]) for name in names]
-    styles = [held[name][2] for name in names]
-    keys = [
-        Text.assemble((letter, style), (f" {words} ", LABEL), size(taken))
-        for (letter, words, taken), style in zip(segments, styles, strict=True)
-    ]
-    other = [name for name in (*DEVICE, *HOST) if r.memory.get(name) and name not in names]
-    parts = [Text.assemble((f"{held[name][3]} ", LABEL), size(r.memory[name])) for name in other]
-    lines: Ranked = [
-        (0, stacked(segments, width, styles)),
-        *((1, line) for line in flow([*keys, told, *parts], width, max(1, height - 1))),
-    ]
-    name = "host" if names is not device else "free"
-    taken = [value / 2**30 for x in run.records[-WINDOW:] if (value := known(x.memory.get(name))) is not None]
-    curve = plot(taken, width, min(4, height - len(lines) - 1), ",.2f", CALM)
+    styles = [HELD[name][2] for name in names]
+    segments = [(*HELD[name][:2], measured[name]) for name in names]
+    elsewhere = [name for name in HELD if measured.get(name) and name not in names]
+    words = [*_keys(segments, styles), told, *(_apart(name, measured[name]) for name in elsewhere)]
+    lines: Ranked = [(0, stacked(segments, width, styles))]
+    lines += [(1, line) for line in flow(words, width, max(1, height - 1))]
+    name = "free" if on_device else "host"
+    curve = plot(_gib_over_time(run, name), width, min(4, height - len(lines) - 1), ",.2f", CALM)
     if curve:
-        lines += [(3, Text(f"{held[name][3]}, GiB", LABEL)), *((2, line) for line in curve)]
-    return Panel("memory" if names is device else "memory of this machine", chosen(height, lines))
+        lines += [(3, Text(f"{HELD[name][3]}, GiB", LABEL)), *((2, line) for line in curve)]
+    return Panel("memory" if on_device else "memory of this machine", chosen(height, lines))
+
+
+def _keys(segments: Sequence[tuple[str, str, float]], styles: Sequence[str]) -> Iterator[Text]:
+    """What each letter of the bar stands for, and how much it is."""
+    for (letter, words, taken), style in zip(segments, styles, strict=True):
+        yield Text.assemble((letter, style), (f" {words} ", LABEL), size(taken))
+
+
+def _apart(name: str, taken: float) -> Text:
+    return Text.assemble((f"{HELD[name][3]} ", LABEL), size(taken))
+
+
+def _gib_over_time(run: RunView, name: str) -> list[float]:
+    values = [known(record.memory.get(name)) for record in run.records[-WINDOW:]]
+    return [value / 2**30 for value in values if value is not None]
