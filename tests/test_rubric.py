@@ -280,7 +280,7 @@ def test_a_prompt_without_a_rubric_is_named():
 @pytest.fixture
 def server(monkeypatch):
     """A chat endpoint that does what the question says, and keeps requests as (path, headers, body)."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which knows nothing of this machine: gone past
     monkeypatch.setenv("JUDGE_KEY", KEY)
     seen, release, both = [], threading.Event(), threading.Barrier(2)
 

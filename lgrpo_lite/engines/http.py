@@ -1,19 +1,15 @@
 """JSON over HTTP to one vLLM server, and what to do when it does not answer as it should."""
 
-import ipaddress
 import json
-import os
 import shlex
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import SplitResult, urlsplit
 
 from lgrpo_lite.engines.base import not_finite
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError
 from lgrpo_lite.machine.facts import cuda_devices
+from lgrpo_lite.machine.http import Client, is_loopback, read_key
 from lgrpo_lite.policy.budget import SLOT_RANKS
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.recipe.schema import Recipe
@@ -46,14 +42,9 @@ class Connection:
         address = _address(self.url, self.where)
         near = is_loopback(address.hostname or "")
         self.notes = () if near else tuple(_far(address))
-        self._headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "lgrpo-lite",
-            **self._authorization(),
-        }
-        # a proxy would look for this address on its own machine
-        direct = [urllib.request.ProxyHandler({})] if near else []
-        self._opener = urllib.request.build_opener(_StayHere, *direct)
+        name, unset = recipe.rollout.server.api_key_env, "rollout.server.api_key_env"
+        key = read_key(name, "the server's", where=recipe.where(unset), unset=unset) if name else None
+        self._client = Client(self.url, key=key)
 
     def ask(
         self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None
@@ -61,11 +52,9 @@ class Connection:
         """Status and body of a GET, or with `body` of a POST; text where it is no JSON.
         `timeout` in seconds.
         """
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, self._headers)
         try:
-            status, reply = self._exchange(request, timeout or self.timeout)
-        except (OSError, HTTPException) as error:
+            status, reply = self._client.ask(path, body, timeout=timeout or self.timeout)
+        except OSError as error:
             raise self._unanswered(error) from error
         if status in (401, 403):
             raise self._unauthorized()
@@ -92,30 +81,6 @@ class Connection:
             what, where=self.where, fix=f"read its log; it should run as: {launch_line(self.recipe)}"
         )
 
-    def _exchange(self, request: urllib.request.Request, timeout: float) -> tuple[int, bytes]:
-        try:
-            with self._opener.open(request, timeout=timeout) as response:
-                return response.status, response.read()
-        except HTTPError as error:
-            with error:
-                return error.code, error.read()
-
-    def _authorization(self) -> dict[str, str]:
-        name = self.recipe.rollout.server.api_key_env
-        if name is None:
-            return {}
-        key = os.environ.get(name, "").strip()
-        # http.client would quote a key that it cannot send
-        if not key or not (key.isascii() and key.isprintable()):
-            fix = f"export {name}=…, or set rollout.server.api_key_env=null"
-            what = (
-                f"the server's key is not set: {name}"
-                if not key
-                else f"{name} is no key: it holds a line break or the like"
-            )
-            raise EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
-        return {"Authorization": f"Bearer {key}"}
-
     def _unauthorized(self) -> EnvironmentFault:
         name = self.recipe.rollout.server.api_key_env
         what = f"the server at {self.url} " + (
@@ -128,13 +93,12 @@ class Connection:
         )
         return EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
 
-    def _unanswered(self, error: Exception) -> LgrpoError:
-        cause = getattr(error, "reason", None) or error  # of a URLError
-        if isinstance(cause, TimeoutError):
+    def _unanswered(self, error: OSError) -> LgrpoError:
+        if isinstance(error, TimeoutError):
             what = f"the server at {self.url} did not answer within {self.timeout:g} s"
             fix = "raise rollout.server.timeout, or lower rollout.server.parallel or model.max_new_tokens"
             return LgrpoError(what, where=self.recipe.where("rollout.server.timeout"), fix=fix)
-        what = f"no vLLM server answers at {self.url}: {cause or type(cause).__name__}"
+        what = f"no vLLM server answers at {self.url}: {error or type(error).__name__}"
         return EnvironmentFault(what, where=self.where, fix=f"start one: {launch_line(self.recipe)}")
 
 
@@ -176,13 +140,6 @@ def said(reply: Any) -> str:
     return " ".join(str(text).split())[:LONGEST] or "nothing"
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _address(url: str, where: str) -> SplitResult:
     try:
         address = urlsplit(url)
@@ -205,10 +162,3 @@ def _far(address: SplitResult) -> Iterator[str]:
     yield f"the server at {address.hostname} may be another machine: {shared}"
     if address.scheme == "http":
         yield f"what goes to {address.hostname} is not encrypted, an API key included: use https or a tunnel"
-
-
-class _StayHere(urllib.request.HTTPRedirectHandler):
-    """A redirect is no answer: urllib would send the key along to wherever it leads."""
-
-    def redirect_request(self, *args, **kwargs):
-        return None

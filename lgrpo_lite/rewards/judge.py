@@ -5,14 +5,11 @@ interface; the policy is another.
 import json
 import logging
 import os
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.error import HTTPError
 
-from lgrpo_lite.errors import EnvironmentFault
+from lgrpo_lite.machine.http import Client, read_key
 from lgrpo_lite.recipe.reward import Endpoint, Reward
 
 Judge = Callable[[list[str]], list[str | None]]
@@ -25,24 +22,20 @@ def endpoint_judge(settings: Endpoint) -> Judge:
 
     A key whose variable is not set: EnvironmentFault, at once.
     """
-    headers = {"Content-Type": "application/json", "User-Agent": "lgrpo-lite"}
+    key = None
     if settings.api_key_env is not None:
-        headers["Authorization"] = f"Bearer {_key(settings.api_key_env)}"
-    url = settings.url.rstrip("/") + "/chat/completions"
-    opener = urllib.request.build_opener(_StayHere)
+        where = "rewards, endpoint.api_key_env"
+        key = read_key(settings.api_key_env, "the judge's", where=where, unset="endpoint.api_key_env")
+    client = Client(settings.url, key=key)
 
     def ask(question: str) -> str | Exception:
-        body = {
-            "model": settings.model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-        }
+        message = {"role": "user", "content": question}
+        body = {"model": settings.model, "messages": [message], "temperature": 0}
         try:
-            request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-            return _content(_post(opener, request, settings.timeout))
-        except HTTPError as error:
-            error.close()
-            return error
+            status, reply = client.ask(
+                "/chat/completions", body, timeout=settings.timeout, most=MAX_REPLY, whole=True
+            )
+            return _content(reply) if status == 200 else Refused(f"HTTP {status}")
         except Exception as error:  # a server may fail in any way; the reward is then missing
             return error
 
@@ -70,35 +63,6 @@ def missing_variables(rewards: Sequence[Reward]) -> list[str]:
     return [name for name in names if not os.environ.get(name, "").strip()]
 
 
-def _key(name: str) -> str:
-    key = os.environ.get(name, "").strip()  # a line break inside would put the key into http.client's message
-    if not key:
-        fix = f"export {name}=…, or set endpoint.api_key_env=null"
-        raise EnvironmentFault(
-            f"the judge's key is not set: {name}", where="rewards, endpoint.api_key_env", fix=fix
-        )
-    return key
-
-
-class _StayHere(urllib.request.HTTPRedirectHandler):
-    """A redirect is a failure: urllib would send the key along to wherever it leads."""
-
-    def redirect_request(self, *args, **kwargs):
-        return None
-
-
-def _post(opener: urllib.request.OpenerDirector, request: urllib.request.Request, timeout: float) -> bytes:
-    deadline, body = time.monotonic() + timeout, b""
-    with opener.open(request, timeout=timeout) as response:
-        while piece := response.read1(1 << 16):
-            body += piece
-            if time.monotonic() > deadline:  # the socket's own timeout starts anew with every piece
-                raise TimeoutError
-            if len(body) > MAX_REPLY:
-                raise ValueError("the reply is too long")
-    return body
-
-
 def _content(body: bytes) -> str:
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
@@ -111,8 +75,10 @@ def _content(body: bytes) -> str:
 
 def _cause(error: Exception) -> str:
     """The failure without any text of the server or of the request, which may hold the key."""
-    if isinstance(error, HTTPError):
-        return f"HTTP {error.code}"
-    reason = getattr(error, "reason", None)  # of a URLError
-    error = reason if isinstance(reason, Exception) else error
+    if isinstance(error, Refused):
+        return str(error)
     return "no chat completion" if isinstance(error, ValueError) else type(error).__name__
+
+
+class Refused(Exception):
+    """Another status than 200."""
