@@ -6,9 +6,11 @@ import json
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
+import yaml
 from support import lgrpo
 
 from lgrpo_lite.cli.main import VERBS
@@ -16,7 +18,7 @@ from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.recipe.read import recipe_names
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_generated_pages_are_current():
@@ -40,13 +42,71 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_tree_in_the_readme_is_the_tree():
+def test_the_tree_in_the_readme_is_the_packages():
     text = (ROOT / "README.md").read_text("utf-8")
-    listed = set(re.findall(r"^ +([\w]+\.py) ", text, re.MULTILINE))
-    files = {
-        p.name for p in (ROOT / "lgrpo_lite").rglob("*.py") if p.name not in ("__init__.py", "__main__.py")
-    }
-    assert listed == files
+    tree = text[text.index("lgrpo_lite/\n") :].split("```")[0]
+    assert len(tree.splitlines()) <= 25
+    listed = set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
+    assert listed == {p.parent.name for p in (ROOT / "lgrpo_lite").glob("*/__init__.py")}
+    assert all((ROOT / name).is_dir() for name in re.findall(r"^(\w+)/ ", tree, re.MULTILINE))
+
+
+def test_every_file_stands_by_its_path_in_the_architecture():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    listed = re.findall(r"^\| `([\w/]+\.py)` \| \S", text, re.MULTILINE)
+    package = ROOT / "lgrpo_lite"
+    files = [str(p.relative_to(package)) for p in package.rglob("*.py") if not p.name.startswith("__")]
+    assert sorted(listed) == sorted(files)
+
+
+def test_the_glossary_has_each_word_once_and_its_places_exist():
+    text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)[1:]
+    words = [word for word, _ in rows]
+    assert len(set(words)) == len(words) > 30
+    for _, places in rows:
+        for place in re.findall(r"`([\w/.]+)`", places):
+            root = ROOT if place.startswith("docs/") else ROOT / "lgrpo_lite"
+            module, _, name = place.partition(".")
+            code = root / f"{module}.py"
+            assert (root / place).exists() or (
+                code.exists() and f"class {name}" in code.read_text("utf-8")
+            ), place
+
+
+def test_what_contributing_names_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for place in re.findall(r"`([a-z_]+/[\w./]+)`", text):
+        assert (ROOT / place).exists() or (ROOT / "lgrpo_lite" / place).exists() or "NAME" in place, place
+
+
+def test_a_commit_is_checked_as_make_check_checks_it():
+    make = (ROOT / "Makefile").read_text("utf-8")
+    target = make[make.index("\ncheck:") :].split("\n\n")[0]
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in target.splitlines()[2:]]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == commands
+
+
+def test_six_frames_from_the_prompt_to_the_step(tmp_path, monkeypatch):
+    """docs/architecture.md draws the way; here it is walked."""
+    frames = []
+
+    def walked(*_):
+        frames.extend(traceback.extract_stack())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lgrpo_lite.train.loop.train_step", walked)
+    small = [
+        "rollout.prompts_per_step=2",
+        "data.eval=[]",
+        "safety.baseline_check=false",
+        "safety.sync_proof_every=0",
+    ]
+    lgrpo("recipe", "tiny-math", *small, "--ui", "none", "--runs", tmp_path)
+    ours = [frame.name for frame in frames if "/lgrpo_lite/" in frame.filename]
+    way = ["main", "run", "start", "train", "steps"]
+    assert ours == way and len({*way, "train_step"}) == 6
 
 
 def test_files_stay_readable():
