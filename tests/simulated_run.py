@@ -81,7 +81,7 @@ class SimulatedRun:
     def __post_init__(self):
         self.config = find_config(self.recipe.model)
         self.shape = Shape.of(self.config)
-        self.held = budget.held_bytes(self.shape, self.recipe, "vllm")
+        self.held = budget.held_bytes(self.shape, self.recipe, colocated=True)
         self.sampling = passes.sampling_bytes(self.shape, self.recipe)
         self.context = self.recipe.model.max_prompt_tokens + self.recipe.model.max_new_tokens
         self.card = Card(budget.visible(self.size))

@@ -107,19 +107,30 @@ class Engine:
     extra: str = "train"
     needs_gpu: bool = False
     can: Capabilities = Capabilities()
+    colocated: bool = False  # vLLM in this process: its cache and its graphs are on the trainer's card
+    own_copy: bool = False  # of the base weights, where rollout.vllm.share_weights is off
+    rows_only: bool = False  # its models take no layout but padded rows
+    on_trainer: bool = False  # generate() of the network that is trained
 
 
 _VLLM = Capabilities(("nf4", "bf16", "fp16", "fp32"), all_parameters=False, max_rank=512, head_adapter=False)
 ENGINES = {
-    "transformers": Engine("lgrpo_lite.engines.transformers:TransformersEngine"),
-    "vllm": Engine("lgrpo_lite.engines.vllm:VllmEngine", ("vllm",), "vllm", can=_VLLM),
+    "transformers": Engine("lgrpo_lite.engines.transformers:TransformersEngine", on_trainer=True),
+    "vllm": Engine(
+        "lgrpo_lite.engines.vllm:VllmEngine", ("vllm",), "vllm", can=_VLLM, colocated=True, own_copy=True,
+    ),
     "unsloth": Engine(
         "lgrpo_lite.engines.unsloth:UnslothEngine", ("unsloth", "unsloth_zoo", "vllm"), "unsloth",
         needs_gpu=True,
         can=Capabilities(("nf4", "bf16"), all_parameters=False, max_rank=512, head_adapter=False),
+        colocated=True, rows_only=True,
     ),
     "vllm-server": Engine("lgrpo_lite.engines.server:ServerEngine", can=_VLLM),
 }  # fmt: skip
+
+
+# what `rollout.engine: auto` takes where it can run, and else
+PREFERRED, FALLBACK = "vllm", "transformers"
 
 
 def engine_name(recipe: Recipe) -> str:
@@ -130,9 +141,9 @@ def engine_name(recipe: Recipe) -> str:
     """
     name, where = recipe.rollout.engine, recipe.where("rollout.engine")
     if name == "auto":
-        row = ENGINES["vllm"]
+        row = ENGINES[PREFERRED]
         here = not missing_packages(row, recipe.model.weights) and cuda_devices() > 0
-        return "vllm" if here and next(unservable(recipe, row.can), None) is None else "transformers"
+        return PREFERRED if here and next(unservable(recipe, row.can), None) is None else FALLBACK
     if name not in ENGINES:
         hint = nearest(name, list(ENGINES))
         raise ConfigError(

@@ -32,7 +32,11 @@ def cache_of(recipe: Recipe, config: Any, context: int, free: int) -> int:
     except ConfigError:  # a family whose size is not known from its config
         return max(one, min(count * one, free // 2))
     return cache_bytes(
-        one, count, free, sum(held_bytes(shape, recipe, "vllm").values()), sampling_bytes(shape, recipe)
+        one,
+        count,
+        free,
+        sum(held_bytes(shape, recipe, colocated=True, twice=not recipe.rollout.vllm.share_weights).values()),
+        sampling_bytes(shape, recipe),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lgrpo_lite.engines.base import PREFERRED
 from lgrpo_lite.plan.parts import MOMENTS
 from lgrpo_lite.plan.plan import Plan, plan
 from lgrpo_lite.policy.budget import GIB
@@ -106,7 +107,7 @@ def faster(recipe: Recipe, capacity: int | None = None, config: Any = None) -> s
         return None
     config = config or find_config(recipe.model, recipe.where("model.id"))
     found = plan(_with(recipe, ["model", "weights"], "bf16"), capacity, config)
-    if found.engine != "vllm" or not found.fits:
+    if found.engine != PREFERRED or not found.fits:
         return None
     weights = next(part.bytes for part in found.parts if part.name == "base weights")
     return (

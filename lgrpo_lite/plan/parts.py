@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from lgrpo_lite.engines.base import ENGINES, Engine
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy import budget, passes
 from lgrpo_lite.policy.budget import GIB
@@ -56,7 +57,12 @@ class Job:
     @property
     def colocated(self) -> bool:
         """vLLM in this process."""
-        return self.engine in ("vllm", "unsloth")
+        return self.row.colocated
+
+    @property
+    def row(self) -> Engine:
+        """What is true of the engine."""
+        return ENGINES[self.engine]
 
     @property
     def offload(self) -> bool:
@@ -74,7 +80,7 @@ class Job:
 
     @cached_property
     def run(self) -> Pass:
-        return passes.pass_of(self.recipe, self.engine)
+        return passes.pass_of(self.recipe, rows_only=self.row.rows_only)
 
     @property
     def longest(self) -> int:
@@ -89,7 +95,7 @@ class Job:
     @property
     def sequences(self) -> int:
         """Answers sampled at once, if there is room."""
-        if self.engine == "transformers":
+        if self.row.on_trainer:
             return min(self.recipe.rollout.batch_rows, self.answers)
         return budget.sequences_at_once(self.recipe)
 
@@ -102,7 +108,8 @@ class Job:
 
     @cached_property
     def held(self) -> dict[str, int]:
-        return budget.held_bytes(self.shape, self.recipe, self.engine)
+        twice = self.row.own_copy and not self.recipe.rollout.vllm.share_weights
+        return budget.held_bytes(self.shape, self.recipe, colocated=self.colocated, twice=twice)
 
     # ------------------------------------------------------------------------------------------- parts
 
@@ -152,7 +159,7 @@ class Job:
             )
             cache = cache_stays or self._cache(room, work)
             there = SERVED if cache_stays else (*sampling, "wake")
-        elif self.engine == "transformers":
+        elif self.row.on_trainer:
             sampling = there = ("rollout",)
             work = passes.generate_bytes(
                 self.shape, self.run, self.sequences, self.recipe.model.max_prompt_tokens, self.longest
@@ -233,7 +240,7 @@ class Job:
                 f"prompt and answer may have {self.longest:,} tokens, the model's context is"
                 f" {self.shape.context:,}"
             )
-        if self.engine == "vllm-server":
+        if not (self.colocated or self.row.on_trainer):
             yield "the server's GPU is not counted: this is the trainer's"
         if use.startswith("paged"):
             yield f"{use}: moments of large tensors may leave the GPU and are not counted"

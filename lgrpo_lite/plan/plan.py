@@ -9,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lite.engines.base import ENGINES, engine_name, unservable
+from lgrpo_lite.engines.base import ENGINES, FALLBACK, PREFERRED, engine_name, unservable
 from lgrpo_lite.errors import OutOfMemory
 from lgrpo_lite.machine.facts import cuda_devices, gpu_memory
 from lgrpo_lite.plan.parts import CACHE, CONTEXT, MOMENTS, Job, Part
@@ -139,7 +139,7 @@ def planned_engine(recipe: Recipe) -> str:
     """
     if recipe.rollout.engine != "auto" or cuda_devices():
         return engine_name(recipe)
-    return "transformers" if next(unservable(recipe, ENGINES["vllm"].can), None) else "vllm"
+    return FALLBACK if next(unservable(recipe, ENGINES[PREFERRED].can), None) else PREFERRED
 
 
 def card_size(recipe: Recipe) -> int:

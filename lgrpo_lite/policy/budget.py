@@ -166,18 +166,18 @@ def sequences_at_once(recipe: Recipe) -> int:
     return rollout.vllm.max_sequences or min(256, rollout.prompts_per_step * rollout.group_size)
 
 
-def held_bytes(shape: Shape, recipe: Recipe, engine: str) -> dict[str, int]:
+def held_bytes(shape: Shape, recipe: Recipe, *, colocated: bool, twice: bool = False) -> dict[str, int]:
     """What a run has on the card at any time, by name; gradients, passes, keys and values
     come and go, CUDA keeps its own.
+
+    colocated: vLLM is in this process; twice: on weights of its own.
     """
     model, vllm, width = recipe.model, recipe.rollout.vllm, WIDTH[recipe.model.weights]
-    colocated = engine in ("vllm", "unsloth")
     served = weights_bytes(shape, model.weights, by_vllm=True)
     own = weights_bytes(shape, model.weights, trained=model.lora is None)
-    apart = engine == "vllm" and not vllm.share_weights
     sizes = adapter_sizes(shape, model.lora) if model.lora else shape.parameters
-    held = {"base weights": served if colocated and not apart else own}
-    if apart:
+    held = {"base weights": served if colocated and not twice else own}
+    if twice:
         held["vLLM's own weights"] = served
     if model.lora:
         held["adapter"] = 4 * sum(sizes)

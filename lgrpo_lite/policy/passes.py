@@ -44,9 +44,9 @@ class Pass:
     )
 
 
-def pass_of(recipe: Recipe, engine: str) -> Pass:
-    """That of a recipe's updates on a GPU. Unsloth's models take rows alone."""
-    model, layout = recipe.model, "rows" if engine == "unsloth" else recipe.memory.layout
+def pass_of(recipe: Recipe, *, rows_only: bool = False) -> Pass:
+    """That of a recipe's updates on a GPU. rows_only: the engine's models take no other layout."""
+    model, layout = recipe.model, "rows" if rows_only else recipe.memory.layout
     keys = 1 + model.max_prompt_tokens / model.max_new_tokens if layout in ("auto", "shared") else 1.0
     width = WIDTH[model.weights]
     return Pass(

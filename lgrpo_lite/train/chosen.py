@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lite.engines.base import ENGINES, engine_name, missing_packages, unservable
+from lgrpo_lite.engines.base import ENGINES, PREFERRED, engine_name, missing_packages, unservable
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.budget import sequences_at_once
@@ -58,7 +58,7 @@ def _rollout(run: Run) -> Iterator[Chosen]:
     engine, rollout = engine_name(recipe), recipe.rollout
     if rollout.engine == "auto":
         yield Chosen("rollout.engine", engine, _why_engine(recipe, engine))
-    if engine not in ("vllm", "unsloth"):
+    if not ENGINES[engine].colocated:
         return
     if rollout.vllm.kv_cache_gb is None:
         why = (
@@ -73,12 +73,12 @@ def _rollout(run: Run) -> Iterator[Chosen]:
 
 
 def _why_engine(recipe: Recipe, engine: str) -> str:
-    if engine == "vllm":
+    if engine == PREFERRED:
         return "vLLM and a GPU are here, and it can serve this recipe"
     reasons = [] if cuda_devices() else ["no GPU was found"]
-    if missing := missing_packages(ENGINES["vllm"], recipe.model.weights):
+    if missing := missing_packages(ENGINES[PREFERRED], recipe.model.weights):
         reasons.append(f"not installed: {', '.join(missing)}")
-    reasons += [what.replace("'auto'", "'vllm'") for what, _, _ in unservable(recipe, ENGINES["vllm"].can)]
+    reasons += [what.replace("'auto'", "'vllm'") for what, _, _ in unservable(recipe, ENGINES[PREFERRED].can)]
     return f"vllm cannot run it here: {'; '.join(reasons)}"
 
 
