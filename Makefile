@@ -67,8 +67,8 @@ bench-view: .venv/ready       ## what looking at a run costs: opening 100,000 st
 bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds; an hour and a half
 	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py
 
-size:                    ## lines per file
-	@find lgrpo_lite -name '*.py' | xargs wc -l | sort -n
+size:                    ## how large and how dense the code is, beside the projects it learns from
+	@$(PYTHON) bench/size.py
 
 clean:
 	rm -rf .venv .venv-vllm .venv-unsloth build dist

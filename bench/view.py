@@ -30,9 +30,9 @@ from measure import keep
 
 from lgrpo_lite.checks.check import check
 from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.folder.samples import samples
 from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.samples import samples
 from lgrpo_lite.train.step import train_step
 
 STEPS = (100, 100_000)

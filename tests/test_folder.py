@@ -15,10 +15,10 @@ from support import tiny_recipe
 
 from lgrpo_lite import progress
 from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.folder.samples import picks, pieces, samples
 from lgrpo_lite.monitor.tail import Tail
 from lgrpo_lite.objective.trace import column_sums
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.samples import picks, pieces, samples
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score, StepRecord
 

@@ -34,7 +34,7 @@ class SamplingParams:
     tick: Tick = None  # hears how far a call is, from engines that can tell
 
 
-def part(tick: Tick, begin: float, size: float) -> Tick:
+def share_of(tick: Tick, begin: float, size: float) -> Tick:
     """For a part of the work that `tick` hears of: it begins at the share `begin`, and `size` is its own."""
     return None if tick is None else lambda share: tick(begin + size * share)
 

@@ -15,7 +15,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from lgrpo_lite.engines.base import SamplingParams, Tick, given_tokens, not_finite, part
+from lgrpo_lite.engines.base import SamplingParams, Tick, given_tokens, not_finite, share_of
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
@@ -81,7 +81,7 @@ class TransformersSampler:
         order = [r for r in order if r not in done]
         for begin in range(0, len(order), self.batch_rows):
             chunk = order[begin : begin + self.batch_rows]
-            tick = part(sampling.tick, begin / len(order), len(chunk) / len(order))
+            tick = share_of(sampling.tick, begin / len(order), len(chunk) / len(order))
             made = self._sample([rows[r] for r in chunk], replace(sampling, tick=tick))
             done |= zip(chunk, made, strict=True)
         return [[done[i * n + k] for k in range(n)] for i in range(len(prompts))]

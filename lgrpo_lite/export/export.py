@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from lgrpo_lite import progress
-from lgrpo_lite.engines.base import SamplingParams, part
+from lgrpo_lite.engines.base import SamplingParams, share_of
 from lgrpo_lite.engines.transformers import TransformersSampler
 from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
 from lgrpo_lite.export import merge, verify
@@ -233,7 +233,7 @@ def _compared(
         told(int(share * 2 * len(prompts)))
 
     answers = []
-    for asked, tick in ((policy, part(answered, 0.0, 0.5)), (merged, part(answered, 0.5, 0.5))):
+    for asked, tick in ((policy, share_of(answered, 0.0, 0.5)), (merged, share_of(answered, 0.5, 0.5))):
         greedy = SamplingParams(0.0, VERIFY_TOKENS, tick=tick)
         answers.append(
             [one[0].token_ids for one in TransformersSampler(asked, rows).generate(prompts, 1, greedy)]

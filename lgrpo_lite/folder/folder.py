@@ -205,7 +205,7 @@ class RunFolder:
         self._status["alarms"] = [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]
 
     def record(self, record: StepRecord, samples: Sequence[dict[str, Any]] = ()) -> None:
-        """One line of metrics.jsonl, the step's samples (`train.samples`) as a file of
+        """One line of metrics.jsonl, the step's samples (`folder.samples`) as a file of
         their own, the alarms it raises.
         """
         holding, known = self._alarms.look(record), {row["name"] for row in self._status.get("alarms", ())}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.ops.tiles import TILE_BYTES, Form, Tiles, block, given, judge, tile_of
+from lgrpo_lite.ops.tiles import TILE_BYTES, Form, Tiles, block, from_sums, given, tile_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class _Frozen(torch.autograd.Function):
         for i in range(0, len(hidden), rows):
             part = slice(i, i + rows)
             sums = block(tiles, hidden[part].to(tiles.compute), ids[part])
-            logp[part], entropy[part], rest[part] = judge(sums)
+            logp[part], entropy[part], rest[part] = from_sums(sums)
             if towards is not None and sums.mean_weight is not None:
                 own = weight[ids[part]].to(tiles.dtype)
                 towards[part] = own.mul_(sums.slope).sub_(sums.mean_weight)
@@ -143,7 +143,7 @@ class _Recomputed(torch.autograd.Function):
         for i in range(0, len(hidden), rows):
             part = slice(i, i + rows)
             sums = block(tiles, hidden[part].to(tiles.compute), ids[part])
-            logp[part], entropy[part], rest[part] = judge(sums)
+            logp[part], entropy[part], rest[part] = from_sums(sums)
             norm[part] = sums.target - logp[part]
         ctx.save_for_backward(hidden, weight, bias, ids, rest, norm, entropy)
         ctx.form = form

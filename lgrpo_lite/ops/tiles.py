@@ -189,7 +189,7 @@ def block(tiles: Tiles, h: Tensor, ids: Tensor) -> Sums:
     return Sums(target, slope_y, top[:, 0], total[:, 0], mean[:, 0], summed)
 
 
-def judge(s: Sums) -> tuple[Tensor, Tensor, Tensor]:
+def from_sums(s: Sums) -> tuple[Tensor, Tensor, Tensor]:
     """logp, entropy and 1 - p_y. The entropy is that of {y, not y} plus the others' own, so
     a sure token keeps its digits.
     """

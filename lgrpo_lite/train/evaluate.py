@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lgrpo_lite import progress
-from lgrpo_lite.engines.base import SamplingParams, part
+from lgrpo_lite.engines.base import SamplingParams, share_of
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.evaluation.figures import Estimate, Problem, estimates, figures, table
 from lgrpo_lite.evaluation.results import write_samples
@@ -65,10 +65,10 @@ def evaluate(
                 return None
             block = run.eval_prompts[begin : begin + BLOCK]
             tick = ticking("evaluating", begin, len(block), len(run.eval_prompts))
-            sampling = SamplingParams(settings.temperature, limit, tick=part(tick, 0.0, sampled))
+            sampling = SamplingParams(settings.temperature, limit, tick=share_of(tick, 0.0, sampled))
             problems += scored(block, sampler.generate(block, settings.k, sampling), tools)
             if settings.greedy:
-                sampling = SamplingParams(0.0, limit, tick=part(tick, sampled, 1 - sampled))
+                sampling = SamplingParams(0.0, limit, tick=share_of(tick, sampled, 1 - sampled))
                 greedy += scored(block, sampler.generate(block, 1, sampling), tools)
     if not problems:
         return None

@@ -14,6 +14,7 @@ from lgrpo_lite.engines.probe import demand_passed
 from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.report import write_report
+from lgrpo_lite.folder.samples import samples
 from lgrpo_lite.folder.sinks import open_sinks
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
@@ -23,7 +24,6 @@ from lgrpo_lite.train.chosen import chosen
 from lgrpo_lite.train.evaluate import evaluate, score_of
 from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite
 from lgrpo_lite.train.run import Run
-from lgrpo_lite.train.samples import samples
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.train.stop import StopRequest
 from lgrpo_lite.types import Group, StepRecord
