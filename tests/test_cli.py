@@ -13,6 +13,7 @@ import yaml
 from support import lgrpo
 
 from lgrpo_lite.monitor.text import STEP_LINE
+from lgrpo_lite.recipe.reward import REWARD_KEYS
 
 SMALL = [
     "train.steps=2",
@@ -279,3 +280,41 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
     assert json.loads((tmp_path / "x" / "STATUS.json").read_text())["state"] == "failed"
     rows = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
     assert [r["skipped"] for r in rows] == [f"loss is nan at step {i}" for i in (1, 2, 3)]
+
+
+def test_a_library_user_trains_as_the_command_does(tmp_path):
+    """The same folder, the same adapter; stopped by its time limit it says so, and goes on."""
+    import lgrpo_lite
+
+    settings = [*SMALL, "export.formats=[adapter]", "safety.baseline_check=false"]
+    assert (
+        lgrpo("recipe", "tiny-math", *settings, "--runs", tmp_path, "--name", "command", "--ui", "none") == 0
+    )
+    result = lgrpo_lite.train("tiny-math", settings, runs=tmp_path, name="library")
+    assert (result.exit_code, result.path) == (0, tmp_path / "library")
+    adapters = [
+        tmp_path / name / "export" / "adapter" / "adapter_model.safetensors"
+        for name in ("command", "library")
+    ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    stopped = lgrpo_lite.train(
+        "tiny-math", [*settings, "train.time_limit=1e-6"], runs=tmp_path, name="stopped"
+    )
+    assert stopped.exit_code == 75 and not stopped.exports
+    again = lgrpo_lite.train("tiny-math", settings, runs=tmp_path, name="stopped", resume="auto")
+    assert again.exit_code == 0 and again.exports
+
+
+def test_a_run_resolved_before_options_were_arguments_goes_on(tmp_path):
+    """Its config.resolved.yaml has every key that all rewards once had; and a setting that differs still refuses."""
+    settings = [*SMALL, "export.formats=[]", "safety.baseline_check=false"]
+    where = ["--runs", tmp_path, "--name", "old", "--ui", "none"]
+    assert lgrpo("recipe", "tiny-math", *settings, *where) == 0
+    resolved = tmp_path / "old" / "config.resolved.yaml"
+    raw = yaml.safe_load(resolved.read_text())
+    raw["rewards"][0] = {**REWARD_KEYS, **raw["rewards"][0]}
+    resolved.write_text(yaml.safe_dump(raw))
+    assert lgrpo("recipe", "tiny-math", *settings, *where, "--resume", "auto") == 0
+    raw["rewards"][0]["extract"] = "boxed"
+    resolved.write_text(yaml.safe_dump(raw))
+    assert lgrpo("recipe", "tiny-math", *settings, *where, "--resume", "auto") == 2

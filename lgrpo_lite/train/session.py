@@ -178,7 +178,7 @@ def _open(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple[Ru
 def _unfinished(recipe: Recipe, runs: Path) -> Path | None:
     """The newest run of the same settings that did not come to its end."""
     known = [file.parent for file in runs.glob(f"*/{RESOLVED}")]
-    for path in sorted(known, key=lambda p: (p / RESOLVED).parent.stat().st_mtime, reverse=True):
+    for path in sorted(known, key=lambda p: p.stat().st_mtime, reverse=True):
         if RunFolder(path).status.get("state") != "done" and not changes(path, recipe):
             return path
     return None
