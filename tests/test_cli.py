@@ -306,7 +306,9 @@ def test_a_library_user_trains_as_the_command_does(tmp_path):
 
 
 def test_a_run_resolved_before_options_were_arguments_goes_on(tmp_path):
-    """Its config.resolved.yaml has every key that all rewards once had; and a setting that differs still refuses."""
+    """Its config.resolved.yaml has every key that all rewards once had; and a
+    setting that differs still refuses.
+    """
     settings = [*SMALL, "export.formats=[]", "safety.baseline_check=false"]
     where = ["--runs", tmp_path, "--name", "old", "--ui", "none"]
     assert lgrpo("recipe", "tiny-math", *settings, *where) == 0

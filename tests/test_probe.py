@@ -390,9 +390,8 @@ def test_scoring_in_small_passes_gives_the_same_numbers(monkeypatch):
         return real(self, part, **more)
 
     monkeypatch.setattr(Policy, "logprobs", logprobs)
-    torch.testing.assert_close(
-        probe.scored(run.policy, batch), whole, rtol=0, atol=1e-5
-    )  # a few ulp of logits up to 30
+    # a few ulp of logits up to 30
+    torch.testing.assert_close(probe.scored(run.policy, batch), whole, rtol=0, atol=1e-5)
     assert len(sizes) > 1 and max(sizes) <= SCORED_TOKENS
     sizes.clear()
     proved(run)

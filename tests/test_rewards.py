@@ -204,6 +204,7 @@ from typing import Annotated, Literal
 
 def brief(completion_tokens, floor=5): return float(completion_tokens <= floor)
 def typed(completion, *, kind: Literal["a", "b"] = "a", share: Annotated[float, "of it"] = 0.5): return share
+def other(completion, cache=2): return float(cache)  # a name that a built-in reward has with another default
 def wants(completion, floor): return float(floor)
 def shared(completion, reference, extract, limit): return float(limit)
 """
@@ -213,7 +214,7 @@ def shared(completion, reference, extract, limit): return float(limit)
     ("name", "options", "value"),
     [
         ("brief", {}, 1.0), ("brief", {"floor": 3}, 0.0), ("brief", {"floor": 4.5}, 1.0), ("typed", {"share": 0.25}, 0.25),
-        ("wants", {"floor": 2}, 2.0), ("shared", {}, 10.0),
+        ("wants", {"floor": 2}, 2.0), ("shared", {}, 10.0), ("other", {}, 2.0), ("other", {"cache": 4096}, 4096.0),
     ],
 )  # fmt: skip
 def test_a_reward_of_ones_own_has_the_options_that_its_function_names(tmp_path, name, options, value):
@@ -241,9 +242,10 @@ def test_an_option_that_its_function_cannot_take_is_refused(tmp_path, name, opti
 def test_keys_that_all_rewards_once_had_say_nothing_at_their_old_defaults():
     """A recipe resolved by an earlier version holds all of them; what it changed still counts."""
     old = Reward(use="numeric", **REWARD_KEYS)
-    assert old == Reward(use="numeric") and old.changed() == {}  # as its default is numeric
+    # as its default is numeric
+    assert complete([old], str) == complete([Reward()], str) and old.changed() == {}
     boxed = Reward(use="math", **{**REWARD_KEYS, "extract": "boxed"})
-    assert boxed.options == {"extract": "boxed"} and boxed.changed() == {"use": "math", "extract": "boxed"}
+    assert boxed.changed() == {"use": "math", "extract": "boxed"}
     (whole,) = complete([boxed], str)
     assert whole.options == {
         "extract": "boxed",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from lgrpo_lite.recipe.algorithm import Section
 
@@ -53,11 +53,6 @@ class Reward(Section):
         gt=0,
         description="seconds for one completion, waits for a CPU not counted; then the reward is missing",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _forget(cls, raw: Any) -> Any:
-        return without_defaults(raw) if isinstance(raw, dict) else raw
 
     @property
     def options(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError, create_model
 
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.recipe.algorithm import Section
-from lgrpo_lite.recipe.reward import REWARD_KEYS, Reward
+from lgrpo_lite.recipe.reward import REWARD_KEYS, Reward, without_defaults
 from lgrpo_lite.recipe.schema import section_inside
 
 ROLLOUT = (  # what a reward may name of an answer
@@ -50,8 +50,11 @@ def options_of(function: Callable, reward: Reward, key: str, where: Callable[[st
     One that its function does not name, that it needs, or of another type: ConfigError.
     """
     schema = schema_of(function)
+    # what an earlier version wrote for every reward is no option of this one
+    said = without_defaults(reward.options)
+    named = {name: value for name, value in reward.options.items() if name in schema.model_fields}
     try:
-        read = schema.model_validate(reward.options)
+        read = schema.model_validate(said | named)
     except ValidationError as error:
         raise _explained(error, schema, reward, key, where) from None
     return {name: getattr(read, name) for name in schema.model_fields}

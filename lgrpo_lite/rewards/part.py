@@ -90,7 +90,8 @@ def complete(rewards: Sequence[Reward], where: Callable[[str], str]) -> list[Rew
     whole = []
     for i, reward in enumerate(rewards):
         function = found(reward.use, REWARDS, where(f"rewards.{i}.use"), "reward")
-        whole.append(reward.model_copy(update=options_of(function, reward, f"rewards.{i}", where)))
+        options = options_of(function, reward, f"rewards.{i}", where)
+        whole.append(Reward(use=reward.use, weight=reward.weight, timeout=reward.timeout, **options))
     return whole
 
 
