@@ -35,6 +35,7 @@ from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.fingerprint import fingerprint
 from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.train.build import build
+from lgrpo_lite.train.loop import steps
 from lgrpo_lite.train.stop import StopRequest
 
 NF4 = [
@@ -164,12 +165,12 @@ def test_a_resumed_run_draws_the_same_samples_where_vllm_seeds_requests_from_num
     """Model Runner V2. Left to numpy it draws others: evaluations and proofs have drawn from there too."""
     fp32 = ["rollout.engine=vllm", "model.weights=fp32", "rollout.vllm.kv_cache_gb=0.1", "train.save_every=1"]
 
-    def sampled(name: str, steps: int, *, resume: bool = False) -> list[list[str]]:
+    def sampled(name: str, last: int, *, resume: bool = False) -> list[list[str]]:
         """Answers of each step. A process that starts has numbers of its own."""
-        np.random.seed(len(name) + steps)
+        np.random.seed(len(name) + last)
         run = build(
             tiny_recipe(
-                *fp32, "log.completions_per_step=16", f"train.steps={steps}", "optim.scheduler=constant"
+                *fp32, "log.completions_per_step=16", f"train.steps={last}", "optim.scheduler=constant"
             )
         )
         folder = RunFolder(tmp_path / name)
