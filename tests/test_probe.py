@@ -380,7 +380,10 @@ def test_scoring_in_small_passes_gives_the_same_numbers(monkeypatch):
     updated(run, 0.02)
     with run.engine.serving(run.policy) as sampler:
         answers = sampler.generate(run.proof.prompts, probe.ANSWERS, run.sampling)
-    batch = for_scoring([(p, c) for p, row in zip(run.proof.prompts, answers, strict=True) for c in row])
+    pairs = [(p, c) for p, row in zip(run.proof.prompts, answers, strict=True) for c in row]
+    batch = for_scoring(pairs, torch.float64)
+    run.policy.model.double()  # where passes of another shape round alike
+    run.policy.dtype = torch.float64
     with torch.no_grad():
         whole = run.policy.logprobs(batch).logp
     sizes, real = [], Policy.logprobs
@@ -390,10 +393,11 @@ def test_scoring_in_small_passes_gives_the_same_numbers(monkeypatch):
         return real(self, part, **more)
 
     monkeypatch.setattr(Policy, "logprobs", logprobs)
-    # a few ulp of logits up to 30
-    torch.testing.assert_close(probe.scored(run.policy, batch), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe.scored(run.policy, batch), whole, rtol=0, atol=1e-12)
     assert len(sizes) > 1 and max(sizes) <= SCORED_TOKENS
     sizes.clear()
+    run.policy.model.float()
+    run.policy.dtype = torch.float32
     proved(run)
     assert max(sizes) <= SCORED_TOKENS
 

@@ -278,8 +278,6 @@ def one_weight_changed(run):
         weight.data.view(-1)[77] = before
 
 
-# A proof draws few tokens, and whether a temperature of 1.25 stands out depends on which; a run proves again and again.
-LOOKS = 3
 FAULTS = {
     "adapter": adapter_not_applied, "version": last_versions_adapter, "prefix cache": one_name_and_no_reset,
     "temperature": another_temperature, "base weights": one_weight_changed,
@@ -303,12 +301,11 @@ def test_a_planted_fault_is_found(run, fault):
     run.proof = proof
     with run.engine.serving(run.policy) as sampler:
         demand_passed(proof(sampler), "before the fault")
-    failed = {}
+    torch.manual_seed(0)  # a proof draws few tokens: the same ones whichever tests came before
     with FAULTS[fault](run), run.engine.serving(run.policy) as sampler:
-        for _ in range(LOOKS):
-            checks = proof(sampler)
-            failed |= {c.name: c.found for c in checks if not c.passed}
-    assert fault in failed, {c.name: c.found for c in checks}
+        checks = proof(sampler)
+    found = {c.name: c.found for c in checks}
+    assert fault in {c.name for c in checks if not c.passed}, found[fault]
     if fault == "version":  # a sync that was left out shows on every answer too
         assert not next(c.passed for c in checks if c.name == "stamp")
     with pytest.raises(VerificationError, match=fault) as error:
