@@ -373,6 +373,12 @@ def test_a_server_that_is_not_there(server, caplog):
     assert "ConnectionRefusedError x1" in caplog.text
 
 
+def test_any_text_can_be_asked_about(server):
+    """A tokenizer may cut a character in two; such a text is no reason for a missing reward."""
+    assert endpoint_judge(Endpoint(url=server.url, model="m"))(["half \ud83d of a pair"]) == ["1: yes"]
+    assert server.seen[0][2]["messages"][0]["content"] == "half \ud83d of a pair"
+
+
 def test_requests_go_out_together(server):
     judge = endpoint_judge(Endpoint(url=server.url, model="m", parallel=2))
     assert judge(["together 1", "together 2"]) == ["1: yes"] * 2  # each waits for the other

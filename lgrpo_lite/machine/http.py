@@ -6,6 +6,7 @@ message and no log holds a key.
 """
 
 import ipaddress
+import json
 import logging
 import os
 import time
@@ -25,7 +26,9 @@ class Client:
 
     def __init__(self, url: str, *, key: str | None = None):
         self.url = url.rstrip("/")
-        headers = {"User-Agent": "lgrpo-lite"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        headers = {"User-Agent": "lgrpo-lite", "Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         self._client = httpx.Client(
             headers=headers,
             trust_env=not is_loopback(urlsplit(url).hostname or ""),
@@ -42,8 +45,9 @@ class Client:
         """
         deadline, read = time.monotonic() + timeout, b""
         method = "GET" if body is None else "POST"
+        data = None if body is None else json.dumps(body)  # ASCII: a text may hold half a surrogate pair
         try:
-            with self._client.stream(method, self.url + path, json=body, timeout=timeout) as response:
+            with self._client.stream(method, self.url + path, content=data, timeout=timeout) as response:
                 for piece in response.iter_bytes():
                     read += piece
                     if whole and time.monotonic() > deadline:
