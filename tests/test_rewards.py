@@ -200,8 +200,15 @@ def test_every_key_of_a_reward_is_read_by_one():
 
 
 OWN = """
-from typing import Annotated, Literal
+from __future__ import annotations
+from typing import TYPE_CHECKING, Annotated, Literal
+if TYPE_CHECKING:
+    from nowhere import Absent
 
+class Table: pass
+
+def absent(completion: str, floor: Absent = 3): return float(floor)
+def odd_type(completion, table: Table = Table(), floor: int = 2, _memo={}): return float(floor)
 def brief(completion_tokens, floor=5): return float(completion_tokens <= floor)
 def typed(completion, *, kind: Literal["a", "b"] = "a", share: Annotated[float, "of it"] = 0.5): return share
 def other(completion, cache=2): return float(cache)  # a name that a built-in reward has with another default
@@ -214,7 +221,9 @@ def shared(completion, reference, extract, limit): return float(limit)
     ("name", "options", "value"),
     [
         ("brief", {}, 1.0), ("brief", {"floor": 3}, 0.0), ("brief", {"floor": 4.5}, 1.0), ("typed", {"share": 0.25}, 0.25),
-        ("wants", {"floor": 2}, 2.0), ("shared", {}, 10.0), ("other", {}, 2.0), ("other", {"cache": 4096}, 4096.0),
+        ("wants", {"floor": 2}, 2.0), ("shared", {}, 10.0), ("other", {}, 2.0),
+        ("absent", {"floor": 1}, 1.0), ("odd_type", {"floor": 4}, 4.0),
+        ("other", {"cache": 4096}, 4096.0),
     ],
 )  # fmt: skip
 def test_a_reward_of_ones_own_has_the_options_that_its_function_names(tmp_path, name, options, value):

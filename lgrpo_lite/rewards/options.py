@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
-from pydantic import ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.recipe.algorithm import Section
@@ -34,14 +34,15 @@ def schema_of(function: Callable) -> type[Section]:
     default; one without a default that all rewards once shared (`REWARD_KEYS`) keeps that one.
     """
     fields: dict[str, Any] = {}
-    hints = get_type_hints(function, include_extras=True)
+    hints = _hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         spread = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if spread or name in (*ROLLOUT, LIMIT):
+        private = name.startswith("_") and parameter.default is not parameter.empty  # a memo, say
+        if spread or private or name in (*ROLLOUT, LIMIT):
             continue
         default = REWARD_KEYS.get(name, ...) if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, _type_of(default)), default)
-    return create_model("Options", __base__=Section, **fields)
+    return create_model("Options", __base__=_Options, **fields)
 
 
 def options_of(function: Callable, reward: Reward, key: str, where: Callable[[str], str]) -> dict[str, Any]:
@@ -65,6 +66,18 @@ def documented(function: Callable) -> Iterator[tuple[str, Any, Any, str]]:
     for name, field in schema_of(function).model_fields.items():
         meaning = next((said for said in field.metadata if isinstance(said, str)), "")
         yield name, field.annotation, ... if field.is_required() else field.default, meaning
+
+
+class _Options(Section):
+    model_config = ConfigDict(arbitrary_types_allowed=True)  # a user's function may name any type
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    """Types of the arguments; none of a function whose annotations name what is not there when it runs."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def _type_of(default: Any) -> Any:
