@@ -6,8 +6,9 @@ As a library, six names:
     run = build(check(load_recipe("tiny-math", ["algorithm.use=trace"])))
     record, groups = train_step(1, run)
 
-and `Objective` with its table `NAMED`. They are imported when asked for: `import
-lgrpo_lite` alone stays light.
+and `Objective` with its table `NAMED`. A seventh is all of it: `lgrpo_lite.train("tiny-math")` checks,
+trains, evaluates and exports as the command does. They are imported when asked for: `import lgrpo_lite`
+alone stays light.
 """
 
 import importlib

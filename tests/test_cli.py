@@ -12,6 +12,7 @@ import torch
 import yaml
 from support import lgrpo
 
+from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.monitor.text import STEP_LINE
 from lgrpo_lite.recipe.reward import REWARD_KEYS
 
@@ -303,6 +304,8 @@ def test_a_library_user_trains_as_the_command_does(tmp_path):
     assert stopped.exit_code == 75 and not stopped.exports
     again = lgrpo_lite.train("tiny-math", settings, runs=tmp_path, name="stopped", resume="auto")
     assert again.exit_code == 0 and again.exports
+    with pytest.raises(ConfigError, match="takes no settings"):
+        lgrpo_lite.train(lgrpo_lite.load_recipe("tiny-math"), settings, runs=tmp_path)
 
 
 def test_a_run_resolved_before_options_were_arguments_goes_on(tmp_path):

@@ -82,6 +82,11 @@ def train(
     if isinstance(recipe, str):
         source = source or written(recipe, overrides)
         recipe = load_recipe(recipe, list(overrides))
+    elif overrides:
+        fix = "give them to `load_recipe`, or pass the recipe's name or file here"
+        raise ConfigError(
+            "a recipe that was read already takes no settings", where="train(overrides)", fix=fix
+        )
     recipe = check(recipe)
     demand(recipe, loggers=True)
     expected = _planned(recipe, say)
