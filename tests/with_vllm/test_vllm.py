@@ -13,6 +13,7 @@ from support import tiny_recipe
 
 pytest.importorskip("vllm")
 from lgrpo_lite.batch import for_scoring
+from lgrpo_lite.engines import probe
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.probe import demand_passed, proof_of
 from lgrpo_lite.engines.selftest import stages, stir
@@ -294,14 +295,15 @@ def moved(run):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(run, fault):
+def test_a_planted_fault_is_found(run, fault, monkeypatch):
     if run.kind not in ("shared nf4", "shared fp32", "two copies nf4"):
         pytest.skip("planted where the engine is vLLM in this process")
     proof = proof_of(run.engine, run.policy, run.prompts.prompts, run.recipe)
     run.proof = proof
     with run.engine.serving(run.policy) as sampler:
         demand_passed(proof(sampler), "before the fault")
-    torch.manual_seed(0)  # a proof draws few tokens: the same ones whichever tests came before
+    # 1.25 as temperature lies near what a proof of so few tokens can tell, by the machine's rounding: four times as many
+    monkeypatch.setattr(probe, "ANSWERS", 4 * probe.ANSWERS)
     with FAULTS[fault](run), run.engine.serving(run.policy) as sampler:
         checks = proof(sampler)
     found = {c.name: c.found for c in checks}
