@@ -302,6 +302,8 @@ def test_a_library_user_trains_as_the_command_does(tmp_path):
         "tiny-math", [*settings, "train.time_limit=1e-6"], runs=tmp_path, name="stopped"
     )
     assert stopped.exit_code == 75 and not stopped.exports
+    status = json.loads((tmp_path / "stopped" / "STATUS.json").read_text())
+    assert status["state"] == "stopped" and "stopping" not in status
     again = lgrpo_lite.train("tiny-math", settings, runs=tmp_path, name="stopped", resume="auto")
     assert again.exit_code == 0 and again.exports
     with pytest.raises(ConfigError, match="takes no settings"):

@@ -110,13 +110,15 @@ def train(
             run = _built(recipe, folder)
             from lgrpo_lite.train.loop import steps
 
-            if not steps(run, folder, stop, resume=resumed):
-                code = stop.exit_code or EXIT_INTERRUPTED
-                _ended(folder, "stopped", code)
-                return Result(folder.path, code)
-            exports = _exported(run, folder)
-            _ended(folder, "done", 0)
+            done = steps(run, folder, stop, resume=resumed)
+            exports = _exported(run, folder) if done else {}
+            if done:
+                _ended(folder, "done", 0)
+        if done:
             return Result(folder.path, 0, exports)
+        code = stop.exit_code or EXIT_INTERRUPTED
+        _ended(folder, "stopped", code)  # no heartbeat is left that would say `stopping` after it
+        return Result(folder.path, code)
     except Stopped as stopped:
         _ended(folder, "stopped", stopped.exit_code)
         return Result(folder.path, stopped.exit_code, at_once=True)
