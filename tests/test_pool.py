@@ -50,6 +50,15 @@ def forks(completion):
             os.execvpe("sleep", ["sleep", "1234"], {})
         os._exit(0)
     return 1.0
+def hops(completion):
+    # a process that is somebody else at every look: it forks, and the parent ends
+    if os.fork() == 0:
+        os.setsid()
+        for _ in range(100):
+            if os.fork():
+                os._exit(0)
+        os.execvpe("sleep", ["sleep", "1234"], {})
+    return 1.0
 def forks_and_sleeps(completion):
     forks(completion)
     subprocess.Popen(["sleep", "1234"], start_new_session=True)
@@ -110,7 +119,7 @@ def test_a_fault_costs_one_reply(name, fault, note, seconds):
     crew.close()
 
 
-@pytest.mark.parametrize("name", ["forks", "forks_and_sleeps", "forks_and_dies"])
+@pytest.mark.parametrize("name", ["forks", "hops", "forks_and_sleeps", "forks_and_dies"])
 def test_no_process_outlives_the_batch_that_started_it(name):
     crew = pool(name, timeout=0.5, workers=1)
     crew.run([call(0)] * 2)

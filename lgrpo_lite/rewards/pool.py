@@ -274,14 +274,30 @@ def _end(worker: _Worker) -> None:
 def _children(pid: int) -> list[psutil.Process]:
     """All living descendants. A worker adopts its orphans (`worker.main`), so that none
     leaves the tree by a double fork.
+
+    A look takes milliseconds. A process that it lists and finds dead may have forked in between, and that
+    child is on no list: nobody lives only where two looks find the same dead.
     """
-    found = []
+    known_dead: set[int] = set()
+    for _ in range(ROUNDS):
+        living, dead = _look(pid)
+        if living or dead <= known_dead:
+            return living
+        known_dead = dead
+    return []
+
+
+def _look(pid: int) -> tuple[list[psutil.Process], set[int]]:
+    """The living and the dead (not yet waited for) among the descendants that one listing shows."""
+    living, dead = [], set()
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(child)
-    return found
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    dead.add(child.pid)
+                else:
+                    living.append(child)
+    return living, dead
 
 
 def _strays(workers: set[int]) -> list[psutil.Process]:
