@@ -1,8 +1,7 @@
-"""What a set of samples says about a policy: pass@k, coverage of a base model, and what a
-KL-regularised optimum could be.
+"""What samples say about a policy: pass@k, coverage of a base model, what a KL-regularised optimum could be.
 
-Questions of "Can GRPO Help LLMs Transcend Their Pretraining Origin?" (arXiv:2510.15990), as
-numbers from counts of right answers.
+Questions of "Can GRPO Help LLMs Transcend Their Pretraining Origin?" (arXiv:2510.15990), as numbers from
+counts of right answers.
 """
 
 import math
@@ -10,8 +9,9 @@ from collections.abc import Sequence
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """1 - C(n-c, k)/C(n, k): the unbiased chance that k of n samples hold a right
-    one (arXiv:2107.03374). k <= n.
+    """1 - C(n-c, k)/C(n, k): the unbiased chance that one of k of n samples is right (arXiv:2107.03374).
+
+    k <= n.
     """
     if k > n:
         raise ValueError(f"pass@{k} needs at least {k} samples, there are {n}")
@@ -20,12 +20,19 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 def pass_curve(n: int, correct: Sequence[int], ks: Sequence[int]) -> list[float]:
     """pass@k averaged over problems, for each k."""
-    return [math.fsum(pass_at_k(n, c, k) for c in correct) / len(correct) for k in ks]
+    curve = []
+    for k in ks:
+        chances = [pass_at_k(n, c, k) for c in correct]
+        curve.append(math.fsum(chances) / len(correct))
+    return curve
 
 
 def crossover(base: Sequence[float], tuned: Sequence[float], ks: Sequence[int]) -> int | None:
     """The first k at which the base model's curve is above the tuned one's; None if it never is."""
-    return next((k for k, b, t in zip(ks, base, tuned, strict=True) if b > t), None)
+    for k, of_base, of_tuned in zip(ks, base, tuned, strict=True):
+        if of_base > of_tuned:
+            return k
+    return None
 
 
 def coverage(base: Sequence[int], tuned: Sequence[int]) -> dict[str, int]:

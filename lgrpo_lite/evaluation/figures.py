@@ -1,5 +1,6 @@
-"""From samples to figures: avg@k, pass@j and maj@k, each with a 95 % bootstrap interval
-over problems. No torch, no files.
+"""From samples to figures: avg@k, pass@j and maj@k, each with a 95 % bootstrap interval over problems.
+
+No torch, no files.
 
 A problem is one draw from all problems of its kind, and its k samples are draws from the policy. What makes
 two evaluations differ most is which problems were asked, so problems are what is resampled: with replacement,
@@ -56,10 +57,17 @@ class Problem:
     def from_json(cls, row: dict[str, Any]) -> "Problem":
         """Read a line back; keys of a later version are ignored, KeyError or TypeError on a foreign line."""
         known = {f.name for f in fields(Sample)}
-        samples = tuple(
-            Sample(**{k: v for k, v in sample.items() if k in known}) for sample in row["samples"]
+        samples = []
+        for sample in row["samples"]:
+            values = {key: value for key, value in sample.items() if key in known}
+            samples.append(Sample(**values))
+        return cls(
+            id=str(row["id"]),
+            question=row["question"],
+            reference=row["reference"],
+            category=dict(row["category"]),
+            samples=tuple(samples),
         )
-        return cls(str(row["id"]), row["question"], row["reference"], dict(row["category"]), samples)
 
     @property
     def marks(self) -> list[bool]:
@@ -92,13 +100,11 @@ class Figures:
     categories: dict[str, dict[str, "Figures"]]  # column, value
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "pass_at": {str(j): asdict(e) for j, e in self.pass_at.items()},
-            "categories": {
-                column: {value: figures.to_json() for value, figures in table.items()}
-                for column, table in self.categories.items()
-            },
-        }
+        row = asdict(self)
+        row["pass_at"] = {str(j): asdict(estimate) for j, estimate in self.pass_at.items()}
+        for column, table in self.categories.items():
+            row["categories"][column] = {value: figures.to_json() for value, figures in table.items()}
+        return row
 
 
 def figures(problems: Sequence[Problem], *, categories: bool = True) -> Figures | None:
@@ -109,15 +115,17 @@ def figures(problems: Sequence[Problem], *, categories: bool = True) -> Figures 
         return None
     k = max(len(p.samples) for p in problems)
     columns = table(problems, k)
-    found = dict(zip(columns, estimates(np.array(list(columns.values()))), strict=True))
-    avg = found["avg"]
+    measured = estimates(np.array(list(columns.values())))
+    by_name = dict(zip(columns, measured, strict=True))
+    avg = by_name["avg"]
     assert avg is not None, "a sample has a reward"
+    pass_at = {j: by_name[f"pass@{j}"] for j in powers(k)}
     return Figures(
         problems=len(problems),
         k=k,
         avg=avg,
-        pass_at={j: e for j in powers(k) if (e := found[f"pass@{j}"]) is not None},
-        maj=found["maj"],
+        pass_at={j: estimate for j, estimate in pass_at.items() if estimate is not None},
+        maj=by_name["maj"],
         truncated=sum(s.finish_reason == "length" for s in samples) / len(samples),
         unparsable=sum(s.outcome == "unparsable" for s in scored) / len(scored),
         missing=len(samples) - len(scored),
@@ -128,31 +136,42 @@ def figures(problems: Sequence[Problem], *, categories: bool = True) -> Figures 
 
 def powers(k: int) -> list[int]:
     """1, 2, 4, … up to k, and k."""
-    return [*(2**i for i in range(k.bit_length()) if 2**i < k), k]
+    smaller = [2**i for i in range(k.bit_length()) if 2**i < k]
+    return [*smaller, k]
 
 
 def table(problems: Sequence[Problem], k: int) -> dict[str, list[float]]:
-    """One number a problem for avg, each pass@j and maj. NaN: the problem has no
-    such number, for want of rewards.
-    """
-    marks = [p.marks for p in problems]
-    rows = {"avg": [sum(m) / len(m) if m else math.nan for m in marks]}
-    rows |= {f"pass@{j}": passes(problems, j) for j in powers(k)}
+    """One number a problem for avg, each pass@j and maj; NaN where a problem has too few rewards for it."""
+    rows = {"avg": [_share_right(p.marks) for p in problems]}
+    for j in powers(k):
+        rows[f"pass@{j}"] = passes(problems, j)
     answered = any(s.vote is not None for p in problems for s in p.samples)
-    rows["maj"] = [majority(p) if answered else math.nan for p in problems]
+    if answered:
+        rows["maj"] = [majority(p) for p in problems]
+    else:
+        rows["maj"] = [math.nan] * len(problems)
     return rows
+
+
+def _share_right(marks: Sequence[bool]) -> float:
+    return sum(marks) / len(marks) if marks else math.nan
 
 
 def passes(problems: Sequence[Problem], j: int) -> list[float]:
     """pass@j of each problem; NaN where fewer than j samples have a reward."""
-    return [pass_at_k(len(m), sum(m), j) if len(m) >= j else math.nan for m in (p.marks for p in problems)]
+    chances = []
+    for problem in problems:
+        marks = problem.marks
+        enough = len(marks) >= j
+        chances.append(pass_at_k(len(marks), sum(marks), j) if enough else math.nan)
+    return chances
 
 
 def majority(problem: Problem) -> float:
-    """1 when the most frequent answer is right. Samples without an answer do not vote; of
-    equals the first to come wins.
+    """1 when the most frequent answer is right; a tie goes to the first.
 
-    No votes: 0. NaN when the reward of every sample with the winning answer, or of every sample, is missing.
+    Samples without an answer do not vote; no votes: 0. NaN when the reward of every sample with the winning
+    answer, or of every sample, is missing.
     """
     votes = [s.vote for s in problem.samples if s.vote is not None]
     if not problem.marks:
@@ -160,49 +179,56 @@ def majority(problem: Problem) -> float:
     if not votes:
         return 0.0
     winner = max(votes, key=votes.count)  # max keeps the first of equals
-    right = next((s.right for s in problem.samples if s.vote == winner and s.right is not None), None)
-    return math.nan if right is None else float(right)
+    marks = [s.right for s in problem.samples if s.vote == winner and s.right is not None]
+    return float(marks[0]) if marks else math.nan
 
 
 def estimates(values: np.ndarray) -> list[Estimate | None]:
-    """Mean of each row of [measures, problems] with its interval; NaN leaves the mean,
-    a row of NaN has none.
-    """
+    """Mean of each row of [measures, problems] with its interval. NaN is left out, a row of NaN is None."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     means = resampled(filled, known)
-    found: list[Estimate | None] = []
-    for row, there, drawn in zip(filled, known, means.T, strict=True):
-        if not there.any():
-            found.append(None)
+    rows: list[Estimate | None] = []
+    for row, row_known, row_means in zip(filled, known, means.T, strict=True):
+        if not row_known.any():
+            rows.append(None)
             continue
-        low, high = np.nanquantile(drawn, QUANTILES)
-        found.append(Estimate(math.fsum(row) / int(there.sum()), float(low), float(high)))
-    return found
+        mean = math.fsum(row) / int(row_known.sum())
+        low, high = np.nanquantile(row_means, QUANTILES)
+        rows.append(Estimate(mean, float(low), float(high)))
+    return rows
 
 
 def resampled(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """[RESAMPLES, measures]: means over problems drawn with replacement, the same draws for
-    every measure; NaN where none.
+    """[RESAMPLES, measures]: means over problems drawn with replacement; NaN where none.
+
+    The draws are the same for every measure.
     """
     size = values.shape[1]
     rng = np.random.default_rng(0)
+    offsets = np.arange(CHUNK)[:, None] * size  # of each resample in a flat [CHUNK, size]
     parts = []
     for _ in range(RESAMPLES // CHUNK):
-        drawn = rng.integers(0, size, (CHUNK, size)) + np.arange(CHUNK)[:, None] * size
-        count = np.bincount(drawn.ravel(), minlength=CHUNK * size).reshape(CHUNK, size).astype(float)
-        total, number = count @ values.T, count @ known.T.astype(float)
-        parts.append(np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0))
+        drawn = rng.integers(0, size, (CHUNK, size)) + offsets
+        times_drawn = np.bincount(drawn.ravel(), minlength=CHUNK * size)
+        times_drawn = times_drawn.reshape(CHUNK, size).astype(float)
+        total = times_drawn @ values.T
+        number = times_drawn @ known.T.astype(float)
+        means = np.full_like(total, np.nan)
+        np.divide(total, number, out=means, where=number > 0)
+        parts.append(means)
     return np.concatenate(parts)
 
 
 def _by_category(problems: Sequence[Problem]) -> dict[str, dict[str, Figures]]:
     columns = dict.fromkeys(column for p in problems for column in p.category)
-    found: dict[str, dict[str, Figures]] = {}
+    tables: dict[str, dict[str, Figures]] = {}
     for column in columns:
-        values = sorted({p.category[column] for p in problems if column in p.category})
-        rows = {
-            v: figures([p for p in problems if p.category.get(column) == v], categories=False) for v in values
-        }
-        found[column] = {value: row for value, row in rows.items() if row is not None}
-    return found
+        tables[column] = {}
+        values = {p.category[column] for p in problems if column in p.category}
+        for value in sorted(values):
+            members = [p for p in problems if p.category.get(column) == value]
+            row = figures(members, categories=False)
+            if row is not None:
+                tables[column][value] = row
+    return tables

@@ -1,6 +1,4 @@
-"""One evaluation from beginning to end: the subject loaded, its problems asked in
-blocks, the figures written down.
-"""
+"""One evaluation from beginning to end: load the subject, ask it block by block, write the figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +30,7 @@ BLOCK = 512  # answers between two points from which an evaluation can go on
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who is asked: a model, or a run at one of its checkpoints. `checkpoint`
-    None: the base model, adapter off.
-    """
+    """Who is asked: a model, or a run at one of its checkpoints. `checkpoint` None: the base, adapter off."""
 
     name: str  # as the user calls it
     run: Path | None = None
@@ -43,7 +39,9 @@ class Subject:
     @property
     def label(self) -> str:
         """What distinguishes it inside its run."""
-        return self.checkpoint.name if self.checkpoint else "base" if self.run else "model"
+        if self.checkpoint:
+            return self.checkpoint.name
+        return "base" if self.run else "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +78,10 @@ class Asking:
                 encode=lambda question: tokens(question, self.recipe.data, policy.tokenizer),
                 decode=lambda ids: policy.tokenizer.decode(ids, skip_special_tokens=True),
             )
-            found = scored(prompts, answers, tools, categories)
+            problems = scored(prompts, answers, tools, categories)
         micro = self.recipe.memory.micro_tokens
         # after the sampler's memory is back
-        return with_logprobs(found, prompts, answers, policy, micro, is_base=self.is_base)
+        return with_logprobs(problems, prompts, answers, policy, micro, is_base=self.is_base)
 
 
 def measure(
@@ -98,7 +96,7 @@ def measure(
 ) -> dict[str, Any]:
     """Evaluate and return what result.json holds. `recipe` is checked and has the suite laid over it.
 
-    Whatever is in `out` already is not asked again; golds in which `gold_fault` finds a fault are told.
+    Whatever is in `out` already is not asked again; golds in which `gold_fault` finds a fault are warned of.
     Raises what loading raises; no reward at all: DataError.
     """
     if recipe.model.threads:
@@ -120,14 +118,18 @@ def measure(
         warnings += asked.notes
         asking = Asking(recipe, engine, policy, reward, subject.checkpoint is None, seed)
         size = max(1, BLOCK // recipe.eval.k)
-        what = about(recipe, suite.suite.name, _facts(subject, policy), asked, seed=seed, block=size)
-        folder = ResultFolder(out, what, recipe)
+        facts = _facts(subject, policy)
+        folder = ResultFolder(
+            out, about(recipe, suite.suite.name, facts, asked, seed=seed, block=size), recipe
+        )
+        work = f"evaluating {suite.suite.name}"
         try:
             while (begin := len(folder.done)) < len(prompts):
                 block = slice(begin, begin + size)
-                tick = ticking(f"evaluating {suite.suite.name}", begin, len(prompts[block]), len(prompts))
-                folder.append(asking.block(begin // size, prompts[block], categories[block], tick))
-            progress.told(f"evaluating {suite.suite.name}", len(prompts), len(prompts))
+                tick = ticking(work, begin, len(prompts[block]), len(prompts))
+                samples = asking.block(begin // size, prompts[block], categories[block], tick)
+                folder.append(samples)
+            progress.told(work, len(prompts), len(prompts))
             return _finish(folder, recipe, warnings)
         finally:
             folder.close()
@@ -137,20 +139,25 @@ def measure(
 
 
 def _finish(folder: ResultFolder, recipe: Recipe, warnings: list[str]) -> dict[str, Any]:
-    found = figures(folder.done)
-    if found is None:
+    result = figures(folder.done)
+    if result is None:
         fix = "look into the samples and the reward; a fault of a worker process is in the log"
         raise DataError("every reward of the evaluation is missing", where=recipe.where("rewards"), fix=fix)
-    if found.missing:
-        warnings.append(f"{found.missing} samples have no reward (timeout or error) and count neither way")
-    return folder.finish(found, warnings)
+    if result.missing:
+        warnings.append(f"{result.missing} samples have no reward (timeout or error) and count neither way")
+    return folder.finish(result, warnings)
 
 
 def _facts(subject: Subject, policy: Policy) -> dict[str, Any]:
     """What tells this policy from any other: the base weights, and the checkpoint's own checksum."""
-    sums = None if subject.checkpoint is None else (subject.checkpoint / "SHA256SUMS").read_text("utf-8")
-    adapter = next(
-        (line.split()[0][:16] for line in (sums or "").splitlines() if line.endswith(".safetensors")), None
-    )
+    adapter = None if subject.checkpoint is None else _adapter_checksum(subject.checkpoint)
     weights = fingerprint(policy.base) if policy.has_adapter else None
     return {"name": subject.name, "label": subject.label, "base_weights": weights, "trained": adapter}
+
+
+def _adapter_checksum(path: Path) -> str | None:
+    """Of the first weights file of a checkpoint, 16 digits."""
+    for line in (path / "SHA256SUMS").read_text("utf-8").splitlines():
+        if line.endswith(".safetensors"):
+            return line.split()[0][:16]
+    return None

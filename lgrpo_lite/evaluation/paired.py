@@ -1,5 +1,4 @@
-"""Two evaluations of the same problems, problem by problem: difference, what was gained and lost,
-curves, and the base's support.
+"""Two evaluations compared problem by problem: difference, gained and lost, curves, the base's support.
 
 Pairing takes the difficulty of the problems out of the comparison, so a much smaller difference shows than
 between two intervals that stand side by side.
@@ -78,63 +77,51 @@ def read_side(path: Path) -> Side:
     try:
         about = json.loads((path / "result.json").read_text("utf-8"))["about"]
         subject = about["subject"]
-        return Side(
-            str(path), f"{subject['name']} ({subject['label']})", about, read_samples(path / "samples.jsonl")
-        )
+        name = f"{subject['name']} ({subject['label']})"
+        return Side(str(path), name, about, read_samples(path / "samples.jsonl"))
     except (OSError, ValueError, KeyError, TypeError):
-        started = (path / "about.json").is_file()
-        what = "this evaluation is not finished" if started else "no evaluation is there"
-        fix = (
-            "run the same `lgrpo-lite eval` again; it goes on"
-            if started
-            else "lgrpo-lite eval RUN --suite NAME writes one"
-        )
+        what, fix = "no evaluation is there", "lgrpo-lite eval RUN --suite NAME writes one"
+        if (path / "about.json").is_file():
+            what, fix = "this evaluation is not finished", "run the same `lgrpo-lite eval` again; it goes on"
         raise ConfigError(what, where=str(path), fix=fix) from None
 
 
 def newest(run: Path, suite: str | None = None, problems: str | None = None) -> Path:
-    """The last finished evaluation of a run, of the problems with that hash if
-    one is given. None: ConfigError.
+    """The last finished evaluation of a run, of the problems with that hash if one is given.
+
+    None: ConfigError.
     """
-    found = []
+    results = []
     for file in run.glob("evals/*/result.json"):
         about = json.loads(file.read_text("utf-8"))["about"]
         if problems is None or about["problems_hash"] == problems:
-            found.append(file)
-    if not found:
-        of = f" of {suite}" if suite else ""
-        what, fix = (
-            f"the run has no finished evaluation{of}",
-            f"lgrpo-lite eval {run} --suite {suite or 'NAME'}",
-        )
+            results.append(file)
+    if not results:
+        of_suite = f" of {suite}" if suite else ""
+        what = f"the run has no finished evaluation{of_suite}"
+        fix = f"lgrpo-lite eval {run} --suite {suite or 'NAME'}"
         raise ConfigError(what, where=str(run / "evals"), fix=fix)
-    return max(found, key=lambda file: file.stat().st_mtime).parent
+    return max(results, key=lambda file: file.stat().st_mtime).parent
 
 
 def compare(a: Side, b: Side) -> Comparison:
     """B against A. Other problems or another checker: ConfigError that names what differs."""
     warnings = _comparable(a, b)
     k = (a.k, b.k)
-    ks = powers(min(k))
-    of_a, of_b = (table(side.problems, side.k) for side in (a, b))
-    both = ~np.isnan(np.array(of_a["avg"]) + np.array(of_b["avg"]))
+    avg = np.array([table(side.problems, side.k)["avg"] for side in (a, b)])
+    both = ~np.isnan(avg).any(axis=0)
     if not both.any():
         fix = "look into the rewards of the two evaluations"
         raise ConfigError("no problem has a reward on both sides", where=f"{a.path}, {b.path}", fix=fix)
-    avg = np.array([of_a["avg"], of_b["avg"]])[:, both]
+    avg = avg[:, both]
     [difference] = estimates((avg[1] - avg[0])[None])
     assert difference is not None, "there is a problem with both"
-    curves = tuple(_curve(side.problems, ks) for side in (a, b))
-    ks = ks[: min(map(len, curves))]
-    equal = [  # as many chances for both
-        [
-            replace(p, samples=p.samples[: min(k)])
-            for p, there in zip(side.problems, both, strict=True)
-            if there
-        ]
-        for side in (a, b)
-    ]
-    solved = [[sum(p.marks) for p in problems] for problems in equal]
+    ks = powers(min(k))
+    curve_a, curve_b = _curve(a.problems, ks), _curve(b.problems, ks)
+    ks = ks[: min(len(curve_a), len(curve_b))]
+    curve_a, curve_b = curve_a[: len(ks)], curve_b[: len(ks)]
+    equal = [_first_samples(side.problems, both, min(k)) for side in (a, b)]  # as many chances for both
+    solved_a, solved_b = ([sum(p.marks) for p in problems] for problems in equal)
     reason = _no_support(a, b)
     return Comparison(
         a=a.name,
@@ -144,12 +131,10 @@ def compare(a: Side, b: Side) -> Comparison:
         k=k,
         avg=(float(avg[0].mean()), float(avg[1].mean())),
         difference=difference,
-        coverage=coverage(*solved),
+        coverage=coverage(solved_a, solved_b),
         ks=ks,
-        curves=(curves[0][: len(ks)], curves[1][: len(ks)]),
-        crossover=crossover(
-            [e.value for e in curves[0][: len(ks)]], [e.value for e in curves[1][: len(ks)]], ks
-        ),
+        curves=(curve_a, curve_b),
+        crossover=crossover([e.value for e in curve_a], [e.value for e in curve_b], ks),
         maj=_majorities(*equal),
         support=None if reason else support(*equal),
         no_support=reason,
@@ -158,15 +143,25 @@ def compare(a: Side, b: Side) -> Comparison:
     )
 
 
+def _first_samples(problems: Sequence[Problem], kept: np.ndarray, count: int) -> list[Problem]:
+    """The problems that are kept, with the first `count` samples of each."""
+    rows = []
+    for problem, keep in zip(problems, kept, strict=True):
+        if keep:
+            rows.append(replace(problem, samples=problem.samples[:count]))
+    return rows
+
+
 def change(before: Sequence[Problem], after: Sequence[Problem], names: tuple[str, str]) -> str | None:
     """`sentence` on two sets of samples; None where they are not of the same problems."""
     if [(p.question, p.reference) for p in before] != [(p.question, p.reference) for p in after]:
         return None
     avg = np.array([table(problems, 1)["avg"] for problems in (before, after)])
     [difference] = estimates((avg[1] - avg[0])[None])
-    return (
-        None if difference is None else sentence(difference, int((~np.isnan(avg).any(axis=0)).sum()), names)
-    )
+    if difference is None:
+        return None
+    both = ~np.isnan(avg).any(axis=0)
+    return sentence(difference, int(both.sum()), names)
 
 
 def sentence(difference: Estimate, problems: int, names: tuple[str, str] = ("A", "B")) -> str:
@@ -174,59 +169,66 @@ def sentence(difference: Estimate, problems: int, names: tuple[str, str] = ("A",
     points = 100 * difference.value
     low, high = 100 * difference.low, 100 * difference.high
     if points == 0 and low == high == 0:
-        return (
-            _upper(f"{names[0]} and {names[1]}")
-            + f" are right equally often on every one of these {problems} problems."
-        )
-    better, worse, sign = (names[1], names[0], 1) if points >= 0 else (names[0], names[1], -1)
-    ends = sorted((sign * low, sign * high))
+        both = _upper(f"{names[0]} and {names[1]}")
+        return f"{both} are right equally often on every one of these {problems} problems."
+    if points >= 0:
+        worse, better = names
+        least, most = sorted((low, high))
+    else:
+        better, worse = names
+        least, most = sorted((-low, -high))
     text = f"{_upper(better)} solves {_number(abs(points))} more of every 100 problems than {worse} "
-    text += f"(95 % interval {_number(ends[0])} to {_number(ends[1])}): "
-    if ends[0] <= 0:
+    text += f"(95 % interval {_number(least)} to {_number(most)}): "
+    if least <= 0:
         return text + "this may be chance."
-    return text + (
-        "better, though on few problems." if problems < FEW else "better beyond what chance explains."
-    )
+    if problems < FEW:
+        return text + "better, though on few problems."
+    return text + "better beyond what chance explains."
 
 
 def support(base: Sequence[Problem], tuned: Sequence[Problem]) -> Support | None:
-    """Whether right answers of the tuned model were answers that the base model gives, too
-    (arXiv:2510.15990, arXiv:2504.13837).
+    """Whether the base model gives the tuned model's right answers, too.
 
+    The question of arXiv:2510.15990 and arXiv:2504.13837.
     ℓ(y) = (1/|y|) Σ log π_base(y_t | before) is an answer's mean log-prob a token with the adapter off, the
     negative log of its perplexity. Inside is ℓ(y) >= the 1 % quantile of ℓ over the base's own samples on the
     same problems. That says an answer is as likely, token by token, as what the base writes; not that the
     base would find it in so many samples.
     """
     own = [s.base_logp_mean for p in base for s in p.samples if s.base_logp_mean is not None]
-    right = [
-        (i, s.base_logp_mean)
-        for i, p in enumerate(tuned)
-        for s in p.samples
-        if s.right and s.base_logp_mean is not None
-    ]
+    right = []  # (problem, mean log-prob) of each
+    for i, problem in enumerate(tuned):
+        for sample in problem.samples:
+            if sample.right and sample.base_logp_mean is not None:
+                right.append((i, sample.base_logp_mean))
     if not own or not right:
         return None
     threshold = float(np.quantile(own, LOW))
-    inside = {i for i, mean in right if mean >= threshold}
-    gained = {
-        i for i, (a, b) in enumerate(zip(base, tuned, strict=True)) if not any(a.marks) and any(b.marks)
-    }
-    share = sum(mean >= threshold for _, mean in right) / len(right)
-    return Support(len(right), share, threshold, len(gained), len(gained & inside))
+    inside = [i for i, mean in right if mean >= threshold]
+    gained = set()
+    for i, (before, after) in enumerate(zip(base, tuned, strict=True)):
+        if any(after.marks) and not any(before.marks):
+            gained.add(i)
+    return Support(
+        right=len(right),
+        inside=len(inside) / len(right),
+        threshold=threshold,
+        gained=len(gained),
+        gained_inside=len(gained.intersection(inside)),
+    )
 
 
 def _comparable(a: Side, b: Side) -> list[str]:
     """Warnings for what differs and may; ConfigError for what may not."""
-    one, other = (problems_hash((p.question, p.reference) for p in side.problems) for side in (a, b))
-    where, fix = f"{a.path}, {b.path}", "evaluate both with the same --suite and --limit"
-    if one != other or len(a.problems) != len(b.problems):
-        what = (
-            f"{a.about['suite']} with {len(a.problems)} problems and {b.about['suite']} with"
-            f" {len(b.problems)}"
-        )
-        same = a.about["suite"] == b.about["suite"] and len(a.problems) == len(b.problems)
-        more = ", whose questions or gold answers differ" if same else ""
+    where = f"{a.path}, {b.path}"
+    sizes = len(a.problems), len(b.problems)
+    suites = a.about["suite"], b.about["suite"]
+    same_size = sizes[0] == sizes[1]
+    if not same_size or _hash_of(a) != _hash_of(b):
+        what = f"{suites[0]} with {sizes[0]} problems and {suites[1]} with {sizes[1]}"
+        same_name = suites[0] == suites[1]
+        more = ", whose questions or gold answers differ" if same_name and same_size else ""
+        fix = "evaluate both with the same --suite and --limit"
         raise ConfigError(f"these are not the same problems: {what}{more}", where=where, fix=fix)
     if a.about["checker"] != b.about["checker"]:
         raise ConfigError(
@@ -234,16 +236,22 @@ def _comparable(a: Side, b: Side) -> list[str]:
             where=where,
             fix="evaluate both with the same rewards",
         )
-    told = []
-    for key, words in (("temperature", "temperature"), ("prompt", "prompt")):
-        if a.about[key] != b.about[key]:
-            told.append(f"the two differ in {words}: {a.about[key]} and {b.about[key]}")
-    limits = [side.about["model"]["max_new_tokens"] for side in (a, b)]
-    if limits[0] != limits[1]:
-        told.append(f"the two differ in model.max_new_tokens: {limits[0]} and {limits[1]}")
+    warnings = []
+    settings = {
+        "temperature": (a.about["temperature"], b.about["temperature"]),
+        "prompt": (a.about["prompt"], b.about["prompt"]),
+        "model.max_new_tokens": (a.about["model"]["max_new_tokens"], b.about["model"]["max_new_tokens"]),
+    }
+    for name, (one, other) in settings.items():
+        if one != other:
+            warnings.append(f"the two differ in {name}: {one} and {other}")
     if len(a.problems) < FEW:
-        told.append(f"{len(a.problems)} problems are few: the intervals are too narrow")
-    return told
+        warnings.append(f"{len(a.problems)} problems are few: the intervals are too narrow")
+    return warnings
+
+
+def _hash_of(side: Side) -> str:
+    return problems_hash((p.question, p.reference) for p in side.problems)
 
 
 def _no_support(a: Side, b: Side) -> str:
@@ -262,8 +270,8 @@ def _no_support(a: Side, b: Side) -> str:
 
 def _curve(problems: Sequence[Problem], ks: Sequence[int]) -> list[Estimate]:
     """pass@j for the first of `ks`, as far as any problem has that many rewards."""
-    found = estimates(np.array([passes(problems, j) for j in ks]))
-    return [estimate for estimate in found if estimate is not None]  # None for the last ones alone
+    curve = estimates(np.array([passes(problems, j) for j in ks]))
+    return [estimate for estimate in curve if estimate is not None]  # None for the last ones alone
 
 
 def _majorities(*sides: Sequence[Problem]) -> tuple[float, float] | None:

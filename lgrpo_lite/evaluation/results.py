@@ -1,5 +1,4 @@
-"""The folder of one evaluation: killed at any moment and started again, it ends with the
-same samples and the same figures.
+"""The folder of one evaluation: killed at any moment and started again, it ends with the same figures.
 
 about.json      what was asked of whom and how; an evaluation goes on only with the same
 recipe.yaml     all settings
@@ -39,13 +38,10 @@ class ResultFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            fix = "choose another place with --out DIR"
-            raise ConfigError(
-                f"cannot write the results: {error.strerror}", where=str(path), fix=fix
-            ) from None
-        self._lock = lock(
-            path, "another process writes these results", "wait for it, or choose another --out"
-        )
+            what, fix = f"cannot write the results: {error.strerror}", "choose another place with --out DIR"
+            raise ConfigError(what, where=str(path), fix=fix) from None
+        fix = "wait for it, or choose another --out"
+        self._lock = lock(path, "another process writes these results", fix)
         self._check()
         write_whole(path / "recipe.yaml", recipe.to_yaml())
         write_whole(path / "about.json", json.dumps(about, indent=1) + "\n")
@@ -54,18 +50,17 @@ class ResultFolder:
     def append(self, block: Sequence[Problem]) -> None:
         """A block's lines, on the disk before this returns."""
         with (self.path / "samples.jsonl").open("ab") as file:
-            file.write("".join(json.dumps(p.to_json(), ensure_ascii=False) + "\n" for p in block).encode())
+            file.write(_lines(block))
             file.flush()
             os.fsync(file.fileno())
         self.done += block
 
     def finish(self, figures: Figures | None, warnings: list[str]) -> dict[str, Any]:
         """Write result.json and return it."""
-        found = None if figures is None else figures.to_json()
         result = {
             "schema": 1,
             "about": self.about,
-            "figures": found,
+            "figures": None if figures is None else figures.to_json(),
             "versions": versions(),
             "warnings": warnings,
         }
@@ -80,25 +75,27 @@ class ResultFolder:
         file = self.path / "about.json"
         if not file.exists():
             return
-        changed = differences(
-            json.loads(file.read_text("utf-8")), json.loads(json.dumps(self.about)), free=()
-        )
+        before = json.loads(file.read_text("utf-8"))
+        now = json.loads(json.dumps(self.about))
+        changed = differences(before, now, free=())
         if changed:
-            shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+            more = "; …" if len(changed) > 5 else ""
+            shown = "; ".join(changed[:5]) + more
             fix = "go on with the settings it was started with, or choose another --out"
             raise ConfigError(f"these results are of another evaluation: {shown}", where=str(file), fix=fix)
 
     def _recover(self) -> list[Problem]:
         """The whole blocks of samples.jsonl; what a kill left behind them is cut off."""
-        path, block = self.path / "samples.jsonl", self.about["block"]
+        path = self.path / "samples.jsonl"
         data = path.read_bytes() if path.exists() else b""
-        lines, read = data.split(b"\n")[:-1], []
+        lines = data.split(b"\n")[:-1]
+        read = []
         for line in lines:
             try:
                 read.append(Problem.from_json(json.loads(line)))
             except (ValueError, KeyError, TypeError):
                 break
-        total = self.about["problems"]
+        block, total = self.about["block"], self.about["problems"]
         whole = total if len(read) >= total else len(read) // block * block
         size = sum(len(line) + 1 for line in lines[:whole])
         if size < len(data):
@@ -110,8 +107,11 @@ class ResultFolder:
 
 def check_folder(path: Path) -> None:
     """Refuse a folder that holds anything but an evaluation: ConfigError."""
-    names = {p.name for p in path.iterdir() if not p.name.startswith(".")} if path.is_dir() else set()
-    if "about.json" not in names and (foreign := sorted(names - LOGS)):
+    if not path.is_dir():
+        return
+    names = {p.name for p in path.iterdir() if not p.name.startswith(".")}
+    foreign = sorted(names - LOGS)
+    if foreign and "about.json" not in names:
         what = f"that folder holds something else: {', '.join(foreign[:3])}"
         raise ConfigError(what, where=str(path), fix="choose another --out")
 
@@ -119,10 +119,14 @@ def check_folder(path: Path) -> None:
 def about(
     recipe: Recipe, suite: str, subject: dict[str, Any], asked: Asked, *, seed: int, block: int
 ) -> dict[str, Any]:
-    """What an evaluation is. Two with the same `problems_hash` and `checker` can
-    be compared problem by problem.
+    """What an evaluation is.
+
+    Two with the same `problems_hash` and `checker` can be compared problem by problem.
     """
-    keys = {key: getattr(recipe.rollout, key) for key in ROLLOUT}
+    rollout = {}
+    for key in ROLLOUT:
+        value = getattr(recipe.rollout, key)
+        rollout[key] = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
     return {
         "suite": suite,
         "problems": len(asked.prompts),
@@ -132,9 +136,7 @@ def about(
         "prompt": {"template": recipe.data.template, "system": recipe.data.system},
         "subject": subject,
         "model": recipe.model.model_dump(mode="json"),
-        "rollout": {
-            key: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for key, v in keys.items()
-        },
+        "rollout": rollout,
         "k": recipe.eval.k,
         "temperature": recipe.eval.temperature,
         "seed": seed,
@@ -153,27 +155,28 @@ def problems_hash(pairs) -> str:
 def write_samples(path: Path, problems: Sequence[Problem]) -> None:
     """One line a problem, compressed; the file appears whole. Equal samples give equal bytes."""
     path.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(p.to_json(), ensure_ascii=False) + "\n" for p in problems)
-    write_whole(path, gzip.compress(text.encode(), mtime=0))
+    write_whole(path, gzip.compress(_lines(problems), mtime=0))
+
+
+def _lines(problems: Sequence[Problem]) -> bytes:
+    rows = [json.dumps(p.to_json(), ensure_ascii=False) for p in problems]
+    return "".join(row + "\n" for row in rows).encode()
 
 
 def read_samples(path: Path) -> list[Problem]:
-    """All problems of a finished file of samples, compressed or not. A foreign
-    line: ConfigError with file:line.
-    """
+    """All problems of a finished samples file, compressed or not. A foreign line: ConfigError (file:line)."""
     data = path.read_bytes()
     if path.suffix == ".gz":
         data = gzip.decompress(data)
-    found = []
+    problems = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            found.append(Problem.from_json(json.loads(line)))
+            problems.append(Problem.from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             what = f"no line of an evaluation: {error}"
-            raise ConfigError(
-                what, where=f"{path}:{number}", fix="run the evaluation again with another --out"
-            ) from None
-    return found
+            fix = "run the evaluation again with another --out"
+            raise ConfigError(what, where=f"{path}:{number}", fix=fix) from None
+    return problems
 
 
 def versions() -> dict[str, str]:

@@ -11,12 +11,14 @@ from lgrpo_lite.verifier.answers import normal
 
 
 def ticking(what: str, begin: int, count: int, of: int) -> Callable[[float], None]:
-    """For `count` of `of` problems from `begin` on: tells that they begin now, and then how
-    many the share heard of makes.
-    """
+    """Progress of `count` problems out of `of`, from `begin` on: reported now, and for each share done."""
     progress.told(what, begin, of)
-    # the last is done when it is scored
-    return lambda share: progress.told(what, min(begin + int(count * share), of - 1), of)
+
+    def tick(share: float) -> None:
+        done = begin + int(count * share)
+        progress.told(what, min(done, of - 1), of)  # the last is done when it is scored
+
+    return tick
 
 
 def scored(
@@ -27,16 +29,18 @@ def scored(
 ) -> list[Problem]:
     """The answers with their rewards, as lines of a samples file."""
     scores = tools.reward.scores(prompts, answers, tools.judge)
-    return [
-        Problem(
+    problems = []
+    for i, prompt in enumerate(prompts):
+        pairs = zip(answers[i], scores[i], strict=True)
+        problem = Problem(
             id=prompt.id,
             question=prompt.text,
             reference=prompt.reference,
             category=categories[i] if categories else {},
-            samples=tuple(_sample(c, s, tools.reward) for c, s in zip(row, marks, strict=True)),
+            samples=tuple(_sample(completion, score, tools.reward) for completion, score in pairs),
         )
-        for i, (prompt, row, marks) in enumerate(zip(prompts, answers, scores, strict=True))
-    ]
+        problems.append(problem)
+    return problems
 
 
 def _sample(completion: Completion, score: Score, reward: RewardSum) -> Sample:

@@ -1,8 +1,7 @@
-"""Suites: a set of problems with its prompt and its checker, as a YAML file. Closed like a
-recipe: a fault names file:line.
+"""Suites: a set of problems with its prompt and its checker, as a YAML file.
 
-A suite is laid over a recipe: it sets where the problems come from, the prompt and the rewards; what it
-leaves out stays the recipe's own. `key=value` wins over both.
+Closed like a recipe: a fault names file:line. A suite is laid over a recipe: it sets where the problems come
+from, the prompt and the rewards; what it leaves out stays the recipe's own. `key=value` wins over both.
 """
 
 import random
@@ -38,9 +37,7 @@ class SuiteName(Section):
 
 
 class Choices(Section):
-    """Multiple choice: options A, B, … in a shuffled order; the gold answer
-    becomes the letter of the right one.
-    """
+    """Multiple choice: options A, B, … in a shuffled order; the gold answer becomes the right letter."""
 
     wrong: list[str] = Field(
         min_length=1, max_length=len(LETTERS) - 1, description="columns of the wrong options"
@@ -84,17 +81,15 @@ class Suite(Section):
 
 def suite_names() -> list[str]:
     """Names of the suites inside the package, sorted."""
-    return sorted(
-        f.name.removesuffix(".yaml") for f in (packaged() / "suites").iterdir() if f.name.endswith(".yaml")
-    )
+    files = [file.name for file in (packaged() / "suites").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
 def load_suite(name: str | None, file: str | None) -> Suite:
-    """By name, or from a file: YAML is a suite, anything else a file of problems
-    (columns question and answer).
+    """By name, or from a file: YAML is a suite, anything else has problems (columns question and answer).
 
-    Both: the suite of that name on the problems of that file. Every fault is a
-    ConfigError that names its place.
+    Both: the suite of that name on the problems of that file. Every fault is a ConfigError that names its
+    place.
     """
     if file is not None and file.endswith((".yaml", ".yml")):
         if name is not None:
@@ -104,14 +99,15 @@ def load_suite(name: str | None, file: str | None) -> Suite:
     own = Source(path=file) if file is not None else None
     if name is None:
         assert own is not None, "one of the two is given"
-        return Suite(suite=SuiteName(name=Path(own.path or "").name.partition(".")[0]), data=[own])
-    if name not in suite_names():
-        known = suite_names()
+        stem = Path(own.path or "").name.partition(".")[0]
+        return Suite(suite=SuiteName(name=stem), data=[own])
+    known = suite_names()
+    if name not in known:
         what = f"unknown suite {name!r}{nearest(name, known)}"
-        raise ConfigError(
-            what, where="command line", fix=f"use one of: {', '.join(known)}; or --suite-file FILE"
-        )
-    suite = _parse((packaged() / "suites" / f"{name}.yaml").read_text("utf-8"), f"suite {name}")
+        fix = f"use one of: {', '.join(known)}; or --suite-file FILE"
+        raise ConfigError(what, where="command line", fix=fix)
+    packed = packaged() / "suites" / f"{name}.yaml"
+    suite = _parse(packed.read_text("utf-8"), f"suite {name}")
     return suite if own is None else suite.model_copy(update={"data": [own]})
 
 
@@ -143,12 +139,13 @@ def _parse(text: str, origin: str) -> Suite:
 def lay_over(suite: Suite, recipe: Recipe, overrides: list[str]) -> Recipe:
     """The recipe that an evaluation follows: the suite's problems, prompt and checker, then the overrides.
 
-    What only training reads is put aside, so that it can contradict nothing; log-probs are
-    taken at the samples' temperature.
+    What only training reads is put aside, so that it can contradict nothing; log-probs are taken at the
+    samples' temperature.
     """
     raw = recipe.model_dump(mode="json", by_alias=True)
     raw["algorithm"] = {"use": "grpo"}
-    raw["data"]["eval"] = raw["data"]["train"] = [source.model_dump(mode="json") for source in suite.data]
+    sources = [source.model_dump(mode="json") for source in suite.data]
+    raw["data"]["eval"] = raw["data"]["train"] = sources
     for key in ("template", "system"):
         if (value := getattr(suite.prompt, key)) is not None:
             raw["data"][key] = value
@@ -157,21 +154,22 @@ def lay_over(suite: Suite, recipe: Recipe, overrides: list[str]) -> Recipe:
     for key in ("max_prompt_tokens", "max_new_tokens"):
         if (value := getattr(suite, key)) is not None:
             raw["model"][key] = value
-    laid = recipe_of(raw, _marks(suite, recipe), overrides)
-    rollout = laid.rollout.model_copy(update={"temperature": laid.eval.temperature or 1.0})
-    done = laid.model_copy(update={"rollout": rollout})
-    done._marks = laid._marks
+    combined = recipe_of(raw, _marks(suite, recipe), overrides)
+    rollout = combined.rollout.model_copy(update={"temperature": combined.eval.temperature or 1.0})
+    done = combined.model_copy(update={"rollout": rollout})
+    done._marks = combined._marks
     return done
 
 
 def _marks(suite: Suite, recipe: Recipe) -> Marks:
-    """Where the keys of the laid recipe come from."""
+    """Where the keys of the combined recipe come from."""
     origin = f"suite {suite.suite.name}"
-    gone = {"data"} | ({"rewards"} if suite.rewards else set())
-    kept = {path: line for path, line in recipe._marks.lines.items() if path[0] not in gone}
-    own = {("data", "eval"): f"{origin}, data"} | (
-        {("rewards",): f"{origin}, rewards"} if suite.rewards else {}
-    )
+    replaced = {"data"}
+    own = {("data", "eval"): f"{origin}, data"}
+    if suite.rewards:
+        replaced.add("rewards")
+        own[("rewards",)] = f"{origin}, rewards"
+    kept = {path: line for path, line in recipe._marks.lines.items() if path[0] not in replaced}
     return Marks(recipe._marks.origin, kept | own)
 
 
@@ -189,59 +187,68 @@ def problems(
     suite: Suite, recipe: Recipe, tokenizer, limit: int | None, gold_fault: GoldFault | None = None
 ) -> Asked:
     """The first `limit` problems, as prompts. None, or none that is short enough: DataError."""
-    found = list(islice(_read(suite, recipe, tokenizer), limit))
+    pairs = list(islice(_read(suite, recipe, tokenizer), limit))
     longest = recipe.model.max_prompt_tokens
-    kept = [pair for pair in found if len(pair[0].token_ids) <= longest]
+    kept = [(prompt, category) for prompt, category in pairs if len(prompt.token_ids) <= longest]
     if not kept:
-        what = (
-            f"all {len(found)} problems are longer than {longest} tokens"
-            if found
-            else "the suite has no problems"
-        )
-        fix = "raise model.max_prompt_tokens" if found else "check the file, the split and the limit"
+        what, fix = "the suite has no problems", "check the file, the split and the limit"
+        if pairs:
+            what = f"all {len(pairs)} problems are longer than {longest} tokens"
+            fix = "raise model.max_prompt_tokens"
         raise DataError(what, where=recipe.where("data.eval"), fix=fix)
-    prompts, left_out = [prompt for prompt, _ in kept], len(found) - len(kept)
-    notes = [f"{left_out} problems are longer than {longest} tokens and were left out"] if left_out else []
-    faults = [(p.id, fault) for p in prompts if gold_fault and (fault := gold_fault(p.reference))]
-    if faults:
-        notes.append(
-            f"{len(faults)} gold answers cannot be compared with, so no answer is right there; the first: "
-            f"problem {faults[0][0]}, {faults[0][1]}"
-        )
-    return Asked(prompts, [category for _, category in kept], left_out, notes)
+    prompts = [prompt for prompt, _ in kept]
+    categories = [category for _, category in kept]
+    left_out = len(pairs) - len(kept)
+    notes = []
+    if left_out:
+        notes.append(f"{left_out} problems are longer than {longest} tokens and were left out")
+    if gold_fault is not None:
+        notes += _fault_note(prompts, gold_fault)
+    return Asked(prompts, categories, left_out, notes)
+
+
+def _fault_note(prompts: list[Prompt], gold_fault: GoldFault) -> list[str]:
+    """A line about the gold answers that are at fault; none where all are good."""
+    faults = []
+    for prompt in prompts:
+        if fault := gold_fault(prompt.reference):
+            faults.append(f"problem {prompt.id}, {fault}")
+    if not faults:
+        return []
+    what = f"{len(faults)} gold answers cannot be compared with, so no answer is right there"
+    return [f"{what}; the first: {faults[0]}"]
 
 
 def _read(suite: Suite, recipe: Recipe, tokenizer) -> Iterator[tuple[Prompt, dict[str, str]]]:
     for i, source in enumerate(recipe.data.eval):
         for row, fields in islice(_rows(source, recipe.where(f"data.eval.{i}")), source.limit):
-            question, reference, shown = row.question, row.reference, ""
+            reference, options = row.reference, ""
             if suite.choices is not None:
                 wrong = [_option(fields, column, row.place) for column in suite.choices.wrong]
-                shown, reference = _shuffled(reference, wrong, f"{suite.choices.seed}/{question}")
-            asked = _filled(suite.prompt.question, question, shown)
-            ids = tokens(asked, recipe.data, tokenizer, row.messages)
-            category = {
-                name: str(v)
-                for name in suite.category
-                if isinstance(v := value_at(fields, name), str | int | float)
-            }
-            yield Prompt(row.id, asked, ids, reference, rubric=row.rubric), category
+                options, reference = _shuffled(reference, wrong, f"{suite.choices.seed}/{row.question}")
+            question = _filled(suite.prompt.question, row.question, options)
+            ids = tokens(question, recipe.data, tokenizer, row.messages)
+            category = {}
+            for column in suite.category:
+                value = value_at(fields, column)
+                if isinstance(value, str | int | float):
+                    category[column] = str(value)
+            yield Prompt(row.id, question, ids, reference, rubric=row.rubric), category
 
 
 def _filled(form: str, question: str, choices: str) -> str:
     """In one pass, so that a question that holds "{choices}" stays as it is."""
-    return re.sub(
-        r"\{question\}|\{choices\}", lambda mark: question if mark[0] == "{question}" else choices, form
-    )
+    values = {"{question}": question, "{choices}": choices}
+    return re.sub(r"\{question\}|\{choices\}", lambda name: values[name[0]], form)
 
 
 def _rows(source: Source, where: str) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Rows with all that their source has of them; a bad row raises, or is left out by bad_rows=skip."""
     if source.path is None and source.hf is None:
-        found: Iterator = ((row, {}) for row in rows(source, where))
+        pairs: Iterator = ((row, {}) for row in rows(source, where))
     else:
-        found = ((row_or_fault(source, record), record.fields) for record in records(source, where))
-    for row, fields in found:
+        pairs = ((row_or_fault(source, record), record.fields) for record in records(source, where))
+    for row, fields in pairs:
         if isinstance(row, Row):
             yield row, fields
         elif source.bad_rows == "refuse":

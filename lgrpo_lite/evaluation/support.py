@@ -1,6 +1,4 @@
-"""How likely the answers are under the policy and under the base model: one pass over what
-was sampled, without gradient.
-"""
+"""How likely the answers are under the policy and under the base: one pass over them, without gradient."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,11 +36,15 @@ def with_logprobs(
     elif is_base:
         base = log_probs(policy, pairs, micro_tokens)
     unknown: list[float | None] = [None] * len(pairs)
-    each = zip(tuned or unknown, base or unknown, strict=True)
-    return [replace(p, samples=tuple(_with(s, *next(each)) for s in p.samples)) for p in problems]
+    logps = zip(tuned or unknown, base or unknown, strict=True)  # in the order of the samples
+    rows = []
+    for problem in problems:
+        samples = [_with_logps(sample, *next(logps)) for sample in problem.samples]
+        rows.append(replace(problem, samples=tuple(samples)))
+    return rows
 
 
-def _with(sample: Sample, tuned: float | None, base: float | None) -> Sample:
+def _with_logps(sample: Sample, tuned: float | None, base: float | None) -> Sample:
     def mean(total: float | None) -> float | None:
         return None if total is None else total / sample.tokens
 
