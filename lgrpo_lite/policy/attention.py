@@ -29,14 +29,16 @@ SLACK, SMALL = 1.25, 512  # a bucket may be padded by this factor, or up to so m
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Segments as padded rows. Padding points at token 0 and is dropped,
-    or masked where it would be a key.
-    """
+    """Segments as padded rows. Padding points at token 0 and is dropped, or masked among the keys."""
 
     rows: int
     query: Int[Tensor, " RQ"]
     key: Int[Tensor, " RK"]
     mask: Bool[Tensor, "#R 1 Q K"] | None  # None: causal, keys are the queries' own
+
+    def to(self, device: torch.device) -> "Bucket":
+        mask = None if self.mask is None else self.mask.to(device)
+        return Bucket(self.rows, self.query.to(device), self.key.to(device), mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,80 +55,94 @@ class Plan:
     varlen: bool = False
 
     def to(self, device: torch.device, *, varlen: bool) -> "Plan":
-        buckets = tuple(
-            replace(
-                b,
-                query=b.query.to(device),
-                key=b.key.to(device),
-                mask=None if b.mask is None else b.mask.to(device),
-            )
-            for b in self.buckets
+        return replace(
+            self,
+            buckets=() if varlen else tuple(bucket.to(device) for bucket in self.buckets),
+            order=self.order.to(device),
+            key=self.key.to(device),
+            ends_q=self.ends_q.to(device),
+            ends_k=self.ends_k.to(device),
+            varlen=varlen,
         )
-        moved = {name: getattr(self, name).to(device) for name in ("order", "key", "ends_q", "ends_k")}
-        return replace(self, buckets=() if varlen else buckets, varlen=varlen, **moved)
 
 
 def plan(segments: Sequence[Segment]) -> Plan:
     """Segments that cover tokens 0..N-1 in order, each once."""
     filled = [s for s in segments if s.length]
-    buckets, places = [], []
-    for context in (False, True):
-        for group in _bucketed([s for s in filled if (s.context > 0) == context]):
-            buckets.append(_bucket(group))
-            width = max(s.length for s in group)
-            places.append((group, width))
-    order = torch.empty(sum(s.length for s in filled), dtype=torch.long)
-    begin = 0
-    for group, width in places:
-        for row, s in enumerate(group):
-            order[s.start : s.start + s.length] = torch.arange(s.length) + begin + row * width
-        begin += len(group) * width
+    groups = []
+    for shares in (False, True):
+        groups += _bucketed([s for s in filled if (s.context > 0) == shares])
     length = torch.tensor([s.length for s in filled])
     total = torch.tensor([s.context + s.length for s in filled])
-    key, _ = ranges(
-        torch.tensor([at for s in filled for at in (s.context_start, s.start)]),
-        torch.tensor([n for s in filled for n in (s.context, s.length)]),
-    )
     return Plan(
-        tuple(buckets),
-        order,
-        key,
-        _ends(length),
-        _ends(total),
-        (int(length.max()), int(total.max())),
+        buckets=tuple(_bucket(group) for group in groups),
+        order=_order(groups),
+        key=_keys(filled),
+        ends_q=_ends(length),
+        ends_k=_ends(total),
+        longest=(int(length.max()), int(total.max())),
         shares=any(s.context for s in filled),
     )
+
+
+def _order(groups: Sequence[Sequence[Segment]]) -> Tensor:
+    """Where each token stands in the padded rows of all buckets, end to end."""
+    order = torch.empty(sum(s.length for group in groups for s in group), dtype=torch.long)
+    begin = 0
+    for group in groups:
+        width = max(s.length for s in group)
+        for s in group:
+            order[s.start : s.start + s.length] = torch.arange(begin, begin + s.length)
+            begin += width
+    return order
+
+
+def _keys(segments: Sequence[Segment]) -> Tensor:
+    """The keys of each segment, end to end: its context, then its own tokens."""
+    start, length = [], []
+    for s in segments:
+        start += [s.context_start, s.start]
+        length += [s.context, s.length]
+    key, _ = ranges(torch.tensor(start), torch.tensor(length))
+    return key
 
 
 def _bucketed(segments: Sequence[Segment]) -> list[list[Segment]]:
     """Neighbours in length share a bucket as long as padding stays small."""
     groups: list[list[Segment]] = []
     for s in sorted(segments, key=lambda s: (-s.context, -s.length)):
-        if groups:
-            with_it = [*groups[-1], s]
-            area = len(with_it) * max(t.length for t in with_it)
-            if (
-                area <= max(SLACK * sum(t.length for t in with_it), SMALL)
-                and s.context >= 0.8 * with_it[0].context
-            ):
-                groups[-1].append(s)
-                continue
-        groups.append([s])
+        if groups and _joins(s, groups[-1]):
+            groups[-1].append(s)
+        else:
+            groups.append([s])
     return groups
 
 
+def _joins(s: Segment, group: Sequence[Segment]) -> bool:
+    """Whether the padding of `group` stays small with `s` in it."""
+    if s.context < 0.8 * group[0].context:
+        return False
+    lengths = [t.length for t in (*group, s)]
+    area = len(lengths) * max(lengths)
+    return area <= max(SLACK * sum(lengths), SMALL)
+
+
 def _bucket(group: Sequence[Segment]) -> Bucket:
-    wide, ahead = max(s.length for s in group), max(s.context for s in group)
+    rows = len(group)
+    wide = max(s.length for s in group)
+    ahead = max(s.context for s in group)
     own, before = torch.arange(wide), torch.arange(ahead)
     start, length, context_start, context = (torch.tensor(x)[:, None] for x in zip(*group, strict=True))
     query = torch.where(own < length, start + own, 0)
     if not ahead:
-        return Bucket(len(group), query.flatten(), query.flatten(), None)
-    key = torch.cat([torch.where(before < context, context_start + before, 0), query], 1)
-    causal = torch.cat([torch.ones(wide, ahead, dtype=torch.bool), own <= own[:, None]], 1)
-    real = torch.cat([before < context, torch.ones(len(group), wide, dtype=torch.bool)], 1)
+        return Bucket(rows, query.flatten(), query.flatten(), None)
+    is_context = before < context
+    key = torch.cat([torch.where(is_context, context_start + before, 0), query], 1)
+    every_context = torch.ones(wide, ahead, dtype=torch.bool)
+    causal = torch.cat([every_context, own <= own[:, None]], 1)
+    real = torch.cat([is_context, torch.ones(rows, wide, dtype=torch.bool)], 1)
     mask = causal[None] if bool(real.all()) else causal & real[:, None]
-    return Bucket(len(group), query.flatten(), key.flatten(), mask[:, None])
+    return Bucket(rows, query.flatten(), key.flatten(), mask[:, None])
 
 
 def _ends(length: Tensor) -> Tensor:
@@ -136,42 +152,53 @@ def _ends(length: Tensor) -> Tensor:
 def attend(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask, *, plan: Plan | None = None, **options
 ):
-    """The contract of transformers' AttentionInterface: query [B H N d], key and
-    value [B H' N d] -> [B N H d].
-    """
+    """transformers' AttentionInterface: query [B H N d], key and value [B H' N d] -> [B N H d]."""
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    window = options.get("sliding_window")
-    if options.get("softcap") or options.get("s_aux") is not None or (window and window < plan.longest[1]):
-        raise NotImplementedError(
-            "sliding windows, soft-caps and sinks of attention are for the layout `rows`"
-        )
+    _refuse_unknown(options, plan)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N H d]
-    if plan.shares and plan.varlen:
-        k, v = k[plan.key], v[plan.key]
+    scale = options.get("scaling")
     if plan.varlen:
-        return _varlen(q, k, v, plan, options.get("scaling"))[None], None
-    groups = q.shape[1] // k.shape[1]
-    outs = []
-    for b in plan.buckets:
-        rows_q, rows_k, rows_v = (
-            x[at].view(b.rows, -1, *x.shape[1:]).transpose(1, 2)
-            for x, at in ((q, b.query), (k, b.key), (v, b.key))
-        )
-        native = b.mask is None or not q.is_cuda  # with a mask, CUDA's fast kernels know no grouped heads
-        if groups > 1 and not native:
-            rows_k, rows_v = rows_k.repeat_interleave(groups, 1), rows_v.repeat_interleave(groups, 1)
-        out = scaled_dot_product_attention(
-            rows_q,
-            rows_k,
-            rows_v,
-            attn_mask=b.mask,
-            is_causal=b.mask is None,
-            scale=options.get("scaling"),
-            enable_gqa=groups > 1 and native,
-        )
-        outs.append(out.transpose(1, 2).flatten(0, 1))
+        if plan.shares:
+            k, v = k[plan.key], v[plan.key]
+        return _varlen(q, k, v, plan, scale)[None], None
+    outs = [_padded(q, k, v, bucket, scale) for bucket in plan.buckets]
     return torch.cat(outs)[plan.order][None], None
+
+
+def _refuse_unknown(options: dict, plan: Plan) -> None:
+    window = options.get("sliding_window")
+    narrow = window and window < plan.longest[1]
+    if options.get("softcap") or options.get("s_aux") is not None or narrow:
+        what = "sliding windows, soft-caps and sinks of attention are for the layout `rows`"
+        raise NotImplementedError(what)
+
+
+def _padded(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float | None) -> Tensor:
+    """One bucket's outputs, padding included, rows end to end: [RQ H d]."""
+
+    def rows_of(x: Tensor, tokens: Tensor) -> Tensor:
+        return x[tokens].view(bucket.rows, -1, *x.shape[1:]).transpose(1, 2)
+
+    rows_q = rows_of(q, bucket.query)
+    rows_k = rows_of(k, bucket.key)
+    rows_v = rows_of(v, bucket.key)
+    causal = bucket.mask is None
+    groups = q.shape[1] // k.shape[1]
+    native = causal or not q.is_cuda  # with a mask, CUDA's fast kernels know no grouped heads
+    if groups > 1 and not native:
+        rows_k = rows_k.repeat_interleave(groups, 1)
+        rows_v = rows_v.repeat_interleave(groups, 1)
+    out = scaled_dot_product_attention(
+        rows_q,
+        rows_k,
+        rows_v,
+        attn_mask=bucket.mask,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=groups > 1 and native,
+    )
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float | None) -> Tensor:
@@ -207,13 +234,12 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def install(base, longest: int) -> str | None:
-    """Make `base` attend through `attend`. Otherwise why not: attention of its own, or
-    dropout, or a window under `longest`.
-    """
+    """Make `base` attend through `attend`. Else why not: attention of its own, dropout, a narrow window."""
     config = base.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     if getattr(config, "use_sliding_window", True) and any(w and w < longest for w in windows):
-        return f"it attends to {min(w for w in windows if w)} tokens back, and sequences may have {longest}"
+        narrowest = min(w for w in windows if w)
+        return f"it attends to {narrowest} tokens back, and sequences may have {longest}"
     if getattr(config, "attention_dropout", 0.0):
         return f"its attention has a dropout of {config.attention_dropout}"
     if not base._can_set_attn_implementation():

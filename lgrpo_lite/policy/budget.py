@@ -44,8 +44,7 @@ def weights_bytes(
     nf4, n numbers: ⌈n/2⌉ packed, a byte for each block of 64, 4 for each 256 blocks, and float32 tables of 16
     and 256 with an offset; without double quantisation, which vLLM's plugin undoes (`by_vllm`), 4 bytes a
     block. int8: a byte a number, a float32 a row. Embeddings, head, biases and norms stay in the compute
-    type; two float32 tables of rotary frequencies.
-    trained: all of it in float32.
+    type; two float32 tables of rotary frequencies. trained: all of it in float32.
     """
     shape = config if isinstance(config, Shape) else Shape.of(config)
     plain = 4 if trained else compute or WIDTH[weights]

@@ -30,38 +30,36 @@ SCRATCH = 14  # bytes for each logit of a tile in 16 bits: two buffers and a pro
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """How a training pass runs. `width`: bytes of the compute type. lora None: all
-    parameters, float32 under autocast.
-    """
+    """How a training pass runs. lora None: all parameters are trained, in float32 under autocast."""
 
-    width: int
+    width: int  # bytes of the compute type
     lora: Lora | None
     int8: bool = False
     # packed and shared gather sequences for attention, where there is no kernel for them (float32, a CPU)
     gathered: bool = True
-    keys: float = (
-        1.0  # keys a token attends with, on average: above 1 where a shared prompt stands before every answer
-    )
+    # keys a token attends with, on average: above 1 where a shared prompt stands before every answer
+    keys: float = 1.0
 
 
 def pass_of(recipe: Recipe, *, rows_only: bool = False) -> Pass:
     """That of a recipe's updates on a GPU. rows_only: the engine's models take no other layout."""
-    model, layout = recipe.model, "rows" if rows_only else recipe.memory.layout
-    keys = 1 + model.max_prompt_tokens / model.max_new_tokens if layout in ("auto", "shared") else 1.0
+    model = recipe.model
+    layout = "rows" if rows_only else recipe.memory.layout
     width = WIDTH[model.weights]
-    return Pass(
-        width, model.lora, model.weights == "int8", gathered=layout != "rows" and width == 4, keys=keys
-    )
+    keys = 1.0
+    if layout in ("auto", "shared"):
+        keys = 1 + model.max_prompt_tokens / model.max_new_tokens
+    gathered = layout != "rows" and width == 4
+    return Pass(width, model.lora, int8=model.weights == "int8", gathered=gathered, keys=keys)
 
 
 def pass_tokens(recipe: Recipe) -> int:
-    """Of the largest pass: micro_tokens, but at least one sequence (or group, where a
-    loss needs it whole), at most all.
-    """
+    """Of the largest pass: micro_tokens, but at least one sequence (or one whole group), at most all."""
     rollout = recipe.rollout
     each = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens - 1  # the last token predicts nothing
     least = each * (rollout.group_size if recipe.algorithm.whole_groups else 1)
-    return max(least, min(recipe.memory.micro_tokens, rollout.prompts_per_step * rollout.group_size * each))
+    most = each * rollout.prompts_per_step * rollout.group_size
+    return max(least, min(recipe.memory.micro_tokens, most))
 
 
 def layer_bytes(shape: Shape, p: Pass) -> int:
@@ -73,31 +71,36 @@ def layer_bytes(shape: Shape, p: Pass) -> int:
     float32 copy twice), MLP 3·b·i.
     """
     query, key = shape.query, shape.kv_heads * shape.head_dim
-    norms, rows = 2 * shape.hidden, 2 + shape.heads
+    normed = 2 * shape.hidden
+    rows = 2 + shape.heads
     if shape.head_norms:
-        norms, rows = norms + query + key, rows + shape.heads + shape.kv_heads
+        normed += query + key
+        rows += shape.heads + shape.kv_heads
+    norms = (p.width if p.lora else 8) * normed + 4 * rows
+    mlp = (2 if p.lora else 3) * shape.inner
     attention = 2 * query + ceil(2 * p.keys * key)
-    inner = 2 if p.lora else 3
-    kept = norms * (p.width if p.lora else 8) + 4 * rows + p.width * (inner * shape.inner + attention)
+    kept = norms + p.width * (mlp + attention)
     return kept + _inputs_bytes(shape, p) + _hidden_bytes(shape, p, adapted=False)
 
 
 def _inputs_bytes(shape: Shape, p: Pass) -> int:
-    """A trained or adapted layer keeps its input, once for those that read the same;
-    dropout a copy and a mask of a byte.
+    """Trained and adapted layers keep their input, once for those that read the same.
 
-    Autocast makes a copy for each. Attention's output is counted there, unless gathering sequences copies it.
+    Dropout keeps a copy and a mask of a byte, autocast a copy for each. Attention's output is counted there,
+    unless gathering sequences copies it.
     """
-    kept, seen = 0, set() if p.gathered or (p.lora is None and p.width < 4) else {"heads"}
+    autocast = p.lora is None and p.width < 4
+    counted = set() if p.gathered or autocast else {"heads"}
+    kept = 0
     for linear in shape.linears:
         if p.lora and not targeted(p.lora, f"model.layers.0.{linear.name}"):
             continue
         if p.lora and p.lora.dropout:
             kept += (p.width + 1) * linear.inputs
-        elif linear.source not in seen:
+        elif linear.source not in counted:
             kept += p.width * linear.inputs
         if p.lora or p.width == 4:
-            seen.add(linear.source)
+            counted.add(linear.source)
     return kept
 
 
@@ -108,10 +111,11 @@ def _hidden_bytes(shape: Shape, p: Pass, *, adapted: bool = True) -> int:
     """
     if not p.int8 or p.width == 4:
         return 0
+    keeps_inputs = p.lora is not None and not p.lora.dropout
     inputs = {}
     for linear in shape.linears:
-        own = p.lora is not None and not p.lora.dropout and targeted(p.lora, f"model.layers.0.{linear.name}")
-        if adapted or not own:
+        kept = keeps_inputs and targeted(p.lora, f"model.layers.0.{linear.name}")
+        if adapted or not kept:
             inputs[linear.source] = linear.inputs
     if not p.gathered:
         inputs.pop("heads", None)
@@ -127,14 +131,17 @@ def head_bytes(shape: Shape, p: Pass) -> int:
     """Kept for each token outside the layers: the gradient towards the last hidden state (where all is
     trained, that state and the last norm's), rotary tables, places. The last norm's input makes up for the
     first one's, which needs no gradient."""
-    return (p.width if p.lora else 12) * shape.hidden + 2 * p.width * shape.head_dim + 40
+    last = (p.width if p.lora else 12) * shape.hidden
+    rotary = 2 * p.width * shape.head_dim
+    return last + rotary + 40
 
 
 def saved_bytes(shape: Shape, p: Pass, tokens: int, recomputed: int = 0, *, offload: bool = False) -> int:
     """What a pass of `tokens` keeps on the GPU until its backward pass, with so many layers recomputed."""
     if offload:
         return tokens * shape.layers * _hidden_bytes(shape, p)
-    layers = (shape.layers - recomputed) * layer_bytes(shape, p) + recomputed * kept_bytes(shape, p)
+    whole = (shape.layers - recomputed) * layer_bytes(shape, p)
+    layers = whole + recomputed * kept_bytes(shape, p)
     # its input stays where it is computed again
     first = p.width * shape.hidden if recomputed and p.lora else 0
     return tokens * (layers + first + head_bytes(shape, p))
@@ -144,8 +151,9 @@ def work_bytes(shape: Shape, recipe: Recipe, p: Pass, tokens: int, recomputed: i
     """What is in work at the peak of a pass beside what it keeps, by name: the larger of the head's tiles, at
     the end of the forward pass, and of a layer in the backward pass."""
     layer = layer_work_bytes(shape, recipe, p, tokens, recomputed)
-    tiles = tiles_bytes(shape, p, recipe.memory.logprob_chunk) + tokens * head_work_bytes(shape, p)
-    return {"head tiles": tiles} if tiles > sum(layer.values()) else layer
+    tiles = tiles_bytes(shape, p, recipe.memory.logprob_chunk)
+    head = tiles + tokens * head_work_bytes(shape, p)
+    return {"head tiles": head} if head > sum(layer.values()) else layer
 
 
 def layer_work_bytes(
@@ -154,8 +162,10 @@ def layer_work_bytes(
     """Of a layer in the backward pass, which is there a second time where it is computed again."""
     offload = recipe.memory.offload_activations
     alone = recomputed == shape.layers or offload  # else other layers' activations are free by then
-    there = 0 if offload else p.width * shape.hidden  # its input is counted
-    again = tokens * (layer_bytes(shape, p) - there) if recomputed and alone else 0
+    again = 0
+    if recomputed and alone:
+        counted = 0 if offload else p.width * shape.hidden  # its input
+        again = tokens * (layer_bytes(shape, p) - counted)
     each = offloaded_bytes(shape, p) if offload and not recomputed else backward_bytes(shape, p)
     # beside an adapter's block no weight of a layer is unpacked any more
     weights = "bf16" if p.lora else recipe.model.weights
@@ -164,25 +174,24 @@ def layer_work_bytes(
 
 
 def head_work_bytes(shape: Shape, p: Pass) -> int:
-    """For each token, beside its tile: the last hidden states and the last
-    norm's, and what is gathered of them.
-    """
+    """For each token, beside its tile: the last hidden states, the last norm's, and those gathered."""
     return 3 * p.width * shape.hidden
 
 
 def backward_bytes(shape: Shape, p: Pass) -> int:
-    """For each token, what the backward pass of one layer makes on top of what the layer
-    kept: gradients inside the MLP.
-    """
-    # its kept input is free by then
-    down = p.lora is None or targeted(p.lora, "model.layers.0.mlp.down_proj")
-    return (2 if down else 3) * p.width * shape.inner + (p.width if p.lora else 4) * shape.hidden
+    """For each token, what the backward pass of one layer makes beside what it kept: the MLP's gradients."""
+    down_learns = p.lora is None or targeted(p.lora, "model.layers.0.mlp.down_proj")
+    inner = 2 if down_learns else 3  # the input it kept is free by then
+    towards_input = (p.width if p.lora else 4) * shape.hidden
+    return inner * p.width * shape.inner + towards_input
 
 
 def forward_bytes(shape: Shape, p: Pass) -> int:
     """For each token, what one layer makes in a forward pass without gradient: the MLP."""
-    inner = 8 if p.lora is None and p.width < 4 else 3 * p.width
-    return inner * shape.inner + (3 * p.width if p.lora else 19) * shape.hidden
+    autocast = p.lora is None and p.width < 4
+    inner = 8 if autocast else 3 * p.width
+    outer = 3 * p.width if p.lora else 19
+    return inner * shape.inner + outer * shape.hidden
 
 
 def block_bytes(shape: Shape, p: Pass, tokens: int) -> int:
@@ -191,71 +200,68 @@ def block_bytes(shape: Shape, p: Pass, tokens: int) -> int:
 
 
 def offloaded_bytes(shape: Shape, p: Pass) -> int:
-    """For each token, what is on the GPU at once where activations wait in CPU
-    memory and no layer is recomputed.
-    """
-    return max(forward_bytes(shape, p), 5 * p.width * shape.inner + 4 * shape.hidden)
+    """For each token, what is on the GPU at once if activations wait on the CPU and nothing is recomputed."""
+    backward = 5 * p.width * shape.inner + 4 * shape.hidden
+    return max(forward_bytes(shape, p), backward)
 
 
 def unpacked_bytes(shape: Shape, weights: str, p: Pass) -> int:
-    """Weights as numbers, for a moment: the largest quantised layer; all layers under
-    autocast; gradients of a trained head.
-    """
+    """Weights as numbers, for a moment: the largest quantised layer, all under autocast, a trained head."""
     table = shape.vocabulary * shape.hidden
     if p.lora is None:  # a tied table has two gradients, and a pass adds to those that are there
-        copies = (
-            shape.layers * sum(linear.numbers for linear in shape.linears) * p.width if p.width < 4 else 0
-        )
+        copies = 0
+        if p.width < 4:
+            copies = p.width * shape.layers * sum(linear.numbers for linear in shape.linears)
         return 4 * table + copies
-    head = (4 + 3 * p.width) * table if targeted(p.lora, "lm_head") else 0  # B·A, head and sum, gradient
-    return head + (shape.largest * p.width if weights in ("nf4", "int8") else 0)
+    head = layer = 0
+    if targeted(p.lora, "lm_head"):
+        head = (4 + 3 * p.width) * table  # B·A, head and sum, gradient
+    if weights in ("nf4", "int8"):
+        layer = shape.largest * p.width
+    return head + layer
 
 
 def tiles_bytes(shape: Shape, p: Pass, rows: int | None) -> int:
-    """Buffers of the head for one tile of logits, `rows` × 8192 (None: 32 MiB of
-    logits), and three of `rows` × hidden.
-    """
+    """Buffers of the head of a tile, `rows` × 8192 (None: 32 MiB), and three of `rows` × hidden."""
     columns = min(shape.vocabulary, 8192)
     rows = rows or max(64, TILE // (4 * columns) // 64 * 64)
-    trained = p.lora is None or targeted(p.lora, "lm_head")
-    logit = (4 if p.width == 4 else SCRATCH) + (12 if trained else 0)
-    return rows * columns * logit + 12 * rows * shape.hidden + (8 * columns * shape.hidden if trained else 0)
+    logit = 4 if p.width == 4 else SCRATCH
+    gradient = 0
+    if p.lora is None or targeted(p.lora, "lm_head"):
+        logit += 12
+        gradient = 8 * columns * shape.hidden
+    return rows * columns * logit + 12 * rows * shape.hidden + gradient
 
 
 # ------------------------------------------------------------------------------------------- sampling
 
 
 def vllm_bytes(shape: Shape, width: int, sequences: int) -> int:
-    """vLLM's forward pass: an MLP of VLLM_TOKENS tokens, the largest weight as numbers, 16
-    bytes for each logit sampled from.
-    """
+    """vLLM's forward pass: an MLP of VLLM_TOKENS tokens, the largest weight as numbers, 16 bytes a logit."""
     forward = VLLM_TOKENS * (3 * shape.inner + 4 * shape.hidden) * width
-    return forward + shape.largest * width + 16 * sequences * shape.vocabulary
+    logits = 16 * sequences * shape.vocabulary
+    return forward + shape.largest * width + logits
 
 
 def sampling_bytes(shape: Shape, recipe: Recipe) -> int:
-    """What is in work while vLLM's keys and values are there: its own pass, or a pass of the
-    proofs' scoring by the trainer.
-    """
+    """What is in work beside vLLM's keys and values: its own pass, or the trainer's over the proofs."""
     width = WIDTH[recipe.model.weights]
     run = Pass(width, recipe.model.lora, gathered=False)
-    scored = SCORED_TOKENS * forward_bytes(shape, run) + 2 * block_bytes(shape, run, SCORED_TOKENS)
-    scored += unpacked_bytes(shape, recipe.model.weights, run)
-    return max(
-        vllm_bytes(shape, width, sequences_at_once(recipe)),
-        scored + tiles_bytes(shape, run, recipe.memory.logprob_chunk),
-    )
+    scoring = SCORED_TOKENS * forward_bytes(shape, run)
+    scoring += 2 * block_bytes(shape, run, SCORED_TOKENS)
+    scoring += unpacked_bytes(shape, recipe.model.weights, run)
+    scoring += tiles_bytes(shape, run, recipe.memory.logprob_chunk)
+    return max(vllm_bytes(shape, width, sequences_at_once(recipe)), scoring)
 
 
 def generate_bytes(shape: Shape, p: Pass, rows: int, prompt: int, tokens: int) -> int:
     """transformers' generate() beside its cache: all prompts in one pass, or later one layer's keys and
     values once for each query head, a longer copy of one of them, and 20 bytes for each logit."""
-    prefill = rows * prompt * forward_bytes(shape, p) + 2 * block_bytes(shape, p, rows * prompt)
-    decode = (
-        rows * tokens * p.width * (2 * shape.query + shape.kv_heads * shape.head_dim)
-        + 20 * rows * shape.vocabulary
-    )
-    return max(prefill, decode)
+    first = rows * prompt
+    prefill = first * forward_bytes(shape, p) + 2 * block_bytes(shape, p, first)
+    copies = 2 * shape.query + shape.kv_heads * shape.head_dim
+    logits = 20 * rows * shape.vocabulary
+    return max(prefill, rows * tokens * p.width * copies + logits)
 
 
 # ------------------------------------------------------------------------------------------- export
@@ -267,20 +273,16 @@ def merged_bytes(shape: Shape, recipe: Recipe) -> int:
 
 
 def checked_bytes(shape: Shape, p: Pass, rows: int, prompt: int) -> int:
-    """What `rows` prompts of up to `prompt` tokens that are answered at once take beside a
-    model: a pass, keys and values.
-    """
+    """What answering `rows` prompts at once takes beside a model: a pass, keys and values."""
     longest = prompt + VERIFY_TOKENS
-    return rows * longest * kv_bytes_per_token(shape, p.width) + generate_bytes(
-        shape, p, rows, prompt, longest
-    )
+    cache = rows * longest * kv_bytes_per_token(shape, p.width)
+    return cache + generate_bytes(shape, p, rows, prompt, longest)
 
 
 def verify_rows(needed: Callable[[int], int], free: int) -> int:
-    """Prompts that are answered at once, VERIFY_PROMPTS halved down to VERIFY_ROWS until
-    there is room; 0: not even so.
-    """
-    rows, room = VERIFY_PROMPTS, int((1 - VERIFY_SPARE) * free)
+    """Prompts that are answered at once: VERIFY_PROMPTS, halved until there is room; 0: under VERIFY_ROWS."""
+    room = int((1 - VERIFY_SPARE) * free)
+    rows = VERIFY_PROMPTS
     while rows >= VERIFY_ROWS and needed(rows) > room:
         rows //= 2
     return rows if rows >= VERIFY_ROWS else 0

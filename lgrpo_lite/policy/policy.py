@@ -35,20 +35,17 @@ class Scored(NamedTuple):
 
 
 class Policy:
-    """`model` is the PeftModel, or the bare model when all parameters are trained;
-    `version` counts optimiser updates.
+    """`model` is a PeftModel, or the bare model if all parameters are trained; `version` counts updates.
 
     `layouts` are those a batch may come in: `rows` works for any model, `prove` finds out about the others.
     """
 
     def __init__(self, model, tokenizer, *, temperature: float, dtype: torch.dtype, chunk: int | None = None):
-        self.model, self.tokenizer, self.temperature, self.chunk, self.dtype = (
-            model,
-            tokenizer,
-            temperature,
-            chunk,
-            dtype,
-        )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.dtype = dtype
+        self.chunk = chunk
         self.version = 0
         self.layouts: tuple[str, ...] = ("rows",)
         self.offload = self.varlen = self.entropy_grad = False
@@ -59,16 +56,16 @@ class Policy:
     def load(cls, recipe: Recipe, net=None) -> "Policy":
         """Tokenizer, base, fresh adapter. Loading faults are ConfigError or EnvironmentFault.
 
-        `net` is a network with its adapter that is there already, on the base weights of an
-        engine; it computes in its own type.
+        `net` is a network with an adapter on the base weights of an engine; it computes in its own type.
         """
         model, device = recipe.model, device_of()
         where = recipe.where("model.id")
         tokenizer = load_tokenizer(model, where)
-        dtype = (
-            compute_dtype(model.weights, device) if net is None else net.get_input_embeddings().weight.dtype
-        )
-        net = adapted(load_base(model, device, where), recipe) if net is None else net
+        if net is None:
+            dtype = compute_dtype(model.weights, device)
+            net = adapted(load_base(model, device, where), recipe)
+        else:
+            dtype = net.get_input_embeddings().weight.dtype
         policy = cls(
             net,
             tokenizer,
@@ -96,9 +93,9 @@ class Policy:
     @property
     def eos_ids(self) -> frozenset[int]:
         """All tokens that end an answer, by the model's generation settings and its tokenizer."""
-        eos = self.base.generation_config.eos_token_id
-        eos = [] if eos is None else [eos] if isinstance(eos, int) else eos
-        return frozenset([*eos, self.tokenizer.eos_token_id]) - {None}
+        eos = self.base.generation_config.eos_token_id  # None, a number, or several
+        ends = [eos] if eos is None or isinstance(eos, int) else eos
+        return frozenset([*ends, self.tokenizer.eos_token_id]) - {None}
 
     def trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -109,24 +106,23 @@ class Policy:
         return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
 
     def reference(self) -> AbstractContextManager:
-        """The base model, without a second copy. Needs an adapter, which `check`
-        demands where a KL is asked for.
-        """
+        """The base model, without a second copy. Needs an adapter; `check` demands one for a KL."""
         return self.model.disable_adapter()
 
     def logprobs(self, batch: TrainBatch, *, prompt_hidden: bool = False) -> Scored:
-        """log π(token | before) and entropy of each completion token at the sampling
-        temperature, on the batch's device.
+        """log π(token | before) and entropy of each completion token at the sampling temperature.
 
+        Both are on the batch's device.
         prompt_hidden asks for the mean of the last hidden states over each sequence's prompt too, with
         gradient. The batch's layout decides what the model is given; only positions that predict a
         completion token reach the head.
         """
-        laid = LAYOUT[batch.layout](batch)
+        inputs = LAYOUT[batch.layout](batch)
         with self.compute(), self._saving():
-            hidden = self._hidden(laid).flatten(0, 1)
+            hidden = self._hidden(inputs).flatten(0, 1)
+            predicting = inputs.place[batch.at].to(self.device)
             logp, entropy = logprobs(
-                hidden[laid.place[batch.at].to(self.device)],
+                hidden[predicting],
                 head_of(self.base),
                 batch.token_ids,
                 self.temperature,
@@ -135,21 +131,19 @@ class Policy:
                 entropy_grad=self.entropy_grad,
             )
         device = batch.advantage.device
-        mean = _prompt_mean(hidden, laid, batch) if prompt_hidden else None
+        mean = _prompt_mean(hidden, inputs, batch) if prompt_hidden else None
         return Scored(logp.to(device), entropy.to(device), mean)
 
-    def _hidden(self, laid: Laid) -> Tensor:
+    def _hidden(self, inputs: Laid) -> Tensor:
         """Last hidden states [B W D]."""
-        asked = {"input_ids": laid.input_ids.to(self.device), "use_cache": False}
-        if laid.segments is not None:
-            asked["position_ids"] = (
-                laid.position_ids.to(self.device) if laid.position_ids is not None else None
-            )
-            asked["plan"] = attention.plan(laid.segments).to(self.device, varlen=self.varlen)
-            # Models hand a mask of 4 dimensions on as it is, and would else build
-            # one of all tokens by all tokens.
-            asked["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
-        return self.base.base_model(**asked).last_hidden_state
+        ids, positions = inputs.input_ids, inputs.position_ids
+        options = {"input_ids": ids.to(self.device), "use_cache": False}
+        if inputs.segments is not None:
+            options["position_ids"] = None if positions is None else positions.to(self.device)
+            options["plan"] = attention.plan(inputs.segments).to(self.device, varlen=self.varlen)
+            # Models hand on a mask of 4 dimensions; without one they build one of all tokens by all tokens.
+            options["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
+        return self.base.base_model(**options).last_hidden_state
 
     def _saving(self) -> AbstractContextManager:
         """Where autograd keeps what the backward pass needs."""
@@ -166,15 +160,12 @@ class Policy:
             self.model.save_pretrained(folder)
             _sort_lists(folder / "adapter_config.json")
         else:
-            save_file(
-                {n: p.detach().cpu().contiguous() for n, p in self._own()}, folder / "model.safetensors"
-            )
+            tensors = {name: p.detach().cpu().contiguous() for name, p in self._own()}
+            save_file(tensors, folder / "model.safetensors")
 
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
-        """Load what `save` wrote into the parameters, bit for bit. Raises OSError
-        or KeyError on a foreign folder.
-        """
+        """Load what `save` wrote into the parameters, bit for bit. A foreign folder: OSError or KeyError."""
         if self.has_adapter:
             saved = load_file(folder / "adapter_model.safetensors")
             for name, parameter in self._own():
@@ -188,18 +179,22 @@ class Policy:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
 
-def _prompt_mean(hidden: Tensor, laid: Laid, batch: TrainBatch) -> Tensor:
+def _prompt_mean(hidden: Tensor, inputs: Laid, batch: TrainBatch) -> Tensor:
     """Mean of hidden [tokens D] over each sequence's positions before its first completion token."""
     count = batch.context
-    at, owner = ranges(batch.start, count)
+    device = hidden.device
+    position, owner = ranges(batch.start, count)
+    place = inputs.place[position].to(device)
     total = hidden.new_zeros(len(count), hidden.shape[1])
-    total = total.index_add(0, owner.to(hidden.device), hidden[laid.place[at].to(hidden.device)])
-    return total / count.to(hidden.device)[:, None]
+    total = total.index_add(0, owner.to(device), hidden[place])
+    return total / count.to(device)[:, None]
 
 
 def _sort_lists(path: Path) -> None:
     """peft writes sets in hash order; sorted, the same run gives the same file."""
     if path.exists():
         config = json.loads(path.read_text("utf-8"))
-        config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+        for key, value in config.items():
+            if isinstance(value, list):
+                config[key] = sorted(value)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
