@@ -1,5 +1,5 @@
-"""Files that survive a kill: replaced whole, locked by one process, read line by
-line as far as they are whole.
+"""Files that survive a kill: replaced whole, locked by one process, read line by line as far as they
+are whole.
 """
 
 import fcntl
@@ -14,12 +14,13 @@ from lgrpo_lite.errors import ConfigError
 
 
 def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
-    """Write or replace a file: after a kill at any moment it is the old or the new one;
-    with `sync` after a power cut too.
+    """Write or replace a file: after a kill at any moment it is the old or the new one; with `sync` after a
+    power cut too.
     """
+    data = text.encode() if isinstance(text, str) else text
     fresh = path.with_name(f".{path.name}.new")
     with fresh.open("wb") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
+        file.write(data)
         file.flush()
         if sync:
             os.fsync(file.fileno())
@@ -27,21 +28,21 @@ def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
 
 
 def lock(folder: Path, busy: str, fix: str) -> TextIO:
-    """Hold `folder` until the returned file is closed. Another process holds it:
-    ConfigError that says `busy` and `fix`.
+    """Hold `folder` until the returned file is closed. Another process holds it: ConfigError that says
+    `busy` and `fix`.
     """
-    held = (folder / ".lock").open("w")
+    lock_file = (folder / ".lock").open("w")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        held.close()
+        lock_file.close()
         raise ConfigError(busy, where=str(folder), fix=fix) from None
-    return held
+    return lock_file
 
 
 def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects among the lines of a JSONL file; a line cut short by a kill, or
-    a foreign one, is passed over.
+    """The JSON objects among the lines of a JSONL file; a line cut short by a kill, or a foreign one, is
+    passed over.
     """
     for line in lines:
         try:
@@ -58,4 +59,6 @@ def finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
-    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value

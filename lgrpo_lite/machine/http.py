@@ -44,8 +44,9 @@ class Client:
         failure: the OSError it comes from.
         """
         deadline, read = time.monotonic() + timeout, b""
-        method = "GET" if body is None else "POST"
-        data = None if body is None else json.dumps(body)  # ASCII: a text may hold half a surrogate pair
+        method, data = "GET", None
+        if body is not None:
+            method, data = "POST", json.dumps(body)  # ASCII: a text may hold half a surrogate pair
         try:
             with self._client.stream(method, self.url + path, content=data, timeout=timeout) as response:
                 for piece in response.iter_bytes():
@@ -66,11 +67,10 @@ def read_key(variable: str, whose: str, *, where: str, unset: str) -> str:
     key = os.environ.get(variable, "").strip()
     if key and key.isascii() and key.isprintable():
         return key
-    what = (
-        f"{variable} is no key: it holds a line break or the like"
-        if key
-        else f"{whose} key is not set: {variable}"
-    )
+    if key:
+        what = f"{variable} is no key: it holds a line break or the like"
+    else:
+        what = f"{whose} key is not set: {variable}"
     raise EnvironmentFault(what, where=where, fix=f"export {variable}=…, or set {unset}=null")
 
 
@@ -83,8 +83,10 @@ def is_loopback(host: str) -> bool:
 
 def _os_error(error: Exception) -> OSError:
     """What httpx's error is about in the system's own words: the innermost OSError behind it."""
-    found, inner = None, error
-    while inner is not None:
-        found = inner if isinstance(inner, OSError) else found
-        inner = inner.__cause__ or inner.__context__
-    return found or ConnectionError(str(error) or type(error).__name__)
+    innermost: OSError | None = None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            innermost = cause
+        cause = cause.__cause__ or cause.__context__
+    return innermost or ConnectionError(str(error) or type(error).__name__)

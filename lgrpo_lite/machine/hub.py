@@ -1,5 +1,5 @@
-"""Where models come from: the cache of Hugging Face, its token, and whether the Hub
-is there. Without its library.
+"""Where models come from: the cache of Hugging Face, its token, and whether the Hub is there. Without its
+library.
 """
 
 import socket
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 HUB = "https://huggingface.co"
 TIMEOUT = 1.0  # seconds, for finding its name
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = ("1", "ON", "YES", "TRUE")  # of the Hub's own switches
 
 
@@ -24,20 +25,18 @@ def has_token(environment: Mapping[str, str]) -> bool:
     """Whether there is a Hugging Face token, in the environment or in its file."""
     if environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN"):
         return True
-    path = Path(environment.get("HF_TOKEN_PATH") or _hugging_face(environment) / "token").expanduser()
+    path = Path(environment.get("HF_TOKEN_PATH") or _hugging_face(environment) / "token")
     try:
-        return bool(path.read_text("utf-8", "replace").strip())
+        return bool(path.expanduser().read_text("utf-8", "replace").strip())
     except OSError:
         return False
 
 
 def unreachable(environment: Mapping[str, str]) -> str | None:
-    """The Hub's host, if models are cached here, nothing says offline, and its name is not
-    found. A proxy finds names itself.
+    """The Hub's host, if models are cached here, nothing says offline, and its name is not found. A proxy
+    finds names itself.
     """
-    offline = any(
-        environment.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    offline = any(environment.get(name, "").upper() in TRUE for name in OFFLINE)
     if offline or any(environment.get(name) for name in PROXIES):
         return None
     if next(model_cache(environment).glob("models--*/snapshots/*"), None) is None:
@@ -47,19 +46,19 @@ def unreachable(environment: Mapping[str, str]) -> str | None:
 
 
 def name_found(host: str) -> bool:
-    """Whether the address of a host is known within TIMEOUT; a resolver without a
-    network may take half a minute.
+    """Whether the address of a host is known within TIMEOUT; a resolver without a network may take half a
+    minute.
     """
-    found = []
+    addresses = []
 
-    def look() -> None:
+    def resolve() -> None:
         with suppress(OSError):
-            found.append(socket.getaddrinfo(host, 443))
+            addresses.append(socket.getaddrinfo(host, 443))
 
-    thread = threading.Thread(target=look, name="resolver", daemon=True)
+    thread = threading.Thread(target=resolve, name="resolver", daemon=True)
     thread.start()
     thread.join(TIMEOUT)
-    return bool(found)
+    return bool(addresses)
 
 
 def _hugging_face(environment: Mapping[str, str]) -> Path:

