@@ -39,7 +39,7 @@ from lgrpo_lite.recipe.algorithm import (
 )
 from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.text import overlong
-from lgrpo_lite.rollout.drafts import _failed, best_index
+from lgrpo_lite.rollout.drafts import best_index, shortcomings
 from lgrpo_lite.rollout.guide import GuideLength, guided_count
 from lgrpo_lite.rollout.values import v_star
 from lgrpo_lite.types import Completion, Criterion, Group, Outcome, Prompt, Rollout, Score
@@ -589,7 +589,7 @@ def test_rubric_rewards():
     assert best_index(rewards) == RGR_GRPO["best"]
     prompt = Prompt("0", "?", (1,), "", rubric=tuple(replace(c, text=str(i)) for i, c in enumerate(criteria)))
     best = held[RGR_GRPO["best"]]
-    failed = _failed(
+    failed = shortcomings(
         Rollout(prompt, Completion((1,), (0.0,), "", "stop", 0), Score(1.0, Outcome.ok, {}, best))
     )
     assert failed == [str(i) for i in RGR_GRPO["failed_of_best"]] and bool(failed) == RGR_GRPO["refine"]

@@ -1,6 +1,4 @@
-"""Rollouts that build on an earlier answer: the best draft in the prompt (iGRPO), and the
-best answer refined (RGR-GRPO).
-"""
+"""Rollouts that build on an earlier answer: iGRPO shows the best draft, RGR-GRPO refines the best answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,27 +9,23 @@ from lgrpo_lite.types import Group, Outcome, Prompt, Rollout
 
 
 def best_index(rewards: Sequence[float]) -> int:
-    """The first of the largest rewards. Answers are exchangeable as sampled, so the
-    first of equals is a fair choice.
-    """
-    return max(range(len(rewards)), key=lambda i: (rewards[i], -i))
+    """The first of the largest rewards. Answers are exchangeable as sampled, so that is a fair choice."""
+    return max(range(len(rewards)), key=lambda i: rewards[i])  # max keeps the first of equals
 
 
 def best_draft(
     prompts: Sequence[Prompt], n: int, settings: BestDraft, template: str, tools: Tools
 ) -> tuple[list[Prompt], int]:
-    """iGRPO's first stage (arXiv:2602.09000): prompts with their best draft in them, and
-    how many answers of n are left.
+    """iGRPO's first stage (arXiv:2602.09000): prompts with their best draft, and what is left of n answers.
 
     No gradient goes through the drafts. Where every draft lacks a reward, or `when: wrong` finds the best one
     right, the prompt stays as it is.
     """
     drafts = n // 2 if settings.drafts is None else settings.drafts
     groups = tools.score(prompts, tools.generate(prompts, drafts))
-    return [
-        _with_draft(prompt, group, settings, template, tools)
-        for prompt, group in zip(prompts, groups, strict=True)
-    ], n - drafts
+    pairs = zip(prompts, groups, strict=True)
+    with_drafts = [_with_draft(prompt, group, settings, template, tools) for prompt, group in pairs]
+    return with_drafts, n - drafts
 
 
 def _with_draft(prompt: Prompt, group: Group, settings: BestDraft, template: str, tools: Tools) -> Prompt:
@@ -45,30 +39,27 @@ def _with_draft(prompt: Prompt, group: Group, settings: BestDraft, template: str
 
 
 def refine_best(groups: Sequence[Group], settings: RefineBest, template: str, tools: Tools) -> list[Group]:
-    """Each group with one answer more (arXiv:2511.12344): a refinement of its best one, or an
-    ordinary answer if that is perfect.
+    """Each group with one more answer (arXiv:2511.12344): its best one refined.
 
+    Where that is perfect, the answer is an ordinary one.
     A refinement is sampled under (question, best answer, what failed) and trained under the bare question, so
     it carries no log-prob of its sampling and is marked `off`.
     """
     hints = [_hint(group, settings, template, tools) for group in groups]
-    asked = [
-        g.prompt if hint is None else tools.ask(g.prompt, hint) for g, hint in zip(groups, hints, strict=True)
-    ]
-    answers = tools.generate(asked, 1)
-    answers = [
-        [c if hint is None else replace(c, logprobs=None) for c in row]
-        for row, hint in zip(answers, hints, strict=True)
-    ]
-    extra = tools.score([g.prompt for g in groups], answers)
-    return [
-        replace(
-            group,
-            rollouts=(*group.rollouts, *(replace(r, off=hint is not None) for r in more.rollouts)),
-            missing=group.missing + more.missing,
-        )
-        for group, more, hint in zip(groups, extra, hints, strict=True)
-    ]
+    prompts = []
+    for group, hint in zip(groups, hints, strict=True):
+        prompts.append(group.prompt if hint is None else tools.ask(group.prompt, hint))
+    answers = list(tools.generate(prompts, 1))
+    for i, hint in enumerate(hints):
+        if hint is not None:
+            answers[i] = [replace(answer, logprobs=None) for answer in answers[i]]
+    extra = tools.score([group.prompt for group in groups], answers)
+    larger = []
+    for group, more, hint in zip(groups, extra, hints, strict=True):
+        added = [replace(rollout, off=hint is not None) for rollout in more.rollouts]
+        rollouts = (*group.rollouts, *added)
+        larger.append(replace(group, rollouts=rollouts, missing=group.missing + more.missing))
+    return larger
 
 
 def _hint(group: Group, settings: RefineBest, template: str, tools: Tools) -> str | None:
@@ -76,22 +67,23 @@ def _hint(group: Group, settings: RefineBest, template: str, tools: Tools) -> st
     if not group.rollouts:
         return None
     best = group.rollouts[best_index(group.rewards)]
-    failed = _failed(best)
-    if settings.when == "imperfect" and not failed:
+    missed = shortcomings(best)
+    if settings.when == "imperfect" and not missed:
         return None
     shown = tools.shortened(best.completion.token_ids, settings.max_tokens)
-    return filled(
-        template, question=group.prompt.text, best=shown, failed="\n".join(f"- {line}" for line in failed)
-    )
+    listed = "\n".join(f"- {line}" for line in missed)
+    return filled(template, question=group.prompt.text, best=shown, failed=listed)
 
 
-def _failed(best: Rollout) -> list[str]:
-    """What the best answer lacks: criteria of its rubric, or without one that it is not
-    right. A reward of 1 may lack some.
+def shortcomings(answer: Rollout) -> list[str]:
+    """What an answer lacks: criteria of its rubric, or, without a rubric, being right.
+
+    An answer with a reward of 1 may lack some criteria.
     """
-    if best.score.criteria:
-        return [c.text for c, held in zip(best.prompt.rubric, best.score.criteria, strict=True) if not held]
-    return [] if best.score.outcome is Outcome.ok else ["The final answer is not correct."]
+    if answer.score.criteria:
+        pairs = zip(answer.prompt.rubric, answer.score.criteria, strict=True)
+        return [criterion.text for criterion, satisfied in pairs if not satisfied]
+    return [] if answer.score.outcome is Outcome.ok else ["The final answer is not correct."]
 
 
 def filled(template: str, **parts: str) -> str:

@@ -12,34 +12,40 @@ from lgrpo_lite.types import Completion, Group, Prompt
 
 
 class GuideLength:
-    """ℓ ← clamp(int(ℓ · mean(last m rewards)/r), 1, max), m = min(T, rewards so
-    far): reward up, guidance shorter.
+    """ℓ ← clamp(int(ℓ · mean(last m rewards)/r), 1, max), m = min(T, rewards so far).
 
-    A side of 0 changes nothing. `released` changes ℓ at every third reward only, as the paper's code does.
+    As the reward rises, guidance gets shorter. A side of 0 changes nothing. `released` changes ℓ at every
+    third reward only, as the paper's code does.
     """
 
     def __init__(self, settings: Guide):
-        self.settings, self.length = settings, min(settings.init, settings.max)
+        self.settings = settings
+        self.length = min(settings.init, settings.max)
         self.rewards: list[float] = []
 
     def observe(self, reward: float) -> None:
         """A step's mean reward, of the verifier alone."""
-        s, earlier = self.settings, self.rewards[-self.settings.history :]
+        settings = self.settings
+        earlier = self.rewards[-settings.history :]
         self.rewards.append(reward)
-        due = s.schedule == "every" or len(self.rewards) % 3 == 0
-        if not due or not earlier or reward <= 0 or statistics.fmean(earlier) <= 0:
+        due = settings.schedule == "every" or len(self.rewards) % 3 == 0
+        if not due or not earlier or reward <= 0:
             return
         mean = statistics.fmean(earlier)
-        if s.max_factor is not None:
-            mean = min(max(mean, reward / s.max_factor), reward * s.max_factor)
-        # bounded first: a tiny reward gives infinity
-        self.length = max(int(min(self.length * mean / reward, s.max)), 1)
+        if mean <= 0:
+            return
+        if settings.max_factor is not None:
+            least, most = reward / settings.max_factor, reward * settings.max_factor
+            mean = min(max(mean, least), most)
+        longest = min(self.length * mean / reward, settings.max)  # first: a tiny reward gives infinity
+        self.length = max(int(longest), 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"length": self.length, "rewards": list(self.rewards)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.length, self.rewards = state["length"], list(state["rewards"])
+        self.length = state["length"]
+        self.rewards = list(state["rewards"])
 
 
 def guided_count(n: int, share: float) -> int:
@@ -48,31 +54,36 @@ def guided_count(n: int, share: float) -> int:
 
 
 def guidance(prompt: Prompt, length: int, settings: Guide, limit: int) -> tuple[int, ...]:
-    """The first `length` tokens of the solution, at most `max_share` of it,
-    and short of the answer's limit.
-    """
+    """The first `length` tokens of the solution: at most `max_share` of it, less than the answer's limit."""
     if not prompt.solution_ids:
         fix = "give data.train.N.solution (a column), or algorithm.guide=null"
         raise DataError("the prompt has no solution to guide with", where=f"prompt {prompt.id}", fix=fix)
-    most = min(length, int(settings.max_share * len(prompt.solution_ids)), limit - 1)
-    return prompt.solution_ids[:most]
+    share = int(settings.max_share * len(prompt.solution_ids))
+    return prompt.solution_ids[: min(length, share, limit - 1)]
 
 
 def guided_answers(
     prompts: Sequence[Prompt], n: int, length: int, settings: Guide, tools: Tools
 ) -> list[list[Completion]]:
-    """n answers a prompt; the first ceil(share · n) begin with guidance, and say in
-    `given` how many tokens of it.
-    """
+    """n answers a prompt; the first ceil(share · n) begin with guidance, whose tokens `given` counts."""
     guided = guided_count(n, settings.share)
-    rows = [(prompt, i < guided) for prompt in prompts for i in range(n)]
     limit = tools.sampling.max_new_tokens
-    prefixes = [guidance(prompt, length, settings, limit) if shown else () for prompt, shown in rows]
-    answers = [row[0] for row in tools.generate([prompt for prompt, _ in rows], 1, prefixes)]
+    repeated: list[Prompt] = []
+    prefixes: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        repeated += [prompt] * n
+        if guided:
+            prefixes += [guidance(prompt, length, settings, limit)] * guided
+        prefixes += [()] * (n - guided)
+    answers = [row[0] for row in tools.generate(repeated, 1, prefixes)]
     return [answers[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
 def verifier_reward(groups: Sequence[Group]) -> float | None:
     """Mean of the first reward, the verifier's, over what was scored; None without any."""
-    first = [next(iter(r.score.parts.values()), r.reward) for g in groups for r in g.rollouts]
-    return statistics.fmean(first) if first else None
+    rewards = []
+    for group in groups:
+        for rollout in group.rollouts:
+            parts = list(rollout.score.parts.values())
+            rewards.append(parts[0] if parts else rollout.reward)
+    return statistics.fmean(rewards) if rewards else None

@@ -1,5 +1,4 @@
-"""How a group of answers comes about: the rollout bricks an algorithm names, in
-the one order that has a meaning.
+"""How a group of answers comes about: the rollout bricks an algorithm names, in the one meaningful order.
 
 best_draft rewrites the prompts -> guide or plain sampling -> refine_best adds an answer ->
 probe_values, value_cache annotate
@@ -19,29 +18,26 @@ from lgrpo_lite.types import Group, Prompt
 
 
 class RolloutPlan:
-    """Prompts -> scored groups. Its state (guidance length, values of prompts) is
-    saved with the run, never exported.
-    """
+    """Prompts -> scored groups. Its state (guidance length, values of prompts) is saved, never exported."""
 
     def __init__(self, recipe: Recipe):
-        self.parts, self.data, self.group_size = recipe.algorithm, recipe.data, recipe.rollout.group_size
+        self.parts = recipe.algorithm
+        self.data = recipe.data
+        self.group_size = recipe.rollout.group_size
         self.guide_length = GuideLength(self.parts.guide) if self.parts.guide else None
-        self.values = (
-            ValueStore(self.parts.value_cache, _about(recipe), recipe.seed)
-            if self.parts.value_cache
-            else None
-        )
+        self.values: ValueStore | None = None
+        if self.parts.value_cache:
+            self.values = ValueStore(self.parts.value_cache, _about(recipe), recipe.seed)
 
     def __call__(self, prompts: Sequence[Prompt], tools: Tools) -> list[Group]:
-        """One group per prompt (but for those without V*). Without a brick: group_size answers each,
-        scored.
-        """
+        """One group per prompt, but for those without V*. Without a brick: group_size scored answers."""
         parts, n = self.parts, self.group_size
         if self.values:
             prompts = self.values.usable(prompts, tools)
         if parts.best_draft:
             prompts, n = best_draft(prompts, n, parts.best_draft, self.data.draft_template, tools)
-        n -= parts.refine_best is not None
+        if parts.refine_best:
+            n -= 1  # comes after them
         if parts.guide and self.guide_length:
             answers = guided_answers(prompts, n, self.guide_length.length, parts.guide, tools)
         else:
@@ -74,7 +70,8 @@ class RolloutPlan:
 
 def _about(recipe: Recipe) -> dict[str, Any]:
     """What rewards under the reference depend on, apart from the prompt."""
-    model, files = recipe.model, [r.use.rpartition(":")[0] for r in recipe.rewards if ".py:" in r.use]
+    model = recipe.model
+    files = [reward.use.rpartition(":")[0] for reward in recipe.rewards if ".py:" in reward.use]
     return {
         "model": [model.id, model.revision, model.weights, model.max_new_tokens],
         "temperature": recipe.rollout.temperature,

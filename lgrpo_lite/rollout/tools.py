@@ -1,6 +1,4 @@
-"""What a rollout brick may ask for: sample, go on from a prefix, score, and look
-things up. Nothing else of the run.
-"""
+"""What a rollout brick may ask for: sample, go on from a prefix, score, and look things up."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,28 +42,28 @@ class Tools:
     def generate(
         self, prompts: Sequence[Prompt], n: int, prefixes: Sequence[Sequence[int]] | None = None
     ) -> list[list[Completion]]:
-        """n answers of each prompt at the training temperature, each beginning with its
-        prompt's prefix if there are any.
-        """
+        """n answers of each prompt at the training temperature, beginning with its prefix if it has one."""
         if not prompts or n < 1:
             return [[] for _ in prompts]
         with self.clock("rollout"):
             answers = self.sampler.generate(prompts, n, self.sampling, prefixes)
         self._check_version(answers)
         self.count["answers"] += n * len(prompts)
-        self.count["tokens"] += sum(len(c.token_ids) - c.given for row in answers for c in row)
+        for row in answers:
+            self.count["tokens"] += sum(len(c.token_ids) - c.given for c in row)
         return answers
 
     def _check_version(self, answers: Sequence[Sequence[Completion]]) -> None:
         """Answers of another version of the policy are not trained on."""
-        others = {c.policy_version for row in answers for c in row} - {self.version}
-        if others and self.version is not None:
-            raise VerificationError(
-                f"the engine sampled from version {min(others)} of the policy, the policy is version"
-                f" {self.version}",
-                where="rollout",
-                fix="look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
-            )
+        if self.version is None:
+            return
+        versions = {completion.policy_version for row in answers for completion in row}
+        others = versions - {self.version}
+        if others:
+            sampled = f"the engine sampled from version {min(others)} of the policy"
+            fix = "look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers"
+            what = f"{sampled}, the policy is version {self.version}"
+            raise VerificationError(what, where="rollout", fix=fix)
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> list[Group]:
         """The verifier of the run, with its limits; missing rewards leave their group."""

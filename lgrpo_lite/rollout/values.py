@@ -1,12 +1,10 @@
-"""Values from rollouts: of a step's start by fresh continuations (VinePPO), of a
-prompt under the reference (A*-PO).
-"""
+"""Values from rollouts: of steps by fresh continuations (VinePPO), of prompts under the reference (A*-PO)."""
 
 import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from lgrpo_lite.recipe.algorithm import ProbeValues, ValueCache
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Group, Prompt, Rollout
 
+State = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of the beginning of an answer
 BLOCK = 64  # prompts of the pre-pass between two looks at whether to stop; each block has its own seed
 
 # ------------------------------------------------------------------------------------------- VinePPO
@@ -45,38 +44,45 @@ def step_spans(
         ends.append(len(token_ids))
     elif not ends and token_ids:
         ends = [len(token_ids)]
-    return tuple(zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
+    begins = [0, *ends[:-1]] if ends else []
+    return tuple(zip(begins, ends, strict=True))
 
 
 def probe_values(groups: Sequence[Group], settings: ProbeValues, tools: Tools) -> list[Group]:
-    """Each answer with its steps and V at their starts, the mean reward of k
-    continuations (arXiv:2410.01679).
+    """Each answer with its steps and V at their starts (arXiv:2410.01679).
 
-    Identical states are asked for once. A continuation cut at the limit counts 0; states
-    past max_states have no estimate.
+    V is the mean reward of k continuations, of which one that is cut at the limit counts 0. Identical states
+    are asked for once; states past max_states have no estimate.
     """
-    split = [[_with_steps(r, settings, tools) for r in g.rollouts] for g in groups]
-    states: dict[tuple[tuple[int, ...], tuple[int, ...]], Prompt] = {}
-    for group, rollouts in zip(groups, split, strict=True):
-        if settings.only == "mixed" and not group.varied:
+    stepped = [_with_steps(group, settings, tools) for group in groups]
+    states: dict[State, Prompt] = {}
+    for group in stepped:
+        if not _probed(group, settings):
             continue
-        for r in rollouts:
-            for key in _states(r, settings):
-                states.setdefault(key, r.prompt)
+        for rollout in group.rollouts:
+            for state in _states(rollout, settings):
+                states.setdefault(state, rollout.prompt)
     prompts = list(states.values())
-    probed = tools.score(prompts, tools.generate(prompts, settings.k, [prefix for _, prefix in states]))
-    value = {key: _mean_reward(found) for key, found in zip(states, probed, strict=True)}
-    return [
-        replace(group, rollouts=tuple(_with_values(r, group, value, settings) for r in rollouts))
-        for group, rollouts in zip(groups, split, strict=True)
-    ]
+    prefixes = [prefix for _, prefix in states]
+    continuations = tools.score(prompts, tools.generate(prompts, settings.k, prefixes))
+    values = {state: _mean_reward(group) for state, group in zip(states, continuations, strict=True)}
+    return [_with_values(group, values, settings) for group in stepped]
 
 
-def _with_steps(rollout: Rollout, settings: ProbeValues, tools: Tools) -> Rollout:
-    return replace(rollout, spans=step_spans(rollout.completion.token_ids, tools.decode, settings.delimiter))
+def _probed(group: Group, settings: ProbeValues) -> bool:
+    """Whether its states are asked for."""
+    return settings.only != "mixed" or group.varied
 
 
-def _states(rollout: Rollout, settings: ProbeValues):
+def _with_steps(group: Group, settings: ProbeValues, tools: Tools) -> Group:
+    rollouts = []
+    for rollout in group.rollouts:
+        spans = step_spans(rollout.completion.token_ids, tools.decode, settings.delimiter)
+        rollouts.append(replace(rollout, spans=spans))
+    return replace(group, rollouts=tuple(rollouts))
+
+
+def _states(rollout: Rollout, settings: ProbeValues) -> Iterator[State]:
     """(prompt, prefix) of every state to be asked for."""
     skip = 1 if settings.first == "group_mean" else 0
     for begin, _ in rollout.spans[skip : settings.max_states]:
@@ -84,38 +90,45 @@ def _states(rollout: Rollout, settings: ProbeValues):
 
 
 def _mean_reward(group: Group) -> float | None:
-    rewards = [0.0 if r.completion.finish_reason == "length" else r.reward for r in group.rollouts]
+    rewards = []
+    for rollout in group.rollouts:
+        cut = rollout.completion.finish_reason == "length"
+        rewards.append(0.0 if cut else rollout.reward)
     return statistics.fmean(rewards) if rewards else None
 
 
-def _with_values(rollout: Rollout, group: Group, value: dict, settings: ProbeValues) -> Rollout:
-    """V of each state; one whose continuations all lack a reward takes the value before it,
-    so that no credit falls there.
+def _with_values(group: Group, known: dict[State, float | None], settings: ProbeValues) -> Group:
+    """V of each state; one whose continuations all lack a reward takes the value before it, so that no credit
+    falls there.
     """
-    if settings.only == "mixed" and not group.varied:
-        return rollout
-    values: list[float] = (
-        [statistics.fmean(group.rewards)] if settings.first == "group_mean" and rollout.spans else []
-    )
-    for key in _states(rollout, settings):
-        known = value[key]
-        values.append(
-            known if known is not None else values[-1] if values else statistics.fmean(group.rewards)
-        )
-    return replace(rollout, values=tuple(values))
+    if not _probed(group, settings) or not group.rollouts:
+        return group
+    mean = statistics.fmean(group.rewards)
+    rollouts = []
+    for rollout in group.rollouts:
+        values = [mean] if settings.first == "group_mean" and rollout.spans else []
+        for state in _states(rollout, settings):
+            value = known[state]
+            if value is None:
+                value = values[-1] if values else mean
+            values.append(value)
+        rollouts.append(replace(rollout, values=tuple(values)))
+    return replace(group, rollouts=tuple(rollouts))
 
 
 # ------------------------------------------------------------------------------------------- A*-PO
 
 
 def v_star(rewards: Sequence[float], beta: float) -> float:
-    """β log mean exp(r/β) (arXiv:2505.20686); β = 0: the mean. Computed from the
-    largest reward, so nothing overflows.
+    """β log mean exp(r/β) (arXiv:2505.20686); β = 0: the mean.
+
+    Computed from the largest reward, so that nothing overflows.
     """
     if beta == 0:
         return statistics.fmean(rewards)
     top = max(rewards)
-    return top + beta * math.log(statistics.fmean(math.exp((r - top) / beta) for r in rewards))
+    scaled = [math.exp((reward - top) / beta) for reward in rewards]
+    return top + beta * math.log(statistics.fmean(scaled))
 
 
 class ValueStore:
@@ -126,7 +139,8 @@ class ValueStore:
     """
 
     def __init__(self, settings: ValueCache, about: dict[str, Any], seed: int):
-        self.settings, self.seed = settings, seed
+        self.settings = settings
+        self.seed = seed
         self.about = json.dumps(about | {"n": settings.n, "seed": seed}, sort_keys=True)
         self.rewards: dict[str, list[float]] = {}
 
@@ -145,7 +159,9 @@ class ValueStore:
     def teaches(self, prompt: Prompt) -> bool:
         """Whether a prompt is trained on: it has rewards and, with drop_unsolved, one that is above 0."""
         rewards = self.rewards[self.key(prompt)]
-        return bool(rewards) and (not self.settings.drop_unsolved or max(rewards) > 0)
+        if not rewards:
+            return False
+        return max(rewards) > 0 or not self.settings.drop_unsolved
 
     def prepare(
         self,
@@ -155,14 +171,11 @@ class ValueStore:
         progress: Callable[[int], None],
         stop: Callable[[], bool],
     ) -> bool:
-        """Fill in what is missing, under the reference. False: stopped on request;
-        what is done stays in the file.
+        """Fill in what is missing, under the reference. False: stopped on request; what is done stays.
 
-        `progress` hears how many prompts are done, before each block and, from an
-        engine that can tell, inside it.
-
-        Each block draws from a seed of its own, so that a pre-pass that was killed ends with
-        the values of one that was not.
+        `progress` hears how many prompts are done, before each block and, from an engine that can tell,
+        inside it. Each block draws from a seed of its own, so that a pre-pass that was killed ends with the
+        values of one that was not.
         """
         self._read(path)
         with path.open("a", encoding="utf-8") as file:
@@ -175,32 +188,35 @@ class ValueStore:
                 if stop():
                     return False
                 progress(begin)
-                for prompt, rewards in self._ask(block, _ticking(tools, progress, begin, len(block)), number):
-                    file.write(
-                        json.dumps({"key": self.key(prompt), "id": prompt.id, "rewards": rewards}) + "\n"
-                    )
+                ticking = _ticking(tools, progress, begin, len(block))
+                for prompt, rewards in self._ask(block, ticking, number):
+                    row = {"key": self.key(prompt), "id": prompt.id, "rewards": rewards}
+                    file.write(json.dumps(row) + "\n")
                 file.flush()
         return True
 
     def usable(self, prompts: Sequence[Prompt], tools: Tools) -> list[Prompt]:
-        """The prompts that teach; those the pre-pass did not see (a redraw came upon them) are asked for
-        now.
-        """
-        if new := [p for p in prompts if not self.knows(p)]:
-            self._ask(new, tools, int(self.key(new[0])[:8], 16))
+        """The prompts that teach; the pre-pass is made up for on those it did not see (from a redraw)."""
+        new = [p for p in prompts if not self.knows(p)]
+        if new:
+            number = int(self.key(new[0])[:8], 16)
+            self._ask(new, tools, number)
         return [p for p in prompts if self.teaches(p)]
 
     def _ask(self, block: Sequence[Prompt], tools: Tools, number: int) -> list[tuple[Prompt, list[float]]]:
-        """Rewards of n answers each under the reference, drawn from the seed of that
-        number. What is known stays as it is.
+        """Rewards of n answers each under the reference, drawn from the seed of that number.
+
+        What is known stays as it is.
         """
         devices = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices), tools.reference():
             torch.manual_seed((self.seed + 1) * 1_000_003 + number)
             groups = tools.score(block, tools.generate(block, self.settings.n))
-        return [
-            (p, self.rewards.setdefault(self.key(p), g.rewards)) for p, g in zip(block, groups, strict=True)
-        ]
+        pairs = []
+        for prompt, group in zip(block, groups, strict=True):
+            rewards = self.rewards.setdefault(self.key(prompt), group.rewards)
+            pairs.append((prompt, rewards))
+        return pairs
 
     def state_dict(self) -> dict[str, Any]:
         return {"rewards": dict(self.rewards)}
@@ -209,15 +225,21 @@ class ValueStore:
         self.rewards |= state["rewards"]
 
     def _read(self, path: Path) -> None:
-        lines: Iterable[str] = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ()
-        for line in lines:
+        if not path.exists():
+            return
+        for line in path.read_text("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-                self.rewards.setdefault(row["key"], [float(r) for r in row["rewards"]])
+                rewards = [float(reward) for reward in row["rewards"]]
+                self.rewards.setdefault(row["key"], rewards)
             except (ValueError, KeyError, TypeError):  # a line cut short by a kill: its prompt is asked again
                 continue
 
 
 def _ticking(tools: Tools, progress: Callable[[int], None], begin: int, count: int) -> Tools:
-    sampling = replace(tools.sampling, tick=lambda share: progress(begin + int(count * share)))
-    return replace(tools, sampling=sampling)
+    """The tools, whose engine reports the progress of `count` prompts from `begin` on."""
+
+    def tick(share: float) -> None:
+        progress(begin + int(count * share))
+
+    return replace(tools, sampling=replace(tools.sampling, tick=tick))
