@@ -8,16 +8,18 @@ from fractions import Fraction
 from typing import Literal
 
 from lgrpo_lite.verifier import units
-from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.lists import elements, literals, names_tell_nothing, unnamed_on_one_side
+from lgrpo_lite.verifier.matrices import as_matrix
 from lgrpo_lite.verifier.relations import assigned, same_relation, value_of
+from lgrpo_lite.verifier.rounding import rounded_alike
 from lgrpo_lite.verifier.solutions import same_solutions, solutions
 from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.tree import Node, holds
-from lgrpo_lite.verifier.values import constant, equal, rational, variables
+from lgrpo_lite.verifier.values import equal, rational, variables
 
-MAX_ELEMENTS = 200  # of a list that is compared element by element
-PRINTED = 12  # significant digits from which a decimal is a printed float, not a rounded answer
 _SETS = frozenset(["cup", "cap", "minus", "domain", "empty", "builder"])
+_HUNDRED = ("n", Fraction(100), "100")
+_RADIANS = ("/", ("const", "pi"), ("n", Fraction(180), "180"))  # of one degree
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
     """Whether the prediction `p` is the gold `g`. Undecided when neither yes nor no could be established."""
     if p == g:
         return True
-    if (p[0] == "rel") != (g[0] == "rel") and ("in",) in (p[1], g[1]):
+    one_relation = (p[0] == "rel") != (g[0] == "rel")
+    if one_relation and ("in",) in (p[1], g[1]):
         p, g = value_of(p), value_of(g)
     kinds = {p[0], g[0]}
     for holds_for, compare in COMPARED:
@@ -44,32 +47,9 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _in_order(p: Sequence[Node], g: Sequence[Node], policy: Leniency) -> bool:
-    return len(p) == len(g) and all(same(a, b, policy) for a, b in zip(p, g, strict=True))
-
-
-def _ambiguous(node: Node) -> bool:
-    return node[0] not in ("rel", "tuple", "matrix", "list", "set") and holds(node, "pm")
-
-
-def _chosen(node: Node, upper: int) -> Node:
-    """The node with every ± as + (upper 1) or - (upper -1)."""
-    if node[0] == "pm":
-        inner = _chosen(node[2], upper)
-        return inner if node[1] * upper > 0 else ("neg", inner)
-    return tuple(_chosen(child, upper) if isinstance(child, tuple) and child else child for child in node)
-
-
-def elements(node: Node) -> list[Node]:
-    """What a list or set holds, or the one answer; an element with ± counts twice.
-    Names of unknowns are left out.
-    """
-    held = node[2:] if node[0] == "list" else node[1:] if node[0] == "set" else (node,)
-    if len(held) > MAX_ELEMENTS:
-        raise Undecided
-    found = []
-    for element in held:
-        found.extend([_chosen(element, 1), _chosen(element, -1)] if holds(element, "pm") else [element])
-    return found
+    if len(p) != len(g):
+        return False
+    return all(same(a, b, policy) for a, b in zip(p, g, strict=True))
 
 
 def _same_lists(p: Node, g: Node, policy: Leniency) -> bool:
@@ -78,78 +58,72 @@ def _same_lists(p: Node, g: Node, policy: Leniency) -> bool:
     literal = _same_literals(p, g, policy, sets=sets)
     if literal is not None:
         return literal
-    if any(side[0] == "list" and solutions(side) is not None for side in (p, g)):
+    if _lists_solutions(p) or _lists_solutions(g):
         return same_solutions(p, g)
+    return _same_elements(p, g, policy, sets=sets)
+
+
+def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
     mine, gold = elements(p), elements(g)
     if p[0] == "list" and _one_answer_in_forms(mine, gold, policy):
         return True
-    names = [assigned(e) for e in mine], [assigned(e) for e in gold]
-    ordered = (policy.order == "same" and not sets) or _unnamed_on_one_side(*names)
-    if _names_tell_nothing(*names):
-        mine, gold = [value_of(e) for e in mine], [value_of(e) for e in gold]
+    my_names, gold_names = list(map(assigned, mine)), list(map(assigned, gold))
+    if names_tell_nothing(my_names, gold_names):
+        mine, gold = list(map(value_of, mine)), list(map(value_of, gold))
     if len(mine) != len(gold):
-        if len(gold) == 1 and gold[0][0] == "tuple" and p[0] == "list":
-            return _same_point(mine, gold[0], policy)
-        if len(mine) == 1 and mine[0][0] == "tuple" and g[0] == "list":
-            return mine[0][1:3] == ("(", ")") and _in_order(mine[0][3:], gold, policy)
+        if _is_list_beside_tuple(p, gold):
+            return _is_point(gold[0]) and _in_order(mine, gold[0][3:], policy)
+        if _is_list_beside_tuple(g, mine):
+            return _is_point(mine[0]) and _in_order(mine[0][3:], gold, policy)
         if not sets:
             return False
         mine, gold = _distinct(mine, policy), _distinct(gold, policy)
-    return _in_order(mine, gold, policy) if ordered else _matched(mine, gold, policy)
+    order_was_meant = policy.order == "same" and not sets
+    if order_was_meant or unnamed_on_one_side(my_names, gold_names):
+        return _in_order(mine, gold, policy)
+    return _matched(mine, gold, policy)
 
 
 def _same_literals(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool | None:
     """Of plain numbers alone, more than two of them, where a quick look decides; None where it does not."""
-    mine, gold = _literals(p), _literals(g)
+    mine, gold = literals(p), literals(g)
     if not mine or not gold or len(mine) <= 2:
         return None
     if sets:
         return set(mine) == set(gold)
-    return mine == gold if policy.order == "same" else sorted(mine) == sorted(gold)
+    if policy.order == "same":
+        return mine == gold
+    return sorted(mine) == sorted(gold)
+
+
+def _lists_solutions(node: Node) -> bool:
+    """Whether a list describes one set, as x < 3 or x > 5 does."""
+    return node[0] == "list" and solutions(node) is not None
 
 
 def _one_answer_in_forms(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:
     """15 39/40 or 639/40: a list all of whose members are the one gold."""
-    return len(gold) == 1 and len(set(mine)) > 1 and all(same(e, gold[0], policy) for e in mine)
+    if len(gold) != 1 or len(set(mine)) <= 1:
+        return False
+    return all(same(form, gold[0], policy) for form in mine)
 
 
-def _unnamed_on_one_side(*names: Sequence[str | None]) -> bool:
-    """x=2, y=3 against (2,3) or 2,3: then the order is that of the names."""
-    mine, gold = names
-    return any(
-        len({name for name in side if name is not None}) > 1 and not any(other)
-        for side, other in ((mine, gold), (gold, mine))
-    )
+def _is_list_beside_tuple(node: Node, other_elements: Sequence[Node]) -> bool:
+    return node[0] == "list" and len(other_elements) == 1 and other_elements[0][0] == "tuple"
 
 
-def _names_tell_nothing(*names: Sequence[str | None]) -> bool:
-    """Whether the names of unknowns may be left out: one side has none, or there is but one."""
-    return not all(any(side) for side in names) or len({name for side in names for name in side if name}) == 1
+def _is_point(node: Node) -> bool:
+    """Whether a tuple stands in round brackets, so that a bare list may give its coordinates."""
+    _, opening, closing, *_ = node
+    return (opening, closing) == ("(", ")")
 
 
-def _same_point(listed: Sequence[Node], point: Node, policy: Leniency) -> bool:
-    """A bare list of coordinates against one point."""
-    return point[1:3] == ("(", ")") and _in_order(listed, point[3:], policy)
-
-
-def _literals(node: Node) -> list[Fraction] | None:
-    """The values of a list or set of plain numbers."""
-    if node[0] not in ("list", "set"):
-        return None
-    held = node[2:] if node[0] == "list" else node[1:]
-    found = [
-        part[1] if part[0] == "n" else -part[1][1] if part[0] == "neg" and part[1][0] == "n" else None
-        for part in held
-    ]
-    return None if None in found else [value for value in found if value is not None]
-
-
-def _distinct(items: Sequence[Node], policy: Leniency) -> list[Node]:
-    found: list[Node] = []
-    for item in items:
-        if not any(same(item, other, policy) for other in found):
-            found.append(item)
-    return found
+def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
+    kept: list[Node] = []
+    for member in members:
+        if not any(same(member, other, policy) for other in kept):
+            kept.append(member)
+    return kept
 
 
 def _matched(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:
@@ -172,119 +146,141 @@ def _matched(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bo
 
 def _same_statements(p: Node, g: Node, policy: Leniency) -> bool:
     """Relations and sets of numbers: as solution sets, as relations, or the value that one side names."""
-    both = p[0] == "rel" and g[0] == "rel"
-    if not both and (assigned(p) or assigned(g)):
+    both_relations = p[0] == "rel" and g[0] == "rel"
+    if not both_relations and (assigned(p) or assigned(g)):
         return same(value_of(p), value_of(g), policy)
     if solutions(p) is not None and solutions(g) is not None:
         return same_solutions(p, g)
-    if both:
+    if both_relations:
         return same_relation(p, g, lambda a, b: same(a, b, policy))
-    for side, other in ((p, g), (g, p)):
-        if side[0] == "rel" and side[1] == ("in",) and other[0] in ("set", "tuple", *_SETS):
-            return same(side[3], other, policy) if side is p else same(other, side[3], policy)
-    if p[0] == g[0] and p[0] in _SETS:
-        return len(p) == len(g) and all(
-            same(a, b, policy) if isinstance(a, tuple) else a == b for a, b in zip(p[1:], g[1:], strict=True)
-        )
-    return False
+    if _is_membership(p) and _is_set(g):
+        return same(p[3], g, policy)
+    if _is_membership(g) and _is_set(p):
+        return same(p, g[3], policy)
+    return p[0] == g[0] and p[0] in _SETS and _same_parts(p, g, policy)
+
+
+def _is_membership(node: Node) -> bool:
+    return node[0] == "rel" and node[1] == ("in",)
+
+
+def _is_set(node: Node) -> bool:
+    return node[0] in ("set", "tuple") or node[0] in _SETS
+
+
+def _same_parts(p: Node, g: Node, policy: Leniency) -> bool:
+    """Two nodes of one kind, part by part; the name of a domain is a text."""
+    if len(p) != len(g):
+        return False
+    for a, b in zip(p[1:], g[1:], strict=True):
+        alike = same(a, b, policy) if isinstance(a, tuple) else a == b
+        if not alike:
+            return False
+    return True
 
 
 def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
     """Values with units, degrees or percent. A measure that one side alone names
     is dropped, or read as a number.
     """
-    (a, unit), (b, gold_unit) = measured(p), measured(g)
+    value, unit = measured(p)
+    gold, gold_unit = measured(g)
     if unit and gold_unit:
         size = units.factor(unit, gold_unit)
         if size is None:
             return False
-        a = a if size == 1 else ("*", ("n", size, str(size)), a)
-        return same(a, b, policy)
-    if (unit or gold_unit) == "%":
-        hundred = ("n", Fraction(100), "100")
-        shares = (("/", a, hundred), b) if unit else (("*", a, hundred), b)
-        return (policy.percent == "either" and same(a, b, policy)) or same(*shares, policy)
-    if (unit or gold_unit) == "^circ":
-        turn = ("/", ("const", "pi"), ("n", Fraction(180), "180"))
-        angles = ("*", a, turn) if unit else a, b if unit else ("*", b, turn)
-        return (policy.units == "ignore" and same(a, b, policy)) or same(*angles, policy)
-    return policy.units == "ignore" and same(a, b, policy)
+        if size != 1:
+            value = ("*", ("n", size, str(size)), value)
+        return same(value, gold, policy)
+    only_unit = unit or gold_unit
+    if only_unit == "%":
+        return _same_percent(value, gold, policy, mine=bool(unit))
+    if only_unit == "^circ":
+        return _same_angle(value, gold, policy, mine=bool(unit))
+    return policy.units == "ignore" and same(value, gold, policy)
+
+
+def _same_percent(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> bool:
+    """Where one side alone, the prediction (`mine`) or the gold, has a sign of percent."""
+    if policy.percent == "either" and same(value, gold, policy):
+        return True
+    operation = "/" if mine else "*"
+    return same((operation, value, _HUNDRED), gold, policy)
+
+
+def _same_angle(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> bool:
+    """Where one side alone, the prediction (`mine`) or the gold, is in degrees."""
+    if policy.units == "ignore" and same(value, gold, policy):
+        return True
+    if mine:
+        return same(("*", value, _RADIANS), gold, policy)
+    return same(value, ("*", gold, _RADIANS), policy)
 
 
 def measured(node: Node) -> tuple[Node, str]:
     """The bare value and its unit; a word like `million` is part of the value."""
-    if node[0] == "%":
+    kind = node[0]
+    if kind == "%":
         return node[1], "%"
-    if node[0] == "deg":
+    if kind == "deg":
         return node[1], "^circ"
-    if node[0] == "neg":
+    if kind == "neg":
         value, unit = measured(node[1])
         return ("neg", value), unit
-    if node[0] != "unit":
+    if kind != "unit":
         return node, ""
-    size, unit = units.multiple(node[2])
-    value = node[1] if size == 1 else ("*", node[1], ("n", Fraction(size), str(size)))
-    return value, "^circ" if unit.lower() in ("degree", "degrees") else unit
+    _, value, unit_words = node
+    size, unit = units.multiple(unit_words)
+    if size != 1:
+        value = ("*", value, ("n", Fraction(size), str(size)))
+    if unit.lower() in ("degree", "degrees"):
+        unit = "^circ"
+    return value, unit
 
 
-def _matrix(node: Node) -> Node | None:
-    """The matrix a tree is, a scalar factor multiplied in."""
-    if node[0] == "matrix":
-        return node
-    if node[0] == "neg" and (inner := _matrix(node[1])):
-        return ("matrix", tuple(tuple(("neg", x) for x in row) for row in inner[1]), *inner[2:])
-    if node[0] == "+" and all(parts := [_matrix(part) for part in node[1:]]):
-        return _matrix_sum([part for part in parts if part])
-    if node[0] in ("*", "/") and len(node) == 3:
-        for i in (1, 2) if node[0] == "*" else (1,):
-            if inner := _matrix(node[i]):
-                return (
-                    "matrix",
-                    tuple(tuple((node[0], x, node[3 - i]) for x in row) for row in inner[1]),
-                    *inner[2:],
-                )
-    return None
-
-
-def _matrix_sum(parts: Sequence[Node]) -> Node | None:
-    if len({(len(part[1]), *map(len, part[1]), *part[2:]) for part in parts}) != 1:
-        return None
-    rows = zip(*(part[1] for part in parts), strict=True)
-    return (
-        "matrix",
-        tuple(tuple(("+", *entries) for entries in zip(*row, strict=True)) for row in rows),
-        *parts[0][2:],
-    )
-
-
-def _same_matrices(p: Node | None, g: Node | None, policy: Leniency) -> bool:
-    if p is None or g is None or p[2:] != g[2:] or len(p[1]) != len(g[1]):
+def _same_matrices(p: Node, g: Node, policy: Leniency) -> bool:
+    mine, gold = as_matrix(p), as_matrix(g)
+    if mine is None or gold is None:
         return False
-    return all(_in_order(row, other, policy) for row, other in zip(p[1], g[1], strict=True))
+    _, rows, *bars = mine
+    _, gold_rows, *gold_bars = gold
+    if bars != gold_bars or len(rows) != len(gold_rows):
+        return False
+    return all(_in_order(row, other, policy) for row, other in zip(rows, gold_rows, strict=True))
 
 
-def _same_ratios(p: Node, g: Node) -> bool:
-    """a:b = c:d when the cross products agree; a clock time only equals itself;
-    a:b is also the number a/b.
-    """
-    if p[0] != "ratio" or g[0] != "ratio":
-        ratio, number = (p, g) if p[0] == "ratio" else (g, p)
-        return len(ratio) == 3 and not _clock(ratio) and equal(("/", ratio[1], ratio[2]), number)
+def _same_ratios(p: Node, g: Node, policy: Leniency) -> bool:
+    """a:b = c:d when the cross products agree; a clock time only equals itself; a:b is also a/b."""
+    if p[0] != "ratio":
+        return _is_quotient(g, p)
+    if g[0] != "ratio":
+        return _is_quotient(p, g)
     if len(p) != len(g):
         return False
-    if (_clock(p) and _clock(g)) or any(rational(part) == 0 for part in (*p[1:], *g[1:])):
-        if not (_clock(p) and _clock(g)):
-            return False
-        return all(rational(a) == rational(b) for a, b in zip(p[1:], g[1:], strict=True))
-    pairs = [(("*", p[i], g[1]), ("*", g[i], p[1])) for i in range(2, len(p))]
-    return all(equal(a, b) for a, b in pairs)
+    terms, gold_terms = p[1:], g[1:]
+    if _is_clock(p) and _is_clock(g):
+        return all(rational(a) == rational(b) for a, b in zip(terms, gold_terms, strict=True))
+    if any(rational(term) == 0 for term in (*terms, *gold_terms)):
+        return False
+    first, *rest = terms
+    gold_first, *gold_rest = gold_terms
+    crossed = zip(rest, gold_rest, strict=True)
+    return all(equal(("*", term, gold_first), ("*", gold_term, first)) for term, gold_term in crossed)
 
 
-def _clock(node: Node) -> bool:
+def _is_quotient(ratio: Node, number: Node) -> bool:
+    if len(ratio) != 3 or _is_clock(ratio):
+        return False
+    _, top, bottom = ratio
+    return equal(("/", top, bottom), number)
+
+
+def _is_clock(ratio: Node) -> bool:
     """Whether a ratio may be a time of day: minutes in two digits."""
-    return all(part[0] == "n" for part in node[1:]) and all(
-        len(part[2]) == 2 and part[1] < 60 for part in node[2:]
-    )
+    terms = ratio[1:]
+    if any(term[0] != "n" for term in terms):
+        return False
+    return all(len(digits) == 2 and value < 60 for _, value, digits in terms[1:])
 
 
 def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
@@ -295,59 +291,13 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
         return True
     if policy.rounding == "none" or variables(p) or variables(g):
         return False
-    digits, gold_digits = _digits(p), _digits(g)
-    if digits and digits[1] >= PRINTED:
-        return _rounds(g, p, digits[0]) or bool(
-            gold_digits and gold_digits[1] >= 2 and _rounds(p, g, gold_digits[0])
-        )
-    if gold_digits and (gold_digits[1] >= PRINTED or (gold_digits[1] >= 3 and not _decimal_inside(p))):
-        return _rounds(p, g, gold_digits[0])
-    return False
-
-
-def _digits(node: Node) -> tuple[int, int] | None:
-    """Decimals and significant digits of a literal with a decimal point."""
-    node = node[1] if node[0] == "neg" else node
-    if node[0] != "n" or "." not in node[2] or not node[2].replace(".", "").replace(",", "").isdigit():
-        return None
-    whole, _, part = node[2].replace(",", "").partition(".")
-    return len(part), len((whole + part).lstrip("0"))
-
-
-def _decimal_inside(node: object) -> bool:
-    return (
-        isinstance(node, tuple)
-        and bool(node)
-        and ((node[0] == "n" and "." in node[2]) or any(_decimal_inside(child) for child in node[1:]))
-    )
-
-
-def _rounds(exact: Node, decimal: Node, places: int) -> bool:
-    try:
-        return abs(constant(("+", exact, ("neg", decimal)))) <= Fraction(1, 2 * 10**places)
-    except TypeError:
-        return float(abs(constant(("+", exact, ("neg", decimal)))) * 2 * 10**places) <= 1
-
-
-def _is_list(kinds: set[str], p: Node, g: Node) -> bool:
-    return bool(kinds & {"list", "set"}) or _ambiguous(p) or _ambiguous(g)
-
-
-def _is_statement(kinds: set[str], p: Node, g: Node) -> bool:
-    brackets_differ = p[0] == g[0] == "tuple" and p[1:3] != g[1:3]
-    return "rel" in kinds or bool(kinds & _SETS) or brackets_differ
-
-
-def _is_matrix(kinds: set[str], p: Node, g: Node) -> bool:
-    return "matrix" in kinds or bool(_matrix(p) or _matrix(g))
-
-
-def _of_kinds(*names: str) -> Callable[[set[str], Node, Node], bool]:
-    return lambda kinds, p, g: bool(kinds & set(names))
+    return rounded_alike(p, g)
 
 
 def _same_tuples(p: Node, g: Node, policy: Leniency) -> bool:
-    return p[1:3] == g[1:3] and _in_order(p[3:], g[3:], policy)
+    brackets, members = p[1:3], p[3:]
+    gold_brackets, gold_members = g[1:3], g[3:]
+    return brackets == gold_brackets and _in_order(members, gold_members, policy)
 
 
 def _same_bases(p: Node, g: Node, policy: Leniency) -> bool:
@@ -359,17 +309,47 @@ def _same_words(p: Node, g: Node, policy: Leniency) -> bool:
     return p[0] == g[0] and words(p[1]) == words(g[1])
 
 
+def _never_same(p: Node, g: Node, policy: Leniency) -> bool:
+    return False
+
+
+def _ambiguous(node: Node) -> bool:
+    return node[0] not in ("rel", "tuple", "matrix", "list", "set") and holds(node, "pm")
+
+
+def _is_list(kinds: set[str], p: Node, g: Node) -> bool:
+    return bool(kinds & {"list", "set"}) or _ambiguous(p) or _ambiguous(g)
+
+
+def _is_statement(kinds: set[str], p: Node, g: Node) -> bool:
+    if "rel" in kinds or kinds & _SETS:
+        return True
+    return kinds == {"tuple"} and p[1:3] != g[1:3]
+
+
+def _is_matrix(kinds: set[str], p: Node, g: Node) -> bool:
+    return "matrix" in kinds or bool(as_matrix(p) or as_matrix(g))
+
+
+def _both_tuples(kinds: set[str], p: Node, g: Node) -> bool:
+    return kinds == {"tuple"}
+
+
+def _of_kinds(*names: str) -> Callable[[set[str], Node, Node], bool]:
+    return lambda kinds, p, g: bool(kinds & set(names))
+
+
+HoldsFor = Callable[[set[str], Node, Node], bool]
+Compare = Callable[[Node, Node, Leniency], bool]
 # What two trees are compared as: the first row that holds for them.
-COMPARED: tuple[
-    tuple[Callable[[set[str], Node, Node], bool], Callable[[Node, Node, Leniency], bool]], ...
-] = (
+COMPARED: tuple[tuple[HoldsFor, Compare], ...] = (
     (_is_list, _same_lists),
     (_is_statement, _same_statements),
     (_of_kinds("unit", "deg", "%"), _same_measure),
-    (lambda kinds, p, g: kinds == {"tuple"}, _same_tuples),
-    (_is_matrix, lambda p, g, policy: _same_matrices(_matrix(p), _matrix(g), policy)),
+    (_both_tuples, _same_tuples),
+    (_is_matrix, _same_matrices),
     (_of_kinds("base"), _same_bases),
-    (_of_kinds("ratio"), lambda p, g, policy: _same_ratios(p, g)),
+    (_of_kinds("ratio"), _same_ratios),
     (_of_kinds("text"), _same_words),
-    (_of_kinds("inf"), lambda p, g, policy: False),
+    (_of_kinds("inf"), _never_same),
 )

@@ -1,0 +1,55 @@
+"""The matrix that a tree is: written out, or negated, added, multiplied by a scalar."""
+
+from collections.abc import Callable, Sequence
+
+from lgrpo_lite.verifier.tree import Node
+
+
+def as_matrix(node: Node) -> Node | None:
+    """The matrix a tree is, a scalar factor multiplied in."""
+    kind = node[0]
+    if kind == "matrix":
+        return node
+    if kind == "neg":
+        inner = as_matrix(node[1])
+        return inner and _entrywise(inner, lambda entry: ("neg", entry))
+    if kind == "+":
+        terms = [as_matrix(term) for term in node[1:]]
+        matrices = [term for term in terms if term is not None]
+        return _added(matrices) if len(matrices) == len(terms) else None
+    if kind in ("*", "/") and len(node) == 3:
+        return _scaled(node)
+    return None
+
+
+def _scaled(node: Node) -> Node | None:
+    """A product or quotient of which one factor is a matrix."""
+    kind, left, right = node
+    matrix = as_matrix(left)
+    if matrix is not None:
+        return _entrywise(matrix, lambda entry: (kind, entry, right))
+    matrix = as_matrix(right) if kind == "*" else None
+    if matrix is not None:
+        return _entrywise(matrix, lambda entry: (kind, entry, left))
+    return None
+
+
+def _entrywise(matrix: Node, change: Callable[[Node], Node]) -> Node:
+    _, rows, *bars = matrix
+    changed = tuple(tuple(map(change, row)) for row in rows)
+    return ("matrix", changed, *bars)
+
+
+def _added(matrices: Sequence[Node]) -> Node | None:
+    """The sum of matrices of one shape; None of different ones."""
+    shapes = set()
+    for _, rows, *bars in matrices:
+        shapes.add((len(rows), *map(len, rows), *bars))
+    if len(shapes) != 1:
+        return None
+    sums = []
+    for rows in zip(*(matrix[1] for matrix in matrices), strict=True):
+        entries = zip(*rows, strict=True)
+        sums.append(tuple(("+", *terms) for terms in entries))
+    _, _, *bars = matrices[0]
+    return ("matrix", tuple(sums), *bars)
