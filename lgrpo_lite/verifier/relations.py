@@ -3,36 +3,41 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from lgrpo_lite.verifier.evaluate import Evaluation, Undecided
+from lgrpo_lite.verifier.evaluate import Evaluation, Undecided, Value
 from lgrpo_lite.verifier.tree import Node
-from lgrpo_lite.verifier.values import LOW, Point, equal, points, variables
+from lgrpo_lite.verifier.values import LOW, equal, points, variables
 
+Same = Callable[[Node, Node], bool]
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+_DELTA = ("v", "\\Delta")
 
 
 def assigned(node: Node) -> str | None:
     """The name that `name = value` gives a value to, as x, f(x), (x, y) or NO/BO; None when
     the node is no such statement.
     """
-    sides = _sides(node)
-    return None if sides is None else sides[0]
+    assignment = _assignment(node)
+    return None if assignment is None else assignment[0]
 
 
 def value_of(node: Node) -> Node:
     """What an assignment assigns, the set of `x in {1, 2}`; any other node as it is."""
     if node[0] == "rel" and node[1] == ("in",) and node[3][0] == "set":
         return node[3]
-    sides = _sides(node)
-    return node if sides is None else sides[1]
+    assignment = _assignment(node)
+    return node if assignment is None else assignment[1]
 
 
-def _sides(node: Node) -> tuple[str, Node] | None:
+def _assignment(node: Node) -> tuple[str, Node] | None:
+    """The name and the value of `name = value` or `value = name`."""
     if node[0] != "rel" or set(node[1]) != {"="}:
         return None
-    first, last = node[2], node[-1]
-    for name, value in ((first, last), (last, first)):
-        if (found := _name(name)) and not (variables(value) & variables(name) and name[0] == "v"):
-            return found, value
+    _, _, first, *_, last = node
+    for unknown, value in ((first, last), (last, first)):
+        name = _name(unknown)
+        in_itself = unknown[0] == "v" and variables(value) & variables(unknown)
+        if name and not in_itself:
+            return name, value
     return None
 
 
@@ -40,98 +45,137 @@ def _name(node: Node) -> str | None:
     """How an unknown is called, if the tree is a name: a variable, words, a function of
     variables, a ratio of segments.
     """
-    if node[0] in ("v", "text"):
+    kind = node[0]
+    if kind in ("v", "text"):
         return node[1]
-    if node[0] == "tuple" and all(part[0] == "v" for part in node[3:]):
-        return "(" + ",".join(part[1] for part in node[3:]) + ")"
-    if node[0] == "*" and _function(node[1]) and (node[2][0] == "v" or _name(node[2]) or _plain(node[2])):
-        return f"{node[1]}{node[2]}"
-    if node[0] == "*" and node[1] == ("v", "\\Delta") and node[2][0] == "v":
-        return "\\Delta" + node[2][1]
-    names = variables(node)
-    if (
-        (node[0] in ("*", "/", "ratio") or node[:2] == ("call", "abs"))
-        and names
-        and all(name.isupper() or name.startswith("overline") for name in names)
-    ):
-        return str(node)
+    if kind == "tuple":
+        members = node[3:]
+        if all(member[0] == "v" for member in members):
+            return "(" + ",".join(member[1] for member in members) + ")"
+    name = _product_name(node) if kind == "*" else None
+    if name is None and _is_of_segments(node):
+        name = str(node)
+    return name
+
+
+def _product_name(node: Node) -> str | None:
+    """f(x), which is read as a product, or a difference as in \\Delta x."""
+    _, left, right = node
+    if _is_function(left) and _is_argument(right):
+        return f"{left}{right}"
+    if left == _DELTA and right[0] == "v":
+        return "\\Delta" + right[1]
     return None
 
 
-def _function(node: Node) -> bool:
+def _is_function(node: Node) -> bool:
     """f, f', f^{-1}, a single letter."""
-    return (
-        node[0] == "v"
-        or (node[0] == "call" and node[1] == "'")
-        or (node[0] == "^" and node[1][0] == "v" and node[2][0] == "neg")
-    )
+    if node[0] == "^":
+        _, base, exponent = node
+        return base[0] == "v" and exponent[0] == "neg"
+    return node[0] == "v" or node[:2] == ("call", "'")
 
 
-def _plain(node: Node) -> bool:
-    return node[0] == "n" or (node[0] == "tuple" and all(_plain(part) or part[0] == "v" for part in node[3:]))
+def _is_argument(node: Node) -> bool:
+    return node[0] == "v" or bool(_name(node)) or _is_plain(node)
 
 
-def same_relation(p: Node, g: Node, same: Callable[[Node, Node], bool]) -> bool:
+def _is_plain(node: Node) -> bool:
+    """A number, or a tuple of numbers and variables."""
+    if node[0] == "n":
+        return True
+    return node[0] == "tuple" and all(member[0] == "v" or _is_plain(member) for member in node[3:])
+
+
+def _is_of_segments(node: Node) -> bool:
+    """A product, ratio or length of segments: all its names are like AB."""
+    if node[0] not in ("*", "/", "ratio") and node[:2] != ("call", "abs"):
+        return False
+    names = variables(node)
+    return bool(names) and all(name.isupper() or name.startswith("overline") for name in names)
+
+
+def same_relation(p: Node, g: Node, same: Same) -> bool:
     """Whether two relations say the same: side by side, mirrored, or p's
     difference a constant multiple of g's.
     """
-    if (
-        p[1] == g[1]
-        and len(p) == len(g)
-        and all(_safe(same, a, b) for a, b in zip(p[2:], g[2:], strict=True))
-    ):
+    _, ops, *sides = p
+    _, gold_ops, *gold_sides = g
+    if ops == gold_ops and len(sides) == len(gold_sides) and _same_sides(sides, gold_sides, same):
         return True
-    mirrored = tuple(_FLIPPED.get(op, "") for op in reversed(p[1]))
-    if mirrored == g[1] and all(_safe(same, a, b) for a, b in zip(reversed(p[2:]), g[2:], strict=True)):
+    mirrored_ops = tuple(_FLIPPED.get(op, "") for op in reversed(ops))
+    if mirrored_ops == gold_ops and _same_sides(sides[::-1], gold_sides, same):
         return True
-    names = assigned(p), assigned(g)
-    if (
-        all(names)
-        and names[0] != names[1]
-        and any("(" in str(name) for name in names)
-        and not all("(" in str(n) for n in names)
-    ):
+    if _one_is_a_function(assigned(p), assigned(g)):
         return same(value_of(p), value_of(g))  # y = ... and f(x) = ...
-    if len(p) != 4 or len(g) != 4 or "in" in (*p[1], *g[1]):
+    if len(sides) != 2 or len(gold_sides) != 2 or "in" in (*ops, *gold_ops):
         return False
-    factor = _factor(("+", p[2], ("neg", p[3])), ("+", g[2], ("neg", g[3])))
-    return factor is not None and (p[1][0] if factor > 0 else _FLIPPED[p[1][0]]) == g[1][0]
+    factor = _factor(_difference(sides), _difference(gold_sides))
+    if factor is None:
+        return False
+    op = ops[0] if factor > 0 else _FLIPPED[ops[0]]
+    return op == gold_ops[0]
 
 
-def _safe(same: Callable[[Node, Node], bool], a: Node, b: Node) -> bool:
+def _same_sides(sides: list[Node], gold_sides: list[Node], same: Same) -> bool:
+    return all(_safe(same, side, other) for side, other in zip(sides, gold_sides, strict=True))
+
+
+def _safe(same: Same, a: Node, b: Node) -> bool:
     try:
         return same(a, b)
     except Undecided:
         return False
 
 
+def _one_is_a_function(name: str | None, other: str | None) -> bool:
+    """Whether both relations name a value, one of them as f(x)."""
+    if not name or not other or name == other:
+        return False
+    return ("(" in name) != ("(" in other)
+
+
+def _difference(sides: list[Node]) -> Node:
+    left, right = sides
+    return ("+", left, ("neg", right))
+
+
 def _factor(a: Node, b: Node) -> Fraction | float | None:
     """c with a = c b for all values of the variables, c not 0; None when there is none."""
-    names = variables(a) | variables(b)
-    if not names or variables(a) != variables(b):
+    names = variables(a)
+    if not names or names != variables(b):
         return None
-    anchor: Point | None = None
+    anchor = _anchor(a, b)
+    if anchor is None:
+        return None
+    run, x, y = anchor
+    literals = {name: ("n", value, "") for name, value in run.point.items()}
+    a_there, b_there = _substituted(a, literals), _substituted(b, literals)
+    if not equal(("*", a, b_there), ("*", b, a_there)):
+        return None
+    quotient = run.inexact(x) / run.inexact(y)
+    return None if isinstance(quotient, run.mp.mpc) else float(quotient)
+
+
+def _anchor(a: Node, b: Node) -> tuple[Evaluation, Value, Value] | None:
+    """The first point at which neither is 0, and their values there."""
     for point in points(a, b):
+        run = Evaluation(point, LOW)
         try:
-            run = Evaluation(point, LOW)
             x, y = run.value(a), run.value(b)
         except Undecided:
             continue
         if x and y:
-            anchor = point
-            break
-    if anchor is None:
-        return None
-    at = {name: ("n", value, "") for name, value in anchor.items()}
-    held_a, held_b = _at(a, at), _at(b, at)
-    if not equal(("*", a, held_b), ("*", b, held_a)):
-        return None
-    sign = run.inexact(x) / run.inexact(y)
-    return None if isinstance(sign, run.mp.mpc) else float(sign)
+            return run, x, y
+    return None
 
 
-def _at(node: Node, values: dict[str, Node]) -> Node:
+def _substituted(node: Node, literals: dict[str, Node]) -> Node:
     """The tree with values for its variables."""
     if node[0] == "v":
-        return values.get(node[1], node)
-    return tuple(_at(child, values) if isinstance(child, tuple) and child else child for child in node)
+        return literals.get(node[1], node)
+    children = []
+    for child in node:
+        is_node = isinstance(child, tuple) and child
+        children.append(_substituted(child, literals) if is_node else child)
+    return tuple(children)

@@ -2,6 +2,7 @@
 ..., {x | ...}, excluded points.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,9 @@ from lgrpo_lite.verifier.values import constant, equal
 
 INF: Node = ("inf",)
 MINUS_INF: Node = ("neg", INF)
+ZERO: Node = ("n", Fraction(0), "0")
 MAX_PIECES = 60
+_MIRRORED = str.maketrans("<>", "><")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,203 +36,301 @@ class Solutions:
     name: str | None = None
 
 
+def _up_to(high: Node, closed: bool) -> Piece:
+    return Piece(MINUS_INF, False, high, closed)
+
+
+def _from(low: Node, closed: bool) -> Piece:
+    return Piece(low, closed, INF, False)
+
+
 def solutions(node: Node) -> Solutions | None:
     """The set that a tree describes, or None when it describes none."""
-    kind = node[0]
-    if kind == "tuple" and len(node) == 5:
-        return Solutions((Piece(node[3], node[1] == "[", node[4], node[2] == "]"),))
-    if kind == "empty":
-        return Solutions(())
-    if kind == "domain" and node[1] == "R":
-        return Solutions((Piece(MINUS_INF, False, INF, False),))
-    if kind == "set":
-        return Solutions(tuple(Piece(x, True, x, True) for x in node[1:]))
-    if kind == "rel":
-        return _relation(node[1], node[2:])
-    if kind == "builder":
-        return _builder(node[1], node[2])
-    if kind in ("cup", "cap", "minus"):
-        return _combined(kind, [solutions(node[1]), solutions(node[2])])
-    if kind == "list" and all(part[0] in ("rel", "cup") for part in node[2:]):
-        parts = [solutions(part) for part in node[2:]]
-        inequalities = all(part[0] != "rel" or part[1] != ("=",) for part in node[2:])
-        excluded = all(part[0] == "rel" and part[1] == ("!=",) for part in node[2:])
-        joined = (
-            "cup"
-            if node[1] == "or" and not excluded
-            else "cap"
-            if node[1] == "and" or excluded or inequalities
-            else ""
-        )
-        return _combined(joined, parts) if joined and inequalities else None
-    return None
+    rule = _DESCRIBED.get(node[0])
+    return None if rule is None else rule(node)
+
+
+def _interval(node: Node) -> Solutions | None:
+    if len(node) != 5:
+        return None
+    _, opening, closing, low, high = node
+    return Solutions((Piece(low, opening == "[", high, closing == "]"),))
+
+
+def _nothing(node: Node) -> Solutions:
+    return Solutions(())
+
+
+def _domain(node: Node) -> Solutions | None:
+    _, name = node
+    return Solutions((Piece(MINUS_INF, False, INF, False),)) if name == "R" else None
+
+
+def _set(node: Node) -> Solutions:
+    _, *members = node
+    return Solutions(tuple(Piece(member, True, member, True) for member in members))
+
+
+def _statement(node: Node) -> Solutions | None:
+    _, ops, *sides = node
+    return _relation(ops, tuple(sides))
+
+
+def _operation(node: Node) -> Solutions | None:
+    kind, left, right = node
+    return _combined(kind, [solutions(left), solutions(right)])
+
+
+def _list(node: Node) -> Solutions | None:
+    """Inequalities joined by `and`, `or` or commas; excluded points are all excluded, whatever joins them."""
+    _, joined, *parts = node
+    if not all(part[0] in ("rel", "cup") for part in parts):
+        return None
+    described = [solutions(part) for part in parts]
+    if any(part[0] == "rel" and part[1] == ("=",) for part in parts):
+        return None
+    excluded = all(part[0] == "rel" and part[1] == ("!=",) for part in parts)
+    either = joined == "or" and not excluded
+    return _combined("cup" if either else "cap", described)
+
+
+def _builder(node: Node) -> Solutions | None:
+    """{x | condition}; also {x in R | condition}. The name is bound, so it is left out."""
+    _, variable, condition = node
+    if variable[0] == "rel":
+        _, ops, member, *domain = variable
+        if ops == ("in",) and domain == [("domain", "R")]:
+            variable = member
+    if condition[:2] == ("list", ","):
+        condition = ("list", "and", *condition[2:])
+    described = solutions(condition)
+    if described is None or described.name != variable[1]:
+        return None
+    return Solutions(described.pieces)
+
+
+_DESCRIBED = {
+    "tuple": _interval,
+    "empty": _nothing,
+    "domain": _domain,
+    "set": _set,
+    "rel": _statement,
+    "builder": _builder,
+    "cup": _operation,
+    "cap": _operation,
+    "minus": _operation,
+    "list": _list,
+}
 
 
 def _relation(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     if ops == ("in",) and sides[0][0] == "v":
-        inner = solutions(sides[1])
-        return None if inner is None or sides[1][0] == "set" else Solutions(inner.pieces, sides[0][1])
-    if any(_size(side) for side in sides):
-        return _sized(ops, tuple(_size(side) or side for side in sides))
-    if len(ops) == 2 and set(ops) <= {">", ">="}:
-        ops, sides = tuple(op.replace(">", "<") for op in reversed(ops)), tuple(reversed(sides))
-    if len(ops) == 2 and set(ops) <= {"<", "<="} and sides[1][0] == "v":
-        return Solutions((Piece(sides[0], ops[0] == "<=", sides[2], ops[1] == "<="),), sides[1][1])
-    if len(ops) != 1 or ops[0] not in ("<", "<=", ">", ">=", "!="):
+        return _membership(*sides)
+    if any(_sized_variable(side) for side in sides):
+        return _sized(ops, tuple(_sized_variable(side) or side for side in sides))
+    if len(ops) == 2:
+        return _chain(ops, sides)
+    if len(ops) == 1:
+        return _inequality(ops[0], *sides)
+    return None
+
+
+def _membership(variable: Node, container: Node) -> Solutions | None:
+    """x in an interval or the like; x in {1, 2} is the values that x has, not a set."""
+    described = solutions(container)
+    if described is None or container[0] == "set":
         return None
-    op, (left, right) = ops[0], sides
-    if left[0] != "v":
-        left, right, op = right, left, op.translate(str.maketrans("<>", "><"))
-    if left[0] != "v" or right[0] == "v":
+    return Solutions(described.pieces, variable[1])
+
+
+def _chain(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
+    """low < x < high, or high > x > low."""
+    if set(ops) <= {">", ">="}:
+        ops = tuple(op.translate(_MIRRORED) for op in reversed(ops))
+        sides = sides[::-1]
+    low, variable, high = sides
+    if not set(ops) <= {"<", "<="} or variable[0] != "v":
         return None
+    low_op, high_op = ops
+    return Solutions((Piece(low, low_op == "<=", high, high_op == "<="),), variable[1])
+
+
+def _inequality(op: str, left: Node, right: Node) -> Solutions | None:
+    """x < bound, or bound > x, or x != bound."""
+    if op not in ("<", "<=", ">", ">=", "!="):
+        return None
+    variable, bound = left, right
+    if variable[0] != "v":
+        variable, bound, op = right, left, op.translate(_MIRRORED)
+    if variable[0] != "v" or bound[0] == "v":
+        return None
+    name = variable[1]
     if op == "!=":
-        return Solutions((Piece(MINUS_INF, False, right, False), Piece(right, False, INF, False)), left[1])
+        return Solutions((_up_to(bound, False), _from(bound, False)), name)
     if op.startswith("<"):
-        return Solutions((Piece(MINUS_INF, False, right, op == "<="),), left[1])
-    return Solutions((Piece(right, op == ">=", INF, False),), left[1])
+        return Solutions((_up_to(bound, op == "<="),), name)
+    return Solutions((_from(bound, op == ">="),), name)
 
 
-def _size(node: Node) -> Node | None:
+def _sized_variable(node: Node) -> Node | None:
     """The variable x of |x|."""
-    return node[2] if node[:2] == ("call", "abs") and node[2][0] == "v" else None
+    if node[:2] != ("call", "abs") or node[2][0] != "v":
+        return None
+    return node[2]
 
 
 def _sized(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     """A relation of |x|: what it says of x, and of -x."""
-    found = _relation(ops, sides)
-    if found is None or ops == ("in",):
+    described = _relation(ops, sides)
+    if described is None or ops == ("in",):
         return None
-    mirrored = tuple(
-        Piece(_opposite(p.high), p.high_closed, _opposite(p.low), p.low_closed) for p in found.pieces
-    )
-    zero: Node = ("n", Fraction(0), "0")
-    right = _cut(found.pieces, [Piece(zero, True, INF, False)])
-    left = _cut(mirrored, [Piece(MINUS_INF, False, zero, True)])
-    return Solutions((*left, *right), found.name)
+    right = _intersection(described.pieces, [_from(ZERO, True)])
+    left = _intersection([_mirrored(piece) for piece in described.pieces], [_up_to(ZERO, True)])
+    return Solutions((*left, *right), described.name)
+
+
+def _mirrored(piece: Piece) -> Piece:
+    return Piece(_opposite(piece.high), piece.high_closed, _opposite(piece.low), piece.low_closed)
 
 
 def _opposite(node: Node) -> Node:
     return INF if node == MINUS_INF else ("neg", node)
 
 
-def _builder(variable: Node, condition: Node) -> Solutions | None:
-    """{x | condition}; also {x in R | condition}. The name is bound, so it is left out."""
-    name = (
-        variable[2]
-        if variable[0] == "rel" and variable[1] == ("in",) and variable[3] == ("domain", "R")
-        else variable
-    )
-    found = solutions(
-        ("list", "and", *condition[2:]) if condition[0] == "list" and condition[1] == "," else condition
-    )
-    return None if found is None or found.name != name[1] else Solutions(found.pieces)
-
-
 def _combined(kind: str, parts: list[Solutions | None]) -> Solutions | None:
+    """The union (cup), intersection (cap) or difference (minus) of parts that name one variable at most."""
     known = [part for part in parts if part is not None]
     names = {part.name for part in known if part.name}
     if len(known) != len(parts) or not known or len(names) > 1:
         return None
-    pieces = list(known[0].pieces)
-    for part in known[1:]:
+    first, *others = known
+    pieces = list(first.pieces)
+    for other in others:
         if kind == "cup":
-            pieces += part.pieces
+            pieces += other.pieces
+        elif kind == "cap":
+            pieces = _intersection(pieces, other.pieces)
         else:
-            pieces = _cut(pieces, part.pieces if kind == "cap" else _complement(part.pieces))
+            pieces = _intersection(pieces, _complement(other.pieces))
         if len(pieces) > MAX_PIECES:
             raise Undecided
     return Solutions(tuple(pieces), names.pop() if names else None)
 
 
-def _place(node: Node) -> Any:
+def _position(node: Node) -> Any:
     """Where an end lies, to be ordered."""
-    if node in (INF, MINUS_INF):
-        return float("inf") if node == INF else float("-inf")
-    if node == ("+", INF):
+    if node in (INF, ("+", INF)):
         return float("inf")
+    if node == MINUS_INF:
+        return float("-inf")
     return constant(node)
 
 
 def _below(a: Node, b: Node) -> bool:
-    x, y = _place(a), _place(b)
+    x, y = _position(a), _position(b)
     if isinstance(x, float) or isinstance(y, float):
         return x != y and (x == float("-inf") or y == float("inf"))
-    return not equal(a, b) and float(constant(("+", b, ("neg", a)))) > 0
+    if equal(a, b):
+        return False
+    gap = constant(("+", b, ("neg", a)))
+    return float(gap) > 0
 
 
-def _cut(pieces: Any, others: Any) -> list[Piece]:
+def _intersection(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:
     """The intersection of two unions."""
-    found = []
+    common = []
     for a in pieces:
         for b in others:
-            low, low_closed = _inner((a.low, a.low_closed), (b.low, b.low_closed), lower=True)
-            high, high_closed = _inner((a.high, a.high_closed), (b.high, b.high_closed), lower=False)
+            low, low_closed = _higher((a.low, a.low_closed), (b.low, b.low_closed))
+            high, high_closed = _lower((a.high, a.high_closed), (b.high, b.high_closed))
             if _below(low, high) or (low_closed and high_closed and not _below(high, low)):
-                found.append(Piece(low, low_closed, high, high_closed))
-    return found
+                common.append(Piece(low, low_closed, high, high_closed))
+    return common
 
 
-def _inner(a: tuple[Node, bool], b: tuple[Node, bool], *, lower: bool) -> tuple[Node, bool]:
-    if _below(a[0], b[0]):
-        return b if lower else a
-    if _below(b[0], a[0]):
-        return a if lower else b
-    return a[0], a[1] and b[1]
+def _higher(a: tuple[Node, bool], b: tuple[Node, bool]) -> tuple[Node, bool]:
+    """The higher of two ends; of the same end, closed where both are."""
+    (end, closed), (other, other_closed) = a, b
+    if _below(end, other):
+        return b
+    if _below(other, end):
+        return a
+    return end, closed and other_closed
+
+
+def _lower(a: tuple[Node, bool], b: tuple[Node, bool]) -> tuple[Node, bool]:
+    """The lower of two ends; of the same end, closed where both are."""
+    (end, closed), (other, other_closed) = a, b
+    if _below(end, other):
+        return a
+    if _below(other, end):
+        return b
+    return end, closed and other_closed
 
 
 def _complement(pieces: tuple[Piece, ...]) -> list[Piece]:
-    found = [Piece(MINUS_INF, False, INF, False)]
+    outside = [Piece(MINUS_INF, False, INF, False)]
     for piece in pieces:
-        sides = [
-            Piece(MINUS_INF, False, piece.low, not piece.low_closed),
-            Piece(piece.high, not piece.high_closed, INF, False),
-        ]
-        found = _cut(found, sides)
-    return found
+        sides = [_up_to(piece.low, not piece.low_closed), _from(piece.high, not piece.high_closed)]
+        outside = _intersection(outside, sides)
+    return outside
 
 
 def _merged(pieces: tuple[Piece, ...]) -> list[Piece]:
     """Ordered, with pieces that touch joined."""
     if len(pieces) > MAX_PIECES:
         raise Undecided
-    left, found = list(pieces), []
+    left, merged = list(pieces), []
     while left:
-        first = left[0]
+        lowest = left[0]
         for piece in left[1:]:
-            if _below(piece.low, first.low):
-                first = piece
-        left.remove(first)
-        last = found[-1] if found else None
-        if (
-            last is None
-            or _below(last.high, first.low)
-            or (not _below(first.low, last.high) and not (last.high_closed or first.low_closed))
-        ):
-            found.append(first)
-            continue
-        low_closed = last.low_closed or (first.low_closed and not _below(last.low, first.low))
-        higher = first if _below(last.high, first.high) else last
-        high_closed = higher.high_closed or (first.high_closed and not _below(first.high, last.high))
-        found[-1] = Piece(last.low, low_closed, higher.high, high_closed)
-    return found
+            if _below(piece.low, lowest.low):
+                lowest = piece
+        left.remove(lowest)
+        if merged and not _apart(merged[-1], lowest):
+            merged[-1] = _joined(merged[-1], lowest)
+        else:
+            merged.append(lowest)
+    return merged
+
+
+def _apart(piece: Piece, above: Piece) -> bool:
+    """Whether a number lies between two pieces, at least the end that neither holds."""
+    if _below(piece.high, above.low):
+        return True
+    return not _below(above.low, piece.high) and not (piece.high_closed or above.low_closed)
+
+
+def _joined(piece: Piece, above: Piece) -> Piece:
+    """The one piece that two are which touch or overlap."""
+    low_closed = piece.low_closed or (above.low_closed and not _below(piece.low, above.low))
+    higher = above if _below(piece.high, above.high) else piece
+    high_closed = higher.high_closed or (above.high_closed and not _below(above.high, piece.high))
+    return Piece(piece.low, low_closed, higher.high, high_closed)
 
 
 def same_solutions(p: Node, g: Node) -> bool:
     """Whether two trees describe the same set; of two named variables, of the same one."""
     a, b = solutions(p), solutions(g)
-    if a is None or b is None or (a.name and b.name and a.name != b.name):
+    if a is None or b is None:
+        return False
+    if a.name and b.name and a.name != b.name:
         return False
     mine, gold = a.pieces, b.pieces
     if len(mine) != 1 or len(gold) != 1:
         mine, gold = _merged(mine), _merged(gold)
-    return len(mine) == len(gold) and all(
-        (x.low_closed, x.high_closed) == (y.low_closed, y.high_closed)
-        and _same_end(x.low, y.low)
-        and _same_end(x.high, y.high)
-        for x, y in zip(mine, gold, strict=True)
-    )
+    if len(mine) != len(gold):
+        return False
+    return all(_same_piece(piece, other) for piece, other in zip(mine, gold, strict=True))
+
+
+def _same_piece(piece: Piece, other: Piece) -> bool:
+    if piece.low_closed != other.low_closed or piece.high_closed != other.high_closed:
+        return False
+    return _same_end(piece.low, other.low) and _same_end(piece.high, other.high)
 
 
 def _same_end(a: Node, b: Node) -> bool:
-    infinite = [node in (INF, MINUS_INF) for node in (a, b)]
-    return a == b if any(infinite) else equal(a, b)
+    if a in (INF, MINUS_INF) or b in (INF, MINUS_INF):
+        return a == b
+    return equal(a, b)
