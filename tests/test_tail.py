@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lgrpo_lite.monitor import lines
 from lgrpo_lite.monitor.health import health, process_start
 from lgrpo_lite.monitor.lines import Lines
-from lgrpo_lite.monitor.tail import KEPT, Tail, thinned
+from lgrpo_lite.monitor.tail import KEPT, Tail, record_of, thinned
 from lgrpo_lite.types import StepRecord
 
 JUNK = [b"not json\n", b"[1]\n", b"\xff\xfe\n", b"\n", b'"text"\n', b"[" * 5000 + b"\n"]
@@ -121,9 +121,7 @@ BAD = [None, "x", [], {}, {"a": "b"}, True, float("1e999")]
     st.fixed_dictionaries({}, optional={f.name: st.sampled_from(BAD) for f in dataclasses.fields(StepRecord)})
 )
 def test_a_foreign_line_is_a_step_with_usable_fields_or_none(row):
-    from lgrpo_lite.monitor.tail import _record
-
-    record = _record({"step": 1, "policy_version": 1} | row)
+    record = record_of({"step": 1, "policy_version": 1} | row)
     if record is not None:
         json.dumps(
             [

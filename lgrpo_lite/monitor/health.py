@@ -1,5 +1,5 @@
-"""Is the run alive? From STATUS.json, a clock and, on the machine that trains,
-its process. No GPU, no training.
+"""Is the run alive? From STATUS.json, a clock and, on the machine that trains, its process. No GPU, no
+training.
 """
 
 import socket
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from lgrpo_lite.monitor.numbers import finite
 
 BEAT = 1.0  # seconds between two heartbeats of a process that trains
 SILENT = 4.0  # seconds without one, from another machine: it is gone, or the network is slow
@@ -36,30 +38,23 @@ def health(status: dict[str, Any], path: Path, now: float, step_seconds: float |
     """`step_seconds`: median time of a step, if known. Never raises, whatever the file holds."""
     if not status:
         return Health("starting")
-    state, resume = status.get("state"), str(status.get("resume") or f"… --name {path.name} --resume auto")
+    state = status.get("state")
+    resume = str(status.get("resume") or f"… --name {path.name} --resume auto")
     if state in ENDED:
         return Health(str(state), _ended(status), "" if state == "done" else resume)
-    beat = now - _number(status.get("heartbeat"), now)
-    if status.get("host") in (None, socket.gethostname()):
+    beat = _since(status.get("heartbeat"), now)
+    host = status.get("host")
+    if host in (None, socket.gethostname()):
         if not _runs(status):
-            return Health(
-                "killed",
-                f"the process is gone without a word, {_ago(beat)} after its last sign of life",
-                resume,
-            )
+            why = f"the process is gone without a word, {_ago(beat)} after its last sign of life"
+            return Health("killed", why, resume)
         if beat > AT_LEAST / 2:
-            return Health(
-                "silent",
-                f"no sign of life for {_ago(beat)}, though its process is there: stopped or hung",
-                resume,
-            )
+            why = f"no sign of life for {_ago(beat)}, though its process is there: stopped or hung"
+            return Health("silent", why, resume)
     elif beat > SILENT:
-        return Health(
-            "silent",
-            f"no sign of life from {status.get('host')} for {_ago(beat)}: killed, or out of reach",
-            resume,
-        )
-    still = now - _number(status.get("moved"), now)
+        why = f"no sign of life from {host} for {_ago(beat)}: killed, or out of reach"
+        return Health("silent", why, resume)
+    still = _since(status.get("moved"), now)
     if still > max(AT_LEAST, STUCK * (step_seconds or 0.0)):
         return Health("stuck", f"{status.get('phase') or state} for {_ago(still)} without progress", resume)
     return Health("live")
@@ -79,21 +74,26 @@ def _runs(status: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(pid)
-        began, zombie = process.create_time(), process.status() == psutil.STATUS_ZOMBIE
+        began = process.create_time()
+        zombie = process.status() == psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError, OverflowError):
         return False
-    return not zombie and abs(began - _number(status.get("began"), began)) < 2.0
+    written = finite(status.get("began"))
+    same = written is None or abs(began - written) < 2.0
+    return same and not zombie
 
 
 def _ended(status: dict[str, Any]) -> str:
-    code = status.get("exit_code")
-    if status.get("state") == "stopped":
+    state, code = status.get("state"), status.get("exit_code")
+    if state == "stopped":
         return STOPPED.get(code, "stopped") if isinstance(code, int) else "stopped"
-    return f"failed, exit {code}" if status.get("state") == "failed" else ""
+    return f"failed, exit {code}" if state == "failed" else ""
 
 
-def _number(value: Any, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) else otherwise
+def _since(moment: Any, now: float) -> float:
+    """Seconds since then; none where a file does not say when."""
+    moment = finite(moment)
+    return 0.0 if moment is None else now - moment
 
 
 def _ago(seconds: float) -> str:

@@ -1,11 +1,11 @@
-"""A run folder -> RunView. Reads only, tolerates everything: half-written lines, missing
-and foreign files, a rewound run.
+"""A run folder -> RunView. Reads only, tolerates everything: half-written lines, missing and foreign files,
+a rewound run.
 """
 
 import gzip
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 from lgrpo_lite.machine.disk import objects
 from lgrpo_lite.monitor.health import Health, health
 from lgrpo_lite.monitor.lines import Lines
+from lgrpo_lite.monitor.numbers import finite
 from lgrpo_lite.types import StepRecord
 
 KEPT = 4096  # steps of which all is known, at least; older ones are thinned out
@@ -27,8 +28,9 @@ class RunView:
     path: Path
     recipe: dict[str, Any] = field(default_factory=dict)  # config.resolved.yaml
     status: dict[str, Any] = field(default_factory=dict)  # STATUS.json
-    # one per step, in order, up to the last one; no gaps
-    records: list[StepRecord] = field(default_factory=list)
+    records: list[StepRecord] = field(
+        default_factory=list
+    )  # one per step, in order, the last one too; no gaps
     sparse: list[StepRecord] = field(default_factory=list)  # of steps before those, in order, with gaps
     evals: list[dict[str, Any]] = field(default_factory=list)  # one per evaluation, in order
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -47,10 +49,8 @@ class RunView:
 
     def number(self, key: str, default: float = 0) -> float:
         """A dotted key of the recipe that is a number; anything else: the default."""
-        found = self.get(key)
-        # NaN is not
-        real = isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
-        return found if real else default
+        value = self.get(key)
+        return default if finite(value, below=1e15) is None else value
 
     @property
     def name(self) -> str:
@@ -65,10 +65,11 @@ class RunView:
         return self.records[-1].step if self.records else 0
 
     def series(self, name: str) -> list[float | None]:
-        """A field of the record over the whole run: the older steps by samples, so that a
-        curve costs the same at any length.
+        """A field of the record over the whole run: the older steps by samples, so that a curve costs the
+        same at any length.
         """
-        return [getattr(r, name) for r in thinned([*self.sparse, *self.records], KEPT)]
+        records = thinned([*self.sparse, *self.records], KEPT)
+        return [getattr(record, name) for record in records]
 
     @property
     def step_seconds(self) -> float | None:
@@ -81,21 +82,22 @@ class RunView:
         """Seconds left, from the median of the last steps and what the last evaluation took."""
         if self.step_seconds is None:
             return None
-        steps, every = max(0, self.steps - self.step), self.get("train.eval_every")
+        steps = max(0, self.steps - self.step)
+        every = self.get("train.eval_every")
         evaluations = steps / every if isinstance(every, int) and every > 0 else bool(steps)
-        took = next(
-            (e["seconds"] for e in reversed(self.evals) if isinstance(e.get("seconds"), int | float)), 0.0
-        )
-        return self.step_seconds * steps + took * evaluations
+        times = (row.get("seconds") for row in reversed(self.evals))
+        last = next((time for time in times if isinstance(time, int | float)), 0.0)
+        return self.step_seconds * steps + last * evaluations
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
-        return [e for e in self.events if e.get("kind") in ("warning", "step_refused", "failed")]
+        kinds = ("warning", "step_refused", "failed")
+        return [event for event in self.events if event.get("kind") in kinds]
 
 
 class Tail:
-    """Follows a run folder: `refresh()` reads what is new since the last call, at a cost
-    that does not grow with the run.
+    """Follows a run folder: `refresh()` reads what is new since the last call, at a cost that does not grow
+    with the run.
 
     `whole`: every line of every file, for reports and comparisons.
     """
@@ -115,38 +117,44 @@ class Tail:
         self._small("config.resolved.yaml", "recipe", lambda text: yaml.load(text, Loader=_LOADER))
         self._small("STATUS.json", "status", json.loads)
         self._metrics()
-        for name, rows in (("evals.jsonl", view.evals), ("events.jsonl", view.events)):
-            if (found := self._lines[name].read()) is not None:
-                fresh, anew = found
-                rows[:] = [*self._lines[name].sparse, *fresh] if anew else [*rows, *fresh]
+        self._rows("evals.jsonl", view.evals)
+        self._rows("events.jsonl", view.events)
         self._samples()
         view.now = time.time()
         view.health = health(view.status, view.path, view.now, view.step_seconds)
         return view
 
-    def _metrics(self) -> None:
-        found = self._lines["metrics.jsonl"].read()
-        if found is None:
+    def _rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        lines = self._lines[name]
+        news = lines.read()
+        if news is None:
             return
-        (fresh, anew), view = found, self.view
-        records = [r for r in map(_record, fresh) if r is not None]
+        fresh, anew = news
+        rows[:] = [*lines.sparse, *fresh] if anew else [*rows, *fresh]
+
+    def _metrics(self) -> None:
+        lines, view = self._lines["metrics.jsonl"], self.view
+        news = lines.read()
+        if news is None:
+            return
+        fresh, anew = news
         if anew:
-            view.sparse = [r for r in map(_record, self._lines["metrics.jsonl"].sparse) if r is not None]
-            view.records = records
+            view.sparse = _records(lines.sparse)
+            view.records = _records(fresh)
         else:
-            view.records += records
+            view.records += _records(fresh)
         if not self._whole and len(view.records) > 2 * KEPT:  # a view that is left open for days
             view.sparse = thinned([*view.sparse, *view.records[:-KEPT]], KEPT // 8)
             view.records = view.records[-KEPT:]
 
     def _small(self, name: str, target: str, parse) -> None:
-        """A small file, if it changed, into a field of the view; of one that cannot be
-        read the last good reading stays.
+        """A small file, if it changed, into a field of the view; of one that cannot be read the last good
+        reading stays.
         """
         path = self.view.path / name
         try:
-            found = path.stat()
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+            stat = path.stat()
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._read.get(name) == stamp:
                 return
             value = parse(path.read_text("utf-8"))
@@ -161,15 +169,16 @@ class Tail:
             self.view.unread.append(name)
 
     def _samples(self) -> None:
-        """The completions of the newest step that kept some: found by name, since a
-        folder may hold 100,000 of them.
+        """The completions of the newest step that kept some: found by name, since a folder may hold 100,000
+        of them.
         """
         for record in reversed(self.view.records[-50:]):
             if record.step == self.view.sampled_at:
                 return
             path = self.view.path / "completions" / f"step-{record.step:06d}.jsonl.gz"
             if path.exists():
-                self.view.samples, self.view.sampled_at = completions(path), record.step
+                self.view.samples = completions(path)
+                self.view.sampled_at = record.step
                 return
 
 
@@ -190,29 +199,38 @@ def thinned(records: Sequence[StepRecord], most: int) -> list[StepRecord]:
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_NUMBERS = tuple(f.name for f in fields(StepRecord) if "float" in str(f.type) and "dict" not in str(f.type))
-_COUNTS = tuple(f.name for f in fields(StepRecord) if str(f.type) == "<class 'int'>" or str(f.type) == "int")
+_TYPES = {field.name: str(field.type) for field in fields(StepRecord)}
+_NUMBERS = tuple(name for name, kind in _TYPES.items() if "float" in kind and "dict" not in kind)
+_COUNTS = tuple(name for name, kind in _TYPES.items() if kind in ("<class 'int'>", "int"))
 
 
-def _record(row: dict[str, Any]) -> StepRecord | None:
-    """A line of metrics.jsonl; None for a foreign one, whose fields are missing or
-    not of the kind they should be.
+def record_of(row: dict[str, Any]) -> StepRecord | None:
+    """A line of metrics.jsonl; None for a foreign one, whose fields are missing or not of the kind they
+    should be.
     """
     try:
         record = StepRecord.from_json(row)
     except TypeError:
         return None
-    ok = all(
-        v is None or (isinstance(v, float | int) and abs(v) < 1e300)
-        for v in map(record.__getattribute__, _NUMBERS)
+    numbers = (getattr(record, name) for name in _NUMBERS)
+    counts = (getattr(record, name) for name in _COUNTS)
+    usable = (
+        all(number is None or _is_number(number) for number in numbers)
+        and all(isinstance(count, int) and abs(count) < 1e15 for count in counts)
+        and all(map(_of_numbers, (record.reward_parts, record.seconds, record.memory)))
+        and isinstance(record.skipped, str | None)
+        and isinstance(record.alarms, list | tuple)
     )
-    ok = ok and all(isinstance(v, int) and abs(v) < 1e15 for v in map(record.__getattribute__, _COUNTS))
-    ok = ok and all(_of_numbers(v) for v in (record.reward_parts, record.seconds, record.memory))
-    ok = ok and isinstance(record.skipped, str | None) and isinstance(record.alarms, list | tuple)
-    return record if ok else None
+    return record if usable else None
+
+
+def _records(rows: Iterable[dict[str, Any]]) -> list[StepRecord]:
+    return [record for record in map(record_of, rows) if record is not None]
 
 
 def _of_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(v, float | int) and abs(v) < 1e300 for v in value.values()
-    )
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return finite(value, below=1e300) is not None

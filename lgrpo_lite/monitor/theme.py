@@ -1,8 +1,7 @@
-"""How the view looks: colours that a sign or a letter doubles, numbers that hold their
-place, text cut by terminal cells.
+"""How the view looks: colours that a sign or a letter doubles, numbers that hold their place,
+text cut by terminal cells.
 """
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from rich.cells import cell_len, get_character_cell_size
 from rich.text import Text
 
 from lgrpo_lite.monitor.alarms import level
+from lgrpo_lite.monitor.numbers import figure, finite
 from lgrpo_lite.monitor.tail import RunView
 from lgrpo_lite.monitor.text import duration, visible
 
@@ -26,6 +26,7 @@ _ODD = re.compile("[\ufe00-\ufe0f]")  # variation selectors: terminals disagree 
 _STACKED = 2
 
 Part = str | tuple[str, str]
+known, number = finite, figure  # as the report and the commands call them
 
 
 def clean(value: Any, most: int = 2000) -> str:
@@ -36,12 +37,13 @@ def clean(value: Any, most: int = 2000) -> str:
 
 
 def _narrow(text: str) -> str:
-    out, stacked = [], 0
-    for c in _ODD.sub("", text):
-        stacked = 0 if get_character_cell_size(c) else stacked + 1
+    kept = []
+    stacked = 0
+    for character in _ODD.sub("", text):
+        stacked = 0 if get_character_cell_size(character) else stacked + 1
         if stacked <= _STACKED:
-            out.append(c)
-    return "".join(out)
+            kept.append(character)
+    return "".join(kept)
 
 
 def fit(text: Text, width: int) -> Text:
@@ -49,7 +51,8 @@ def fit(text: Text, width: int) -> Text:
     plain = text.plain
     if len(plain) > width or not plain.isascii():
         if cell_len(plain) > width:
-            text = text[: place(plain, max(0, width - 1))]
+            end = place(plain, max(0, width - 1))
+            text = text[:end]
             text.append(ELLIPSIS[:width])
         plain = text.plain
     spare = width - cell_len(plain)
@@ -58,18 +61,18 @@ def fit(text: Text, width: int) -> Text:
 
 def cut(text: str, width: int) -> str:
     """At most `width` cells, the last of them an ellipsis where something was left out."""
-    return (
-        text
-        if cell_len(text) <= width
-        else text[: place(text, max(0, width - 1))] + ELLIPSIS[: max(0, width)]
-    )
+    if cell_len(text) <= width:
+        return text
+    end = place(text, max(0, width - 1))
+    return text[:end] + ELLIPSIS[: max(0, width)]
 
 
 def place(text: str, width: int) -> int:
     """How many characters of a text fit into that many cells."""
-    used, end = 0, 0
-    for c in text:
-        used += max(get_character_cell_size(c), 0)
+    used = 0
+    end = 0
+    for character in text:
+        used += max(get_character_cell_size(character), 0)
         if used > width:
             break
         end += 1
@@ -79,13 +82,14 @@ def place(text: str, width: int) -> int:
 
 
 def wrapped(text: str, width: int, most: int) -> list[str]:
-    """At most `most` lines, broken at blanks where there are any; of a longer text
-    the beginning and the end stay.
+    """At most `most` lines, broken at blanks where there are any; of a longer text the beginning and the
+    end stay.
     """
     room = width * most
     if cell_len(text) > room:
         half = max(0, room // 2 - most - 2)
-        text = f"{text[:half]} {ELLIPSIS} {text[len(text) - half :]}"
+        beginning, end = text[:half], text[len(text) - half :]
+        text = f"{beginning} {ELLIPSIS} {end}"
     lines: list[str] = []
     for word in text.split(" "):
         if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
@@ -95,86 +99,62 @@ def wrapped(text: str, width: int, most: int) -> list[str]:
     return [cut(line, width) for line in lines[:most]]
 
 
-def known(value: Any) -> float | None:
-    """A number that can be computed with, or None."""
-    if type(value) is float:  # nearly all are
-        return value if math.isfinite(value) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def ratio(part: Any, whole: Any) -> float | None:
     """part / whole; None where that is no number."""
-    a, b = known(part), known(whole)
-    return known(a / b) if a is not None and b else None
+    part, whole = finite(part), finite(whole)
+    if part is None or not whole:
+        return None
+    return finite(part / whole)
 
 
 def of(run: RunView, name: str) -> float | None:
     """A number that a view computes from its records; None where foreign ones make it impossible."""
     try:
-        return known(getattr(run, name))
+        return finite(getattr(run, name))
     except (ValueError, OverflowError, TypeError):
         return None
 
 
-def number(value: Any, form: str = ".3f", width: int = 0) -> str:
-    """Right-aligned; a dash where there is none, `nan` and `inf` as they are."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return "–".rjust(width)
-    try:
-        return format(float(value), form).rjust(width)
-    except OverflowError:
-        return "inf".rjust(width)
-
-
 def signed(value: Any, form: str = ".4f", width: int = 0) -> str:
-    return number(value, f"+{form}", width)
+    return figure(value, f"+{form}", width)
 
 
 def amount(value: Any, width: int = 0) -> str:
     """Counts: 812, 12,345, 3.4M."""
-    found = known(value)
-    if found is None:
+    count = finite(value)
+    if count is None:
         return "–".rjust(width)
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(found) >= size:
-            return f"{found / size:.3g}{unit}".rjust(width)
-    return f"{found:,.0f}".rjust(width)
+        if abs(count) >= size:
+            return f"{count / size:.3g}{unit}".rjust(width)
+    return f"{count:,.0f}".rjust(width)
 
 
 def size(value: Any) -> str:
     """Bytes: 812 MiB, 3.4 GiB."""
-    found = known(value)
-    if found is None:
+    count = finite(value)
+    if count is None:
         return "–"
-    return (
-        f"{found / 2**30:.1f} GiB"
-        if abs(found) >= 2**30
-        else f"{found / 2**20:.{int(abs(found) < 2**20 * 10)}f} MiB"
-    )
+    if abs(count) >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    digits = 1 if abs(count) < 2**20 * 10 else 0
+    return f"{count / 2**20:.{digits}f} MiB"
 
 
 def seconds(value: Any) -> str:
     """20µs, 1.4ms, 0.41s, 41.2s, 3m20s."""
-    found = known(value)
-    if found is None or found < 0 or found > 1e9:
+    time = finite(value)
+    if time is None or time < 0 or time > 1e9:
         return "–"
-    if found < 1e-4:
-        return f"{found * 1e6:.0f}µs"
-    return (
-        f"{found * 1e3:.1f}ms"
-        if found < 0.1
-        else f"{found:.2f}s"
-        if found < 10
-        else f"{found:.1f}s"
-        if found < 60
-        else duration(found)
-    )
+    if time < 1e-4:
+        return f"{time * 1e6:.0f}µs"
+    if time < 0.1:
+        return f"{time * 1e3:.1f}ms"
+    if time < 10:
+        return f"{time:.2f}s"
+    if time < 60:
+        return f"{time:.1f}s"
+    return duration(time)
 
 
 def row(label: str, *parts: Part | Text, labels: int = LABELS) -> Text:
@@ -183,24 +163,25 @@ def row(label: str, *parts: Part | Text, labels: int = LABELS) -> Text:
 
 
 def verdict(level: str) -> tuple[str, str]:
-    """The sign of good, warn or bad with its colour, and a blank before it; two blanks for none of them."""
+    """The sign of good, warn or bad with its colour, a blank before it; two blanks for none of them."""
     sign, style = VERDICTS.get(level, (" ", LABEL))
     return f" {sign}", style
 
 
 def judged(name: str, value: Any, form: str, width: int = 8) -> Text:
     """A figure with the sign of what is to be thought of it."""
-    return Text.assemble(number(value, form, width), verdict(level(name, value)))
+    return Text.assemble(figure(value, form, width), verdict(level(name, value)))
 
 
 def flow(items: Iterable[Text], width: int, most: int, gap: int = 2) -> list[Text]:
-    """Items one after the other, on at most `most` lines; an item that no line
-    has room for is left out, whole.
+    """Items one after the other, on at most `most` lines; an item that no line has room for is left out,
+    whole.
     """
     lines: list[Text] = []
+    blanks = Text(" " * gap)
     for item in items:
         if lines and lines[-1].cell_len + gap + item.cell_len <= width:
-            lines[-1] = lines[-1] + Text(" " * gap) + item
+            lines[-1] = lines[-1] + blanks + item
         elif len(lines) < most and item.cell_len <= width:
             lines.append(item.copy())
     return lines
@@ -208,5 +189,6 @@ def flow(items: Iterable[Text], width: int, most: int, gap: int = 2) -> list[Tex
 
 def chosen(height: int, ranked: Sequence[tuple[int, Text]]) -> list[Text]:
     """The `height` lines of lowest rank, in the order given."""
-    kept = sorted(sorted(range(len(ranked)), key=lambda i: (ranked[i][0], i))[: max(0, height)])
+    by_rank = sorted(range(len(ranked)), key=lambda i: ranked[i][0])
+    kept = sorted(by_rank[: max(0, height)])
     return [ranked[i][1] for i in kept]

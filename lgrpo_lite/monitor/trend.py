@@ -1,24 +1,14 @@
 """How a figure of a run moves: its mean now and at the beginning, and whether it grows without end."""
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 SLOPE_STEPS, BLOCKS = 50, 5  # how many steps a growth is looked for in, in how many parts
 # bytes a step, and growth over SLOPE_STEPS as a share of what was taken: less is no leak
 SLOPE, SLOPE_SHARE = (0.2e6, 0.01)
-HUGE = 2**63  # a whole number from there on is no figure of a run, and may be too large for a float
 # a part rises by this share of the mean rise at least; the later half by this share of the earlier one
 RISE, LATER = (0.25, 2 / 3)
-
-
-def number(value: Any) -> float | None:
-    """A finite number that can be computed with, or None."""
-    if type(value) is float:
-        return value if math.isfinite(value) else None
-    return value if type(value) is int and -HUGE < value < HUGE else None
 
 
 class Recent:
@@ -64,8 +54,9 @@ class Growth:
         least = max(SLOPE * SLOPE_STEPS, SLOPE_SHARE * values[0])
         if len(values) < SLOPE_STEPS or value - values[0] < least / 2:
             return None
-        size, row = SLOPE_STEPS // BLOCKS, list(values)
-        floors = [min(row[i : i + size]) for i in range(0, SLOPE_STEPS, size)]
+        size = SLOPE_STEPS // BLOCKS
+        levels = list(values)
+        floors = [min(levels[begin : begin + size]) for begin in range(0, SLOPE_STEPS, size)]
         rate = (floors[-1] - floors[0]) / (SLOPE_STEPS - size)
         return rate if rate * SLOPE_STEPS >= least and _steady(floors) else None
 
@@ -74,4 +65,6 @@ def _steady(floors: Sequence[float]) -> bool:
     """Every part lies above the one before, and the later half rises about as fast."""
     rises = [b - a for a, b in itertools.pairwise(floors)]
     half = len(rises) // 2
-    return min(rises) >= RISE * sum(rises) / len(rises) and sum(rises[half:]) >= LATER * sum(rises[:half])
+    early, late = sum(rises[:half]), sum(rises[half:])
+    every_part_rises = min(rises) >= RISE * sum(rises) / len(rises)
+    return every_part_rises and late >= LATER * early
