@@ -39,24 +39,25 @@ def run(args: argparse.Namespace) -> int:
     demand(recipe)
     with showing(as_json=args.json), tempfile.TemporaryDirectory() as folder:
         log_to(Path(folder) / "main.log")
-        from lgrpo_lite.train.baseline import as_json, cause, demand_signal, measure
+        from lgrpo_lite.evaluation.signal import as_json, cause, demand_signal
+        from lgrpo_lite.train.baseline import measure
         from lgrpo_lite.train.build import build
 
         run_ = build(recipe)
         try:
-            found = measure(run_, run_.prompts.first(args.n))
+            measured = measure(run_, run_.prompts.first(args.n))
         finally:
             run_.reward.close()
             run_.engine.close()
-    assert found is not None, "nothing asked it to stop"
-    why = None if found.signal else cause(found, recipe)
+    assert measured is not None, "nothing asked it to stop"
+    likeliest, fix = (None, None) if measured.signal else cause(measured, recipe)
+    notes = [*run_.notes, *run_.warnings]
     if args.json:
-        result = as_json(found) | {"cause": why[0] if why else None, "fix": why[1] if why else None}
-        warnings = [*run_.notes, *run_.warnings]
-        print_json("baseline", result, warnings, ok=found.signal)
+        result = as_json(measured) | {"cause": likeliest, "fix": fix}
+        print_json("baseline", result, notes, ok=measured.signal)
     else:
-        print("\n".join(found.lines()))
-        for note in (*run_.notes, *run_.warnings):
+        print("\n".join(measured.lines()))
+        for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    demand_signal(found, recipe)
+    demand_signal(measured, recipe)
     return 0

@@ -1,5 +1,5 @@
-"""`lgrpo-lite compare`: training curves of runs side by side; two evaluations
-problem by problem. Needs no model.
+"""`lgrpo-lite compare`: training curves of runs side by side; two evaluations problem by problem. Needs no
+model.
 """
 
 import argparse
@@ -39,23 +39,24 @@ def run(args: argparse.Namespace) -> int:
         fix = "name two of them, or runs alone"
         raise ConfigError("compare takes two evaluations, no more", where="command line", fix=fix)
     if any(results):
-        found, warnings = _evaluations(args)
+        result, warnings = _evaluations(args)
         show = _show
     else:
         from lgrpo_lite.cli.terminal import curves
 
-        found, warnings = _runs(args)
+        result, warnings = _runs(args)
         show = curves.show
     if args.json:
-        print_json("compare", found, warnings)
+        print_json("compare", result, warnings)
         return 0
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    show(found)
-    if (paired := found.get("evaluations")) is not None:
+    show(result)
+    paired = result.get("evaluations")
+    if paired is not None:
         print()
         _show(paired)
-    for file in found.get("files", []):
+    for file in result.get("files", []):
         print(file)
     return 0
 
@@ -64,18 +65,19 @@ def _evaluations(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Two evaluations as JSON, and warnings."""
     from lgrpo_lite.evaluation.paired import compare, read_side
 
-    a, b = (read_side(path) for path in _folders(args.words[0], args.words[1], args.runs))
-    result = compare(a, b)
-    found, warnings = result.to_json(), list(result.warnings)
+    folder_a, folder_b = _folders(args.words[0], args.words[1], args.runs)
+    a, b = read_side(folder_a), read_side(folder_b)
+    paired = compare(a, b)
+    result, warnings = paired.to_json(), list(paired.warnings)
     if args.out is not None:
-        found["files"], told = _write(found, a, b, args.out)
-        warnings += told
-    return found, warnings
+        result["files"], unwritten = _write(result, a, b, args.out)
+        warnings += unwritten
+    return result, warnings
 
 
 def _runs(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Training curves as JSON, under `evaluations` what `_evaluations` says of two that
-    have one in common, and warnings.
+    """Training curves as JSON, under `evaluations` what `_evaluations` says of two that have one in common,
+    and warnings.
     """
     from lgrpo_lite.cli.terminal import curves
     from lgrpo_lite.cli.watch import find_run
@@ -83,24 +85,25 @@ def _runs(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     paths = [find_run(word, args.runs) for word in args.words]
     if len({path.resolve() for path in paths}) < len(paths):
         fix = (
-            "name each run once; of one run, compare two result folders, e.g. RUN/evals/…-base-… and"
-            " RUN/evals/…-step-000100-…"
+            "name each run once; of one run, compare two result folders, "
+            "e.g. RUN/evals/…-base-… and RUN/evals/…-step-000100-…"
         )
         raise ConfigError("a run and itself", where="command line", fix=fix)
-    found, warnings = curves.compared(paths, args.out, as_json=args.json)
-    found["evaluations"] = None
-    if len(paths) == 2 and all(any(path.glob("evals/*/result.json")) for path in paths):
-        try:
-            paired, told = _evaluations(args)
-        except ConfigError as error:
-            found["no_evaluations"] = error.what
-            return found, warnings
-        except (ValueError, KeyError, TypeError, OSError):
-            found["no_evaluations"] = "a result.json of theirs cannot be read"
-            return found, warnings
-        found["files"] = [*found.get("files", []), *paired.pop("files", [])]
-        found["evaluations"], warnings = paired, list(dict.fromkeys([*warnings, *told]))
-    return found, warnings
+    result, warnings = curves.compared(paths, args.out, as_json=args.json)
+    result["evaluations"] = None
+    if len(paths) != 2 or not all(any(path.glob("evals/*/result.json")) for path in paths):
+        return result, warnings
+    try:
+        paired, more = _evaluations(args)
+    except ConfigError as error:
+        result["no_evaluations"] = error.what
+        return result, warnings
+    except (ValueError, KeyError, TypeError, OSError):
+        result["no_evaluations"] = "a result.json of theirs cannot be read"
+        return result, warnings
+    result["files"] = [*result.get("files", []), *paired.pop("files", [])]
+    result["evaluations"] = paired
+    return result, list(dict.fromkeys([*warnings, *more]))
 
 
 def _folders(first: str, second: str, runs: Path) -> tuple[Path, Path]:
@@ -108,85 +111,93 @@ def _folders(first: str, second: str, runs: Path) -> tuple[Path, Path]:
     from lgrpo_lite.cli.watch import find_run
     from lgrpo_lite.evaluation.paired import newest, read_side
 
-    given = [Path(word) if (Path(word) / "about.json").is_file() else None for word in (first, second)]
-    if given[0] and given[1]:
-        return given[0], given[1]
-    known = given[0] or given[1] or newest(find_run(first, runs))
+    a, b = _result_folder(first), _result_folder(second)
+    if a and b:
+        return a, b
+    known = a or b or newest(find_run(first, runs))
     about = read_side(known).about
-    asked = about["suite"], about["problems_hash"]
-    one, other = (
-        path or newest(find_run(word, runs), *asked)
-        for path, word in zip(given, (first, second), strict=True)
-    )
-    return one, other
+    problems = about["suite"], about["problems_hash"]
+    a = a or newest(find_run(first, runs), *problems)
+    b = b or newest(find_run(second, runs), *problems)
+    return a, b
 
 
-def _write(found: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str]]:
+def _result_folder(word: str) -> Path | None:
+    path = Path(word)
+    return path if (path / "about.json").is_file() else None
+
+
+def _write(result: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str]]:
     """The comparison as files: their paths, and what could not be written."""
     from lgrpo_lite.monitor import plots
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files = [out / "compare.json"]
-        files[0].write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
+        file = out / "compare.json"
+        file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
     except OSError as error:
         raise ConfigError(
             f"cannot write: {error.strerror}", where=str(out), fix="choose another --out"
         ) from None
     if not plots.available():
-        return [str(file) for file in files], [plots.MISSING]
-    own = [s.base_logp_mean for p in a.problems for s in p.samples if s.base_logp_mean is not None]
-    right = [
-        s.base_logp_mean for p in b.problems for s in p.samples if s.right and s.base_logp_mean is not None
-    ]
-    return [str(file) for file in (*files, *plots.plot_comparison(found, (own, right), out))], []
+        return [str(file)], [plots.MISSING]
+    samples_a = [sample for problem in a.problems for sample in problem.samples]
+    samples_b = [sample for problem in b.problems for sample in problem.samples]
+    own = [s.base_logp_mean for s in samples_a if s.base_logp_mean is not None]
+    right = [s.base_logp_mean for s in samples_b if s.right and s.base_logp_mean is not None]
+    pictures = plots.plot_comparison(result, (own, right), out)
+    return [str(path) for path in (file, *pictures)], []
 
 
-def _show(found: dict[str, Any]) -> None:
+# ------------------------------------------------------------------------------------------- how it looks
+
+
+def _show(result: dict[str, Any]) -> None:
+    screen = console(highlight=False)
+    screen.print(_table(result))
+    screen.print(result["sentence"])
+    screen.print(
+        "Solved at least once: by both {both}, gained by B {gained}, lost by B {lost}, "
+        "by neither {neither}.".format(**result["coverage"])
+    )
+    crossover, support = result["crossover"], result["support"]
+    if crossover is not None:
+        screen.print(f"With {crossover} samples or more A finds a right answer on more problems than B.")
+    if support is None:
+        screen.print(f"Support of the base model: not known ({result['no_support']}).")
+    else:
+        screen.print(_support(support))
+
+
+def _table(result: dict[str, Any]):
     from rich.table import Table
 
-    screen = console(highlight=False)
-    table = Table(title=f"{found['suite']}, {found['problems']} problems", title_justify="left")
-    for column in ("", "A", "B", "B - A"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_row("who", found["a"], found["b"], "")
-    table.add_row("samples a problem", *map(str, found["k"]), "")
-    d = found["difference"]
-    change = f"{d['value']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
-    table.add_row("avg@k  a sample is right", f"{found['avg'][0]:.3f}", f"{found['avg'][1]:.3f}", change)
-    for j, one, other in zip(found["ks"][1:], *(curve[1:] for curve in found["curves"]), strict=True):
-        change = f"{other['value'] - one['value']:+.3f}"
-        table.add_row(
-            f"pass@{j}  one of {j} is right", f"{one['value']:.3f}", f"{other['value']:.3f}", change
-        )
-    if found["maj"]:
-        one, other = found["maj"]
-        table.add_row(
-            f"maj@{min(found['k'])}  the most frequent answer is right",
-            f"{one:.3f}",
-            f"{other:.3f}",
-            f"{other - one:+.3f}",
-        )
-    screen.print(table)
-    screen.print(found["sentence"])
-    c = found["coverage"]
-    screen.print(
-        f"Solved at least once: by both {c['both']}, gained by B {c['gained']}, lost by B {c['lost']}, "
-        f"by neither {c['neither']}."
+    table = Table(title=f"{result['suite']}, {result['problems']} problems", title_justify="left")
+    table.add_column("", justify="left")
+    for column in ("A", "B", "B - A"):
+        table.add_column(column, justify="right")
+    table.add_row("who", result["a"], result["b"], "")
+    table.add_row("samples a problem", *map(str, result["k"]), "")
+    a, b = result["avg"]
+    change = "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**result["difference"])
+    table.add_row("avg@k  a sample is right", f"{a:.3f}", f"{b:.3f}", change)
+    curve_a, curve_b = result["curves"]
+    for j, point_a, point_b in zip(result["ks"][1:], curve_a[1:], curve_b[1:], strict=True):
+        a, b = point_a["value"], point_b["value"]
+        table.add_row(f"pass@{j}  one of {j} is right", f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}")
+    if result["maj"]:
+        a, b = result["maj"]
+        name = f"maj@{min(result['k'])}  the most frequent answer is right"
+        table.add_row(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}")
+    return table
+
+
+def _support(support: dict[str, Any]) -> str:
+    gained = ""
+    if support["gained"]:
+        gained = ", on {gained_inside} of the {gained} gained problems at least one".format(**support)
+    return (
+        "{inside:.1%} of B's {right} right answers are as likely under the base model as its own samples "
+        "(log-prob a token at least {threshold:.3f}, their 1 % quantile)".format(**support)
+        + f"{gained}."
     )
-    if found["crossover"] is not None:
-        screen.print(
-            f"With {found['crossover']} samples or more A finds a right answer on more problems than B."
-        )
-    if (s := found["support"]) is not None:
-        gained = (
-            f", on {s['gained_inside']} of the {s['gained']} gained problems at least one"
-            if s["gained"]
-            else ""
-        )
-        screen.print(
-            f"{s['inside']:.1%} of B's {s['right']} right answers are as likely under the base model as its"
-            f" own samples (log-prob a token at least {s['threshold']:.3f}, their 1 % quantile){gained}."
-        )
-    else:
-        screen.print(f"Support of the base model: not known ({found['no_support']}).")

@@ -34,10 +34,9 @@ def rows(section, prefix: str = ""):
         key = f"{prefix}{field.alias or name}"
         inner = section_inside(field.annotation)
         if inner is not None:
-            optional = (
-                "section, or null" if type(None) in getattr(field.annotation, "__args__", ()) else "section"
-            )
-            yield key, optional, "", field.description or summary(inner)
+            optional = type(None) in getattr(field.annotation, "__args__", ())
+            kind = "section, or null" if optional else "section"
+            yield key, kind, "", field.description or summary(inner)
             yield from rows(inner, f"{key}.")
             if name == "rewards":
                 yield from _options(f"{key}.")
@@ -58,25 +57,26 @@ def _options(prefix: str):
     readers: dict[str, list[str]] = {}
     for use, function in REWARDS.items():
         for option in documented(function):
-            known[option[0]] = option
-            readers.setdefault(option[0], []).append(f"`{use}`")
+            name = option[0]
+            known[name] = option
+            readers.setdefault(name, []).append(f"`{use}`")
     for name, type_, default, meaning in known.values():
-        inner = section_inside(type_)
+        key, inner = f"{prefix}{name}", section_inside(type_)
         kind = "section, or null" if inner else type_name(type_)
-        yield f"{prefix}{name}", kind, json.dumps(default), f"of {', '.join(readers[name])}: {meaning}"
+        yield key, kind, json.dumps(default), f"of {', '.join(readers[name])}: {meaning}"
         if inner:
-            yield from rows(inner, f"{prefix}{name}.")
+            yield from rows(inner, f"{key}.")
 
 
 def type_name(annotation) -> str:
+    if annotation is type(None):
+        return "null"
     args = getattr(annotation, "__args__", ())
     origin = str(getattr(annotation, "__origin__", ""))
     if "Literal" in origin:
         return "|".join(map(str, args))
-    if args and "list" not in origin and "tuple" not in origin:
-        return "|".join("null" if a is type(None) else type_name(a) for a in args)
-    return (
-        getattr(annotation, "__name__", str(annotation))
-        if not args
-        else str(annotation).replace("typing.", "")
-    )
+    if not args:
+        return getattr(annotation, "__name__", str(annotation))
+    if "list" in origin or "tuple" in origin:
+        return str(annotation).replace("typing.", "")
+    return "|".join(map(type_name, args))

@@ -1,5 +1,5 @@
-"""`lgrpo-lite doctor`: packages, GPU, memory and disks beside what a stack needs; each fault
-with the one line that fixes it.
+"""`lgrpo-lite doctor`: packages, GPU, memory and disks beside what a stack needs; each fault with the one
+line that fixes it.
 """
 
 import argparse
@@ -32,15 +32,15 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"doctor takes no {args.words[0]!r}", where="command line", fix="lgrpo-lite doctor --stack vllm"
         )
-    found = read_facts()
-    stack = args.stack or best_match(found.installed)
-    findings = diagnose(found, stack)
+    facts = read_facts()
+    stack = args.stack or best_match(facts.installed)
+    findings = diagnose(facts, stack)
     ok = not any(f.fatal for f in findings)
     if args.json:
         warnings = [f"{f.what}; {f.fix}" for f in findings if not f.fatal]
-        print_json("doctor", as_json(found, stack, findings), warnings, ok=ok)
+        print_json("doctor", as_json(facts, stack, findings), warnings, ok=ok)
     else:
-        for line in lines(found, stack, findings):
+        for line in lines(facts, stack, findings):
             print(line)
     return 0 if ok else EnvironmentFault.exit_code
 
@@ -59,14 +59,18 @@ def as_json(facts: Facts, stack: str, findings: list[Finding]) -> dict:
 
 def complete(facts: Facts) -> list[str]:
     """Stacks whose packages are all here in versions that fit."""
-    return [stack for stack in TESTED if all(row.fits for row in compare(stack, facts.installed))]
+    stacks = []
+    for stack in TESTED:
+        rows = compare(stack, facts.installed)
+        if all(row.fits for row in rows):
+            stacks.append(stack)
+    return stacks
 
 
 def lines(facts: Facts, stack: str, findings: list[Finding]) -> Iterator[str]:
     """The report: packages, machine, findings, verdict."""
-    yield (
-        f"stack {stack}; complete here: {', '.join(complete(facts)) or 'none'}; Python {facts.machine.python}"
-    )
+    here = ", ".join(complete(facts)) or "none"
+    yield f"stack {stack}; complete here: {here}; Python {facts.machine.python}"
     yield f"  {'package':17} {'installed':14} {'tested':11} allowed"
     for row in compare(stack, facts.installed):
         yield f"  {row.name:17} {row.installed or '-':14} {row.tested:11} {row.allowed:16} {row.status}"
@@ -74,7 +78,8 @@ def lines(facts: Facts, stack: str, findings: list[Finding]) -> Iterator[str]:
     for finding in findings:
         yield f"{'fault' if finding.fatal else 'warning'}: {finding.what}"
         yield f"  fix {finding.fix}"
-    yield f"the stack {stack} {'cannot run here' if any(f.fatal for f in findings) else 'can run here'}"
+    fatal = any(f.fatal for f in findings)
+    yield f"the stack {stack} {'cannot' if fatal else 'can'} run here"
 
 
 def _machine_lines(machine: Machine) -> Iterator[str]:
@@ -82,21 +87,20 @@ def _machine_lines(machine: Machine) -> Iterator[str]:
         capability = ".".join(map(str, gpu.capability)) if gpu.capability else "unknown"
         memory = "memory unknown"
         if gpu.free is not None and gpu.total:
-            memory = f"{gpu.free / GIB:.1f} of {gpu.total / GIB:.1f} GiB free"
-        yield (
-            f"{f'GPU {gpu.index}':13} {gpu.name}, compute capability {capability}, driver {gpu.driver},"
-            f" {memory}"
-        )
+            memory = _free(gpu.free, gpu.total)
+        name = f"GPU {gpu.index}"
+        yield f"{name:13} {gpu.name}, compute capability {capability}, driver {gpu.driver}, {memory}"
     if not machine.gpus:
         yield "GPU           none"
     limit = f", limited to {machine.memory_limit / GIB:.1f} GiB" if machine.memory_limit else ""
     kind = " (WSL)" if machine.wsl else ""
-    yield f"memory        {machine.memory_free / GIB:.1f} of {machine.memory / GIB:.1f} GiB free{limit}{kind}"
+    yield f"memory        {_free(machine.memory_free, machine.memory)}{limit}{kind}"
     for name in ("models", "runs", "temporary", "shared"):
-        if room := getattr(machine, name):
-            yield f"{name:13} {_size(room)}"
+        room: Room | None = getattr(machine, name)
+        if room:
+            yield f"{name:13} {_free(room.free, room.total)} in {shlex.quote(room.path)}"
     yield f"Hugging Face  {'a token is set' if machine.token else 'no token'}"
 
 
-def _size(room: Room) -> str:
-    return f"{room.free / GIB:.1f} of {room.total / GIB:.1f} GiB free in {shlex.quote(room.path)}"
+def _free(free: int, total: int) -> str:
+    return f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"

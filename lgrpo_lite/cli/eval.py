@@ -1,5 +1,5 @@
-"""`lgrpo-lite eval RUN|MODEL --suite NAME`: k samples of every problem, figures
-with intervals, all samples kept.
+"""`lgrpo-lite eval RUN|MODEL --suite NAME`: k samples of every problem, figures with intervals, all samples
+kept.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="RUN|MODEL",
         help=(
-            "a run folder or its name, a Hub id, a model's folder or builtin:NAME; then settings to change as"
-            " key=value"
+            "a run folder or its name, a Hub id, a model's folder or builtin:NAME; "
+            "then settings to change as key=value"
         ),
     )
     parser.add_argument(
@@ -59,26 +59,28 @@ def run(args: argparse.Namespace) -> int:
             "eval takes one run or model", where="command line", fix="lgrpo-lite eval RUN|MODEL --suite NAME"
         )
     for name in ("k", "limit"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
+        value = getattr(args, name)
+        if value is not None and value < 1:
             raise ConfigError(f"--{name} is less than 1", where="command line", fix=f"--{name} 1 or more")
     run_folder = _run_folder(words[0], args.runs)
-    recipe, suite = _recipe(words[0], run_folder), None
+    recipe = _recipe(words[0], run_folder)
     suite = _suite(args, recipe, run_folder)
     overrides = [word for word in args.words if "=" in word]
-    overrides += [
-        f"eval.{key}={value}" for key in ("k", "temperature") if (value := getattr(args, key)) is not None
-    ]
+    if args.k is not None:
+        overrides.append(f"eval.k={args.k}")
+    if args.temperature is not None:
+        overrides.append(f"eval.temperature={args.temperature}")
     recipe = check(lay_over(suite, recipe, overrides))
     demand(recipe)
-    subject, passed = _subject(words[0], run_folder, args.checkpoint)
-    out = args.out or _place(subject, suite.suite.name, recipe.eval, args)
+    subject, skipped = _subject(words[0], run_folder, args.checkpoint)
+    out = args.out or _default_folder(subject, suite.suite.name, recipe.eval, args)
     result = _measure(recipe, suite, subject, out, args)
-    result["warnings"] = passed + result["warnings"]
+    warnings = skipped + result["warnings"]
     if args.json:
-        shown = {"out": str(out), **{k: result[k] for k in ("about", "figures", "versions")}}
-        print_json("eval", shown, result["warnings"])
+        shown = {key: result[key] for key in ("about", "figures", "versions")}
+        print_json("eval", {"out": str(out), **shown}, warnings)
         return 0
-    for warning in result["warnings"]:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     _show(result)
     print(out)
@@ -91,11 +93,8 @@ def _run_folder(word: str, runs: Path) -> Path | None:
         return find_run(word, runs)
     except ConfigError as error:
         local = Path(word)
-        if (
-            word.startswith("builtin:")
-            or (local / "config.json").is_file()
-            or ("/" in word and not local.exists())
-        ):
+        hub_id = "/" in word and not local.exists()
+        if word.startswith("builtin:") or (local / "config.json").is_file() or hub_id:
             return None
         fix = f"{error.fix}; a model is a Hub id (OWNER/NAME), a folder with config.json, or builtin:NAME"
         raise ConfigError(f"{word!r} is no run and no model", where=error.where, fix=fix) from None
@@ -138,26 +137,24 @@ def _subject(word: str, run_folder: Path | None, which: str):
     name = run_folder.resolve().name
     if which == "base":
         return Subject(name, run_folder), []
-    found, warnings = checkpoint.find(run_folder / "checkpoints", which)
-    if found is None:
+    folder = run_folder / "checkpoints"
+    usable, warnings = checkpoint.find(folder, which)
+    if usable is None:
         fix = "name another --checkpoint: last, best, a step, or base"
-        raise DataError(
-            f"the run has no usable checkpoint {which!r}", where=str(run_folder / "checkpoints"), fix=fix
-        )
-    return Subject(name, run_folder, found), [
-        f"{warning}; using {found.name} instead" for warning in warnings
-    ]
+        raise DataError(f"the run has no usable checkpoint {which!r}", where=str(folder), fix=fix)
+    skipped = [f"{warning}; using {usable.name} instead" for warning in warnings]
+    return Subject(name, run_folder, usable), skipped
 
 
-def _place(subject, suite: str, evaluation, args: argparse.Namespace) -> Path:
-    """The default result folder: a name for everything that commonly differs, so that
-    nothing is mixed or asked twice.
-    """
+def _default_folder(subject, suite: str, evaluation, args: argparse.Namespace) -> Path:
+    """A name for everything that commonly differs, so that nothing is mixed or asked twice."""
     name = f"{suite}-{subject.label}-k{evaluation.k}-t{evaluation.temperature:g}-s{args.seed}"
-    name += f"-n{args.limit}" if args.limit else ""
+    if args.limit:
+        name += f"-n{args.limit}"
     if subject.run is not None:
         return subject.run / "evals" / name
-    return Path("evals") / f"{subject.name.strip('/').replace('/', '--').replace(':', '-')}-{name}"
+    model = subject.name.strip("/").replace("/", "--").replace(":", "-")
+    return Path("evals") / f"{model}-{name}"
 
 
 def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -171,56 +168,61 @@ def _measure(recipe, suite, subject, out: Path, args: argparse.Namespace) -> dic
         log_to(out / "eval.log")
         from lgrpo_lite.evaluation.measure import measure
 
-        return measure(
-            recipe, suite, subject, out, limit=args.limit, seed=args.seed, gold_fault=gold_fault_of(recipe)
-        )
+        gold_fault = gold_fault_of(recipe)
+        return measure(recipe, suite, subject, out, limit=args.limit, seed=args.seed, gold_fault=gold_fault)
 
 
 def _show(result: dict[str, Any]) -> None:
     """The figures as tables on stdout."""
+    figures = result["figures"]
+    screen = console()
+    screen.print(_overall(result["about"], figures))
+    for column, values in figures["categories"].items():
+        screen.print(_by_category(column, values, figures["k"]))
+
+
+def _overall(about: dict[str, Any], figures: dict[str, Any]):
     from rich.table import Table
 
-    about, figures = result["about"], result["figures"]
-    screen = console()
-    title = (
-        f"{about['subject']['name']} ({about['subject']['label']}) on {about['suite']}: {about['problems']}"
-        " problems × "
-    )
-    whole = Table(title=f"{title}{about['k']} samples, T={about['temperature']:g}", title_justify="left")
-    whole.add_column("")
-    whole.add_column("value", justify="right")
-    whole.add_column("95 % interval", justify="right")
-    for name, meaning, estimate in _rows(figures):
-        whole.add_row(
-            f"{name}  {meaning}",
-            f"{estimate['value']:.3f}",
-            f"{estimate['low']:.3f} to {estimate['high']:.3f}",
-        )
-    for name, value in (("truncated", figures["truncated"]), ("no answer found", figures["unparsable"])):
-        whole.add_row(name, f"{value:.1%}", "")
-    whole.add_row("mean tokens", f"{figures['length']:.1f}", "")
+    name = "{name} ({label})".format(**about["subject"])
+    title = "{suite}: {problems} problems × {k} samples, T={temperature:g}".format(**about)
+    table = Table(title=f"{name} on {title}", title_justify="left")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for meaning, estimate in _estimates(figures):
+        table.add_row(meaning, f"{estimate['value']:.3f}", _interval(estimate))
+    table.add_row("truncated", f"{figures['truncated']:.1%}", "")
+    table.add_row("no answer found", f"{figures['unparsable']:.1%}", "")
+    table.add_row("mean tokens", f"{figures['length']:.1f}", "")
     if figures["missing"]:
-        whole.add_row("rewards missing", str(figures["missing"]), "")
-    screen.print(whole)
-    for column, values in figures["categories"].items():
-        table = Table(column, "problems", f"avg@{figures['k']}", "95 % interval", f"pass@{figures['k']}")
-        for value, row in values.items():
-            avg, best = row["avg"], row["pass_at"].get(str(figures["k"]))
-            interval = f"{avg['low']:.3f} to {avg['high']:.3f}"
-            table.add_row(
-                value,
-                str(row["problems"]),
-                f"{avg['value']:.3f}",
-                interval,
-                f"{best['value']:.3f}" if best else "–",
-            )
-        screen.print(table)
+        table.add_row("rewards missing", str(figures["missing"]), "")
+    return table
 
 
-def _rows(figures: dict[str, Any]) -> list[tuple[str, str, dict[str, float]]]:
+def _by_category(column: str, values: dict[str, Any], k: int):
+    from rich.table import Table
+
+    table = Table(column, "problems", f"avg@{k}", "95 % interval", f"pass@{k}")
+    for value, row in values.items():
+        avg = row["avg"]
+        pass_at_k = row["pass_at"].get(str(k))
+        best = f"{pass_at_k['value']:.3f}" if pass_at_k else "–"
+        table.add_row(value, str(row["problems"]), f"{avg['value']:.3f}", _interval(avg), best)
+    return table
+
+
+def _interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['low']:.3f} to {estimate['high']:.3f}"
+
+
+def _estimates(figures: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """What each figure means, and the figure."""
     k = figures["k"]
-    rows = [(f"avg@{k}", "a sample is right", figures["avg"])]
-    rows += [(f"pass@{j}", f"one of {j} is right", e) for j, e in figures["pass_at"].items() if j != "1"]
+    rows = [(f"avg@{k}  a sample is right", figures["avg"])]
+    for j, estimate in figures["pass_at"].items():
+        if j != "1":
+            rows.append((f"pass@{j}  one of {j} is right", estimate))
     if figures["maj"]:
-        rows.append((f"maj@{k}", "the most frequent answer is right", figures["maj"]))
+        rows.append((f"maj@{k}  the most frequent answer is right", figures["maj"]))
     return rows

@@ -10,6 +10,11 @@ from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
+CHECK = (
+    "{greedy_equal}/{prompts} greedy answers equal, same top token at {same_top:.2%} of {tokens} positions, "
+    "|Δlogit| max {max_logit_diff:.2g} mean {mean_logit_diff:.2g}"
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite export RUN adapter|merged [options]"
@@ -49,33 +54,29 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(out)
     if "check" in result:
-        c = result["check"]
-        print(
-            f"{c['greedy_equal']}/{c['prompts']} greedy answers equal, same top token at {c['same_top']:.2%}"
-            f" of {c['tokens']} positions, |Δlogit| max {c['max_logit_diff']:.2g} mean"
-            f" {c['mean_logit_diff']:.2g}"
-        )
+        print(CHECK.format(**result["check"]))
     return 0
 
 
 def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
     from lgrpo_lite.policy import checkpoint
 
-    found, warnings = checkpoint.find(path / "checkpoints", args.checkpoint)
+    folder = path / "checkpoints"
+    usable, warnings = checkpoint.find(folder, args.checkpoint)
+    used = usable.name if usable else "none"
     for warning in warnings:
-        print(f"warning: {warning}; using {found.name if found else 'none'}", file=sys.stderr)
-    if found is None:
+        print(f"warning: {warning}; using {used}", file=sys.stderr)
+    if usable is None:
         fix = "train on with --resume auto, or name another --checkpoint"
-        raise DataError(
-            f"the run has no usable checkpoint {args.checkpoint!r}", where=str(path / "checkpoints"), fix=fix
-        )
+        what = f"the run has no usable checkpoint {args.checkpoint!r}"
+        raise DataError(what, where=str(folder), fix=fix)
     with showing(as_json=args.json):
-        return {"out": str(out), "checkpoint": found.name} | _written(recipe, found, kind, out, args)
+        return {"out": str(out), "checkpoint": usable.name} | _written(recipe, usable, kind, out, args)
 
 
-def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
-    """Everything that needs torch; of a merge, how it compares with the policy. No
-    room for it: OutOfMemory (exit 4).
+def _written(recipe, adapter: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
+    """Everything that needs torch; of a merge, how it compares with the policy. No room for it: OutOfMemory
+    (exit 4).
     """
     import torch
 
@@ -88,16 +89,10 @@ def _written(recipe, found: Path, kind: str, out: Path, args: argparse.Namespace
         torch.set_num_threads(recipe.model.threads)
     with memory_told():
         policy = Policy.load(recipe)
-        checkpoint.load(found, policy)
+        checkpoint.load(adapter, policy)
     if kind == "adapter":
         export_adapter(policy, out)
         return {}
-    _, comparison = export_merged(
-        policy,
-        recipe,
-        out,
-        eval_prompts(recipe, policy),
-        base=args.base or recipe.export.base,
-        tolerance=args.tolerance,
-    )
+    prompts, base = eval_prompts(recipe, policy), args.base or recipe.export.base
+    _, comparison = export_merged(policy, recipe, out, prompts, base=base, tolerance=args.tolerance)
     return {"check": dataclasses.asdict(comparison)}
