@@ -84,6 +84,6 @@ def test_a_folder_is_given_as_it_is(tmp_path):
     ],
 )
 def test_what_the_driver_says_of_memory_is_out_of_memory(error, mapped):
-    from lgrpo_lite.cli.main import _out_of_memory
+    from lgrpo_lite.cli.main import out_of_memory
 
-    assert isinstance(_out_of_memory(error), OutOfMemory) == mapped
+    assert isinstance(out_of_memory(error), OutOfMemory) == mapped

@@ -36,8 +36,8 @@ start here: lgrpo-lite recipe tiny-math"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code. Errors of this project are three
-    lines on stderr, never a traceback.
+    """Run one command; returns its exit code. Errors of this project are three lines on stderr, never a
+    traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
@@ -57,15 +57,41 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        known = _out_of_memory(error) or _unexpected(error)
+        known = out_of_memory(error) or _unexpected(error)
         print(known, file=sys.stderr)
         return known.exit_code
 
 
 def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """The verb's function and its arguments. Help is printed here; it needs no
-    verb's code but the one asked about.
+    """The verb's function and its arguments. Help is printed here; it needs no verb's code but the one asked
+    about.
     """
+    verb = next((a for a in argv if not a.startswith("-")), None)
+    parser = _parser(verb)
+    if verb is None:
+        args = parser.parse_args(argv)
+        parser.print_help()
+        return lambda args: 0, args
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        fix = f"use one of: {', '.join(VERBS)}"
+        raise ConfigError(f"unknown command {verb!r}{hint}", where="command line", fix=fix)
+    # key=value may stand between options, which argparse alone refuses
+    args, rest = parser.parse_known_args(argv)
+    where, fix = f"lgrpo-lite {verb}", f"see `lgrpo-lite {verb} -h`"
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=fix)
+    if rest and not hasattr(args, "words"):
+        raise ConfigError(f"unexpected word {rest[0]!r}", where=where, fix=fix)
+    if rest:
+        args.words += rest
+    return importlib.import_module(f"lgrpo_lite.cli.{verb}").run, args
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    """All verbs, and the options of this one."""
     parser = argparse.ArgumentParser(
         prog="lgrpo-lite",
         description="Reinforcement fine-tuning with λ-GRPO and GRPO-λ on one GPU.",
@@ -74,56 +100,35 @@ def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpa
     )
     parser.add_argument("--version", action="version", version=f"lgrpo-lite {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
-    wanted = next((a for a in argv if not a.startswith("-")), None)
     for name, help_ in VERBS.items():
         sub = verbs.add_parser(name, help=help_, description=help_)
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
-        if name == wanted:
+        if name == verb:
             importlib.import_module(f"lgrpo_lite.cli.{name}").configure(sub)
-    if wanted is None:
-        args = parser.parse_args(argv)
-        parser.print_help()
-        return lambda args: 0, args
-    if wanted not in VERBS:
-        hint = difflib.get_close_matches(wanted, VERBS, n=1)
-        what = f"unknown command {wanted!r}" + (f", did you mean {hint[0]!r}?" if hint else "")
-        raise ConfigError(what, where="command line", fix=f"use one of: {', '.join(VERBS)}")
-    # key=value may stand between options, which argparse alone refuses
-    args, rest = parser.parse_known_args(argv)
-    if unknown := [a for a in rest if a.startswith("-")]:
-        where = f"lgrpo-lite {wanted}"
-        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=f"see `lgrpo-lite {wanted} -h`")
-    if rest:
-        if not hasattr(args, "words"):
-            what, fix = f"unexpected word {rest[0]!r}", f"see `lgrpo-lite {wanted} -h`"
-            raise ConfigError(what, where=f"lgrpo-lite {wanted}", fix=fix)
-        args.words += rest
-    return importlib.import_module(f"lgrpo_lite.cli.{wanted}").run, args
+    return parser
 
 
-def _out_of_memory(error: Exception) -> OutOfMemory | None:
-    if type(error).__name__ != "OutOfMemoryError" and not (
-        isinstance(error, RuntimeError) and "out of memory" in str(error)
-    ):
-        return None  # torch's own, or what the driver says through other libraries
-    return OutOfMemory(
-        f"the GPU is out of memory: {str(error).split('. ')[0]}",
-        where="memory, rollout",
-        fix=(
-            "halve memory.micro_tokens and rollout.batch_rows, or set memory.checkpointing=true or"
-            " memory.offload_activations=true; --resume auto goes on"
-        ),
+def out_of_memory(error: Exception) -> OutOfMemory | None:
+    """torch's own error, or what the driver says through other libraries, as ours; None for any other."""
+    of_torch = type(error).__name__ == "OutOfMemoryError"
+    of_driver = isinstance(error, RuntimeError) and "out of memory" in str(error)
+    if not of_torch and not of_driver:
+        return None
+    reason = str(error).split(". ")[0]
+    fix = (
+        "halve memory.micro_tokens and rollout.batch_rows, "
+        "or set memory.checkpointing=true or memory.offload_activations=true; --resume auto goes on"
     )
+    return OutOfMemory(f"the GPU is out of memory: {reason}", where="memory, rollout", fix=fix)
 
 
 def _unexpected(error: Exception) -> LgrpoError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return LgrpoError(
-        f"unexpected {type(error).__name__}:"
-        f" {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
-        where=f"{frame.filename}:{frame.lineno}",
-        fix=(
-            "this is a fault of lgrpo-lite; run again with --debug for the traceback (a run keeps it in"
-            " logs/) and report it"
-        ),
+    message = str(error).strip()
+    reason = message.splitlines()[0] if message else "no message"
+    what = f"unexpected {type(error).__name__}: {reason}"
+    fix = (
+        "this is a fault of lgrpo-lite; run again with --debug for the traceback "
+        "(a run keeps it in logs/) and report it"
     )
+    return LgrpoError(what, where=f"{frame.filename}:{frame.lineno}", fix=fix)
