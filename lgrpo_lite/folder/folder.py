@@ -24,6 +24,7 @@ from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
 from lgrpo_lite.types import StepRecord
 
+OURS = {"completions", "checkpoints", "logs", "config.yaml", "env.json", "STATUS.json", "events.jsonl"}
 TELL = 10.0  # seconds between two lines that say how far long work is; shorter work gets none
 
 
@@ -36,9 +37,7 @@ class Curves(Protocol):
 
 
 class RunFolder:
-    """Appends lines and replaces small files whole; what was written stays
-    readable after a kill at any moment.
-    """
+    """Appends lines and replaces small files whole: what was written stays readable after a kill."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -64,13 +63,13 @@ class RunFolder:
             for part in ("", "completions", "checkpoints", "logs"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            what = f"cannot write the run folder: {error.strerror}"
             fix = "choose another place with --runs DIR"
-            raise ConfigError(
-                f"cannot write the run folder: {error.strerror}", where=str(self.path), fix=fix
-            ) from None
+            raise ConfigError(what, where=str(self.path), fix=fix) from None
         fix = "wait for it, stop it, or give this run another --name"
         self._lock = lock(self.path, "another process is training in this run folder", fix)
-        self.attempt = 1 + len(list((self.path / "logs").glob("attempt_*")))
+        earlier = list((self.path / "logs").glob("attempt_*"))
+        self.attempt = 1 + len(earlier)
         self.log_path.parent.mkdir()
         latest = self.path / "logs" / "latest"
         with suppress(OSError):  # a file system without links
@@ -95,26 +94,19 @@ class RunFolder:
     @property
     def foreign(self) -> bool:
         """Whether the folder holds anything that a run's start does not leave behind."""
-        ours = {
-            "completions",
-            "checkpoints",
-            "logs",
-            "config.yaml",
-            "env.json",
-            "STATUS.json",
-            "events.jsonl",
-        }
-        names = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
-        return any(name not in ours and not name.startswith(".") for name in names)
+        if not self.path.is_dir():
+            return False
+        names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        return bool(names - OURS)
 
     @property
     def status(self) -> dict[str, Any]:
         """STATUS.json; empty when there is none or it is foreign."""
         try:
-            found = json.loads((self.path / "STATUS.json").read_text("utf-8"))
+            status = json.loads((self.path / "STATUS.json").read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return status if isinstance(status, dict) else {}
 
     # ------------------------------------------------------------------------------------------- writing
 
@@ -129,23 +121,20 @@ class RunFolder:
         rollouts, training, saving, exporting; done, stopped or failed with an exit code. `more`
         stays until it is given again.
         """
-        ended = {"stopping": None} if state in ENDED else {}
-        self._moved(
-            {"state": state, "step": step, "exit_code": exit_code, "phase": None, "progress": None}
-            | ended
-            | more
-        )
+        change = {"state": state, "step": step, "exit_code": exit_code, "phase": None, "progress": None}
+        if state in ENDED:
+            change["stopping"] = None
+        self._moved(change | more)
         self._write_status(sync=True)
 
     def at(self, phase: str) -> None:
-        """What a step is at: sync, rollout, reward, score, update. Costs nothing: the
-        next heartbeat writes it down.
-        """
+        """What a step is at: sync, rollout, reward, score, update. The next heartbeat writes it down."""
         self._moved({"phase": phase})
 
     def hear(self, work: Progress) -> None:
         """Progress of long work, for the status, and now and then for events.jsonl."""
-        now, row = time.time(), {"what": work.what, "done": work.done, "of": work.of, "left": work.left}
+        now = time.time()
+        row = {"what": work.what, "done": work.done, "of": work.of, "left": work.left}
         self._moved({"progress": None if work.finished else row})
         if now - self._told.setdefault(work.what, now) > TELL:
             self._told[work.what] = now
@@ -189,40 +178,50 @@ class RunFolder:
             self._fresh.clear()
             row = self._status | self._process | {"heartbeat": time.time()}
             row = {key: value for key, value in row.items() if value is not None or key == "exit_code"}
-            write_whole(self.path / "STATUS.json", json.dumps(finite(row), allow_nan=False), sync=sync)
+            text = json.dumps(finite(row), allow_nan=False)
+            write_whole(self.path / "STATUS.json", text, sync=sync)
 
     def event(self, kind: str, **more: Any) -> None:
         """One line of events.jsonl: what happened, beside the steps."""
-        self._append("events.jsonl", {"time": time.time(), "attempt": self.attempt, "kind": kind} | more)
+        row = {"time": time.time(), "attempt": self.attempt, "kind": kind}
+        self._append("events.jsonl", row | more)
 
     def follow(self, recipe: dict[str, Any], curves: "Curves | None" = None) -> None:
-        """From here on every recorded step is looked at for alarms, those that are in the folder already
-        first; and `curves` gets steps and evaluations too."""
-        self._alarms, self.curves = Alarms(recipe), curves
+        """From here on every recorded step is looked at for alarms, the folder's earlier steps first; and
+        `curves` gets steps and evaluations too.
+        """
+        self._alarms = Alarms(recipe)
+        self.curves = curves
         for row in self.rows("metrics.jsonl"):
             with suppress(TypeError):  # a foreign line
                 self._alarms.look(StepRecord.from_json(row))
-        self._status["alarms"] = [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]
+        self._status["alarms"] = self._raised()
+
+    def _raised(self) -> list[dict[str, Any]]:
+        """Every alarm of the run, for the status."""
+        return [dataclasses.asdict(alarm) for alarm in self._alarms.tally.values()]
 
     def record(self, record: StepRecord, samples: Sequence[dict[str, Any]] = ()) -> None:
-        """One line of metrics.jsonl, the step's samples (`folder.samples`) as a file of
-        their own, the alarms it raises.
-        """
-        holding, known = self._alarms.look(record), {row["name"] for row in self._status.get("alarms", ())}
-        for alarm in holding:
-            if alarm.name not in known:
+        """One line of metrics.jsonl, the step's samples (`folder.samples`) in their own file, its alarms."""
+        standing = self._alarms.look(record)
+        earlier = {row["name"] for row in self._status.get("alarms", ())}
+        for alarm in standing:
+            if alarm.name not in earlier:
                 self.event("alarm", step=record.step, **dataclasses.asdict(alarm))
-        self._moved({"alarms": [dataclasses.asdict(raised) for raised in self._alarms.tally.values()]})
-        record = dataclasses.replace(record, alarms=tuple(alarm.name for alarm in holding))
+        self._moved({"alarms": self._raised()})
+        record = dataclasses.replace(record, alarms=tuple(alarm.name for alarm in standing))
         if samples:
-            final = self.path / "completions" / f"step-{record.step:06d}.jsonl.gz"
-            fresh = final.with_suffix(".new")
-            with gzip.open(fresh, "wt", encoding="utf-8", compresslevel=5) as file:
-                file.writelines(_line(row) for row in samples)
-            os.replace(fresh, final)
+            self._write_samples(record.step, samples)
         self._append("metrics.jsonl", dataclasses.asdict(record) | {"time": time.time()})
         if self.curves is not None:
             self.curves.log(record)
+
+    def _write_samples(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
+        final = self.path / "completions" / f"step-{step:06d}.jsonl.gz"
+        fresh = final.with_suffix(".new")
+        with gzip.open(fresh, "wt", encoding="utf-8", compresslevel=5) as file:
+            file.writelines(_line(row) for row in samples)
+        os.replace(fresh, final)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._append("evals.jsonl", row | {"time": time.time()})
@@ -232,13 +231,13 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSONL file; a line cut short by a kill is not one."""
         path = self.path / name
-        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        if not path.exists():
+            return []
+        lines = path.read_text("utf-8", errors="replace").splitlines()
         return list(objects(lines))
 
     def rewind(self, step: int) -> None:
-        """Forget steps and evaluations after `step`: the resumed run makes them again,
-        with the same numbers.
-        """
+        """Forget steps and evaluations after `step`: the resumed run makes them again, with equal numbers."""
         for name in ("metrics.jsonl", "evals.jsonl"):
             if (self.path / name).exists():
                 kept = [row for row in self.rows(name) if row.get("step", 0) <= step]

@@ -1,11 +1,9 @@
-"""report.md: what a run did and how to go on with it, from its files alone, with its
-plots as report.svg beside it.
-"""
+"""report.md: what a run did and how to go on with it, from its files alone, with plots in report.svg."""
 
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from lgrpo_lite.monitor.theme import clean, known
 
 PICTURE = "report.svg"
 FAILURES = "docs/failures.md"  # of this project; it has a section for each alarm
-MANY = 20  # warnings that are told
+MANY = 20  # warnings that are listed
 PHASES = ("sync", "rollout", "reward", "score", "update")
 SETTINGS = (
     "model.id", "model.weights", "model.lora.rank", "model.max_new_tokens", "rollout.engine",
@@ -45,7 +43,7 @@ ENDS = {
 def write_report(path: Path) -> None:
     """Rewrite report.md and report.svg of a run folder. Costs the same however long the run is.
 
-    Never raises: what a foreign file or a fault in plotting keeps out is told in its place, and in the log.
+    Never raises: what a foreign file or a fault in plotting keeps out is named in its place, and in the log.
     """
     try:
         run = Tail(path).refresh()
@@ -63,8 +61,11 @@ def _part(heading: str, part: Callable[[RunView], Iterator[str]], run: RunView) 
         lines = list(part(run))
     except Exception as fault:
         logging.exception("a part of the report could not be made")
-        lines = [f"This part could not be made: {_inline(f'{type(fault).__name__}: {fault}')}"]
-    return [*([f"## {heading}", ""] if heading else []), *lines, ""] if lines else []
+        lines = [f"This part could not be made: {_named(fault)}"]
+    if not lines:
+        return []
+    head = [f"## {heading}", ""] if heading else []
+    return [*head, *lines, ""]
 
 
 # ------------------------------------------------------------------------------------------- the parts
@@ -74,11 +75,10 @@ def _head(run: RunView) -> Iterator[str]:
     name, paper = title(run)
     yield f"# {_inline(run.path.resolve().name)}"
     yield ""
-    algorithm = _inline(name) + (f" ({paper})" if paper else "")
-    yield (
-        f"{algorithm} on {_inline(run.get('model.id', '?'))} ({_inline(run.get('model.weights', '?'))}),"
-        f" {run.step:,} of {run.steps:,} steps, seed {_inline(run.get('seed', 0))}."
-    )
+    algorithm = f"{_inline(name)} ({paper})" if paper else _inline(name)
+    model, weights = _inline(run.get("model.id", "?")), _inline(run.get("model.weights", "?"))
+    seed = _inline(run.get("seed", 0))
+    yield f"{algorithm} on {model} ({weights}), {run.step:,} of {run.steps:,} steps, seed {seed}."
     yield ""
     yield _state(run)
     if run.unread:
@@ -90,10 +90,8 @@ def _state(run: RunView) -> str:
     why = f" {_upper(_inline(run.health.why))}." if run.health.why else ""
     if run.health.state in ENDS:
         return ENDS[run.health.state] + why
-    return (
-        f"The run is alive ({_inline(run.status.get('state') or 'starting')}); this is how it stood at step"
-        f" {run.step:,}.{why}"
-    )
+    state = _inline(run.status.get("state") or "starting")
+    return f"The run is alive ({state}); this is how it stood at step {run.step:,}.{why}"
 
 
 def _before_and_after(run: RunView) -> Iterator[str]:
@@ -109,16 +107,15 @@ def _before_and_after(run: RunView) -> Iterator[str]:
 
 
 def _in_words(run: RunView) -> Iterator[str]:
-    """The intervals explained, and the first and last evaluation compared problem by problem
-    where their samples are there.
-    """
-    found = evaluations(run)
-    if said := _change(run, found[0], found[-1]):
-        yield from (said, "")
-    problems = known(found[0].get("problems"))
+    """The first and last evaluation compared, where their samples are there, and the intervals explained."""
+    rows = evaluations(run)
+    first, last = rows[0], rows[-1]
+    if comparison := _change(run, first, last):
+        yield from (comparison, "")
+    problems = known(first.get("problems"))
     if problems is not None and problems < FEW:
         yield f"{problems:.0f} problems are few: the intervals in brackets (95 %, bootstrap) are too narrow."
-    elif any(row.get("intervals") for row in (found[0], found[-1])):
+    elif first.get("intervals") or last.get("intervals"):
         yield "In brackets: 95 % intervals, from problems drawn again with replacement (bootstrap)."
 
 
@@ -140,19 +137,16 @@ def _curves(run: RunView) -> Iterator[str]:
         return
     yield _picture(run)
     yield ""
-    for name, field in (("reward", "reward"), ("length", "length")):
-        yield f"    {name}  {sparkline([known(value) for value in run.series(field)], 60)}"
+    for name in ("reward", "length"):
+        values = [known(value) for value in run.series(name)]
+        yield f"    {name}  {sparkline(values, 60)}"
     if line := lambda_path(run):
         yield f"    {line}"
     skipped = sum(r.skipped is not None for r in run.records)
     if skipped:
-        yield from (
-            "",
-            (
-                f"{skipped:,} of {_of_steps(run)} made no update (no group with two different rewards, or a"
-                " refused loss)."
-            ),
-        )
+        why = "no group with two different rewards, or a refused loss"
+        yield ""
+        yield f"{skipped:,} of {_of_steps(run)} made no update ({why})."
 
 
 def _picture(run: RunView) -> str:
@@ -163,27 +157,20 @@ def _picture(run: RunView) -> str:
         plots.plot_run(run, run.path)
     except Exception as fault:
         logging.exception("the plots of the report could not be made")
-        return f"no plots: {_inline(f'{type(fault).__name__}: {fault}')}"
+        return f"no plots: {_named(fault)}"
     return f"![reward, length, signal, λ and evaluations by step]({PICTURE})"
 
 
 def _time(run: RunView) -> Iterator[str]:
-    spent = {name: sum(max(0.0, known(r.seconds.get(name)) or 0.0) for r in run.records) for name in PHASES}
-    first = run.records[0].step if run.records else 0
-    for name, rows in (
-        ("evaluations", run.evals),
-        ("checkpoints", [e for e in run.events if e.get("kind") == "saved"]),
-    ):
-        late = [row for row in rows if not run.sparse or (known(row.get("step")) or 0) >= first]
-        spent[name] = sum(max(0.0, known(row.get("seconds")) or 0.0) for row in late)
+    spent = _spent(run)
     whole = sum(spent.values())
     if not whole:
         return
-    rows = [
-        (name, duration(took) if took >= 1 else f"{took:.2f}s", f"{took / whole:.1%}")
-        for name, took in spent.items()
-        if took
-    ]
+    rows = []
+    for name, seconds in spent.items():
+        if seconds:
+            time = duration(seconds) if seconds >= 1 else f"{seconds:.2f}s"
+            rows.append((name, time, f"{seconds / whole:.1%}"))
     yield from _table(("phase", "time", "share"), rows, "|---|---:|---:|")
     yield ""
     tokens = sum(r.rollout_tokens for r in run.records)
@@ -191,34 +178,56 @@ def _time(run: RunView) -> Iterator[str]:
     yield f"{tokens:,} tokens sampled in {_of_steps(run)}{speed}."
 
 
+def _spent(run: RunView) -> dict[str, float]:
+    """Seconds by phase. Where a long run's records begin late, evaluations and checkpoints do so too."""
+    spent = {}
+    for name in PHASES:
+        spent[name] = _total(record.seconds.get(name) for record in run.records)
+    first = run.records[0].step if run.records else 0
+    saved = [event for event in run.events if event.get("kind") == "saved"]
+    for name, rows in (("evaluations", run.evals), ("checkpoints", saved)):
+        if run.sparse:
+            rows = [row for row in rows if (known(row.get("step")) or 0) >= first]
+        spent[name] = _total(row.get("seconds") for row in rows)
+    return spent
+
+
+def _total(seconds: Iterable[Any]) -> float:
+    """The sum of what is a number and not negative."""
+    return sum(max(0.0, known(value) or 0.0) for value in seconds)
+
+
 def _checkpoints(run: RunView) -> Iterator[str]:
-    if (best := best_of(run)) is not None:
-        yield (
-            f"- best evaluation by `train.keep.metric={best.metric}`: {best.value:.3f} at step {best.step:,}"
-        )
+    best = best_of(run)
+    if best is not None:
+        metric = f"train.keep.metric={best.metric}"
+        yield f"- best evaluation by `{metric}`: {best.value:.3f} at step {best.step:,}"
     for link, word in (("best", "best"), ("latest", "newest")):
         try:
-            yield (
-                f"- {word} checkpoint: `checkpoints/{_inline(os.readlink(run.path / 'checkpoints' / link))}`"
-            )
+            target = os.readlink(run.path / "checkpoints" / link)
         except OSError:
             continue
+        yield f"- {word} checkpoint: `checkpoints/{_inline(target)}`"
 
 
 def _chosen(run: RunView) -> Iterator[str]:
-    """What the newest attempt that told any settled."""
-    told = [event for event in run.events if event.get("kind") == "chosen"]
-    rows = [
-        (f"`{_cell(event.get('key', '?'))}`", _cell(event.get("value", "?")), _cell(event.get("why", "")))
-        for event in told
-        if event.get("attempt") == told[-1].get("attempt")
-    ]
+    """What the newest attempt that chose any settled."""
+    chosen = [event for event in run.events if event.get("kind") == "chosen"]
+    rows = []
+    for event in chosen:
+        if event.get("attempt") == chosen[-1].get("attempt"):
+            key, value = _cell(event.get("key", "?")), _cell(event.get("value", "?"))
+            rows.append((f"`{key}`", value, _cell(event.get("why", ""))))
     if rows:
         yield from _table(("setting", "value", "why"), rows, "|---|---|---|")
 
 
 def _settings(run: RunView) -> Iterator[str]:
-    rows = [(f"`{key}`", _cell(value)) for key in SETTINGS if (value := run.get(key)) is not None]
+    rows = []
+    for key in SETTINGS:
+        value = run.get(key)
+        if value is not None:
+            rows.append((f"`{key}`", _cell(value)))
     rewards = run.get("rewards")
     if isinstance(rewards, list) and rewards:
         used = [_cell(one.get("use", "?")) for one in rewards if isinstance(one, dict)]
@@ -238,33 +247,33 @@ def _alarms(run: RunView) -> Iterator[str]:
 
 
 def _warnings(run: RunView) -> Iterator[str]:
-    told = [str(w.get("message") or w.get("reason") or w.get("kind")) for w in run.warnings]
-    counted = {text: told.count(text) for text in dict.fromkeys(told[-1000:])}
-    for text, count in list(counted.items())[-MANY:]:
-        yield f"- {_inline(text)}" + (f" ({_times(count)})" if count > 1 else "")
-    if len(counted) > MANY:
-        yield f"- and {len(counted) - MANY} others, in `events.jsonl`"
+    texts = [str(row.get("message") or row.get("reason") or row.get("kind")) for row in run.warnings]
+    newest = list(dict.fromkeys(texts[-1000:]))
+    for text in newest[-MANY:]:
+        count = texts.count(text)
+        times = f" ({_times(count)})" if count > 1 else ""
+        yield f"- {_inline(text)}{times}"
+    if len(newest) > MANY:
+        yield f"- and {len(newest) - MANY} others, in `events.jsonl`"
 
 
 def _go_on(run: RunView) -> Iterator[str]:
     path = shlex.quote(str(run.path))
-    commands = [("go on with it", run.health.resume)] if run.health.resume else []
+    commands = {}
+    if run.health.resume:
+        commands["go on with it"] = run.health.resume
     if not run.health.ended:
-        commands.append(("look at it", f"lgrpo-lite watch {path}"))
-    commands.append(("answers of its newest step, with the credit of every token", f"lgrpo-lite show {path}"))
+        commands["look at it"] = f"lgrpo-lite watch {path}"
+    commands["answers of its newest step, with the credit of every token"] = f"lgrpo-lite show {path}"
     if (run.path / "checkpoints" / "latest").exists():
-        commands.append(
-            (
-                "its newest checkpoint on its held-out problems; --suite NAME for others",
-                f"lgrpo-lite eval {path}",
-            )
-        )
-        commands.append(
-            ("a model that others load; --checkpoint best for its best", f"lgrpo-lite export {path} merged")
-        )
+        held_out = "its newest checkpoint on its held-out problems; --suite NAME for others"
+        commands[held_out] = f"lgrpo-lite eval {path}"
+        merged = "a model that others load; --checkpoint best for its best"
+        commands[merged] = f"lgrpo-lite export {path} merged"
     yield "```"
-    for words, command in commands:
-        yield from (f"# {words}", clean(command))
+    for words, command in commands.items():
+        yield f"# {words}"
+        yield clean(command)
     yield "```"
 
 
@@ -281,7 +290,8 @@ PARTS: dict[str, Callable[[RunView], Iterator[str]]] = {
 
 def _of_steps(run: RunView) -> str:
     """The steps that sums are over: all, or of a long run the last ones."""
-    return f"the last {len(run.records):,} steps" if run.sparse else f"{len(run.records):,} steps"
+    steps = f"{len(run.records):,} steps"
+    return f"the last {steps}" if run.sparse else steps
 
 
 def _times(count: int) -> str:
@@ -291,7 +301,12 @@ def _times(count: int) -> str:
 def _table(head: tuple[str, ...], rows: Any, ruler: str) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield ruler
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _named(fault: Exception) -> str:
+    return _inline(f"{type(fault).__name__}: {fault}")
 
 
 def _inline(value: Any) -> str:

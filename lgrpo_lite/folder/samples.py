@@ -1,6 +1,4 @@
-"""A few answers of a step as people read them: one right, one wrong, one truncated,
-with the credit of every token.
-"""
+"""A few answers of a step as people read them: right, wrong and truncated, with the credit of every token."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,17 +9,13 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def samples(groups: Sequence[Group], keep: int, decode: Decode) -> list[dict[str, Any]]:
-    """Rows of a completions file: at most `keep`, of each kind one before any gets a
-    second; in the order of the step.
-    """
+    """Rows of a completions file: at most `keep`, of each kind one before any gets a second."""
     picked = picks([r for g in groups for r in g.rollouts], keep)
     return [_row(rollout, decode) for rollout in picked]
 
 
 def picks(rollouts: Sequence[Rollout], keep: int) -> list[Rollout]:
-    """Right, wrong and truncated in turn; inside a kind those of different
-    prompts and with credit come first.
-    """
+    """Right, wrong and truncated in turn; of a kind those of different prompts and with credit come first."""
     kinds: dict[str, list[int]] = {"right": [], "wrong": [], "truncated": []}
     for i, rollout in enumerate(rollouts):
         kinds[_kind(rollout)].append(i)
@@ -31,34 +25,44 @@ def picks(rollouts: Sequence[Rollout], keep: int) -> list[Rollout]:
     while len(chosen) < keep and any(kinds.values()):
         for rows in kinds.values():
             if rows and len(chosen) < keep:
-                seen = {rollouts[i].prompt.id for i in chosen}
-                at = next((at for at, i in enumerate(rows) if rollouts[i].prompt.id not in seen), 0)
-                chosen.append(rows.pop(at))
+                prompts = {rollouts[i].prompt.id for i in chosen}
+                others = [i for i in rows if rollouts[i].prompt.id not in prompts]
+                pick = others[0] if others else rows[0]
+                rows.remove(pick)
+                chosen.append(pick)
     return [rollouts[i] for i in chosen]
 
 
 def pieces(ids: Sequence[int], text: str, decode: Decode) -> list[str]:
-    """What each token adds to `text`, the decoding of them all without special tokens; one
-    string a token, end to end `text`.
+    """What each token adds to `text`, the decoding of them all without special tokens: one string a token,
+    end to end `text`.
 
-    A character made of several tokens stands at its last one. What a tokenizer writes
-    otherwise in a row stands at the end.
+    A character made of several tokens stands at its last one. What a tokenizer writes otherwise in a row
+    stands at the end.
     """
-    found, held, at = [], [], 0
+    strings: list[str] = []
+    pending: list[int] = []  # tokens of which no text is known yet
+    end = 0  # of the text so far
     for token in ids:
-        held.append(token)
-        piece = decode(held)
-        for lead in ("", " "):  # some tokenizers leave out the space before the first word
-            if not piece.endswith("\ufffd") and text.startswith(lead + piece, at):
-                found.append(lead + piece if piece else "")
-                at += len(found[-1])
-                held = []
-                break
-        else:
-            found.append("")
-    if found:
-        found[-1] += text[at:]
-    return found
+        pending.append(token)
+        piece = _next_piece(decode(pending), text, end)
+        strings.append(piece or "")
+        if piece is not None:
+            end += len(piece)
+            pending = []
+    if strings:
+        strings[-1] += text[end:]
+    return strings
+
+
+def _next_piece(piece: str, text: str, begin: int) -> str | None:
+    """The piece as it stands in the text at `begin`; None where it is not what stands there."""
+    if piece.endswith("\ufffd"):  # part of a character
+        return None
+    for lead in ("", " "):  # some tokenizers leave out the space before the first word
+        if text.startswith(lead + piece, begin):
+            return lead + piece if piece else ""
+    return None
 
 
 def _kind(rollout: Rollout) -> str:

@@ -64,18 +64,14 @@ PARTS = {"reward_parts": "reward/part", "seconds": "seconds", "memory": "memory"
 
 class Sink(Protocol):
     def write(self, values: dict[str, float], step: int, *, kind: str) -> None:
-        """`kind`: step or evaluation. A step comes once and in order, but that a
-        resumed run makes steps again.
-        """
+        """`kind`: step or evaluation. Steps come once and in order, but a resumed run makes some again."""
         ...
 
     def close(self) -> None: ...
 
 
 class Sinks:
-    """What a run writes its curves to; empty without any logger. `warn` hears of
-    one that failed, in a sentence.
-    """
+    """What a run writes its curves to; empty without any logger. `warn` gets a sentence when one fails."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Sink]], warn: Callable[[str], None]):
         self._warn = warn
@@ -90,11 +86,10 @@ class Sinks:
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """A line of evals.jsonl."""
-        values = {
-            f"eval/{name}": value
-            for name, value in row.items()
-            if name not in ("step", "time") and _is_number(value)
-        }
+        values = {}
+        for name, value in row.items():
+            if name not in ("step", "time") and _is_number(value):
+                values[f"eval/{name}"] = value
         self._write(values, row["step"], kind="evaluation")
 
     def close(self) -> None:
@@ -115,14 +110,17 @@ class Sinks:
             yield
         except Exception as error:  # of any kind: a network, a disk, a service
             logging.exception("the logger %s failed", name)
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-            self._warn(f"log.{name} is off from here: {getattr(error, 'what', reason)}")
+            lines = str(error).strip().splitlines()
+            reason = lines[0] if lines else type(error).__name__
+            what = getattr(error, "what", reason)
+            self._warn(f"log.{name} is off from here: {what}")
             self._open.pop(name, None)
 
 
 def open_sinks(recipe: Recipe, path: Path, warn: Callable[[str], None]) -> Sinks:
-    """The loggers of the recipe's `log` section, for the run in the folder `path`; a
-    resumed run goes on in its curves.
+    """The loggers of the recipe's `log` section, for the run in the folder `path`.
+
+    A resumed run goes on in its curves.
     """
     log = recipe.log
     makers: dict[str, Callable[[], Sink]] = {}
@@ -144,7 +142,8 @@ def scalars(record: StepRecord) -> dict[str, float]:
     """Every finite number of a step by its tag."""
     values = {tag: getattr(record, name) for name, tag in TAGS.items()}
     for name, group in PARTS.items():
-        values |= {f"{group}/{key}": value for key, value in getattr(record, name).items()}
+        for key, value in getattr(record, name).items():
+            values[f"{group}/{key}"] = value
     values["alarms/standing"] = len(record.alarms)
     values["optim/skipped"] = int(record.skipped is not None)
     return {tag: value for tag, value in values.items() if _is_number(value)}
@@ -155,14 +154,13 @@ def _is_number(value: Any) -> bool:
 
 
 class TensorBoard:
-    """Event files in a folder. They begin where the first number does, so that steps
-    made again replace those before.
-    """
+    """Event files in a folder. They begin with the first number, so that steps made again replace others."""
 
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder, self._make = folder, SummaryWriter
+        self.folder = folder
+        self._make = SummaryWriter
         self._writer: Any = None
 
     def write(self, values: dict[str, float], step: int, *, kind: str) -> None:
@@ -178,26 +176,25 @@ class TensorBoard:
 
 
 class Service:
-    """wandb or trackio, which speak alike: init, log, finish. RUN/loggers.json holds the
-    run's id there and what it has.
+    """wandb or trackio, which speak alike: init, log, finish.
 
-    A step that was sent before the run was stopped is not sent again when the run makes it again.
+    RUN/loggers.json holds the run's id there and what it has. A step that was sent before the run was stopped
+    is not sent again when the run makes it again.
     """
 
     def __init__(self, name: str, recipe: Recipe, path: Path):
-        self.file, self.name = path / "loggers.json", name
-        self.sent: dict[str, Any] = {
-            "id": uuid.uuid4().hex[:12],
-            "step": -1,
-            "evaluation": -1,
-        } | self._read().get(name, {})
+        self.file = path / "loggers.json"
+        self.name = name
+        fresh = {"id": uuid.uuid4().hex[:12], "step": -1, "evaluation": -1}
+        self.sent: dict[str, Any] = fresh | self._read().get(name, {})
         self._save()
         about = {
             "project": recipe.log.project,
             "config": recipe.model_dump(mode="json", by_alias=True),
             "resume": "allow",
         }
-        options = {"wandb": _wandb, "trackio": _trackio}[name](path, self.sent["id"])
+        service_options = {"wandb": _wandb, "trackio": _trackio}[name]
+        options = service_options(path, self.sent["id"])
         progress.told(f"opening {name}", 0)
         with _prints_logged(name):
             self.module = import_module(name)
@@ -219,15 +216,13 @@ class Service:
     def _read(self) -> dict[str, Any]:
         try:
             return json.loads(self.file.read_text("utf-8"))
-        except (
-            OSError,
-            ValueError,
-        ):  # the first time; or a disk that was full, and then the run is a new one there
+        except (OSError, ValueError):  # the first time; or the disk was full, and the run is a new one there
             return {}
 
     def _save(self) -> None:
+        rows = self._read() | {self.name: self.sent}
         fresh = self.file.with_suffix(".new")
-        fresh.write_text(json.dumps(self._read() | {self.name: self.sent}), "utf-8")
+        fresh.write_text(json.dumps(rows), "utf-8")
         fresh.replace(self.file)
 
 
@@ -239,9 +234,8 @@ def _wandb(path: Path, id_: str) -> dict[str, Any]:
         silent=True, console="off", init_timeout=SECONDS, finish_timeout=SECONDS, finish_timeout_raises=True
     )
     if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
-        raise EnvironmentFault(
-            "wandb is not logged in", where="log.wandb", fix="`wandb login`, or set WANDB_MODE=offline"
-        )
+        fix = "`wandb login`, or set WANDB_MODE=offline"
+        raise EnvironmentFault("wandb is not logged in", where="log.wandb", fix=fix)
     return {"id": id_, "name": path.name, "dir": str(path), "settings": settings}
 
 
@@ -264,10 +258,13 @@ def _prints_logged(name: str) -> Iterator[None]:
 
 class _OfOneThread(io.TextIOBase):
     def __init__(self, other: Any):
-        self.other, self.taken, self.thread = other, io.StringIO(), threading.get_ident()
+        self.other = other
+        self.taken = io.StringIO()
+        self.thread = threading.get_ident()
 
     def write(self, text: str) -> int:
-        return (self.taken if threading.get_ident() == self.thread else self.other).write(text)
+        own = threading.get_ident() == self.thread
+        return self.taken.write(text) if own else self.other.write(text)
 
     def flush(self) -> None:
         self.other.flush()
