@@ -56,6 +56,9 @@ _TOKEN = re.compile(
 )
 _EXPONENT = re.compile(r"[eE][-+]?\d{1,4}(?![\d.a-zA-Z])")
 _SIGN = {"**": "^", "<=": "le", ">=": "ge"}
+_OPENING = frozenset(["(", "[", "{", "\\{"])
+_CLOSING = frozenset([")", "]", "}", "\\}"])
+_MEASURES = re.compile(r"[\s/*^0-9-]+")  # what parts the units of m/s
 
 
 def tokens(spelled: str, *, thousands: bool = True) -> list[Token]:
@@ -63,51 +66,62 @@ def tokens(spelled: str, *, thousands: bool = True) -> list[Token]:
 
     `thousands`: 1,234 outside brackets is one number; otherwise two elements.
     """
-    found: list[Token] = []
-    at, depth, glued = 0, 0, False
-    while at < len(spelled):
-        match = _TOKEN.match(spelled, at)
-        if match is None or len(found) >= MAX_TOKENS:
+    read: list[Token] = []
+    position, depth, glued = 0, 0, False
+    while position < len(spelled):
+        match = _TOKEN.match(spelled, position)
+        if match is None or len(read) >= MAX_TOKENS:
             raise Unreadable
-        kind, value, at = str(match.lastgroup), match[0], match.end()
+        kind, value = str(match.lastgroup), match[0]
         if kind == "grouped" and (depth or not thousands):
-            at = match.start() + value.index(",")
-            kind, value = "number", spelled[match.start() : at]
-        if kind == "number" and (power := _EXPONENT.match(spelled, at)):
-            value, at = value + power[0], power.end()
+            kind = "number"
+            value, _, _ = value.partition(",")
+        position = match.start() + len(value)
+        exponent = _EXPONENT.match(spelled, position) if kind == "number" else None
+        if exponent:
+            value += exponent[0]
+            position = exponent.end()
         if kind in ("sign", "open", "close"):
-            depth += (value in ("(", "[", "{", "\\{")) - (value in (")", "]", "}", "\\}"))
+            depth += (value in _OPENING) - (value in _CLOSING)
+        if kind in ("text", "command"):
+            value = match[kind]
         if kind != "space":
-            _add(found, kind, value if kind not in ("text", "command") else match[kind], glued)
+            read += _read(kind, value, read, glued)
         glued = kind != "space"
-    return found
+    return read
 
 
-def _add(found: list[Token], kind: str, value: str, glued: bool) -> None:
+def _read(kind: str, value: str, before: list[Token], glued: bool) -> list[Token]:
+    """The tokens of one match, which for words and letters depend on what stands before them."""
     if kind in ("number", "grouped"):
-        found.append(Token("number", value, decimal(value), glued))
-    elif kind == "repeating":
-        found.append(Token("number", value, _repeating(value), glued))
-    elif kind == "text":
-        found.extend(_text(value.strip(), found))
-    elif kind == "command":
-        found.append(
-            Token("text", value) if value in ("textdegree",) else Token("command", value, None, glued)
-        )
-    elif kind == "letters":
-        found.extend(_letters(value, found, glued))
-    else:
-        value = {"open": "\\{", "close": "\\}", "row": "\\\\"}.get(kind, _SIGN.get(value, value))
-        found.append(Token("command", value) if value in ("le", "ge") else Token("sign", value, None, glued))
+        return [Token("number", value, decimal(value), glued)]
+    if kind == "repeating":
+        return [Token("number", value, _repeating(value), glued)]
+    if kind == "text":
+        return _text(value.strip(), before)
+    if kind == "letters":
+        return _letters(value, before, glued)
+    if kind == "command":
+        if value == "textdegree":
+            return [Token("text", value)]
+        return [Token("command", value, None, glued)]
+    value = _SIGN.get(value, value)
+    if value in ("le", "ge"):
+        return [Token("command", value)]
+    return [Token("sign", value, None, glued)]
 
 
 def decimal(text: str) -> Fraction:
     """The exact value of digits, a point and a power of ten; Unreadable beyond MAX_DIGITS."""
     mantissa, _, power = text.replace(",", "").lower().partition("e")
-    whole, _, part = mantissa.partition(".")
-    if len(whole) + len(part) > MAX_DIGITS or (power and abs(int(power)) > MAX_DIGITS):
+    whole, _, decimals = mantissa.partition(".")
+    if len(whole) + len(decimals) > MAX_DIGITS:
         raise Unreadable
-    return Fraction(_integer(whole + part or "0"), 1) * Fraction(10) ** (int(power or 0) - len(part))
+    exponent = int(power or 0)
+    if abs(exponent) > MAX_DIGITS:
+        raise Unreadable
+    digits = _integer(whole + decimals or "0")
+    return digits * Fraction(10) ** (exponent - len(decimals))
 
 
 def _integer(digits: str) -> int:
@@ -123,48 +137,71 @@ def _repeating(text: str) -> Fraction:
     cycle = re.sub(r"\D", "", tail)
     if len(text) > 200:
         raise Unreadable
-    return decimal(head) + Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(head.partition(".")[2])
+    _, _, decimals = head.partition(".")
+    repeated = Fraction(int(cycle), 10 ** len(cycle) - 1)
+    return decimal(head) + repeated / 10 ** len(decimals)
 
 
-def _follows_value(found: list[Token]) -> bool:
-    return bool(found) and (
-        found[-1].kind in ("number", "symbol", "text") or found[-1].value in (")", "}", "]", "\\}", "pi")
-    )
+def _ends_with_value(before: list[Token]) -> bool:
+    if not before:
+        return False
+    last = before[-1]
+    return last.kind in ("number", "symbol", "text") or last.value in _CLOSING or last.value == "pi"
 
 
-def _text(words: str, found: list[Token]) -> list[Token]:
-    """What stands in `\\text{}`: a unit or words, unless it is a number,
-    a letter or a formula typed as text.
+def _text(words: str, before: list[Token]) -> list[Token]:
+    """What stands in `\\text{}`: a unit or words, unless it is a number, a letter or a formula
+    typed as text.
     """
     name = words.strip("., ")
     if name.lower() in ("and", "or"):
         return [Token("command", name.lower())]
-    if name in KNOWN and _follows_value(found):
+    after_value = _ends_with_value(before)
+    if name in KNOWN and after_value:
         return [Token("text", name)]
-    if name in _PLAIN or not name:
-        return [Token("command", _PLAIN[name])] if name else []
-    if counted := re.fullmatch(r"([-+]?[\d.,]*\d)\s+([a-zA-Z][a-zA-Z .^0-9]*)", name):
-        return [*tokens(counted[1]), Token("text", counted[2])]
-    if name.replace(".", "").lower() in ("am", "pm"):
-        return [Token("text", name.replace(".", "").lower())]
-    measures = re.split(r"[\s/*^0-9-]+", name) if _follows_value(found) else []
-    if measures and all(unit in KNOWN for unit in measures if unit):
+    if not name:
+        return []
+    if name in _PLAIN:
+        return [Token("command", _PLAIN[name])]
+    counted = re.fullmatch(r"([-+]?[\d.,]*\d)\s+([a-zA-Z][a-zA-Z .^0-9]*)", name)
+    if counted:
+        number, counted_words = counted.groups()
+        return [*tokens(number), Token("text", counted_words)]
+    undotted = name.replace(".", "").lower()
+    if undotted in ("am", "pm"):
+        return [Token("text", undotted)]
+    if after_value and all(unit in KNOWN for unit in _MEASURES.split(name) if unit):
         return [Token("text", name)]
     if all(word in ("and", "or") for word in re.findall("[a-zA-Z]{2,}", name)):
         return tokens(name)
     return [Token("text", name)]
 
 
-def _letters(run: str, found: list[Token], glued: bool) -> list[Token]:
+def _letters(run: str, before: list[Token], glued: bool) -> list[Token]:
     """Letters outside `\\text{}`: a name, a unit after a value, up to three variables, or a word."""
-    if len(run) > 1 and (run in KNOWN or (len(run) > 2 and run.lower() in KNOWN)) and _follows_value(found):
+    if _is_known_unit(run) and _ends_with_value(before):
         return [Token("text", run)]
     if run in _PLAIN:
         return [Token("command", _PLAIN[run], None, glued)]
     if run.lower() in _ENGLISH:
         return [Token("text", run)]
-    after = found[-1] if found else None
-    loose = after is None or (after.kind in ("number", "text") and not glued)
-    if len(run) <= 3 or (len(run) <= 5 and not loose and (after is None or after.kind != "symbol")):
+    if len(run) <= 3 or (len(run) <= 5 and _joins(before, glued)):
         return [Token("symbol", letter, None, glued or i > 0) for i, letter in enumerate(run)]
     return [Token("text", run)]
+
+
+def _is_known_unit(run: str) -> bool:
+    """Whether letters name a unit; a single one is a variable, and two count in their own case only."""
+    if len(run) == 1:
+        return False
+    return run in KNOWN or (len(run) > 2 and run.lower() in KNOWN)
+
+
+def _joins(before: list[Token], glued: bool) -> bool:
+    """Whether letters go on with a formula: not at its beginning, not after a symbol, and after
+    a number or words only without a space.
+    """
+    if not before:
+        return False
+    kind = before[-1].kind
+    return kind != "symbol" and (glued or kind not in ("number", "text"))

@@ -10,6 +10,7 @@ from lgrpo_lite.verifier.evaluate import Undecided
 from lgrpo_lite.verifier.read import Reading, read
 from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.symbolic import agrees
+from lgrpo_lite.verifier.tree import Node
 from lgrpo_lite.verifier.units import factor
 
 DEFAULT = Leniency()
@@ -28,13 +29,12 @@ def verify(prediction: str, gold: str, policy: Leniency = DEFAULT, *, extract: s
     golden = read(gold_answer(gold))
     if not golden.spelled:
         return Outcome.unparsable
-    if extract == "final" and prediction.strip() == gold.strip():
-        return Outcome.ok
-    prose = extract == "final" and is_prose(prediction) and committed(prediction) is None
-    if prose and words(prediction) == words(golden.spelled):
-        return Outcome.ok
-    if prose and golden.choice and (letter := _LAST_LETTER.search(prediction[-200:])):
-        return Outcome.ok if letter[1] == golden.choice else Outcome.wrong
+    if extract == "final":
+        if prediction.strip() == gold.strip():
+            return Outcome.ok
+        outcome = _of_prose(prediction, golden)
+        if outcome is not None:
+            return outcome
     for candidate in candidates(prediction, extract):
         reading = read(candidate)
         if matches(reading, golden, policy):
@@ -44,65 +44,101 @@ def verify(prediction: str, gold: str, policy: Leniency = DEFAULT, *, extract: s
     return Outcome.unparsable
 
 
+def _of_prose(prediction: str, golden: Reading) -> Outcome | None:
+    """Of prose that marks no answer: by the gold's very words, or by the letter at its end; else None."""
+    if not is_prose(prediction) or committed(prediction) is not None:
+        return None
+    if words(prediction) == words(golden.spelled):
+        return Outcome.ok
+    letter = _LAST_LETTER.search(prediction[-200:])
+    if not golden.choice or letter is None:
+        return None
+    return Outcome.ok if letter[1] == golden.choice else Outcome.wrong
+
+
 def candidates(prediction: str, extract: str) -> list[str]:
     """The answers a text may give, the first that can be read counts."""
     if extract != "final":
-        found = final_answer(prediction, extract)
-        return [] if found is None else [found]
-    if (marked := committed(prediction)) is not None:
+        answer = final_answer(prediction, extract)
+        return [] if answer is None else [answer]
+    marked = committed(prediction)
+    if marked is not None:
         return [marked]
-    whole = (
-        []
-        if len(prediction) > MAX_ANSWER or "<think>" in prediction or is_prose(prediction)
-        else [bare(prediction)]
-    )
+    answers = []
+    if len(prediction) <= MAX_ANSWER and "<think>" not in prediction and not is_prose(prediction):
+        answers.append(bare(prediction))
     last = final_answer(prediction)
-    return [*whole, *([] if last is None else [last])]
+    if last is not None:
+        answers.append(last)
+    return answers
 
 
 @lru_cache(maxsize=512)
 def gold_answer(gold: str) -> str:
     """The answer in a gold that may be a worked solution."""
-    long = "\n" in gold.strip() or is_prose(gold)
-    marked = committed(gold) if long or "boxed" in gold or "####" in gold else None
-    return marked if marked is not None else gold
+    worked = "\n" in gold.strip() or is_prose(gold)
+    if not worked and "boxed" not in gold and "####" not in gold:
+        return gold
+    marked = committed(gold)
+    return gold if marked is None else marked
 
 
 def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
-    """Whether two readings are the same answer: typed the same, the same choice,
-    the same words, or equal trees.
+    """Whether two readings are the same answer: typed the same, the same choice, the same words,
+    or equal trees.
     """
     if not reading.spelled:
         return False
-    if reading.spelled == golden.spelled or _typed_the_same(reading.spelled, golden.spelled):
+    if _typed_the_same(reading.spelled, golden.spelled):
         return True
-    if golden.choice and (letter := _choice(reading)):
+    letter = _choice(reading)
+    if golden.choice and letter:
         return letter == golden.choice
+    both_read = bool(reading.trees and golden.trees)
     if _worded(golden.spelled) and _worded(reading.spelled):
-        if words(reading.spelled) == words(golden.spelled) != "":
+        reading_words = words(reading.spelled)
+        if reading_words and reading_words == words(golden.spelled):
             return True
-        if not golden.trees or not reading.trees:
+        if not both_read:
             return False
     if _priced(reading, golden) or _priced(golden, reading):
         return False
-    for i, tree in enumerate(reading.beside(golden)):
-        for gold in golden.trees[:1] if i else golden.beside(reading):  # never the second reading of both
-            try:
-                if same(tree, gold, policy):
-                    return True
-            except (Undecided, RecursionError):
-                continue
-    return not (reading.trees and golden.trees) and agrees(reading.spelled, golden.spelled)
+    if _same_trees(reading, golden, policy):
+        return True
+    return not both_read and agrees(reading.spelled, golden.spelled)
+
+
+def _same_trees(reading: Reading, golden: Reading, policy: Leniency) -> bool:
+    """Whether any of what they may mean is the same, the second reading of both left out."""
+    golden_trees = golden.beside(reading)
+    for tree in reading.beside(golden):
+        if any(_decided_same(tree, gold, policy) for gold in golden_trees):
+            return True
+        golden_trees = golden.trees[:1]
+    return False
+
+
+def _decided_same(tree: Node, gold: Node, policy: Leniency) -> bool:
+    try:
+        return same(tree, gold, policy)
+    except (Undecided, RecursionError):
+        return False
 
 
 def _typed_the_same(a: str, b: str) -> bool:
     """Whether two texts differ in spaces only, none of which parts digits: 5 5 is not 55."""
-    return a.replace(" ", "") == b.replace(" ", "") and not re.search(r"[\d.] +[\d.]", f"{a}|{b}")
+    if a == b:
+        return True
+    if a.replace(" ", "") != b.replace(" ", ""):
+        return False
+    return not re.search(r"[\d.] +[\d.]", f"{a}|{b}")
 
 
 def _priced(one: Reading, other: Reading) -> bool:
     """Whether one is a price and the other counts something else: $5 is not 5 inches."""
-    unit = measured(other.trees[0])[1] if one.money and other.trees else ""
+    if not one.money or not other.trees:
+        return False
+    _, unit = measured(other.trees[0])
     return bool(unit) and factor(unit.split()[0], "dollar") is None
 
 
@@ -114,9 +150,10 @@ def _choice(reading: Reading) -> str | None:
 
 def _worded(spelled: str) -> bool:
     """Whether an answer is words rather than a formula."""
-    return bool(re.search("[a-zA-Z]{2,}", spelled)) and not re.search(
-        r"[\\^_={}]", spelled.replace("\\text{", "").replace("}", "")
-    )
+    if not re.search("[a-zA-Z]{2,}", spelled):
+        return False
+    unwrapped = spelled.replace("\\text{", "").replace("}", "")
+    return not re.search(r"[\\^_={}]", unwrapped)
 
 
 def gold_fault(gold: object) -> str | None:
@@ -130,7 +167,8 @@ def gold_fault(gold: object) -> str | None:
         return "the gold answer is empty"
     if len(answer) > MAX_ANSWER:
         return f"the gold answer has {len(answer):,} characters, more than {MAX_ANSWER:,}"
-    if fault := _unbalanced(answer):
+    fault = _unbalanced(answer)
+    if fault is not None:
         return fault
     reading = read(answer)
     if not reading.spelled:
@@ -147,7 +185,8 @@ def _unbalanced(answer: str) -> str | None:
         if depth < 0:
             break
     if depth:
-        return f"the gold answer {_short(answer)} has {'no closing' if depth > 0 else 'no opening'} brace"
+        missing = "no closing" if depth > 0 else "no opening"
+        return f"the gold answer {_short(answer)} has {missing} brace"
     return None
 
 
