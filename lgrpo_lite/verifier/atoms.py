@@ -3,6 +3,7 @@ Each is read at a parser's cursor.
 """
 # ruff: noqa: SIM905
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -22,23 +23,24 @@ _MATRICES = frozenset("matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatri
 
 
 def text(p: "Parser", token: Token) -> Node:
-    found = [token.value]
+    words = [token.value]
     while p.next.kind == "text":
-        found.append(p.next.value)
-        p.at += 1
-    return ("text", " ".join(found))
+        words.append(p.next.value)
+        p.position += 1
+    return ("text", " ".join(words))
 
 
 def number(p: "Parser", token: Token) -> Node:
-    if not p.raised and p.take("_"):
-        p.take("(")
-        sub = p.argument(whole=True)
-        if sub[0] == "text" and sub[1].lower() in _BASES:
-            return ("base", token.value, _BASES.index(sub[1].lower()) + 2)
-        if sub[0] != "n" or not token.value.isdigit() or len(token.value) > 1000:
-            raise Unreadable
-        return ("base", token.value, int(sub[1]))
-    return ("n", token.number, token.value)
+    digits = token.value
+    if p.raised or not p.take("_"):
+        return ("n", token.number, digits)
+    p.take("(")
+    base = p.argument(whole=True)
+    if base[0] == "text" and base[1].lower() in _BASES:
+        return ("base", digits, _BASES.index(base[1].lower()) + 2)
+    if base[0] != "n" or not digits.isdigit() or len(digits) > 1000:
+        raise Unreadable
+    return ("base", digits, int(base[1]))
 
 
 def symbol(p: "Parser", name: str) -> Node:
@@ -46,8 +48,9 @@ def symbol(p: "Parser", name: str) -> Node:
         name += "_" + p.raw()
     if p.next.value == "(" and p.next.glued and p.peek(1).kind == "number" and p.peek(2).value == ")":
         name += f"({p.peek(1).value})"  # I(0) is a value of I, no product
-        p.at += 3
-    return ("const", name) if name in ("e", "i") else ("v", name)
+        p.position += 3
+    kind = "const" if name in ("e", "i") else "v"
+    return (kind, name)
 
 
 def bracket(p: "Parser", opening: str) -> Node:
@@ -59,61 +62,61 @@ def bracket(p: "Parser", opening: str) -> Node:
         return node
     if opening not in _CLOSERS:
         raise Unreadable
+    braces = opening == "\\{"
     bars, ratios = p.bars, p.ratios
-    p.bars, p.ratios = int(opening == "\\{"), opening != "\\{"
-    if opening == "\\{" and p.take("\\}"):
+    p.bars, p.ratios = int(braces), not braces
+    if braces and p.take("\\}"):
         p.bars, p.ratios = bars, ratios
         return ("empty",)
     inner = p.items()
-    if opening == "\\{" and p.take("|", ":"):
+    if braces and p.take("|", ":"):
         p.bars = 0
         inner = ("builder", inner, p.items())
     p.bars, p.ratios = bars, ratios
     closing = p.need(*_CLOSERS[opening])
     if inner[0] == "builder":
         return inner
-    found = inner[2:] if inner[0] == "list" else (inner,)
-    if opening == "\\{":
-        return ("set", *found)
+    if braces:
+        return ("set", *_members(inner))
     if inner[0] != "list":
         return inner
-    return ("set", *found) if opening == "{" else ("tuple", opening, closing, *found)
+    if opening == "{":
+        return ("set", *_members(inner))
+    return ("tuple", opening, closing, *_members(inner))
+
+
+def _members(node: Node) -> tuple[Node, ...]:
+    return node[2:] if node[0] == "list" else (node,)
 
 
 def command(p: "Parser", name: str) -> Node:
-    if name == "frac":
-        return ("/", p.argument(), p.argument())
-    if name == "sqrt":
-        degree: Node | None = None
-        if p.take("["):
-            degree = p.items()
-            p.need("]")
-        return ("call", "root", p.argument(whole=True), degree or ("n", Fraction(2), "2"))
-    if name == "binom":
-        return ("call", "binom", p.argument(), p.argument())
-    if name == "pi":
-        return ("const", "pi")
-    if name in ("infty", "emptyset"):
-        return ("inf",) if name == "infty" else ("empty",)
-    if name == "abs":
-        return ("call", "abs", p.primary())
+    if name in _COMMANDS:
+        return _COMMANDS[name](p)
     if name in ROUND:
         inner = p.items()
         p.need(ROUND[name])
-        inner = inner[2:] if inner[0] == "list" else (inner,)
-        return ("tuple", "(", ")", *inner) if name == "langle" else ("call", name[1:], *inner)
-    if name == "begin":
-        return matrix(p)
-    if name in ("sum", "prod"):
-        return series(p, name)
+        return ("call", name[1:], *_members(inner))
     if name in FUNCTIONS:
         return function(p, name)
     if name in ACCENTS:
-        sub = p.raw()
-        return ("domain", sub) if name == "mathbb" else symbol(p, f"{name}({sub})")
+        return symbol(p, f"{name}({p.raw()})")
     if name in GREEK:
         return symbol(p, "\\" + name)
     raise Unreadable
+
+
+def root(p: "Parser") -> Node:
+    degree: Node = ("n", Fraction(2), "2")
+    if p.take("["):
+        degree = p.items()
+        p.need("]")
+    return ("call", "root", p.argument(whole=True), degree)
+
+
+def vector(p: "Parser") -> Node:
+    inner = p.items()
+    p.need("rangle")
+    return ("tuple", "(", ")", *_members(inner))
 
 
 def function(p: "Parser", name: str) -> Node:
@@ -123,17 +126,24 @@ def function(p: "Parser", name: str) -> Node:
             exponent = p.argument(whole=True)
         if p.take("_"):
             base = p.argument(whole=True)
-    if p.next.value in ("(", "[", "{"):
-        inner = p.primary()
-    else:
-        inner = p.power() if p.next.value != "-" else p.factor()
-        while p.opens(inner) and p.next.value not in FUNCTIONS:
-            inner = ("*", inner, p.power())
-    found = inner[3:] if inner[0] == "tuple" else (inner,)
+    arguments = _arguments(p)
     if exponent == ("neg", ("n", Fraction(1), "1")):
-        return ("call", "arc" + name, *found)
-    node = ("call", name, *found, *([base] if base else []))
+        return ("call", "arc" + name, *arguments)
+    if base:
+        arguments = (*arguments, base)
+    node = ("call", name, *arguments)
     return ("^", node, exponent) if exponent else node
+
+
+def _arguments(p: "Parser") -> tuple[Node, ...]:
+    """What stands in brackets after a function; without any, the product up to the next function."""
+    if p.next.value in ("(", "[", "{"):
+        argument = p.primary()
+    else:
+        argument = p.factor() if p.next.value == "-" else p.power()
+        while p.opens(argument) and p.next.value not in FUNCTIONS:
+            argument = ("*", argument, p.power())
+    return argument[3:] if argument[0] == "tuple" else (argument,)
 
 
 def series(p: "Parser", name: str) -> Node:
@@ -142,9 +152,12 @@ def series(p: "Parser", name: str) -> Node:
     first = p.argument()
     p.need("^")
     last = p.argument(whole=True)
-    if first[0] != "rel" or first[1] != ("=",) or first[2][0] != "v":
+    if first[:2] != ("rel", ("=",)):
         raise Unreadable
-    return ("series", name, first[2][1], first[3], last, p.product())
+    _, _, index, start = first
+    if index[0] != "v":
+        raise Unreadable
+    return ("series", name, index[1], start, last, p.product())
 
 
 def matrix(p: "Parser") -> Node:
@@ -169,6 +182,21 @@ def matrix(p: "Parser") -> Node:
     bars = ("det",) if kind == "vmatrix" else ()
     return ("matrix", tuple(tuple(row) for row in rows), *bars)
 
+
+_COMMANDS: dict[str, Callable[["Parser"], Node]] = {
+    "frac": lambda p: ("/", p.argument(), p.argument()),
+    "sqrt": root,
+    "binom": lambda p: ("call", "binom", p.argument(), p.argument()),
+    "pi": lambda p: ("const", "pi"),
+    "infty": lambda p: ("inf",),
+    "emptyset": lambda p: ("empty",),
+    "abs": lambda p: ("call", "abs", p.primary()),
+    "langle": vector,
+    "begin": matrix,
+    "sum": lambda p: series(p, "sum"),
+    "prod": lambda p: series(p, "prod"),
+    "mathbb": lambda p: ("domain", p.raw()),
+}
 
 READ = {
     "number": number,

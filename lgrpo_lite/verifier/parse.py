@@ -22,8 +22,13 @@ RELATIONS = {
     "approx": "=",
     "equiv": "=",
 }
+_JOINED_BY = {"wedge": "and", "vee": "or", ";": ","}
 _UNIT_ENDS = frozenset([",", ";", "and", "or", ")", "]", "}", "\\}", "=", "|", "cup"])
 _SETS = {"cup": "cup", "cap": "cap", "setminus": "minus"}
+_FACTORS = frozenset(
+    ["pi", "frac", "sqrt", "binom", "begin", "sum", "prod", *ROUND, *FUNCTIONS, *GREEK, *ACCENTS]
+)
+_CHOICES = {"pm": 1, "mp": -1}
 
 
 class Parser:
@@ -34,30 +39,34 @@ class Parser:
     """
 
     def __init__(self, tokens: Sequence[Token]):
-        self.tokens, self.at, self.depth = tokens, 0, 0
-        self.bars, self.ratios = 0, True
+        self.tokens = tokens
+        self.position = 0
+        self.depth = 0
+        self.bars = 0
+        self.ratios = True
         self.raised = False
 
     @property
     def next(self) -> Token:
-        return self.tokens[self.at] if self.at < len(self.tokens) else END
+        return self.tokens[self.position] if self.position < len(self.tokens) else END
 
     def peek(self, ahead: int) -> Token:
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else END
+        position = self.position + ahead
+        return self.tokens[position] if position < len(self.tokens) else END
 
     def take(self, *values: str) -> str | None:
         """The next token's value if it is a sign or command among these, consumed."""
         token = self.next
         if token.kind in ("sign", "command") and token.value in values:
-            self.at += 1
+            self.position += 1
             return token.value
         return None
 
     def need(self, *values: str) -> str:
-        found = self.take(*values)
-        if found is None:
+        value = self.take(*values)
+        if value is None:
             raise Unreadable
-        return found
+        return value
 
     def answer(self) -> Node:
         node = self.items()
@@ -71,26 +80,30 @@ class Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unreadable
-        found, joined = [self.statement()], ","
+        statements, joined = [self.statement()], ","
         while by := self.take(",", ";", "and", "or", "wedge", "vee"):
             while more := self.take("and", "or", ","):
                 by = more
-            joined = {"wedge": "and", "vee": "or", ";": ","}.get(by, by) if joined == "," else joined
-            found.append(self.statement())
+            if joined == ",":
+                joined = _JOINED_BY.get(by, by)
+            statements.append(self.statement())
         self.depth -= 1
-        node = found[0] if len(found) == 1 else ("list", joined, *found)
-        if infix := self.take("over", "choose"):  # {7 \\over 18}
-            return ("/", node, self.items()) if infix == "over" else ("call", "binom", node, self.items())
+        node = statements[0] if len(statements) == 1 else ("list", joined, *statements)
+        if self.take("over"):  # {7 \\over 18}
+            return ("/", node, self.items())
+        if self.take("choose"):
+            return ("call", "binom", node, self.items())
         return node
 
     def statement(self) -> Node:
-        found, ops = [self.union()], []
+        sides, ops = [self.union()], []
         while op := self.take(*RELATIONS):
             side = self.union()
-            if op != "approx" or holds(found[-1], "v"):  # pi/2 ≈ 1.57 is pi/2
-                ops.append(RELATIONS[op])
-                found.append(side)
-        return ("rel", tuple(ops), *found) if ops else found[0]
+            if op == "approx" and not holds(sides[-1], "v"):  # pi/2 ≈ 1.57 is pi/2
+                continue
+            ops.append(RELATIONS[op])
+            sides.append(side)
+        return ("rel", tuple(ops), *sides) if ops else sides[0]
 
     def union(self) -> Node:
         node = self.ratio()
@@ -99,31 +112,33 @@ class Parser:
         return node
 
     def ratio(self) -> Node:
-        found = [self.sum()]
+        terms = [self.sum()]
         while self.ratios and self.take(":"):
-            found.append(self.sum())
-        if len(found) > 1 and any(part[0] == "text" for part in found):
+            terms.append(self.sum())
+        if len(terms) == 1:
+            return terms[0]
+        if any(term[0] == "text" for term in terms):
             raise Unreadable
-        if len(found) > 1 and found[-1][0] == "unit":  # 6:00 pm
-            return ("unit", ("ratio", *found[:-1], found[-1][1]), found[-1][2])
-        return ("ratio", *found) if len(found) > 1 else found[0]
+        *first, last = terms
+        if last[0] == "unit":  # 6:00 pm
+            _, value, unit = last
+            return ("unit", ("ratio", *first, value), unit)
+        return ("ratio", *terms)
 
     def sum(self) -> Node:
-        found = [self.signed()]
+        terms = [self.signed()]
         while self.next.value in ("+", "-", "pm", "mp") and self.next.kind in ("sign", "command"):
-            found.append(self.signed())
-        return ("+", *found) if len(found) > 1 else found[0]
+            terms.append(self.signed())
+        return ("+", *terms) if len(terms) > 1 else terms[0]
 
     def signed(self) -> Node:
         negative, choice = False, None
         while sign := self.take("+", "-", "pm", "mp"):
             negative ^= sign == "-"
-            choice = {"pm": 1, "mp": -1}.get(sign, choice)
+            choice = _CHOICES.get(sign, choice)
         node = self.product()
-        if negative:  # the sign belongs to the value, not to its unit
-            node = (
-                (node[0], ("neg", node[1]), *node[2:]) if node[0] in ("unit", "deg", "%") else ("neg", node)
-            )
+        if negative:
+            node = _negated(node)
         return ("pm", choice, node) if choice else node
 
     def product(self) -> Node:
@@ -162,33 +177,25 @@ class Parser:
             return before[0] not in ("n", "base")
         if token.kind == "sign":
             return token.value in ("(", "[", "{") or (token.value == "|" and not self.bars)
-        known = token.value in FUNCTIONS | GREEK | ACCENTS or token.value in (
-            "pi",
-            "frac",
-            "sqrt",
-            "binom",
-            "begin",
-            "sum",
-            "prod",
-            *ROUND,
-        )
-        return token.kind == "symbol" or (token.kind == "command" and known)
+        if token.kind == "command":
+            return token.value in _FACTORS
+        return token.kind == "symbol"
 
     def mixed(self, whole: Node) -> Node | None:
         """2\\frac{1}{3} or 2 1/3: an integer and a proper fraction of integers are added."""
-        if whole[0] != "n" or "." in whole[2] or whole[1].denominator != 1:
+        if not _is_integer(whole) or "." in whole[2]:
             return None
-        at = self.at
+        begin = self.position
         if self.take("frac"):
             top, bottom = self.argument(), self.argument()
         elif self.next.kind == "number" and self.peek(1).value == "/" and self.peek(2).kind == "number":
-            top, self.at = self.power(), self.at + 1
+            top = self.power()
+            self.position += 1
             bottom = self.power()
         else:
             return None
-        plain = top[0] == bottom[0] == "n" and top[1].denominator == bottom[1].denominator == 1
-        if not plain or self.next.value == "^":
-            self.at = at
+        if not _is_integer(top) or not _is_integer(bottom) or self.next.value == "^":
+            self.position = begin
             return None
         if not 0 < top[1] < bottom[1]:  # 1 9/5 may be 14/5 or 9/5
             raise Unreadable
@@ -199,10 +206,11 @@ class Parser:
         parts = []
         depth = 0
         while self.next.kind != "end" and (depth or self.next.value not in _UNIT_ENDS):
-            depth += (self.next.value == "{") - (self.next.value == "}")
-            glue = "" if self.next.kind == "sign" or (parts and parts[-1] in "^/") else " "
-            parts.extend([glue, self.next.value])
-            self.at += 1
+            token = self.next
+            depth += _nesting(token)
+            glued = token.kind == "sign" or (parts and parts[-1] in "^/")
+            parts += ["" if glued else " ", token.value]
+            self.position += 1
         words = "".join(parts).replace("{", "").replace("}", "").strip()
         if not is_unit(words):
             raise Unreadable
@@ -210,25 +218,25 @@ class Parser:
 
     def power(self) -> Node:
         node = self.postfix(self.primary())
-        if self.take("^"):
-            if self.take("circ"):
-                return ("deg", node)
-            if self.primes():
-                return self.postfix(("call", "'", node))
-            self.raised = node[0] == "v"
-            exponent = self.argument(whole=True)
-            self.raised = False
-            if node[0] == "v" and self.take("_"):  # v^2_0 is v_0^2
-                node = ("v", f"{node[1]}_{self.raw()}")
-            node = self.postfix(("^", node, exponent))
-        return node
+        if not self.take("^"):
+            return node
+        if self.take("circ"):
+            return ("deg", node)
+        if self.primes():
+            return self.postfix(("call", "'", node))
+        self.raised = node[0] == "v"
+        exponent = self.argument(whole=True)
+        self.raised = False
+        if node[0] == "v" and self.take("_"):  # v^2_0 is v_0^2
+            node = ("v", f"{node[1]}_{self.raw()}")
+        return self.postfix(("^", node, exponent))
 
     def primes(self) -> bool:
         """Whether ^{\\prime} comes next, consumed."""
         if self.take("prime"):
             return True
         if self.next.value == "{" and self.peek(1).value == "prime" and self.peek(2).value == "}":
-            self.at += 3
+            self.position += 3
             return True
         return False
 
@@ -254,20 +262,25 @@ class Parser:
             return ("neg", node) if sign == "-" else node
         token = self.next
         if token.kind == "number" and not whole and token.value.isdigit() and len(token.value) > 1:
-            rest = Token("number", token.value[1:], decimal(token.value[1:]), True)
-            self.tokens = [*self.tokens[: self.at], rest, *self.tokens[self.at + 1 :]]
-            return ("n", Fraction(int(token.value[0])), token.value[0])
-        if not whole or token.value in ("(", "\\{"):
-            return self.primary()
+            return self.first_digit(token.value)
         node = self.primary()
+        if not whole or token.value in ("(", "\\{"):
+            return node
         return ("^", node, self.argument(True)) if self.take("^") else node
+
+    def first_digit(self, digits: str) -> Node:
+        """The first digit of the next token, of which the others are left."""
+        first, others = digits[0], digits[1:]
+        rest = Token("number", others, decimal(others), True)
+        self.tokens = [*self.tokens[: self.position], rest, *self.tokens[self.position + 1 :]]
+        return ("n", Fraction(int(first)), first)
 
     def primary(self) -> Node:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unreadable
         token = self.next
-        self.at += 1
+        self.position += 1
         if token.kind not in atoms.READ:
             raise Unreadable
         node = atoms.READ[token.kind](self, token)
@@ -277,12 +290,31 @@ class Parser:
     def raw(self) -> str:
         """The next group or token as it is typed."""
         if not self.take("{"):
-            self.at += 1
-            return self.tokens[self.at - 1].value if self.at <= len(self.tokens) else ""
-        begin, depth = self.at, 1
+            token = self.next
+            self.position += 1
+            return token.value
+        begin, depth = self.position, 1
         while depth:
             if self.next.kind == "end":
                 raise Unreadable
-            depth += (self.next.value == "{") - (self.next.value == "}")
-            self.at += 1
-        return "".join(token.value for token in self.tokens[begin : self.at - 1])
+            depth += _nesting(self.next)
+            self.position += 1
+        inside = self.tokens[begin : self.position - 1]
+        return "".join(token.value for token in inside)
+
+
+def _negated(node: Node) -> Node:
+    """The sign belongs to the value, not to its unit."""
+    if node[0] not in ("unit", "deg", "%"):
+        return ("neg", node)
+    kind, value, *unit = node
+    return (kind, ("neg", value), *unit)
+
+
+def _is_integer(node: Node) -> bool:
+    return node[0] == "n" and node[1].denominator == 1
+
+
+def _nesting(token: Token) -> int:
+    """1 of an opening brace, -1 of a closing one."""
+    return (token.value == "{") - (token.value == "}")
