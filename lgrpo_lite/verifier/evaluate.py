@@ -1,8 +1,8 @@
 """The value of a tree at a point: an exact fraction where it is one, else hundreds of
 digits; Undecided beyond the bounds.
 
-Bounds are on size, not on time: no value has more than MAX_BITS bits, and one evaluation
-handles at most MAX_WORK bits.
+Bounds are on size, not on time: no value has more than MAX_BITS bits, and one evaluation handles at most
+MAX_WORK bits.
 """
 # ruff: noqa: SIM905
 
@@ -32,9 +32,9 @@ class Undecided(Exception):
 def context(bits: int) -> Any:
     from mpmath.ctx_mp import MPContext
 
-    made = MPContext()
-    made.prec = bits
-    return made
+    mp = MPContext()
+    mp.prec = bits
+    return mp
 
 
 class Evaluation:
@@ -43,8 +43,10 @@ class Evaluation:
     """
 
     def __init__(self, point: Mapping[str, Fraction], bits: int):
-        self.point, self.bits = point, bits
-        self.work, self.largest = 0, 1.0
+        self.point = point
+        self.bits = bits
+        self.work = 0
+        self.largest = 1.0
 
     @property
     def mp(self) -> Any:
@@ -85,11 +87,10 @@ class Evaluation:
         return self.mp.mpf(value.numerator) / value.denominator
 
     def pair(self, a: Value, b: Value) -> tuple[Value, Value]:
-        return (
-            (a, b)
-            if isinstance(a, Fraction) and isinstance(b, Fraction)
-            else (self.inexact(a), self.inexact(b))
-        )
+        """Both as fractions, or both as numbers of mpmath."""
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return a, b
+        return self.inexact(a), self.inexact(b)
 
     def add(self, *nodes: Node) -> Value:
         total: Value = Fraction(0)
@@ -109,42 +110,53 @@ class Evaluation:
         return top / bottom
 
     def power(self, a: Node, b: Node) -> Value:
-        base, exponent = (self.mp.e if a == ("const", "e") else self.value(a)), self.value(b)
+        base = self.mp.e if a == ("const", "e") else self.value(a)
+        exponent = self.value(b)
         if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-            if exponent.denominator == 1:
-                return self.whole_power(base, exponent.numerator)
-            root = (
-                exact_root(base, exponent.denominator) if base > 0 and exponent.denominator < 1000 else None
-            )
-            if root is not None:
-                return self.whole_power(root, exponent.numerator)
+            exact = self.exact_power(base, exponent)
+            if exact is not None:
+                return exact
         if base == 0:
-            return Fraction(0) if isinstance(exponent, Fraction) and exponent > 0 else _undecided()
+            if isinstance(exponent, Fraction) and exponent > 0:
+                return Fraction(0)
+            raise Undecided
         base, exponent = self.inexact(base), self.inexact(exponent)
         if abs(exponent) * (abs(self.mp.mag(base)) + 1) > SMALL:
             raise Undecided
         return self.mp.power(base, exponent)
 
+    def exact_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
+        """The power when it is a fraction."""
+        if exponent.denominator == 1:
+            return self.whole_power(base, exponent.numerator)
+        if base <= 0 or exponent.denominator >= 1000:
+            return None
+        root = exact_root(base, exponent.denominator)
+        return None if root is None else self.whole_power(root, exponent.numerator)
+
     def whole_power(self, base: Fraction, n: int) -> Fraction:
-        size = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if (abs(base) != 1 and abs(n) * size > MAX_BITS) or (n < 0 and not base) or (n == 0 and not base):
+        if base == 0 and n <= 0:
             raise Undecided
-        return base ** (n % 2 if abs(base) == 1 else n)
+        if abs(base) == 1:
+            return base ** (n % 2)
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+        if abs(n) * bits > MAX_BITS:
+            raise Undecided
+        return base**n
 
     def root(self, a: Node, degree: Node) -> Value:
         base, n = self.value(a), self.value(degree)
         if not isinstance(n, Fraction) or n.denominator != 1 or not 1 <= n <= 1000:
             raise Undecided
         n = int(n)
-        if isinstance(base, Fraction):
-            negative = base < 0 and n % 2 == 1
-            found = exact_root(abs(base), n) if base >= 0 or negative else None
-            if found is not None:
-                return -found if negative else found
-            if negative:
-                return -self.mp.root(self.inexact(-base), n)
+        odd = n % 2 == 1
+        if isinstance(base, Fraction) and (base >= 0 or odd):
+            size = exact_root(abs(base), n)
+            if size is None:
+                size = self.mp.root(self.inexact(abs(base)), n)
+            return -size if base < 0 else size
         base = self.inexact(base)
-        if n % 2 == 1 and not isinstance(base, self.mp.mpc) and base < 0:
+        if odd and not isinstance(base, self.mp.mpc) and base < 0:
             return -self.mp.root(-base, n)
         return self.mp.root(base, n)
 
@@ -152,23 +164,21 @@ class Evaluation:
         if a[0] == "!":
             raise Undecided  # 5!! is another function
         n = self.value(a)
-        if isinstance(n, Fraction) and n.denominator == 1:
-            if not 0 <= n <= 5000:
-                raise Undecided
-            self.work += 50 * int(n)
-            return Fraction(math.factorial(int(n)))
-        return _undecided()
+        if not _is_whole(n) or not 0 <= n <= 5000:
+            raise Undecided
+        self.work += 50 * int(n)
+        return Fraction(math.factorial(int(n)))
 
     def binomial(self, a: Node, b: Node) -> Value:
         n, k = self.value(a), self.value(b)
-        if isinstance(n, Fraction) and isinstance(k, Fraction) and n.denominator == k.denominator == 1:
-            least = min(k, n - k)
-            if n < 0 or not 0 <= k <= n:
-                return Fraction(0) if 0 <= n < k else _undecided()
-            if least * n.numerator.bit_length() > MAX_BITS:
-                raise Undecided
-            return Fraction(math.comb(int(n), int(k)))
-        return _undecided()
+        if not _is_whole(n) or not _is_whole(k) or n < 0 or k < 0:
+            raise Undecided
+        if k > n:
+            return Fraction(0)
+        factors = min(k, n - k)
+        if factors * n.numerator.bit_length() > MAX_BITS:
+            raise Undecided
+        return Fraction(math.comb(int(n), int(k)))
 
     def call(self, name: str, *arguments: Node) -> Value:
         if name in _SPECIAL:
@@ -178,7 +188,8 @@ class Evaluation:
         if len(arguments) != 1 or name not in _ONE:
             raise Undecided
         x = self.inexact(self.value(arguments[0]))
-        if abs(x) > 2.0**60 or (name in ("exp", "sinh", "cosh") and abs(x) > SMALL):
+        bound = SMALL if name in ("exp", "sinh", "cosh") else 2.0**60
+        if abs(x) > bound:
             raise Undecided
         return getattr(self.mp, _ONE[name])(x)
 
@@ -186,48 +197,53 @@ class Evaluation:
         x = self.value(a)
         if not x:
             raise Undecided
-        below = self.value(base) if base else Fraction(10) if name == "lg" else None
-        if (
-            isinstance(x, Fraction)
-            and isinstance(below, Fraction)
-            and (found := _exact_log(x, below)) is not None
-        ):
-            return found
-        if isinstance(x, Fraction) and x == 1:
-            return Fraction(0)
-        found = self.mp.log(self.mp.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x)
-        return found if below is None else found / self.mp.log(self.inexact(below))
+        below = None
+        if base:
+            below = self.value(base)
+        elif name == "lg":
+            below = Fraction(10)
+        if isinstance(x, Fraction) and isinstance(below, Fraction):
+            exact = _exact_log(x, below)
+            if exact is not None:
+                return exact
+        if isinstance(x, Fraction):
+            if x == 1:
+                return Fraction(0)
+            x = self.mp.mpf(x.numerator) / x.denominator
+        natural = self.mp.log(x)
+        return natural if below is None else natural / self.mp.log(self.inexact(below))
 
     def rounded(self, a: Node, up: bool) -> Value:
         x = self.value(a)
-        if not isinstance(x, Fraction):
-            if isinstance(x, self.mp.mpc) or abs(x) > 2.0**60 or abs(x - self.mp.nint(x)) < 2.0**-60:
-                raise Undecided
-            x = Fraction(int(self.mp.floor(x)) + (1 if up else 0))
-        return Fraction(math.ceil(x) if up else math.floor(x))
+        if isinstance(x, Fraction):
+            return Fraction(math.ceil(x) if up else math.floor(x))
+        if isinstance(x, self.mp.mpc) or abs(x) > 2.0**60:
+            raise Undecided
+        if abs(x - self.mp.nint(x)) < 2.0**-60:
+            raise Undecided
+        below = int(self.mp.floor(x))
+        return Fraction(below + 1 if up else below)
 
     def whole_numbers(self, combine: Any, *arguments: Node) -> Value:
-        found = [self.value(a) for a in arguments]
-        if not found or any(not isinstance(x, Fraction) or x.denominator != 1 for x in found):
+        values = [self.value(a) for a in arguments]
+        if not values or not all(map(_is_whole, values)):
             raise Undecided
-        return Fraction(combine(*(x.numerator for x in found)))
+        return Fraction(combine(*(x.numerator for x in values)))
 
     def extreme(self, choose: Any, *arguments: Node) -> Value:
-        found = [self.value(a) for a in arguments]
-        if not found or any(isinstance(x, self.mp.mpc) for x in found):
+        values = [self.value(a) for a in arguments]
+        if not values or any(isinstance(x, self.mp.mpc) for x in values):
             raise Undecided
-        return choose(found)
+        return choose(values)
 
     def series(self, kind: str, name: str, first: Node, last: Node, term: Node) -> Value:
         low, high = self.value(first), self.value(last)
-        whole = (
-            isinstance(low, Fraction)
-            and isinstance(high, Fraction)
-            and low.denominator == high.denominator == 1
-        )
-        if not whole or not 0 <= high - low < MAX_TERMS:
+        if not _is_whole(low) or not _is_whole(high):
             raise Undecided
-        outside, total = self.point, Fraction(kind == "prod")
+        if not 0 <= high - low < MAX_TERMS:
+            raise Undecided
+        outside = self.point
+        total: Value = Fraction(1 if kind == "prod" else 0)
         for k in range(int(low), int(high) + 1):
             self.point = {**outside, name: Fraction(k)}
             a, b = self.pair(total, self.value(term))
@@ -236,11 +252,21 @@ class Evaluation:
         return total
 
     def base(self, digits: str, base: int) -> Value:
-        return Fraction(int(digits, base)) if 2 <= base <= 36 else _undecided()
+        if not 2 <= base <= 36:
+            raise Undecided
+        return Fraction(int(digits, base))
+
+    def variable(self, name: str) -> Value:
+        if name not in self.point:
+            raise Undecided
+        return self.point[name]
+
+    def degrees(self, a: Node) -> Value:
+        return self.inexact(self.value(a)) * self.mp.pi / 180
 
 
-def _undecided() -> Any:
-    raise Undecided
+def _is_whole(value: Value) -> bool:
+    return isinstance(value, Fraction) and value.denominator == 1
 
 
 def exact_root(x: Fraction, n: int) -> Fraction | None:
@@ -250,39 +276,38 @@ def exact_root(x: Fraction, n: int) -> Fraction | None:
 
 
 def _whole_root(x: int, n: int) -> int | None:
-    if n == 2:
-        root = math.isqrt(x)
-    elif x.bit_length() > 2000:
-        raise Undecided
-    else:
-        root, step = 0, 1 << (x.bit_length() // n + 1)
-        while step:
-            if (root + step) ** n <= x:
-                root += step
-            step >>= 1
+    root = math.isqrt(x) if n == 2 else _floor_root(x, n)
     return root if root**n == x else None
 
 
+def _floor_root(x: int, n: int) -> int:
+    """The largest integer whose n-th power is at most x, bit by bit."""
+    if x.bit_length() > 2000:
+        raise Undecided
+    root, step = 0, 1 << (x.bit_length() // n + 1)
+    while step:
+        if (root + step) ** n <= x:
+            root += step
+        step >>= 1
+    return root
+
+
 def _exact_log(x: Fraction, base: Fraction) -> Fraction | None:
-    if (
-        x <= 0
-        or base <= 0
-        or base == 1
-        or x.numerator.bit_length() > 2000
-        or base.numerator.bit_length() > 2000
-    ):
+    """The logarithm when it is an integer."""
+    if x <= 0 or base <= 0 or base == 1:
         return None
-    guess = round(
-        (math.log(x.numerator) - math.log(x.denominator))
-        / (math.log(base.numerator) - math.log(base.denominator))
-    )
+    if x.numerator.bit_length() > 2000 or base.numerator.bit_length() > 2000:
+        return None
+    log_x = math.log(x.numerator) - math.log(x.denominator)
+    log_base = math.log(base.numerator) - math.log(base.denominator)
+    guess = round(log_x / log_base)
     return Fraction(guess) if abs(guess) < 10_000 and base**guess == x else None
 
 
-_ONE = {
-    name: name
-    for name in "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc".split()
-} | {f"arc{name}": f"a{name}" for name in "sin cos tan cot sec csc sinh cosh tanh".split()}
+_NAMES = "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc".split()
+_ARC_NAMES = "sin cos tan cot sec csc sinh cosh tanh".split()
+# Functions of one argument, and what mpmath calls them.
+_ONE = {**{name: name for name in _NAMES}, **{f"arc{name}": f"a{name}" for name in _ARC_NAMES}}
 _LOGS = ("ln", "log", "lg")
 _SPECIAL = {
     "root": Evaluation.root,
@@ -299,7 +324,7 @@ _SPECIAL = {
 _CONSTANTS = {"pi": lambda mp: +mp.pi, "e": lambda mp: +mp.e, "i": lambda mp: mp.mpc(0, 1)}
 _RULES = {
     "n": lambda self, value, digits: value,
-    "v": lambda self, name: self.point[name] if name in self.point else _undecided(),
+    "v": Evaluation.variable,
     "const": lambda self, name: _CONSTANTS[name](self.mp),
     "+": Evaluation.add,
     "*": Evaluation.multiply,
@@ -309,7 +334,7 @@ _RULES = {
     "call": Evaluation.call,
     "!": Evaluation.factorial,
     "%": lambda self, a: self.value(a) / 100,
-    "deg": lambda self, a: self.inexact(self.value(a)) * self.mp.pi / 180,
+    "deg": Evaluation.degrees,
     "base": Evaluation.base,
     "series": Evaluation.series,
 }

@@ -1,8 +1,8 @@
 """Whether two expressions are equal: exactly as fractions, else to hundreds of digits at
 several points of their variables.
 
-Two different analytic expressions agree at a random point with probability zero; here
-the points are fixed rationals.
+Two different analytic expressions agree at a random point with probability zero; here the points are fixed
+rationals.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,11 @@ def variables(node: Any) -> frozenset[str]:
         return frozenset()
     if node[0] == "v":
         return frozenset([node[1]])
-    return frozenset().union(*(variables(child) for child in node if isinstance(child, tuple)))
+    return frozenset().union(*map(variables, _children(node)))
+
+
+def _children(node: Node) -> list[Any]:
+    return [child for child in node if isinstance(child, tuple)]
 
 
 def equal(a: Node, b: Node) -> bool:
@@ -41,7 +45,8 @@ def equal(a: Node, b: Node) -> bool:
     if a == b:
         return True
     names = variables(a) | variables(b)
-    decided, stepped = 0, STEPS in (_counts(a), _counts(b))
+    decided = 0
+    stepped = STEPS in (_largest_natural(a), _largest_natural(b))
     for point in points(a, b):
         try:
             if not equal_at(a, b, point):
@@ -60,9 +65,20 @@ def equal(a: Node, b: Node) -> bool:
 def points(a: Node, b: Node) -> Iterator[Point]:
     """Where two expressions are compared; without variables there is one point."""
     names = variables(a) | variables(b)
-    largest, positive = min(filter(None, (_counts(a), _counts(b))), default=0), _bounded(a) or _bounded(b)
-    for number in range(1 if not names else 40 if largest == STEPS else 24 if largest else 8):
-        yield _point(names, number, negative=number % 2 == 1 and not positive, largest=largest)
+    bounds = [bound for bound in (_largest_natural(a), _largest_natural(b)) if bound]
+    largest = min(bounds, default=0)
+    positive = _needs_positive(a) or _needs_positive(b)
+    for number in range(_how_many(names, largest)):
+        negative = number % 2 == 1 and not positive
+        yield _point(names, number, negative=negative, largest=largest)
+
+
+def _how_many(names: frozenset[str], largest: int) -> int:
+    if not names:
+        return 1
+    if largest == STEPS:
+        return 40
+    return 24 if largest else 8
 
 
 def equal_at(a: Node, b: Node, point: Point) -> bool:
@@ -74,8 +90,7 @@ def equal_at(a: Node, b: Node, point: Point) -> bool:
     if not _close(low, x, y):
         return False
     high = Evaluation(point, HIGH)
-    x, y = high.value(a), high.value(b)
-    if not _close(high, x, y):
+    if not _close(high, high.value(a), high.value(b)):
         return False
     if high.largest > HIGH / 4:
         raise Undecided
@@ -85,7 +100,9 @@ def equal_at(a: Node, b: Node, point: Point) -> bool:
 def _close(run: Evaluation, x: Value, y: Value) -> bool:
     x, y = run.inexact(x), run.inexact(y)
     gap = abs(x - y)
-    return not gap or float(run.mp.mag(gap)) < run.largest - run.bits + GUARD
+    if not gap:
+        return True
+    return float(run.mp.mag(gap)) < run.largest - run.bits + GUARD
 
 
 def constant(node: Node) -> Value:
@@ -93,73 +110,74 @@ def constant(node: Node) -> Value:
     Undecided when it is not real.
     """
     run = Evaluation({}, LOW)
-    found = run.value(node)
-    if not isinstance(found, Fraction) and isinstance(found, run.mp.mpc):
+    value = run.value(node)
+    if not isinstance(value, Fraction) and isinstance(value, run.mp.mpc):
         raise Undecided
-    return found
+    return value
 
 
 def rational(node: Node) -> Fraction | None:
     """The exact value of an expression that is a fraction."""
     try:
-        found = Evaluation({}, LOW).value(node)
+        value = Evaluation({}, LOW).value(node)
     except Undecided:
         return None
-    return found if isinstance(found, Fraction) else None
+    return value if isinstance(value, Fraction) else None
+
+
+def _seed(text: str) -> int:
+    """A number that is the same for a text in every process."""
+    return crc32(text.encode("utf-8", "replace"))
 
 
 @lru_cache(maxsize=1024)
 def _coordinate(name: str, number: int) -> Fraction:
-    seed = crc32(f"{name} {number}".encode("utf-8", "replace"))
-    return Fraction(seed % 9973 + 307, 4001 if number % 4 < 2 else 11003)
+    numerator = _seed(f"{name} {number}") % 9973 + 307
+    return Fraction(numerator, 4001 if number % 4 < 2 else 11003)
 
 
 def _point(names: frozenset[str], number: int, *, negative: bool, largest: int) -> Point:
     if largest == STEPS and number < 24:  # every step of a rounded value
-        return {name: Fraction(number + 1 + crc32(name.encode("utf-8", "replace")) % 7) for name in names}
+        return {name: Fraction(number + 1 + _seed(name) % 7) for name in names}
     if largest:
-        return {
-            name: Fraction(crc32(f"{name} {number}".encode("utf-8", "replace")) % largest + 1)
-            for name in names
-        }
-    signs = {
-        name: -1 if negative and (i + number // 2) % 2 == 0 else 1 for i, name in enumerate(sorted(names))
-    }
-    return {name: signs[name] * _coordinate(name, number) for name in names}
+        return {name: Fraction(_seed(f"{name} {number}") % largest + 1) for name in names}
+    point = {name: _coordinate(name, number) for name in names}
+    if negative:  # of every other variable
+        for name in sorted(names)[number // 2 % 2 :: 2]:
+            point[name] = -point[name]
+    return point
 
 
-def _counts(node: Any) -> int:
+def _largest_natural(node: Any) -> int:
     """The largest natural number for the variables where one is rounded, or stands in
     a factorial; 0 where none does.
     """
     if not isinstance(node, tuple) or not node:
         return 0
-    below = [_counts(child) for child in node if isinstance(child, tuple)]
-    here = (
-        29
-        if node[0] == "!" or node[:2] == ("call", "binom")
-        else STEPS
-        if node[0] == "call" and node[1] in _ROUNDED
-        else 0
-    )
-    found = [bound for bound in (*below, here if variables(node) else 0) if bound]
-    return min(found) if found else 0
+    bounds = [*map(_largest_natural, _children(node))]
+    if variables(node):
+        if node[0] == "!" or node[:2] == ("call", "binom"):
+            bounds.append(29)
+        elif node[0] == "call" and node[1] in _ROUNDED:
+            bounds.append(STEPS)
+    return min((bound for bound in bounds if bound), default=0)
 
 
-def _bounded(node: Any) -> bool:
+def _needs_positive(node: Any) -> bool:
     """Whether a variable stands under a root, in a logarithm or below a power that is no integer."""
     if not isinstance(node, tuple) or not node:
         return False
     if node[0] == "call" and node[1] in _REAL_DOMAIN and variables(node):
         return True
-    if (
-        node[0] == "^"
-        and variables(node[1])
-        and not (
-            node[2][0] in ("n", "neg")
-            and rational(node[2]) is not None
-            and (rational(node[2]) or Fraction(0)).denominator == 1
-        )
-    ):
-        return True
-    return any(_bounded(child) for child in node if isinstance(child, tuple))
+    if node[0] == "^":
+        _, base, exponent = node
+        if variables(base) and not _is_integer(exponent):
+            return True
+    return any(map(_needs_positive, _children(node)))
+
+
+def _is_integer(exponent: Node) -> bool:
+    if exponent[0] not in ("n", "neg"):
+        return False
+    value = rational(exponent)
+    return value is not None and value.denominator == 1
