@@ -1,5 +1,5 @@
-"""`lgrpo-lite plan`: what a recipe takes on a GPU, from the model's config
-alone; no GPU, no weights, no torch.
+"""`lgrpo-lite plan`: what a recipe takes on a GPU, from the model's config alone; no GPU, no weights,
+no torch.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "words", nargs="+", metavar="RECIPE|FILE", help="a recipe, then settings to change as key=value"
     )
     size = (
-        "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); GB is GiB,"
-        " as on the box"
+        "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); "
+        "GB is GiB, as on the box"
     )
     parser.add_argument("--gpu", metavar="SIZE", help=size)
     parser.add_argument(
@@ -41,25 +41,30 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.plan.plan import plan
     from lgrpo_lite.recipe.read import load_recipe
 
-    recipe, capacity = check(load_recipe(args.words[0], args.words[1:])), _capacity(args.gpu)
+    name, *overrides = args.words
+    recipe = check(load_recipe(name, overrides))
+    capacity = _capacity(args.gpu)
     settings, closest = fit(recipe, capacity) if args.fit else ([], plan(recipe, capacity))
-    if settings and closest.fits:
-        recipe = check(load_recipe(args.words[0], [*args.words[1:], *map(str, settings)]))
-    settings = settings if closest.fits else []
-    found = plan(recipe, capacity)
-    told = [*found.warnings]
-    if args.fit and (line := faster(recipe, capacity)):
-        told.append(line)
+    if not closest.fits:
+        settings = []
+    if settings:
+        recipe = check(load_recipe(name, [*overrides, *map(str, settings)]))
+    planned = plan(recipe, capacity)
+    notes = [*planned.warnings]
+    hint = faster(recipe, capacity) if args.fit else None
+    if hint:
+        notes.append(hint)
     weighed = _weigh(recipe, as_json=args.json) if args.probe else []
     if args.json:
-        result = {**_plain(found), "settings": [{"set": str(s), "reason": s.reason} for s in settings]}
+        result = _plain(planned)
+        result["settings"] = [{"set": str(s), "reason": s.reason} for s in settings]
         result["probe"] = [{**row._asdict(), "ratio": row.ratio} for row in weighed]
-        print_json("plan", result, told, ok=found.fits)
+        print_json("plan", result, notes, ok=planned.fits)
     else:
-        _print(found, settings, weighed, told)
+        _print(planned, settings, weighed, notes)
     if args.fit:
         closest.demand("use a smaller model or a larger GPU: no setting makes this one fit")
-    found.demand()
+    planned.demand()
     return 0
 
 
@@ -86,56 +91,66 @@ def _capacity(text: str | None) -> int | None:
     return int(float(match[1]) * UNITS[match[2] or "GB"])
 
 
-def _plain(found) -> dict:
+def _plain(planned) -> dict:
     from lgrpo_lite.plan.parts import MOMENTS
 
-    parts = [{"name": p.name, "bytes": p.bytes, "moments": p.moments, "note": p.note} for p in found.parts]
+    parts = [{"name": p.name, "bytes": p.bytes, "moments": p.moments, "note": p.note} for p in planned.parts]
     return {
-        "fits": found.fits,
-        "size_bytes": found.size,
-        "capacity_bytes": found.capacity,
-        "spare_bytes": found.spare,
-        "binding": found.worst,
-        "engine": found.engine,
-        "peak_bytes": {moment: found.peak(moment) for moment in MOMENTS},
+        "fits": planned.fits,
+        "size_bytes": planned.size,
+        "capacity_bytes": planned.capacity,
+        "spare_bytes": planned.spare,
+        "binding": planned.worst,
+        "engine": planned.engine,
+        "peak_bytes": {moment: planned.peak(moment) for moment in MOMENTS},
         "parts": parts,
-        "at_once": found.at_once,
-        "recomputed_layers": found.recomputed,
-        "layers": found.layers,
-        "offloaded_bytes": found.offloaded,
+        "at_once": planned.at_once,
+        "recomputed_layers": planned.recomputed,
+        "layers": planned.layers,
+        "offloaded_bytes": planned.offloaded,
     }
 
 
-def _print(found, settings, weighed, told) -> None:
-    from rich.table import Table
-
-    from lgrpo_lite.plan.parts import MOMENTS
-
+def _print(planned, settings, weighed, notes) -> None:
     screen = console()
     for setting in settings:
         print(f"{setting}  {setting.reason}")
+    screen.print(_parts_table(planned))
+    if weighed:
+        screen.print(_probe_table(weighed))
+    for note in notes:
+        print(f"note: {note}")
+    print(planned.verdict())
 
-    def cells(sizes) -> list[str]:
-        return [f"{size / 2**30:.2f}" if size else "" for size in sizes]
+
+def _parts_table(planned):
+    from rich.table import Table
+
+    from lgrpo_lite.plan.parts import MOMENTS
 
     table = Table("GiB")
     for moment in MOMENTS:
         table.add_column(moment, justify="right")
     table.add_column("")
-    for part in found.parts:
-        table.add_row(part.name, *cells(part.at(moment) for moment in MOMENTS), part.note)
+    for part in planned.parts:
+        table.add_row(part.name, *(_gib(part.at(moment)) for moment in MOMENTS), part.note)
     table.add_section()
-    table.add_row("peak", *cells(found.peak(moment) for moment in MOMENTS), f"engine {found.engine}")
-    screen.print(table)
-    if weighed:
-        beside = Table("MiB")
-        for name in ("predicted", "measured", "ratio"):
-            beside.add_column(name, justify="right")
-        for row in weighed:
-            beside.add_row(
-                row.name, f"{row.predicted / 2**20:,.2f}", f"{row.measured / 2**20:,.2f}", f"{row.ratio:.3f}"
-            )
-        screen.print(beside)
-    for line in told:
-        print(f"note: {line}")
-    print(found.verdict())
+    peaks = [_gib(planned.peak(moment)) for moment in MOMENTS]
+    table.add_row("peak", *peaks, f"engine {planned.engine}")
+    return table
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}" if size else ""
+
+
+def _probe_table(weighed):
+    from rich.table import Table
+
+    table = Table("MiB")
+    for name in ("predicted", "measured", "ratio"):
+        table.add_column(name, justify="right")
+    for row in weighed:
+        predicted, measured = row.predicted / 2**20, row.measured / 2**20
+        table.add_row(row.name, f"{predicted:,.2f}", f"{measured:,.2f}", f"{row.ratio:.3f}")
+    return table

@@ -44,41 +44,40 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-
     from rich.table import Table
     from rich.text import Text
 
     from lgrpo_lite.objective.named import NAMED
     from lgrpo_lite.recipe.read import load_recipe, recipe_names
 
-    recipes = [load_recipe(name) for name in recipe_names()]
-    columns = ("name", "what", "model", "algorithm", "engine", "GPU", "verified")
-    rows = [
-        (
-            r.recipe.name,
-            r.recipe.title,
-            r.model.id,
-            r.algorithm.use,
-            r.rollout.engine,
-            f"{r.recipe.min_vram_gb:g} GB" if r.recipe.min_vram_gb else "none",
-            r.recipe.verified,
-        )
-        for r in recipes
-    ]
+    rows = [_row(load_recipe(name)) for name in recipe_names()]
+    algorithms = {name: summary(function) for name, function in NAMED.items()}
     if args.json:
-        result = [dict(zip(columns, row, strict=True)) for row in rows]
-        print_json("recipe ls", result, algorithms={name: summary(row) for name, row in NAMED.items()})
+        print_json("recipe ls", rows, algorithms=algorithms)
         return 0
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
     screen = console()
-    screen.print(table)
-    rows = Table("algorithm.use=", "what it is (every row: docs/algorithms.md)")
-    for name, row in NAMED.items():
-        rows.add_row(name, Text(summary(row)))
-    screen.print(rows)
+    recipes_table = Table(*rows[0])
+    for row in rows:
+        recipes_table.add_row(*row.values())
+    screen.print(recipes_table)
+    algorithms_table = Table("algorithm.use=", "what it is (every row: docs/algorithms.md)")
+    for name, meaning in algorithms.items():
+        algorithms_table.add_row(name, Text(meaning))
+    screen.print(algorithms_table)
     return 0
+
+
+def _row(recipe) -> dict[str, str]:
+    memory = recipe.recipe.min_vram_gb
+    return {
+        "name": recipe.recipe.name,
+        "what": recipe.recipe.title,
+        "model": recipe.model.id,
+        "algorithm": recipe.algorithm.use,
+        "engine": recipe.rollout.engine,
+        "GPU": f"{memory:g} GB" if memory else "none",
+        "verified": recipe.recipe.verified,
+    }
 
 
 def _copy(words: list[str], args: argparse.Namespace) -> int:
@@ -95,8 +94,7 @@ def _copy(words: list[str], args: argparse.Namespace) -> int:
     try:
         target.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"cannot write: {error.strerror}", where=str(target), fix="choose another place"
-        ) from None
+        what = f"cannot write: {error.strerror}"
+        raise ConfigError(what, where=str(target), fix="choose another place") from None
     print(f"{target}\nlgrpo-lite train {target}")
     return 0

@@ -1,10 +1,12 @@
-"""`lgrpo-lite reward test`: is a reward right? Gold answers, near misses and
-labelled cases, scored as in training.
+"""`lgrpo-lite reward test`: is a reward right? Gold answers, near misses and labelled cases, scored as in
+training.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,12 @@ ALONE = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "lgrpo-lite reward test RECIPE|FILE.py:function|NAME [key=value …] [--cases CASES.jsonl] [-n GOLDS]"
-        " [--min-accuracy A] [--json]"
+        "lgrpo-lite reward test RECIPE|FILE.py:function|NAME [key=value …] "
+        "[--cases CASES.jsonl] [-n GOLDS] [--min-accuracy A] [--json]"
     )
     what = (
-        "`test`, then a recipe, a function or a reward's name, then settings as key=value (of the reward,"
-        " where it is alone)"
+        "`test`, then a recipe, a function or a reward's name, then settings as key=value "
+        "(of the reward, where it is alone)"
     )
     parser.add_argument("words", nargs="+", metavar="test …", help=what)
     parser.add_argument(
@@ -63,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         raise fault
     result: dict[str, Any] = {"reward": first.use}
     with showing(as_json=args.json):
-        golds, warnings = ([], []) if alone else _golds(recipe, first, args.n, optional=bool(cases))
+        golds, warnings = [], []
+        if not alone:
+            golds, warnings = _golds(recipe, first, args.n, optional=bool(cases))
         told(f"scoring {len(golds) + len(cases)} answers", 0)
         reward = RewardSum(
             [first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
@@ -102,20 +106,17 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
         return check(load_recipe(name, settings)), False
     if name not in REWARDS and ".py:" not in name:
         fix = f"use a recipe, file.py:function, or one of {', '.join(REWARDS)}"
-        raise ConfigError(
-            f"no such reward or recipe: {name!r}{nearest(name, REWARDS)}", where="command line", fix=fix
-        )
+        what = f"no such reward or recipe: {name!r}{nearest(name, REWARDS)}"
+        raise ConfigError(what, where="command line", fix=fix)
     text = ALONE.replace("NAME", json.dumps(name))
-    recipe = parse_recipe(text, "command line", [f"rewards.0.{setting}" for setting in settings])
+    overrides = [f"rewards.0.{setting}" for setting in settings]
+    recipe = parse_recipe(text, "command line", overrides)
     parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)  # refuses what it cannot be asked
     return recipe, True
 
 
 def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str]]:
     """Cases made of the first rows of data.train, and what could not be tried."""
-    from itertools import chain, islice
-
-    from lgrpo_lite.data.prompts import read
     from lgrpo_lite.rewards.part import parts_of
     from lgrpo_lite.rewards.trial import gold_cases
 
@@ -124,22 +125,29 @@ def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str
     (part,) = parts_of([first], recipe.where, recipe.model.max_new_tokens)
     if "reference" not in part.wanted:
         return [], [f"the first reward, {first.use}, does not read the gold answer: golds say nothing of it"]
-    sources = (read(source, recipe.where(f"data.train.{i}")) for i, source in enumerate(recipe.data.train))
     try:
-        rows = list(islice(chain.from_iterable(sources), count))
+        rows = list(islice(_training_rows(recipe), count))
     except (DataError, EnvironmentFault) as error:
         if not optional:
             raise
         return [], [f"no gold answers were tried: {error.what}"]
     if first.use == "code":
         _demand_tests(rows)
-    made = [gold_cases(row.reference, row.solution, first, row.place or row.id) for row in rows]
-    warnings = []
-    if any(not right for right, _ in made):
-        warnings.append(
-            "rows without a worked solution: name its column as data.train.N.solution to try them"
-        )
-    return [case for right, misses in made for case in (*right, *misses)], warnings
+    cases, warnings = [], []
+    unsolved = "rows without a worked solution: name its column as data.train.N.solution to try them"
+    for row in rows:
+        right, misses = gold_cases(row.reference, row.solution, first, row.place or row.id)
+        cases += [*right, *misses]
+        if not right:
+            warnings = [unsolved]
+    return cases, warnings
+
+
+def _training_rows(recipe) -> Iterator:
+    from lgrpo_lite.data.prompts import read
+
+    for i, source in enumerate(recipe.data.train):
+        yield from read(source, recipe.where(f"data.train.{i}"))
 
 
 def _demand_tests(rows) -> None:
@@ -147,70 +155,76 @@ def _demand_tests(rows) -> None:
 
     for row in rows:
         if fault := fault_of_tests(row.reference):
-            raise DataError(
-                f"tests that cannot be used: {fault}", where=row.place or row.id, fix="mend the row"
-            )
+            what = f"tests that cannot be used: {fault}"
+            raise DataError(what, where=row.place or row.id, fix="mend the row")
 
 
 def _failure(result: dict, least: float | None) -> str | None:
     golds, cases = result.get("golds"), result.get("cases")
-    told = []
+    failures = []
     if golds and golds["golds_failed"]:
-        told.append(f"{golds['golds_failed']} of {golds['golds']} gold answers do not score 1")
+        failures.append("{golds_failed} of {golds} gold answers do not score 1".format(**golds))
     if golds and golds["near_misses_failed"]:
-        told.append(f"{golds['near_misses_failed']} of {golds['near_misses']} near misses do not score 0")
+        failures.append("{near_misses_failed} of {near_misses} near misses do not score 0".format(**golds))
     if cases and least is not None and cases["accuracy"] < least:
-        told.append(f"accuracy {cases['accuracy']:.4f} is below {least:g}")
-    return "; ".join(told) or None
+        failures.append(f"accuracy {cases['accuracy']:.4f} is below {least:g}")
+    return "; ".join(failures) or None
 
 
 def _print(result: dict, warnings: list[str]) -> None:
     if golds := result.get("golds"):
-        print(f"gold answers   {golds['golds'] - golds['golds_failed']} of {golds['golds']} score 1")
-        print(
-            f"near misses    {golds['near_misses'] - golds['near_misses_failed']} of {golds['near_misses']}"
-            " score 0"
-        )
-        for row in (*golds["golds_shown"], *golds["near_misses_shown"]):
-            print(f"  {_line(row)}")
+        _print_golds(golds)
     if cases := result.get("cases"):
-        print(f"cases          {_counts(cases)}")
-        ms = [f"{name} {1000 * value:.1f} ms" for name, value in cases["seconds"].items()]
-        faults = ", ".join(f"{name} {n}" for name, n in cases["faults"].items()) or "none"
-        print(f"a case takes   {', '.join(ms)}; timeouts, errors and crashes: {faults}")
-        _table("tier", cases["by_tier"])
-        _table("category", cases["by_category"])
-        if cases["disagreements"]:
-            print(f"disagreements, the first {len(cases['disagreements'])}:")
-        for row in cases["disagreements"]:
-            print(f"  {_line(row)}")
-        if cases["disagreements_left_out"]:
-            print(f"  and {cases['disagreements_left_out']} more")
+        _print_cases(cases)
     for warning in warnings:
         print(f"note: {warning}", file=sys.stderr)
 
 
-def _table(name: str, groups: dict) -> None:
-    if groups:
-        width = max(map(len, (name, *groups)))
-        for group, found in groups.items():
-            print(f"{name if group == next(iter(groups)) else '':8} {group:{width}}  {_counts(found)}")
+def _print_golds(golds: dict) -> None:
+    ones = golds["golds"] - golds["golds_failed"]
+    zeros = golds["near_misses"] - golds["near_misses_failed"]
+    print(f"gold answers   {ones} of {golds['golds']} score 1")
+    print(f"near misses    {zeros} of {golds['near_misses']} score 0")
+    for row in (*golds["golds_shown"], *golds["near_misses_shown"]):
+        print(f"  {_line(row)}")
 
 
-def _counts(found: dict) -> str:
-    wrong = found["cases"] - found["right"]
+def _print_cases(cases: dict) -> None:
+    print(f"cases          {_counts(cases)}")
+    times = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in cases["seconds"].items())
+    faults = ", ".join(f"{name} {n}" for name, n in cases["faults"].items())
+    print(f"a case takes   {times}; timeouts, errors and crashes: {faults or 'none'}")
+    _print_groups("tier", cases["by_tier"])
+    _print_groups("category", cases["by_category"])
+    disagreements = cases["disagreements"]
+    if disagreements:
+        print(f"disagreements, the first {len(disagreements)}:")
+    for row in disagreements:
+        print(f"  {_line(row)}")
+    if cases["disagreements_left_out"]:
+        print(f"  and {cases['disagreements_left_out']} more")
+
+
+def _print_groups(name: str, groups: dict) -> None:
+    width = max(map(len, (name, *groups)))
+    for group, counts in groups.items():
+        print(f"{name:8} {group:{width}}  {_counts(counts)}")
+        name = ""  # stands before the first only
+
+
+def _counts(counts: dict) -> str:
+    wrong = counts["cases"] - counts["right"]
     return (
-        f"{found['accuracy']:8.2%} of {found['cases']:5}   false positives {found['false_positives']} of"
-        f" {wrong}   false negatives {found['false_negatives']} of {found['right']}   missing"
-        f" {found['missing']}"
-    )
+        "{accuracy:8.2%} of {cases:5}   false positives {false_positives} of {wrong}   "
+        "false negatives {false_negatives} of {right}   missing {missing}"
+    ).format(**counts, wrong=wrong)
 
 
 def _line(row: dict) -> str:
-    must = "1" if row["label"] else "0"
-    value = row["outcome"] if row["value"] is None else f"{row['value']:g} ({row['outcome']})"
-    kind = f" [{row['category']}]" if row["category"] else ""
-    return (
-        f"{row['where']}{kind}: {row['prediction']!r} against {row['gold']!r} must score {must}, scores"
-        f" {value}"
-    )
+    category = f" [{row['category']}]" if row["category"] else ""
+    compared = f"{row['prediction']!r} against {row['gold']!r}"
+    right = "1" if row["label"] else "0"
+    score = row["outcome"]
+    if row["value"] is not None:
+        score = f"{row['value']:g} ({row['outcome']})"
+    return f"{row['where']}{category}: {compared} must score {right}, scores {score}"

@@ -1,14 +1,27 @@
-"""`lgrpo-lite runs`: the runs of a folder as a table, those with the newest sign of life first.
-Reads only, and not all of it.
+"""`lgrpo-lite runs`: the runs of a folder as a table, those with the newest sign of life first. Reads only,
+and not all of it.
 """
 
 import argparse
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
+from typing import Literal
 
-from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
+from lgrpo_lite.cli.terminal.output import RUNS, add_json, add_runs, console, print_json
+
+COLUMNS: dict[str, Literal["left", "right"]] = {
+    "run": "left",
+    "state": "left",
+    "step": "right",
+    "algorithm": "left",
+    "model": "left",
+    "best": "right",
+    "at step": "right",
+    "reward": "right",
+    "age": "right",
+    "alarms": "right",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,32 +40,31 @@ def run(args: argparse.Namespace) -> int:
             f"runs takes no {args.words[0]!r}", where="command line", fix="lgrpo-lite runs --runs DIR"
         )
     try:
-        folders = sorted(
-            path for path in args.runs.iterdir() if path.is_dir() and not path.name.startswith(".")
-        )
+        folders = [path for path in args.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except OSError as error:
-        if args.runs != Path("runs"):
+        if args.runs != RUNS:
+            what = f"cannot read the runs: {error.strerror}"
             fix = "name the folder that holds the runs with --runs DIR"
-            raise ConfigError(
-                f"cannot read the runs: {error.strerror}", where=str(args.runs), fix=fix
-            ) from None
+            raise ConfigError(what, where=str(args.runs), fix=fix) from None
         folders = []
-    found = sorted((glance(path) for path in folders if is_run(path)), key=lambda one: -one.seen)
+    folders.sort()
+    glances = [glance(path) for path in folders if is_run(path)]
+    glances.sort(key=lambda row: -row.seen)
     warnings = [f"{path} holds no run" for path in folders if not is_run(path)]
     if args.json:
-        rows = [asdict(one) for one in found]
+        rows = [asdict(row) for row in glances]
         print_json("runs", {"runs": rows}, warnings)
         return 0
     for warning in warnings:
         print(f"skipped: {warning}", file=sys.stderr)
-    if found:
-        _show(found)
+    if glances:
+        _show(glances)
     else:
         print(f"no run in {args.runs}; start one: lgrpo-lite recipe tiny-math")
     return 0
 
 
-def _show(found) -> None:
+def _show(glances) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -61,37 +73,26 @@ def _show(found) -> None:
 
     screen = console(highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in (
-        "run",
-        "state",
-        "step",
-        "algorithm",
-        "model",
-        "best",
-        "at step",
-        "reward",
-        "age",
-        "alarms",
-    ):
-        right = column in ("step", "best", "at step", "reward", "age", "alarms")
-        table.add_column(
-            column, justify="right" if right else "left", overflow="fold", header_style="bold", no_wrap=right
-        )
-    for one in found:
-        sign, style = STATES.get(one.health.state, ("?", LABEL))
-        best = "–" if one.best is None else f"{one.best.metric} {one.best.value:.3f}"
-        steps = f"{amount(one.step)}/{'?' if one.steps is None else amount(one.steps)}"
+    for column, justify in COLUMNS.items():
+        right = justify == "right"
+        table.add_column(column, justify=justify, overflow="fold", header_style="bold", no_wrap=right)
+    for row in glances:
+        sign, style = STATES.get(row.health.state, ("?", LABEL))
+        steps = "?" if row.steps is None else amount(row.steps)
+        best, best_step = "–", "–"
+        if row.best is not None:
+            best, best_step = f"{row.best.metric} {row.best.value:.3f}", amount(row.best.step)
         table.add_row(
-            clean(one.name, 80),
-            Text(f"{sign} {one.health.state}", style),
-            steps,
-            clean(one.algorithm, 40),
-            clean(one.model, 60),
+            clean(row.name, 80),
+            Text(f"{sign} {row.health.state}", style),
+            f"{amount(row.step)}/{steps}",
+            clean(row.algorithm, 40),
+            clean(row.model, 60),
             best,
-            "–" if one.best is None else amount(one.best.step),
-            number(one.reward),
-            _age(time.time() - one.seen),
-            str(len(one.alarms)) if one.alarms else "–",
+            best_step,
+            number(row.reward),
+            _age(time.time() - row.seen),
+            str(len(row.alarms)) if row.alarms else "–",
         )
     screen.print(table)
 

@@ -1,5 +1,5 @@
-"""`lgrpo-lite selftest`: do a recipe's rollouts come from its policy on this
-machine, and how fast? Trains nothing.
+"""`lgrpo-lite selftest`: do a recipe's rollouts come from its policy on this machine, and how fast? Trains
+nothing.
 """
 
 import argparse
@@ -72,7 +72,8 @@ def _timed(run_) -> dict[str, Any]:
     from lgrpo_lite.engines.selftest import timed
 
     recipe = run_.recipe
-    prompts, longest = run_.prompts.first(recipe.rollout.prompts_per_step), recipe.model.max_new_tokens
+    prompts = run_.prompts.first(recipe.rollout.prompts_per_step)
+    longest = recipe.model.max_new_tokens
     speed = timed(run_.engine, run_.policy, prompts, recipe.rollout.group_size, longest=longest)
     of = {"weights": recipe.model.weights, "engine": engine_name(recipe)}
     return {**of, **dataclasses.asdict(speed), "tokens_per_second": speed.tokens_per_second}
@@ -81,5 +82,6 @@ def _timed(run_) -> dict[str, Any]:
 def _print(stage: str, checks) -> None:
     print(stage)
     for check in checks:
-        print(f"  {'ok  ' if check.passed else 'FAIL'} {check.name:14} {check.found}")
+        verdict = "ok  " if check.passed else "FAIL"
+        print(f"  {verdict} {check.name:14} {check.found}")
     sys.stdout.flush()
