@@ -34,7 +34,7 @@ def row(model: str, answers: int, *more: str) -> dict:
     return {
         "model": model, "answers": answers, "more": list(more), "fits": said.fits, "binds": said.worst, "moments": moments,
         "recomputed": said.recomputed, "layers": said.layers, "at_once": said.at_once, "offloaded": said.offloaded / GIB,
-        "shrunk": run.run.told,
+        "shrunk": run.run.notices,
     }  # fmt: skip
 
 

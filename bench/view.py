@@ -126,7 +126,7 @@ def training(path: Path, blocks: int) -> dict[str, float]:
     folder.write("config.resolved.yaml", recipe.to_yaml())
     folder.set_status("training", 0)
     folder.follow(recipe.model_dump(mode="json", by_alias=True))
-    run.at = folder.at
+    run.on_phase = folder.at
     step, ratios, start = 0, [], run.prompts.state_dict()
 
     def block(seed: int) -> float:

@@ -9,16 +9,8 @@ import torch
 from support import asked, ids_of, lgrpo, tiny_recipe
 
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.train.baseline import (
-    Baseline,
-    cause,
-    check_prompts,
-    demand_signal,
-    due,
-    has_signal,
-    measure,
-    summary,
-)
+from lgrpo_lite.evaluation.signal import Baseline, cause, demand_signal, has_signal, summary
+from lgrpo_lite.train.baseline import check_prompts, due, measure
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.types import Completion, Group, Outcome, Rollout, Score

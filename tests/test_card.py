@@ -195,7 +195,9 @@ def agree(model: str, answers: int, *more: str, gib: float = 24) -> SimulatedRun
 @pytest.mark.parametrize("cell", [*(cell for cell in CELLS if cell[1] == 1024), LONGEST[-1]])
 def test_a_run_fits_where_the_plan_says(cell):
     run = agree(*cell)
-    assert set(run.found) == set(MOMENTS) and run.run.told == []  # nothing had to be made smaller on the way
+    assert (
+        set(run.found) == set(MOMENTS) and run.run.notices == []
+    )  # nothing had to be made smaller on the way
 
 
 STORED = json.loads(

@@ -24,12 +24,13 @@ from lgrpo_lite.data import arithmetic
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.evaluation.figures import Problem, Sample, estimates, figures, majority, powers, table
+from lgrpo_lite.evaluation.held_out import score_of
 from lgrpo_lite.evaluation.results import read_samples
 from lgrpo_lite.evaluation.suites import lay_over, load_suite, problems, suite_names
 from lgrpo_lite.evaluation.support import log_probs
 from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.build import build
-from lgrpo_lite.train.evaluate import evaluate, score_of
+from lgrpo_lite.train.evaluate import evaluate
 
 FAST = ["model.weights=fp32", "model.threads=1"]
 ARITHMETIC = ["eval", "builtin:tiny-math", "--suite", "arithmetic", *FAST]

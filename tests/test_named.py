@@ -13,7 +13,7 @@ from lgrpo_lite.recipe.algorithm import Algorithm, Section
 from lgrpo_lite.recipe.schema import section_inside
 from lgrpo_lite.train.build import build
 from lgrpo_lite.train.evaluate import evaluate
-from lgrpo_lite.train.loop import _prepare
+from lgrpo_lite.train.loop import prepare_values
 from lgrpo_lite.train.step import train_step
 from lgrpo_lite.train.stop import StopRequest
 
@@ -37,7 +37,7 @@ def started(name: str, tmp_path, *more: str):
     run = build(tiny_recipe(*SMALL, f"algorithm.use={name}", *NEEDS.get(name, []), *more))
     folder = RunFolder(tmp_path / "run")
     folder.open()
-    assert _prepare(run, folder, StopRequest(), State(0, 0, 0))
+    assert prepare_values(run, folder, StopRequest(), State(0, 0, 0))
     return run
 
 
@@ -143,7 +143,7 @@ def test_every_setting_of_every_algorithm_is_read_while_it_runs(read, tmp_path):
         read.clear()
         run, folder = build(recipe), RunFolder(tmp_path / name)
         folder.open()
-        assert _prepare(run, folder, StopRequest(), State(0, 0, 0))
+        assert prepare_values(run, folder, StopRequest(), State(0, 0, 0))
         for step in range(1, 4 if name == "g2rpo_a" else 2):
             train_step(step, run)
         ran |= read

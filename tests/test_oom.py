@@ -136,7 +136,7 @@ def test_a_step_in_smaller_passes_is_the_same_step(full, overrides):
     tight.policy.logprobs = holding(tight.policy.logprobs, MOST, full)
     stepped(tight)
     assert torch.equal(random_numbers(), after)
-    assert tight.micro_tokens == 64 and len(tight.told) == 2  # 256 and 128 did not fit
+    assert tight.micro_tokens == 64 and len(tight.notices) == 2  # 256 and 128 did not fit
     for one, other in zip(tight.gradients, roomy.gradients, strict=True):
         assert (one - other).norm() < 1e-4 * other.norm()
     small, _ = reference_step(*overrides, micro=64)
@@ -149,14 +149,14 @@ def test_smaller_passes_stay_and_are_told_once():
     run = started()
     run.policy.logprobs = holding(run.policy.logprobs, MOST)
     train_step(1, run)
-    told = list(run.told)
+    told = list(run.notices)
     assert [line.rpartition("micro_tokens is ")[2].split()[0] for line in told] == ["128", "64"]
     assert all(
         line.startswith("out of memory (CUDA out of memory)") and "the same step again" in line
         for line in told
     )
     train_step(2, run)
-    assert run.micro_tokens == 64 and run.told == told
+    assert run.micro_tokens == 64 and run.notices == told
     assert all(tokens(micro) <= MOST for _, micro in run.split(run.objective.batch(train_step(3, run)[1])))
 
 
@@ -173,7 +173,7 @@ def test_dropout_draws_the_same_masks_where_the_passes_are_as_many(micro, share)
     calls = {round(part * len(spared.passes)) for part in share}
     hit.policy.logprobs = failing(hit.policy.logprobs, calls)
     stepped(hit)
-    assert len(hit.told) == len(calls)
+    assert len(hit.notices) == len(calls)
     assert torch.equal(random_numbers(), after)
     assert torch.equal(hit.gradients[0], spared.gradients[0]) and torch.equal(weights(hit), weights(spared))
 
@@ -218,7 +218,7 @@ def test_an_error_that_is_none_of_memory_passes_untouched(error):
     with pytest.raises(type(error)) as raised:
         within_memory(run, attempt)
     assert raised.value is error and len(attempts) == 1
-    assert run.micro_tokens == 256 and run.told == []
+    assert run.micro_tokens == 256 and run.notices == []
     assert not any(layer.gradient_checkpointing for layer in layers_of(run.policy.base))
 
 
@@ -234,7 +234,7 @@ def test_nothing_left_to_shrink(full):
     assert run.micro_tokens == 25 and all(
         layer.gradient_checkpointing for layer in layers_of(run.policy.base)
     )
-    assert [line.split(": ")[-1] for line in run.told] == [
+    assert [line.split(": ")[-1] for line in run.notices] == [
         "memory.micro_tokens is 25 from here on, and the same step again",
         "all layers are recomputed from here on, and the same step again",
     ]
@@ -245,21 +245,21 @@ def test_layers_that_are_recomputed_already_leave_less_to_shrink():
     run = started("memory.checkpointing=true", micro=MIN_TOKENS)
     with pytest.raises(OutOfMemory):
         within_memory(run, cuda_is_full)
-    assert run.told == []
+    assert run.notices == []
 
 
 def test_what_did_not_fit_on_a_cpu_is_told():
     run = started(micro=MIN_TOKENS)
     with pytest.raises(OutOfMemory):
         within_memory(run, cpu_is_full)
-    assert "allocate" in run.told[0]
+    assert "allocate" in run.notices[0]
 
 
 def test_an_error_without_words_leaves_no_empty_brackets():
     run = started(micro=MIN_TOKENS)
     with pytest.raises(OutOfMemory):
         within_memory(run, python_is_full)
-    assert "()" not in run.told[0]
+    assert "()" not in run.notices[0]
 
 
 # ------------------------------------------------------------------------------------------- a run

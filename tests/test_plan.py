@@ -360,17 +360,17 @@ def test_keys_and_values_take_what_is_free_and_are_given_back_for_the_update():
 
 def test_a_cache_that_vllm_keeps_makes_another_plan():
     """It is there at every moment but the export, so what is learned beside it is less."""
-    from lgrpo_lite.train.build import _planned_again
+    from lgrpo_lite.train.build import planned_again
 
     recipe = check(load_recipe("qwen3b-math", ["rollout.engine=vllm"]))
     freed, kept = plan(recipe, 24 * GIB), plan(recipe, 24 * GIB, cache_stays=4 * GIB)
     assert kept.recomputed > freed.recomputed and kept.peak("build") == freed.peak("build") + 4 * GIB
     assert kept.peak("export") == freed.peak("export")
-    assert _planned_again(recipe, 0) == ()
-    (told,) = _planned_again(recipe, 4 * GIB)
+    assert planned_again(recipe, 0) == ()
+    (told,) = planned_again(recipe, 4 * GIB)
     assert told.startswith("with 4.00 GiB of keys and values that stay, the plan fits 24 GB")
     with pytest.raises(OutOfMemory, match="does not fit 24 GB: short by") as error:
-        _planned_again(recipe, 22 * GIB)
+        planned_again(recipe, 22 * GIB)
     assert "rollout.vllm.kv_cache_gb" in error.value.fix
 
 

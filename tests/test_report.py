@@ -159,8 +159,8 @@ def test_a_report_that_cannot_be_written_stops_nothing(tmp_path):
 
 def settled(*overrides: str) -> dict[str, tuple[str, str]]:
     """Each key with its value and the reason."""
+    from lgrpo_lite.folder.chosen import chosen
     from lgrpo_lite.train.build import build
-    from lgrpo_lite.train.chosen import chosen
 
     run = build(tiny_recipe("data.eval=[]", *overrides))
     try:

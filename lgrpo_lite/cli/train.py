@@ -63,16 +63,9 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
         return screens[0]
 
     again = partial(resume_command, args=args, command=command)
-    result = session.train(
-        recipe,
-        runs=args.runs,
-        name=args.name,
-        resume=args.resume,
-        source=session.written(name_or_path, overrides),
-        again=again,
-        screen=screen,
-        say=partial(print, file=sys.stderr),
-    )
+    source = session.written(name_or_path, overrides)
+    caller = session.Caller(source, again, screen, say=partial(print, file=sys.stderr))
+    result = session.train(recipe, runs=args.runs, name=args.name, resume=args.resume, caller=caller)
     if result.exit_code:
         how = "stopped at once" if result.at_once else "saved"
         print(f"{how}; go on with: {again(result.path)}", file=sys.stderr)
@@ -83,14 +76,16 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
 
 def resume_command(path: Path, args: argparse.Namespace, command: str) -> str:
     """What goes on with a run: the command that began it, with the run's name."""
-    words = [word for word in args.words if word not in ("run",)] if command == "recipe" else args.words
+    words = args.words
+    if command == "recipe":
+        words = [word for word in words if word != "run"]
     runs = [] if args.runs == RUNS else ["--runs", str(args.runs)]
     return shlex.join(["lgrpo-lite", command, *words, *runs, "--name", path.name, "--resume", "auto"])
 
 
 def _show(result: "Result", args: argparse.Namespace, command: str, *, plain: bool) -> None:
-    """The before/after table, λ's path, where the exports are. On stdout, but
-    where that holds the steps' lines.
+    """The before/after table, λ's path, where the exports are. On stdout, or on stderr where stdout holds the
+    steps' lines.
     """
     from lgrpo_lite.monitor.tables import lambda_path
     from lgrpo_lite.monitor.tail import Tail
@@ -105,7 +100,8 @@ def _show(result: "Result", args: argparse.Namespace, command: str, *, plain: bo
             "length_lambda": view.records[-1].length_lambda if view.records else None,
             "exports": result.exports,
         }
-        print_json(command, report, [w.get("message") or w.get("reason") for w in view.warnings])
+        warnings = [w.get("message") or w.get("reason") for w in view.warnings]
+        print_json(command, report, warnings)
         return
     out = sys.stderr if plain else sys.stdout
     screen = console(out)

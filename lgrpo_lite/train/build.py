@@ -49,32 +49,23 @@ def _build(recipe: Recipe) -> Run:
         torch.cuda.empty_cache()
     if getattr(engine, "expandable_segments", True):
         grow_segments()
-    again = _planned_again(recipe, getattr(engine, "cache_stays", 0))
+    again = planned_again(recipe, getattr(engine, "cache_stays", 0))
     policy = Policy.load(recipe, engine.network(recipe))
-    notes = (*engine.notes, *again, *prove(policy, recipe))
-    width = policy.base.get_output_embeddings().weight.shape[1]
-    objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
-    if objective.log_z is not None:
-        objective.log_z.to(policy.device)
+    notes = [*engine.notes, *again, *prove(policy, recipe)]
+    objective = _objective(recipe, policy)
     reward = RewardSum(
         recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
     )
     prompts, counts = _prompts(recipe, "train", policy)
-    held_out, of_held_out = _prompts(recipe, "eval", policy) if recipe.data.eval else ([], [])
-    overlap = shared((p.text for p in prompts), (p.text for p in held_out))
+    held_out: list[Prompt] = []
+    if recipe.data.eval:
+        held_out, of_held_out = _prompts(recipe, "eval", policy)
+        counts = [*counts, *of_held_out]
+    for count in counts:
+        notes += count.notes()
+    overlap = shared((prompt.text for prompt in prompts), (prompt.text for prompt in held_out))
     reward.check([*prompts, *held_out])
-    judged = any(judged_by_policy(reward) for reward in recipe.rewards)
-    if (
-        judged
-        and not policy.has_adapter
-        and any(c.rule is None for p in (*prompts, *held_out) for c in p.rubric)
-    ):
-        what = (
-            "criteria without a rule are for the policy without its adapter to judge, and with"
-            " model.lora=null there is none"
-        )
-        fix = "give every criterion a rule, set judge=endpoint, or train an adapter"
-        raise ConfigError(what, where=recipe.where("rewards"), fix=fix)
+    _demand_judge(recipe, policy, [*prompts, *held_out])
     # the first rollout draws the same numbers however the parts above were built
     torch.manual_seed(recipe.seed)
     return Run(
@@ -89,24 +80,49 @@ def _build(recipe: Recipe) -> Run:
         eval_prompts=held_out,
         proof=proof_of(engine, policy, prompts, recipe) if recipe.safety.sync_proof_every else None,
         micro_tokens=recipe.memory.micro_tokens,
-        counts=(*counts, *of_held_out),
-        notes=(*notes, *(line for count in (*counts, *of_held_out) for line in count.notes())),
+        counts=tuple(counts),
+        notes=tuple(notes),
         warnings=(overlap,) if overlap else (),
     )
 
 
-def _planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
+def _objective(recipe: Recipe, policy: Policy) -> Objective:
+    """On the policy's device, its log Z head as wide as the policy's last hidden state."""
+    width = policy.base.get_output_embeddings().weight.shape[1]
+    objective = Objective(recipe.algorithm, max_new_tokens=recipe.model.max_new_tokens, hidden=width)
+    if objective.log_z is not None:
+        objective.log_z.to(policy.device)
+    return objective
+
+
+def _demand_judge(recipe: Recipe, policy: Policy, prompts: list[Prompt]) -> None:
+    """Criteria that the policy is to judge without its adapter need one to be taken off."""
+    if policy.has_adapter or not any(judged_by_policy(reward) for reward in recipe.rewards):
+        return
+    criteria = [criterion for prompt in prompts for criterion in prompt.rubric]
+    if all(criterion.rule is not None for criterion in criteria):
+        return
+    what = (
+        "criteria without a rule are for the policy without its adapter to judge, and with"
+        " model.lora=null there is none"
+    )
+    fix = "give every criterion a rule, set judge=endpoint, or train an adapter"
+    raise ConfigError(what, where=recipe.where("rewards"), fix=fix)
+
+
+def planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
     """Where vLLM keeps its cache while training, the plan is another one: said, and
     OutOfMemory where it does not fit.
     """
     if not cache_stays:
         return ()
     try:
-        found = plan(recipe, cache_stays=cache_stays)
+        expected = plan(recipe, cache_stays=cache_stays)
     except ConfigError:  # a family of models that it cannot count
         return ()
-    found.demand("set rollout.vllm.kv_cache_gb lower: it stays while the policy is trained")
-    return (f"with {cache_stays / GIB:.2f} GiB of keys and values that stay, the plan {found.verdict()}",)
+    expected.demand("set rollout.vllm.kv_cache_gb lower: it stays while the policy is trained")
+    cache = f"{cache_stays / GIB:.2f} GiB of keys and values that stay"
+    return (f"with {cache}, the plan {expected.verdict()}",)
 
 
 def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:

@@ -2,45 +2,20 @@
 recipe's temperature, and one greedy.
 """
 
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lgrpo_lite import progress
 from lgrpo_lite.engines.base import SamplingParams, share_of
-from lgrpo_lite.errors import DataError
-from lgrpo_lite.evaluation.figures import Estimate, Problem, estimates, figures, table
+from lgrpo_lite.evaluation.figures import Problem
+from lgrpo_lite.evaluation.held_out import Evaluation, evaluation_of
 from lgrpo_lite.evaluation.results import write_samples
 from lgrpo_lite.evaluation.sampling import scored, ticking
 from lgrpo_lite.train.run import Run
 
 BLOCK = 64  # problems between two looks at whether to stop
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One line of evals.jsonl. Shares are of completions; `stderr` is that of `accuracy` over problems."""
-
-    step: int
-    problems: int  # with at least one reward
-    k: int
-    temperature: float
-    accuracy: float  # avg@k: share of samples that are right
-    stderr: float
-    greedy: float | None
-    pass_at_k: float  # share of problems that one of the k samples solves
-    # share of problems whose most frequent answer is right; None: the rewards read no answer
-    maj: float | None
-    length: float  # mean completion tokens of the samples
-    truncated: float
-    unparsable: float  # no answer was found
-    missing: int  # rewards that timed out or failed; they count neither way
-    # of accuracy, pass_at_k, maj, greedy: 95 %, bootstrap over problems
-    intervals: dict[str, tuple[float, float]]
 
 
 def evaluate(
@@ -75,46 +50,4 @@ def evaluate(
     progress.told("evaluating", len(run.eval_prompts), len(run.eval_prompts))
     if keep is not None:
         write_samples(keep, problems)
-    return _summary(run, step, problems, greedy)
-
-
-def _summary(run: Run, step: int, problems: list[Problem], greedy: list[Problem]) -> Evaluation:
-    found = figures(problems, categories=False)
-    if found is None:
-        fix = "look into logs/ for the reward's fault"
-        raise DataError(
-            "every reward of the evaluation is missing", where=run.recipe.where("rewards"), fix=fix
-        )
-    settings = run.recipe.eval
-    scores = [score for score in table(problems, settings.k)["avg"] if score == score]
-    first = [float(m) for p in greedy for m in p.marks]
-    single = estimates(np.array([first]))[0] if first else None
-    # k rewards of no problem came back: what is known of one sample
-    whole = found.pass_at.get(found.k) or found.avg
-    named = {"accuracy": found.avg, "pass_at_k": whole, "maj": found.maj, "greedy": single}
-    return Evaluation(
-        step=step,
-        problems=len(scores),
-        k=settings.k,
-        temperature=settings.temperature,
-        accuracy=found.avg.value,
-        stderr=statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0,
-        greedy=_value(single),
-        pass_at_k=whole.value,
-        maj=_value(found.maj),
-        length=found.length,
-        truncated=found.truncated,
-        unparsable=found.unparsable,
-        missing=found.missing,
-        intervals={name: (e.low, e.high) for name, e in named.items() if e is not None},
-    )
-
-
-def score_of(result: Evaluation, metric: str) -> float | None:
-    """What `train.keep.metric` names; a checkpoint is the best one by it."""
-    by = {"avg": result.accuracy, "pass": result.pass_at_k, "maj": result.maj, "greedy": result.greedy}
-    return by[metric]
-
-
-def _value(estimate: Estimate | None) -> float | None:
-    return None if estimate is None else estimate.value
+    return evaluation_of(step, problems, greedy, run.recipe)

@@ -48,7 +48,7 @@ def within_memory(run: Run, attempt: Callable[[], T]) -> T:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         checkpoint.set_random_state(random)
-        run.told.append(f"out of memory ({reason}): {_shrink(run, reason)}, and the same step again")
+        run.notices.append(f"out of memory ({reason}): {_shrink(run, reason)}, and the same step again")
 
 
 def _words(error: Exception) -> str:

@@ -12,6 +12,9 @@ from lgrpo_lite import progress
 from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.engines.probe import demand_passed
 from lgrpo_lite.errors import DataError, LgrpoError
+from lgrpo_lite.evaluation.held_out import score_of
+from lgrpo_lite.evaluation.signal import as_json, demand_signal
+from lgrpo_lite.folder.chosen import chosen
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.folder.samples import samples
@@ -19,9 +22,8 @@ from lgrpo_lite.folder.sinks import open_sinks
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.checkpoint import State
 from lgrpo_lite.rollout.values import BLOCK
-from lgrpo_lite.train.baseline import as_json, check_prompts, demand_signal, due, measure
-from lgrpo_lite.train.chosen import chosen
-from lgrpo_lite.train.evaluate import evaluate, score_of
+from lgrpo_lite.train.baseline import check_prompts, due, measure
+from lgrpo_lite.train.evaluate import evaluate
 from lgrpo_lite.train.guard import MAX_REFUSED, NonFinite
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.train.step import train_step
@@ -34,11 +36,11 @@ def steps(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
     state = _resume(run, folder) if resume else State(0, 0, 0)
     sinks = open_sinks(run.recipe, folder.path, lambda message: folder.event("warning", message=message))
     folder.follow(run.recipe.model_dump(mode="json", by_alias=True), sinks)
-    run.at = folder.at
+    run.on_phase = folder.at
     last, save_every = run.recipe.train.steps, run.recipe.train.save_every
     try:
         _tell(run, folder)
-        if not _prepare(run, folder, stop, state) or not _baseline(run, folder, stop, state):
+        if not prepare_values(run, folder, stop, state) or not _baseline(run, folder, stop, state):
             return False
         began = state
         # before the first step, or where a stopped run had not got to it
@@ -46,24 +48,27 @@ def steps(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
         if state is not began:
             _save(run, folder, state)
         while state.step < last and not stop.asked:
-            step, refused = state.step + 1, 0
+            step = state.step + 1
+            refused = 0  # in a row
             _prove(run, folder, step)
             folder.set_status("training", step)
             try:
                 record, groups = train_step(step, run)
             except NonFinite as fault:
-                record, groups, refused = _refused(run, folder, step, fault), [], state.refused + 1
+                record, groups = _refused(run, folder, step, fault), []
+                refused = state.refused + 1
             finally:
                 _warn(run, folder, step)  # also where nothing was left to shrink
             state = _recorded(run, folder, state, record, groups, refused)
             state = _evaluate(run, folder, stop, state)
-            best = state.score is not None and state.score == state.best_score and run.recipe.train.keep.best
-            if step == last or stop.asked or step % save_every == 0 or best:
+            best = run.recipe.train.keep.best and state.score is not None and state.score == state.best_score
+            if best or stop.asked or step == last or step % save_every == 0:
                 _save(run, folder, state)
         return state.step >= last and _evaluated(run, folder, state.step)
     finally:
         sinks.close()
-        folder.curves, run.at = None, Run.at  # nothing holds the folder, and with it its lock, any longer
+        # nothing holds the folder, and with it its lock, any longer
+        folder.curves, run.on_phase = None, Run.on_phase
 
 
 def _tell(run: Run, folder: RunFolder) -> None:
@@ -77,12 +82,12 @@ def _tell(run: Run, folder: RunFolder) -> None:
     limit = run.recipe.model.max_prompt_tokens
     for counts in run.counts:
         if counts.too_long:
-            told = {"count": counts.too_long, "limit": limit, "source": counts.source}
             reason = f"longer than {limit} tokens, in {counts.source}"
-            folder.event("prompts_left_out", **told, reason=reason)
+            event = {"count": counts.too_long, "limit": limit, "source": counts.source, "reason": reason}
+            folder.event("prompts_left_out", **event)
 
 
-def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
+def prepare_values(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
     """Values of prompts that an algorithm wants before the first step; resumable. False:
     stopped on request.
     """
@@ -97,28 +102,23 @@ def _prepare(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bo
     prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)
     folder.set_status("estimating values", state.step)
     with run.engine.serving(run.policy) as sampler:
-        told = partial(progress.told, "values of prompts under the reference", of=len(prompts))
-        done = store.prepare(
-            prompts, run.tools(sampler), folder.path / "values.jsonl", told, lambda: stop.asked
-        )
+        tick = partial(progress.told, "values of prompts under the reference", of=len(prompts))
+        kept = folder.path / "values.jsonl"
+        done = store.prepare(prompts, run.tools(sampler), kept, tick, lambda: stop.asked)
     if not done:
         return False
     left_out = run.prompts.skip(lambda p: store.knows(p) and not store.teaches(p))
     if left_out:
-        reason = (
-            "the reference solves them never"
-            if store.settings.drop_unsolved
-            else "no answer of the reference has a reward"
-        )
+        reason = "no answer of the reference has a reward"
+        if store.settings.drop_unsolved:
+            reason = "the reference solves them never"
         folder.event("prompts_left_out", count=left_out, reason=reason)
     if left_out == len(run.prompts.prompts):
-        unscored = not any(store.rewards.values())
-        what = "every reward of the pre-pass is missing" if unscored else "the reference solves no prompt"
-        fix = (
-            "look into logs/ for the reward's fault"
-            if unscored
-            else "set algorithm.value_cache.drop_unsolved=false"
-        )
+        what = "the reference solves no prompt"
+        fix = "set algorithm.value_cache.drop_unsolved=false"
+        if not any(store.rewards.values()):
+            what = "every reward of the pre-pass is missing"
+            fix = "look into logs/ for the reward's fault"
         raise DataError(what, where=recipe.where("algorithm.value_cache"), fix=fix)
     return True
 
@@ -128,11 +128,11 @@ def _baseline(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> b
     if state.step or not due(run.recipe, folder.rows("events.jsonl")):
         return True
     folder.set_status("looking for a signal", 0)
-    found = measure(run, check_prompts(run), early=True, stop=lambda: stop.asked)
-    if found is None:
+    baseline = measure(run, check_prompts(run), early=True, stop=lambda: stop.asked)
+    if baseline is None:
         return False
-    folder.event("baseline", **as_json(found))
-    demand_signal(found, run.recipe)
+    folder.event("baseline", **as_json(baseline))
+    demand_signal(baseline, run.recipe)
     return True
 
 
@@ -166,10 +166,10 @@ def _recorded(
 
 def _warn(run: Run, folder: RunFolder, step: int) -> None:
     """Of what did not fit, and of what the engine found out."""
-    for told in (run.told, getattr(run.engine, "told", [])):
-        for message in told:
+    for notices in (run.notices, getattr(run.engine, "told", [])):
+        for message in notices:
             folder.event("warning", step=step, message=message)
-        told.clear()
+        notices.clear()
 
 
 def _prove(run: Run, folder: RunFolder, step: int) -> None:
@@ -184,13 +184,11 @@ def _prove(run: Run, folder: RunFolder, step: int) -> None:
     folder.set_status("proving the rollouts", step)
     with run.engine.serving(run.policy) as sampler:
         checks = proof(sampler)
-    folder.event(
-        "proof", step=step, version=run.policy.version, checks=[dataclasses.asdict(check) for check in checks]
-    )
-    demand_passed(
-        checks,
-        f"proof before step {step}, policy version {run.policy.version}, engine {run.recipe.rollout.engine}",
-    )
+    version = run.policy.version
+    rows = [dataclasses.asdict(check) for check in checks]
+    folder.event("proof", step=step, version=version, checks=rows)
+    where = f"proof before step {step}, policy version {version}, engine {run.recipe.rollout.engine}"
+    demand_passed(checks, where)
 
 
 def _evaluate(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> State:
@@ -237,14 +235,15 @@ def _save(run: Run, folder: RunFolder, state: State) -> None:
 
 def _resume(run: Run, folder: RunFolder) -> State:
     """The newest whole checkpoint; corrupt ones are passed over and named. None at all: from the start."""
-    found, warnings = checkpoint.find(folder.path / "checkpoints")
+    newest, warnings = checkpoint.find(folder.path / "checkpoints")
     for warning in warnings:
-        folder.event("warning", message=f"{warning}; using {found.name if found else 'the start'} instead")
-    if found is None:
+        instead = newest.name if newest else "the start"
+        folder.event("warning", message=f"{warning}; using {instead} instead")
+    if newest is None:
         folder.rewind(0)
         folder.event("resumed", step=0)
         return State(0, 0, 0)
-    state, tensors = checkpoint.load(found, run.policy)
+    state, tensors = checkpoint.load(newest, run.policy)
     run.optimizer.load_state_dict(tensors["optimizer"])
     run.objective.load_state_dict(tensors["objective"])
     run.plan.load_state_dict(tensors["plan"])

@@ -29,14 +29,14 @@ class Optimizers:
         self.device, self.by_torch = policy.device, o.use == "adamw"
         self.policy = _adamw(o.use)(policy.trainable(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
         lam = objective.preference
-        self.own = torch.optim.SGD([lam.lam], lr=lam.settings.lr) if lam and lam.lam.requires_grad else None
+        self.own = None
+        if lam and lam.lam.requires_grad:
+            self.own = torch.optim.SGD([lam.lam], lr=lam.settings.lr)
         head = objective.log_z
         self.head_lr = objective.parts.residual.log_z_lr or o.lr
-        self.head = (
-            torch.optim.AdamW(head.parameters(), lr=self.head_lr, weight_decay=o.weight_decay)
-            if head
-            else None
-        )
+        self.head = None
+        if head:
+            self.head = torch.optim.AdamW(head.parameters(), lr=self.head_lr, weight_decay=o.weight_decay)
         if self.device.type == "cuda":
             # of the passes that proved the policy: moments shall not lie inside it either
             torch.cuda.empty_cache()
@@ -54,9 +54,9 @@ class Optimizers:
         return self.recipe.optim.lr * share
 
     def step(self) -> None:
-        # bitsandbytes' kernels run on the default stream, and vLLM leaves
         if not self.by_torch and self.device.type == "cuda":
-            # another one as the current: there gradients are summed up, and zeros written
+            # bitsandbytes' kernels run on the default stream, and vLLM leaves another one as the current:
+            # there gradients are summed up, and zeros written
             make_moments(self.policy)
             torch.cuda.synchronize(self.device)
         self.policy.step()
@@ -80,9 +80,8 @@ class Optimizers:
     def state_tensors(self) -> Iterator[torch.Tensor]:
         """Moments and the like, for what they weigh."""
         for optimizer in filter(None, (self.policy, self.own, self.head)):
-            yield from (
-                t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)
-            )
+            for state in optimizer.state.values():
+                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
     def state_dict(self) -> dict[str, Any]:
         made = {"policy": self.policy, "own": self.own, "head": self.head}
@@ -138,4 +137,6 @@ def schedule(step: int, recipe: Recipe) -> float:
     if recipe.optim.scheduler == "constant":
         return 1.0
     done = (step - 1 - warmup) / max(1, total - warmup)
-    return 1 - done if recipe.optim.scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if recipe.optim.scheduler == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -28,7 +28,9 @@ from lgrpo_lite.types import Prompt
 
 @dataclass
 class Run:
-    """Built by `train.build` from a checked recipe; `train.step` reads it, nothing else changes it."""
+    """Built by `train.build` from a checked recipe. While it runs, `train.guard` makes `micro_tokens` smaller
+    and adds notices, and `train.loop` listens to its phases.
+    """
 
     recipe: Recipe  # algorithm complete
     policy: Policy
@@ -40,9 +42,9 @@ class Run:
     prompts: PromptStream | DifficultyPool
     eval_prompts: list[Prompt]
     proof: SyncProof | None = None  # None: safety.sync_proof_every=0
-    at: Callable[[str], None] = lambda phase: None  # told which phase of a step begins
+    on_phase: Callable[[str], None] = lambda phase: None  # called when a phase of a step begins
     micro_tokens: int = 0  # of one pass: memory.micro_tokens, less where memory ran out
-    told: list[str] = field(default_factory=list)  # what a step had to do to fit, for the events
+    notices: list[str] = field(default_factory=list)  # what a step had to do to fit, for the events
     counts: tuple[Counts, ...] = ()  # what became of the rows of each source
     notes: tuple[str, ...] = ()  # what was settled automatically, and why
     warnings: tuple[str, ...] = ()  # what is wrong with the data, and yet runs
@@ -74,10 +76,12 @@ class Run:
 
     def unscale(self) -> None:
         """Take the factor of the loss out of the gradients."""
-        if (scale := self.policy.loss_scale) != 1:
-            for parameter in (*self.policy.trainable(), *self.objective.parameters()):
-                if parameter.grad is not None:
-                    parameter.grad /= scale
+        scale = self.policy.loss_scale
+        if scale == 1:
+            return
+        for parameter in (*self.policy.trainable(), *self.objective.parameters()):
+            if parameter.grad is not None:
+                parameter.grad /= scale
 
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """`policy.logprobs` of a whole step's batch without gradient, in
@@ -85,8 +89,8 @@ class Run:
         """
         logp, entropy = torch.empty_like(batch.advantage), torch.empty_like(batch.advantage)
         for rows, micro in self.split(batch):
-            at = batch.tokens_of(rows)
-            logp[at], entropy[at], _ = self.policy.logprobs(micro)
+            tokens_of_rows = batch.tokens_of(rows)
+            logp[tokens_of_rows], entropy[tokens_of_rows], _ = self.policy.logprobs(micro)
         return logp, entropy
 
     def let_go(self) -> None:

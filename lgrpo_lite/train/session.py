@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,30 +19,20 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from lgrpo_lite.checks.check import check, demand
 from lgrpo_lite.checks.describe import describe
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
+from lgrpo_lite.folder.opening import RESOLVED, open_run
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.plan.fit import faster
 from lgrpo_lite.plan.plan import plan
-from lgrpo_lite.recipe.marks import differences
 from lgrpo_lite.recipe.read import load_recipe, recipe_text
-from lgrpo_lite.recipe.reward import without_defaults
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.train.stop import Stopped, StopRequest
 
-# Settings that may change when a run is resumed: they change no number of the steps already made.
-FREE = (
-    "train.steps", "train.save_every", "train.eval_every", "train.keep.last", "train.keep.best",
-    "train.time_limit",
-    "log", "export", "recipe", "safety", "rollout.server",
-)  # fmt: skip
-RESOLVED = "config.resolved.yaml"  # written when all of a recipe is known to load: from there on it is a run
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
 
 
@@ -60,6 +49,16 @@ class Result:
     at_once: bool = False  # stopped in the middle of a step, which is then made again
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who starts a run, and how it is shown to them."""
+
+    source: str | None = None  # the recipe's text, as the folder keeps it
+    again: Callable[[Path], str] | None = None  # the command that goes on with the run in a folder
+    screen: Callable[[RunFolder], AbstractContextManager] = lambda folder: nullcontext()  # while it fills
+    say: Callable[[str], None] = logging.info  # hears a few lines
+
+
 def train(
     recipe: Recipe | str,
     overrides: Sequence[str] = (),
@@ -67,18 +66,15 @@ def train(
     runs: Path | str = "runs",
     name: str | None = None,
     resume: Literal["never", "auto"] = "never",
-    source: str | None = None,
-    again: Callable[[Path], str] | None = None,
-    screen: Callable[[RunFolder], AbstractContextManager] = lambda folder: nullcontext(),
-    say: Callable[[str], None] = logging.info,
+    caller: Caller | None = None,
 ) -> Result:
     """Check, plan, train, evaluate, export. Every fault is one of `errors`, with its exit code.
 
     `recipe`: a name, a file, or what `load_recipe` read. `resume="auto"` goes on with the run called
-    `name`, or with the newest unfinished run of the same settings. `source` is the recipe's text as the
-    folder keeps it; `again(path)` the command that goes on with the run; `screen` what shows the folder
-    while it fills; `say` hears a few lines.
+    `name`, or with the newest unfinished run of the same settings.
     """
+    caller = caller or Caller()
+    source = caller.source
     if isinstance(recipe, str):
         source = source or written(recipe, overrides)
         recipe = load_recipe(recipe, list(overrides))
@@ -89,23 +85,22 @@ def train(
         )
     recipe = check(recipe)
     demand(recipe, loggers=True)
-    expected = _planned(recipe, say)
+    expected = _planned(recipe, caller.say)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
-    folder, resumed = _open(recipe, Path(runs), name, resume)
+    folder, resumed = open_run(recipe, Path(runs), name, resume)
     if expected:
         folder.event("plan", lines=expected)
     try:
         folder.write("config.yaml", source or recipe.to_yaml())
         folder.write("env.json", json.dumps(_environment(), indent=1))
-        folder.set_status(
-            "starting", folder.status.get("step", 0), resume=again(folder.path) if again else None
-        )
+        again = caller.again(folder.path) if caller.again else None
+        folder.set_status("starting", folder.status.get("step", 0), resume=again)
         log_to(folder.log_path)
-        say(f"run {folder.path}")
+        caller.say(f"run {folder.path}")
         with (
             StopRequest(recipe.train.time_limit) as stop,
             folder.alive(lambda: stop.exit_code is not None),
-            screen(folder),
+            caller.screen(folder),
         ):
             run = _built(recipe, folder)
             from lgrpo_lite.train.loop import steps
@@ -158,55 +153,6 @@ def _planned(recipe: Recipe, say: Callable[[str], None]) -> list[str]:
     return [*expected.lines(), *([hint] if hint else [])]
 
 
-def _open(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple[RunFolder, bool]:
-    """The run folder and whether to resume in it. An existing run is never written over."""
-    if name:
-        path = runs / name
-    else:
-        fresh = runs / f"{recipe.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid() % 4096:03x}"
-        path = (_unfinished(recipe, runs) if resume == "auto" else None) or fresh
-    folder = RunFolder(path)
-    if folder.started and resume == "never":
-        fix = "go on with it by --resume auto, or choose another --name"
-        raise ConfigError("a run of that name exists", where=str(path), fix=fix)
-    if not folder.started and folder.foreign:
-        fix = "choose another --name"
-        raise ConfigError("that folder exists and holds something else", where=str(path), fix=fix)
-    changed = changes(path, recipe) if folder.started else []
-    if changed:
-        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
-        fix = "resume with the settings it was started with, or choose another --name"
-        raise ConfigError(f"the run has other settings: {shown}", where=str(path / RESOLVED), fix=fix)
-    resumed = folder.started
-    folder.open()
-    return folder, resumed
-
-
-def _unfinished(recipe: Recipe, runs: Path) -> Path | None:
-    """The newest run of the same settings that did not come to its end."""
-    known = [file.parent for file in runs.glob(f"*/{RESOLVED}")]
-    for path in sorted(known, key=lambda p: p.stat().st_mtime, reverse=True):
-        if RunFolder(path).status.get("state") != "done" and not changes(path, recipe):
-            return path
-    return None
-
-
-def changes(path: Path, recipe: Recipe) -> list[str]:
-    """Settings of a run that a recipe has otherwise and that a resumed run may not change."""
-    began = yaml.safe_load((path / RESOLVED).read_text("utf-8"))
-    return differences(_comparable(began), _comparable(yaml.safe_load(recipe.to_yaml())), FREE)
-
-
-def _comparable(settings: Any) -> Any:
-    """Without the keys of rewards that an earlier version wrote for every reward."""
-    if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), list):
-        return settings
-    rewards = [
-        without_defaults(reward) if isinstance(reward, dict) else reward for reward in settings["rewards"]
-    ]
-    return {**settings, "rewards": rewards}
-
-
 def _environment() -> dict[str, Any]:
     have = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in VERSIONS}
     return {
@@ -246,10 +192,10 @@ def _exported(run, folder: RunFolder) -> dict[str, str]:
         exports["adapter"] = str(export_adapter(run.policy, out / "adapter"))
     if "merged" in recipe.export.formats:
         prompts = run.eval_prompts or run.prompts.prompts
-        merged, seen = export_merged(run.policy, recipe, out / "merged", prompts, base=recipe.export.base)
+        merged, alike = export_merged(run.policy, recipe, out / "merged", prompts, base=recipe.export.base)
         exports["merged"] = str(merged)
-        greedy = f"{seen.greedy_equal}/{seen.prompts} greedy answers equal"
-        exports["check"] = f"{greedy}, max |Δlogit| {seen.max_logit_diff:.2g}"
+        greedy = f"{alike.greedy_equal}/{alike.prompts} greedy answers equal"
+        exports["check"] = f"{greedy}, max |Δlogit| {alike.max_logit_diff:.2g}"
     run.reward.close()
     return exports
 

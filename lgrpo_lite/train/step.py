@@ -22,7 +22,7 @@ def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums, Tensor]:
     """Adds the gradient of a step's loss to all that is trained; the loss, sums over its
     tokens, and -∂loss/∂log π of each.
     """
-    loss, sums, push = 0.0, Sums(), torch.zeros_like(batch.advantage)
+    loss, sums, token_grad = 0.0, Sums(), torch.zeros_like(batch.advantage)
     for rows, micro in run.split(batch):
         scored = run.policy.logprobs(micro, prompt_hidden=run.objective.log_z is not None)
         scored.logp.retain_grad()
@@ -31,16 +31,18 @@ def gradient(run: Run, batch: TrainBatch) -> tuple[float, Sums, Tensor]:
         loss += part.item()
         sums.add(terms | {"entropy": scored.entropy.sum().item()})
         if scored.logp.grad is not None:
-            push[batch.tokens_of(rows)] = -scored.logp.grad.to(push.dtype) / run.policy.loss_scale
+            grad = scored.logp.grad.to(token_grad.dtype)
+            token_grad[batch.tokens_of(rows)] = -grad / run.policy.loss_scale
     run.unscale()
-    return loss, sums, push
+    return loss, sums, token_grad
 
 
 def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     """Sample, score, update. A loss that is not finite raises NonFinite before
     its update moves any parameter.
     """
-    recipe, policy, objective, clock = run.recipe, run.policy, run.objective, Clock(run.at)
+    recipe, policy, objective = run.recipe, run.policy, run.objective
+    clock = Clock(run.on_phase)
     lr = run.optimizer.set_lr(step)
     shape = recipe.rollout.prompts_per_step, answers_left(recipe)
 
@@ -51,13 +53,15 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     draws = 0
     with clock.entering("sync", run.engine.serving(policy)) as sampler:
         tools = run.tools(sampler, clock)
-        while (wanted := objective.wanted(groups, *shape)) and draws <= recipe.rollout.max_redraw:
+        prompts_left = objective.wanted(groups, *shape)
+        while prompts_left and draws <= recipe.rollout.max_redraw:
             # sampled and scored; a timeout is a missing reward, never a zero
-            fresh = run.plan(run.prompts.draw(wanted), tools)
+            fresh = run.plan(run.prompts.draw(prompts_left), tools)
             run.prompts.observe(fresh)
             sampled += fresh
             groups += [group for group in fresh if objective.admit(group)]
             draws += 1
+            prompts_left = objective.wanted(groups, *shape)
         run.plan.observe(sampled)
 
     # Credit and normalisation are settled here, once, for the whole step.
@@ -75,14 +79,16 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
     # Update. A micro-batch's loss is already divided, so the sum over any split is the loss of the step.
     with clock("update"):
         for _ in range(recipe.optim.updates_per_batch):
-            loss, sums, push = within_memory(run, partial(gradient, run, batch))
+            loss, sums, token_grad = within_memory(run, partial(gradient, run, batch))
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
             check_finite(step, loss=loss, grad_norm=grad_norm, **own)
-            taken = replace(taken, batch=batch, loss=loss, grad_norm=grad_norm, sums=sums, push=push)
+            taken = replace(
+                taken, batch=batch, loss=loss, grad_norm=grad_norm, sums=sums, token_grad=token_grad
+            )
             record = summarise(taken)
             run.optimizer.step()  # AdamW on the policy, SGD on λ, AdamW on a log Z head
             run.optimizer.zero_grad()
             policy.version += 1
     done = record.after_update(policy.version, objective.length_lambda, clock.seconds)
-    return done, credited(sampled, groups, objective, batch, push)
+    return done, credited(sampled, groups, objective, batch, token_grad)

@@ -60,7 +60,10 @@ class Sums(defaultdict[str, float]):
 
     def add(self, terms: dict[str, float]) -> None:
         for name, value in terms.items():
-            self[name] = max(self[name], value) if name.endswith("_max") else self[name] + value
+            if name.endswith("_max"):
+                self[name] = max(self[name], value)
+            else:
+                self[name] += value
 
 
 # of tokens whose sampling log-prob is known
@@ -83,7 +86,7 @@ class Taken:
     loss: float | None = None
     grad_norm: float | None = None
     sums: Sums | None = None
-    push: Tensor | None = None  # -∂loss/∂log π of each trained token
+    token_grad: Tensor | None = None  # -∂loss/∂log π of each trained token
 
 
 def summarise(taken: Taken) -> StepRecord:
@@ -174,12 +177,16 @@ def _update(taken: Taken) -> dict[str, Any]:
         "ratio_max": sums["ratio_max"] if sums is not None else None,
         **{name: per_token.get(name) for name in ("clip_low", "clip_high", "kl", "entropy", *SAMPLED)},
         **_token_preference(run, batch),
-        **_credit(batch, taken.push, run.objective.parts.advantage_floor),
+        **_credit(batch, taken.token_grad, run.objective.parts.advantage_floor),
     }
 
 
 def credited(
-    sampled: Sequence[Group], groups: Sequence[Group], objective: Objective, batch: TrainBatch, push: Tensor
+    sampled: Sequence[Group],
+    groups: Sequence[Group],
+    objective: Objective,
+    batch: TrainBatch,
+    token_grad: Tensor,
 ) -> list[Group]:
     """The sampled groups, with each trained answer's credit: -∂loss/∂log π of its
     tokens, its normaliser divided out.
@@ -190,37 +197,43 @@ def credited(
     _, chosen = objective.credit(groups)
     # what batch.row counts
     order = [g.rollouts[i] for g, rows in zip(groups, chosen, strict=True) for i in rows]
-    per_token = (push / batch.coef).tolist()
-    found: dict[int, tuple[float, ...]] = {}
-    count = torch.bincount(batch.seq, minlength=batch.num_sequences).tolist()
-    at = 0
-    for row, size in zip(batch.row.tolist(), count, strict=True):
-        given = len(order[row].completion.token_ids) - size  # guidance that was shown and is not trained
-        found[id(order[row])] = (0.0,) * given + tuple(per_token[at : at + size])
-        at += size
-    return [
-        replace(g, rollouts=tuple(replace(r, credit=found.get(id(r), ())) for r in g.rollouts))
-        for g in sampled
-    ]
+    per_token = (token_grad / batch.coef).tolist()
+    credit: dict[int, tuple[float, ...]] = {}  # by the identity of the rollout
+    tokens = torch.bincount(batch.seq, minlength=batch.num_sequences).tolist()
+    begin = 0
+    for row, size in zip(batch.row.tolist(), tokens, strict=True):
+        rollout = order[row]
+        given = len(rollout.completion.token_ids) - size  # guidance that was shown and is not trained
+        credit[id(rollout)] = (0.0,) * given + tuple(per_token[begin : begin + size])
+        begin += size
+    with_credit = []
+    for group in sampled:
+        rollouts = tuple(replace(rollout, credit=credit.get(id(rollout), ())) for rollout in group.rollouts)
+        with_credit.append(replace(group, rollouts=rollouts))
+    return with_credit
 
 
-def _credit(batch: TrainBatch | None, push: Tensor | None, floor: float | None) -> dict[str, Any]:
-    """Where the update's push falls: shares of Σ|∂loss/∂log π| by thirds of the answers, and
+def _credit(batch: TrainBatch | None, token_grad: Tensor | None, floor: float | None) -> dict[str, Any]:
+    """Where the update's gradient falls: shares of Σ|∂loss/∂log π| by thirds of the answers, and
     how many advantages were floored.
     """
-    if batch is None or push is None:
+    if batch is None or token_grad is None:
         return {}
-    size, total = push.abs().double(), float(push.abs().double().sum())
+    shares: dict[str, Any] = {}
+    size = token_grad.abs().double()
+    total = float(size.sum())
     count = torch.bincount(batch.seq, minlength=batch.num_sequences)
     offset, _ = ranges(torch.zeros_like(count), count)
-    third = torch.zeros(3, dtype=torch.float64).index_add(0, 3 * offset // count[batch.seq], size)
-    names = ("credit_first", "credit_middle", "credit_last")
-    told: dict[str, Any] = dict(zip(names, (third / total).tolist(), strict=True)) if total else {}
+    third = 3 * offset // count[batch.seq]
+    if total:
+        by_third = torch.zeros(3, dtype=torch.float64).index_add(0, third, size) / total
+        names = ("credit_first", "credit_middle", "credit_last")
+        shares.update(zip(names, by_third.tolist(), strict=True))
     if floor is not None:
-        first = batch.advantage[count.cumsum(0) - count]
-        against = int((first < 0).sum())
-        told["credit_floored"] = int((first == floor).sum()) / against if against else 0.0
-    return told
+        of_answer = batch.advantage[count.cumsum(0) - count]  # that of its first token
+        negative = int((of_answer < 0).sum())
+        shares["credit_floored"] = int((of_answer == floor).sum()) / negative if negative else 0.0
+    return shares
 
 
 def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, Any]:
@@ -229,10 +242,12 @@ def _per_token(sums: Sums | None, batch: TrainBatch | None) -> dict[str, Any]:
     """
     if sums is None or batch is None:
         return {}
-    count = {
-        name: sums["sampled"] if name in SAMPLED else batch.num_tokens for name in sums if name != "sampled"
-    }
-    return {name: sums[name] / size for name, size in count.items() if size}
+    means = {}
+    for name in sums:
+        tokens = sums["sampled"] if name in SAMPLED else batch.num_tokens
+        if tokens and name != "sampled":
+            means[name] = sums[name] / tokens
+    return means
 
 
 def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, Any]:
@@ -244,13 +259,15 @@ def _token_preference(run: Run, batch: TrainBatch | None) -> dict[str, Any]:
     by_group = defaultdict(list)
     for length, group, f in zip(batch.step_length.tolist(), batch.step_group.tolist(), weight, strict=True):
         by_group[group].append((length, f))
-    ranked = [sorted(answers) for answers in by_group.values()]
-    share = [sum(f for _, f in g) ** 2 / (len(g) * sum(f * f for _, f in g)) for g in ranked]
+    by_length = []  # the weights of each group, from its shortest answer to its longest
+    for answers in by_group.values():
+        by_length.append([f for _, f in sorted(answers)])
+    effective = [sum(fs) ** 2 / (len(fs) * sum(f * f for f in fs)) for fs in by_length]
     return {
-        "weight_effective": statistics.fmean(share),
-        "weight_short": statistics.fmean(g[0][1] for g in ranked),
-        "weight_median": statistics.fmean(g[len(g) // 2][1] for g in ranked),
-        "weight_long": statistics.fmean(g[-1][1] for g in ranked),
+        "weight_effective": statistics.fmean(effective),
+        "weight_short": statistics.fmean(fs[0] for fs in by_length),
+        "weight_median": statistics.fmean(fs[len(fs) // 2] for fs in by_length),
+        "weight_long": statistics.fmean(fs[-1] for fs in by_length),
         "length_lambda_grpo": grpo_lambda(batch.step_length, batch.step_group, preference.settings.r),
     }
 

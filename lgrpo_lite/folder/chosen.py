@@ -7,20 +7,28 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from lgrpo_lite.engines.base import ENGINES, PREFERRED, engine_name, missing_packages, unservable
+from lgrpo_lite.engines.base import (
+    ENGINES,
+    PREFERRED,
+    RolloutEngine,
+    engine_name,
+    missing_packages,
+    unservable,
+)
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.budget import sequences_at_once
 from lgrpo_lite.policy.memory import free_bytes, layers_of, tile_bytes
+from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.algorithm import Algorithm
 from lgrpo_lite.recipe.marks import flat
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.pool import MOST_WORKERS
-from lgrpo_lite.train.run import Run
+from lgrpo_lite.rewards.total import RewardSum
 
 GIB = 2**30
 _CACHE = attrgetter("llm.llm_engine.vllm_config.cache_config.kv_cache_memory_bytes")
@@ -35,7 +43,17 @@ class Chosen:
     why: str  # one clause for people, with the numbers it was decided by where they are known
 
 
-def chosen(run: Run) -> list[Chosen]:
+class Built(Protocol):
+    """What is asked of a run that was built: `train.run.Run`."""
+
+    recipe: Recipe
+    policy: Policy
+    engine: RolloutEngine
+    reward: RewardSum
+    notes: tuple[str, ...]
+
+
+def chosen(run: Built) -> list[Chosen]:
     """In the order of a recipe; what the recipe sets itself is not among it."""
     return [
         *_model(run),
@@ -47,13 +65,13 @@ def chosen(run: Run) -> list[Chosen]:
     ]
 
 
-def _model(run: Run) -> Iterator[Chosen]:
+def _model(run: Built) -> Iterator[Chosen]:
     if run.recipe.model.threads is None:
         why = f"torch's own choice on {_cpus()} CPUs; fewer are faster for tiny models"
         yield Chosen("model.threads", str(torch.get_num_threads()), why)
 
 
-def _rollout(run: Run) -> Iterator[Chosen]:
+def _rollout(run: Built) -> Iterator[Chosen]:
     recipe = run.recipe
     engine, rollout = engine_name(recipe), recipe.rollout
     if rollout.engine == "auto":
@@ -61,10 +79,8 @@ def _rollout(run: Run) -> Iterator[Chosen]:
     if not ENGINES[engine].colocated:
         return
     if rollout.vllm.kv_cache_gb is None:
-        why = (
-            f"room for {sequences_at_once(recipe)} answers of a step at once, or as much as is free beside"
-            " the weights"
-        )
+        at_once = sequences_at_once(recipe)
+        why = f"room for {at_once} answers of a step at once, or as much as is free beside the weights"
         yield Chosen("rollout.vllm.kv_cache_gb", _cache(run), why)
     if rollout.vllm.max_sequences is None:
         answers = rollout.prompts_per_step * rollout.group_size
@@ -82,7 +98,7 @@ def _why_engine(recipe: Recipe, engine: str) -> str:
     return f"vllm cannot run it here: {'; '.join(reasons)}"
 
 
-def _cache(run: Run) -> str:
+def _cache(run: Built) -> str:
     """What vLLM was given; in words where this version of it does not tell."""
     try:
         return f"{_CACHE(run.engine) / GIB:.2f}"
@@ -97,11 +113,11 @@ def _algorithm(recipe: Recipe) -> Iterator[Chosen]:
     use = recipe.algorithm.use
     row = complete(Algorithm(use=use), recipe.where("algorithm.use"))
     plain = flat(Algorithm(use=use).model_dump(mode="json", by_alias=True))
-    parts = [
-        f"{key}={_short(value)}"
-        for key, value in flat(row.model_dump(mode="json", by_alias=True)).items()
-        if plain.get(key, plain) != value and _left_out(recipe, f"algorithm.{key}")
-    ]
+    parts = []
+    for key, value in flat(row.model_dump(mode="json", by_alias=True)).items():
+        differs = key not in plain or plain[key] != value
+        if differs and _left_out(recipe, f"algorithm.{key}"):
+            parts.append(f"{key}={_short(value)}")
     if parts:
         yield Chosen("algorithm", ", ".join(parts), f"that is what {use} stands for; any of them can be set")
 
@@ -116,7 +132,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
 
 
-def _rewards(run: Run) -> Iterator[Chosen]:
+def _rewards(run: Built) -> Iterator[Chosen]:
     recipe = run.recipe
     for i, reward in enumerate(recipe.rewards):
         if reward.use == "code" and reward.options.get("sandbox", "auto") == "auto":
@@ -128,12 +144,11 @@ def _rewards(run: Run) -> Iterator[Chosen]:
         yield Chosen("safety.reward_workers", str(run.reward.pool.size), why)
 
 
-def _memory(run: Run) -> Iterator[Chosen]:
+def _memory(run: Built) -> Iterator[Chosen]:
     memory, policy = run.recipe.memory, run.policy
     if memory.layout == "auto":
-        refused = [
-            note.removeprefix("memory.layout: ") for note in run.notes if note.startswith("memory.layout: ")
-        ]
+        begin = "memory.layout: "
+        refused = [note.removeprefix(begin) for note in run.notes if note.startswith(begin)]
         trusted = "the probe gave the log-probs of `rows` in each; a step takes the cheapest of them"
         yield Chosen("memory.layout", ", ".join(policy.layouts), "; ".join([trusted, *refused]))
     if memory.logprob_chunk is None:
@@ -143,30 +158,26 @@ def _memory(run: Run) -> Iterator[Chosen]:
     if memory.checkpointing == "auto":
         layers = layers_of(policy.base)
         count = sum(bool(layer.gradient_checkpointing) for layer in layers)
-        yield Chosen(
-            "memory.checkpointing", f"{count} of {len(layers)} layers recomputed", _why_recomputed(run, count)
-        )
+        value = f"{count} of {len(layers)} layers recomputed"
+        yield Chosen("memory.checkpointing", value, _why_recomputed(run, count))
 
 
-def _why_recomputed(run: Run, count: int) -> str:
-    told = next((note for note in run.notes if note.startswith("recomputing ")), "")
-    if count and told:
-        return told.partition(": ")[2]
+def _why_recomputed(run: Built, count: int) -> str:
+    recomputing = [note for note in run.notes if note.startswith("recomputing ")]
+    if count and recomputing:
+        return recomputing[0].partition(": ")[2]
     if run.recipe.memory.offload_activations:
         return "memory.offload_activations keeps what the backward pass needs in CPU memory"
-    return (
-        f"the activations of a pass of {run.recipe.memory.micro_tokens:,} tokens fit into the free memory, by"
-        " a probe"
-    )
+    tokens = f"{run.recipe.memory.micro_tokens:,} tokens"
+    return f"the activations of a pass of {tokens} fit into the free memory, by a probe"
 
 
 def _export(recipe: Recipe) -> Iterator[Chosen]:
     if recipe.export.base == "auto" and "merged" in recipe.export.formats and recipe.model.lora is not None:
         quantised = recipe.model.weights in ("nf4", "int8")
         value = "dequantized" if quantised else "original"
-        yield Chosen(
-            "export.base", value, f"the adapter was trained on them: base weights in {recipe.model.weights}"
-        )
+        why = f"the adapter was trained on them: base weights in {recipe.model.weights}"
+        yield Chosen("export.base", value, why)
 
 
 def _cpus() -> int:

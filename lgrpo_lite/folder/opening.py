@@ -1,0 +1,76 @@
+"""The folder of a run that is about to begin: a new one, or that of an earlier run to go on with."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.recipe.marks import differences
+from lgrpo_lite.recipe.reward import without_defaults
+from lgrpo_lite.recipe.schema import Recipe
+
+# Settings that may change when a run is resumed: they change no number of the steps already made.
+FREE = (
+    "train.steps", "train.save_every", "train.eval_every", "train.keep.last", "train.keep.best",
+    "train.time_limit",
+    "log", "export", "recipe", "safety", "rollout.server",
+)  # fmt: skip
+RESOLVED = "config.resolved.yaml"  # written when all of a recipe is known to load: from there on it is a run
+
+
+def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple[RunFolder, bool]:
+    """The run folder and whether to resume in it. An existing run is never written over."""
+    path = runs / name if name else None
+    if path is None and resume == "auto":
+        path = _unfinished(recipe, runs)
+    folder = RunFolder(path or runs / _fresh_name(recipe))
+    path = folder.path
+    if folder.started and resume == "never":
+        fix = "go on with it by --resume auto, or choose another --name"
+        raise ConfigError("a run of that name exists", where=str(path), fix=fix)
+    if not folder.started and folder.foreign:
+        fix = "choose another --name"
+        raise ConfigError("that folder exists and holds something else", where=str(path), fix=fix)
+    changed = changes(path, recipe) if folder.started else []
+    if changed:
+        shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+        fix = "resume with the settings it was started with, or choose another --name"
+        raise ConfigError(f"the run has other settings: {shown}", where=str(path / RESOLVED), fix=fix)
+    resumed = folder.started
+    folder.open()
+    return folder, resumed
+
+
+def _fresh_name(recipe: Recipe) -> str:
+    """The recipe, the time, and a part of the process id: two runs of one second are two."""
+    began = time.strftime("%Y%m%d-%H%M%S")
+    return f"{recipe.recipe.name}-{began}-{os.getpid() % 4096:03x}"
+
+
+def _unfinished(recipe: Recipe, runs: Path) -> Path | None:
+    """The newest run of the same settings that did not come to its end."""
+    known = [file.parent for file in runs.glob(f"*/{RESOLVED}")]
+    for path in sorted(known, key=lambda p: p.stat().st_mtime, reverse=True):
+        if RunFolder(path).status.get("state") != "done" and not changes(path, recipe):
+            return path
+    return None
+
+
+def changes(path: Path, recipe: Recipe) -> list[str]:
+    """Settings of a run that a recipe has otherwise and that a resumed run may not change."""
+    began = yaml.safe_load((path / RESOLVED).read_text("utf-8"))
+    return differences(_comparable(began), _comparable(yaml.safe_load(recipe.to_yaml())), FREE)
+
+
+def _comparable(settings: Any) -> Any:
+    """Without the keys of rewards that an earlier version wrote for every reward."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), list):
+        return settings
+    rewards = []
+    for reward in settings["rewards"]:
+        rewards.append(without_defaults(reward) if isinstance(reward, dict) else reward)
+    return {**settings, "rewards": rewards}
