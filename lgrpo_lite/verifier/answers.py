@@ -7,6 +7,7 @@ every search is linear in the text, so no text can hang it.
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 from lgrpo_lite.verifier.spelling import spell, words
 
@@ -32,14 +33,14 @@ _WORD = re.compile(
 )
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 # "Three trucks are needed": the subject is the answer
-_COUNTED = re.compile(r"(?:" + "|".join(_COUNTS) + r")\b", re.IGNORECASE)
+_COUNTED = re.compile(rf"(?:{'|'.join(_COUNTS)})\b", re.IGNORECASE)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|。")
 _REASON = re.compile(r",?\s+(?:because|since|as required)\b", re.IGNORECASE)
 _HEDGE = re.compile(
     r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*",
-    re.I,
+    re.IGNORECASE,
 )
 # Result: 42
 _LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)
@@ -67,12 +68,12 @@ def committed(text: str) -> str | None:
     `final` but without the last line.
     """
     text = _said(text)
-    found = _marked(text, "gsm8k") or _replaced(text) or _marked(text, "all boxed")
-    if found is not None and (inner := _stated(found)):
-        return inner  # \boxed{\text{The answer is } 5}
-    if found is None and (tags := _TAG.findall(text)):
-        found = tags[-1].strip() or None
-    return found or _stated(text)
+    marked = _marked(text, "gsm8k") or _replaced(text) or _marked(text, "all boxed")
+    if marked is not None:
+        return _stated(marked) or marked  # \boxed{\text{The answer is } 5}
+    tags = _TAG.findall(text)
+    tagged = tags[-1].strip() if tags else ""
+    return tagged or _stated(text)
 
 
 def bare(text: str) -> str:
@@ -81,35 +82,36 @@ def bare(text: str) -> str:
 
 
 def _said(text: str) -> str:
-    """The end of the text, without thoughts and without what stands after the turn's
-    end; nothing while still thinking.
+    """The end of the text, without thoughts and without what stands after the turn's end; nothing while
+    still thinking.
     """
     text = text[-MAX_TEXT:].rpartition("</think>")[2]
     if "<think>" in text:
         return ""
     for stop in _STOPS:
-        parts = text.partition(stop)
-        text = parts[0] if parts[0].strip() else parts[2]
+        before, _, after = text.partition(stop)
+        text = before if before.strip() else after
     return text
 
 
 def _marked(text: str, extract: str) -> str | None:
     if extract == "gsm8k":
-        found = _GSM8K.findall(text)
-        return found[-1].strip() or None if found else None
+        after_hashes = _GSM8K.findall(text)
+        return after_hashes[-1].strip() or None if after_hashes else None
     if extract == "all boxed":
-        return _all_boxed(text)
-    boxed = last_boxed(text)
-    return None if boxed is None else boxed.strip() or None
+        return _all_boxed(text) or None
+    boxed = last_boxed(text) or ""
+    return boxed.strip() or None
 
 
 def _replaced(text: str) -> str | None:
     """A "final answer is" after the last box, with an answer of its own, replaces it."""
-    if boxes := _boxes(text):
-        rest = text[boxes[-1][1] :]
-        if match := _FINAL.search(rest):
-            return _stated(rest[match.start() :])
-    return None
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    rest = text[boxes[-1].end :]
+    final = _FINAL.search(rest)
+    return _stated(rest[final.start() :]) if final else None
 
 
 def _stated(text: str) -> str | None:
@@ -125,14 +127,16 @@ def _in_sentence(rest: str) -> str | None:
     """The answer at the beginning of `rest`: its first formula, or its first sentence; of
     prose the last formula or number.
     """
-    opened = re.match(r"\$\$?|\\\(|\\\[", rest)
-    first = _FORMULA.match(rest) if opened else None
-    first = first if first and _content(first) else None
     line = rest.partition("\n")[0]
-    sentence = _CONTRAST.split(_SENTENCE.split(line, maxsplit=1)[0], maxsplit=1)[0]
-    if first and (first.end() > len(line) or not re.search(r"\$|\\\(", line[first.end() : len(sentence)])):
-        tail = sentence[first.end() :].strip(" .*\\]$)") if first.end() < len(line) else ""
-        return _content(first) + (f" {tail}" if 0 < len(tail) <= 12 else "")
+    sentence = _SENTENCE.split(line, maxsplit=1)[0]
+    sentence = _CONTRAST.split(sentence, maxsplit=1)[0]
+    first = _FORMULA.match(rest)
+    content = _content(first) if first else ""
+    if first and content:
+        tail = sentence[first.end() :]
+        if not re.search(r"\$|\\\(", tail):
+            unit = tail.strip(" .*\\]$)")
+            return f"{content} {unit}" if 0 < len(unit) <= 12 else content
     sentence = _HEDGE.sub("", _REASON.split(sentence, maxsplit=1)[0])
     if is_prose(sentence):
         return _last_formula(sentence)
@@ -145,30 +149,46 @@ def _last_line(text: str) -> str | None:
     if not lines:
         return None
     last = _LABEL.sub("", lines[-1].strip()).strip("`")
-    if (counted := _COUNTED.match(last)) and is_prose(last):
-        return str([*_COUNTS].index(counted[0].lower()))
+    counted = _COUNTED.match(last)
+    if counted and is_prose(last):
+        return str(_COUNTS.index(counted[0].lower()))
     if as_number(last) is not None:
         return last
-    if not _plain_words(last) and not _FORMULA.search(last):
-        equals = last.rpartition("=")
-        return equals[2].strip() if equals[0].strip() and as_number(equals[2]) is not None else None
-    return _last_formula(last)
+    if _plain_words(last) or _FORMULA.search(last):
+        return _last_formula(last)
+    left, _, right = last.rpartition("=")
+    is_equation = left.strip() and as_number(right) is not None
+    return right.strip() if is_equation else None
 
 
 def _last_formula(line: str) -> str | None:
-    formulas = [
-        m for m in _FORMULA.finditer(line) if not _DENIED.search(line[max(0, m.start() - 40) : m.start()])
-    ]
-    found = [(m.end(), content) for m in formulas if (content := _content(m))]
-    numbers = list(_IN_PROSE.finditer(line))
-    if found and (not numbers or found[-1][0] >= numbers[-1].end() or not is_prose(line)):
-        return found[-1][1]
+    """The last formula of a line, or the last number of its last sentence where no formula follows it."""
+    formula, formula_end = "", 0
+    for match in _FORMULA.finditer(line):
+        content = _content(match)
+        if content and not _is_denied(line, match.start()):
+            formula, formula_end = content, match.end()
+    if formula:
+        number = _last_number(line)
+        if number is None or formula_end >= number.end() or not is_prose(line):
+            return formula
     # a number is an answer only in the last sentence, and only of one
     sentence = _SENTENCE.split(line.strip())[-1]
-    numbers = list(_IN_PROSE.finditer(sentence)) if is_prose(sentence) else []
-    if not numbers or _DENIED.search(sentence[max(0, numbers[-1].start() - 40) : numbers[-1].start()]):
+    number = _last_number(sentence)
+    if number is None or not is_prose(sentence) or _is_denied(sentence, number.start()):
         return None
-    return numbers[-1][0].strip()
+    return number[0].strip()
+
+
+def _last_number(text: str) -> re.Match[str] | None:
+    numbers = list(_IN_PROSE.finditer(text))
+    return numbers[-1] if numbers else None
+
+
+def _is_denied(text: str, start: int) -> bool:
+    """Whether "not" stands right before."""
+    before = text[max(0, start - 40) : start]
+    return _DENIED.search(before) is not None
 
 
 def _content(match: re.Match[str]) -> str:
@@ -176,7 +196,8 @@ def _content(match: re.Match[str]) -> str:
     prices with words between them.
     """
     content = next(group for group in match.groups() if group is not None).strip()
-    return "" if content.endswith(("=", "+", "-", "*", "/", ",")) or _plain_words(content) >= 2 else content
+    goes_on = content.endswith(("=", "+", "-", "*", "/", ","))
+    return "" if goes_on or _plain_words(content) >= 2 else content
 
 
 def is_prose(text: str) -> bool:
@@ -185,89 +206,106 @@ def is_prose(text: str) -> bool:
 
 
 def _plain_words(text: str) -> int:
-    return sum(word.lower() not in _NO_PROSE for word in _WORD.findall(_NAMED.sub(" ", text)))
+    found_words = _WORD.findall(_NAMED.sub(" ", text))
+    return sum(word.lower() not in _NO_PROSE for word in found_words)
 
 
 def as_number(text: str) -> Fraction | None:
     """An exact value for `1,234`, `$5`, `12.50`, `3/4`, `1.2e4`, `35%` (as 35); None for anything else."""
     if len(text) > 2 * MAX_DIGITS:
         return None
-    text = (
-        text.strip()
-        .strip("$")
-        .rstrip(".%")
-        .replace("\\$", "")
-        .replace("\\%", "")
-        .replace("\u2212", "-")
-        .strip()
-    )
+    text = text.strip().strip("$").rstrip(".%")
+    text = text.replace("\\$", "").replace("\\%", "").replace("\u2212", "-").strip()
     if not text or len(text) > MAX_DIGITS:
         return None
     top, slash, bottom = text.partition("/")
-    if not _NUMBER.fullmatch(top.strip()) or (slash and not _NUMBER.fullmatch(bottom.strip())):
+    numerator = _literal(top)
+    denominator = _literal(bottom) if slash else Fraction(1)
+    if numerator is None or not denominator:
         return None
-    numerator = Fraction(top.strip().replace(",", ""))
-    denominator = Fraction(bottom.strip().replace(",", "")) if slash else Fraction(1)
-    return numerator / denominator if denominator else None
+    return numerator / denominator
+
+
+def _literal(text: str) -> Fraction | None:
+    digits = text.strip()
+    return Fraction(digits.replace(",", "")) if _NUMBER.fullmatch(digits) else None
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{}` or `\\fbox{}` whose braces balance, the
-    innermost one; None when there is none.
+    """The content of the last `\\boxed{}` or `\\fbox{}` whose braces balance, the innermost one; None when
+    there is none.
     """
     boxes = _boxes(text)
-    return boxes[-1][2] if boxes else None
+    return boxes[-1].content if boxes else None
 
 
-def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """Begin, end and content of every box that holds no other box, in one pass over the braces."""
-    found: list[tuple[int, int, str]] = []
-    opened: list[
-        tuple[int, int]
-    ] = []  # of each open brace: where its box begins, or -1, and where its content does
+class _Box(NamedTuple):
+    begin: int
+    end: int
+    content: str
+
+
+def _boxes(text: str) -> list[_Box]:
+    """Every box that holds no other box, in one pass over the braces."""
+    boxes: list[_Box] = []
+    # of each open brace: where its box begins, or -1, and where its content does
+    opened: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
         sign = match[0]
-        if sign == "}":
+        if sign == "{":
+            opened.append((-1, match.end()))
+        elif sign == "}":
             begin, inside = opened.pop() if opened else (-1, 0)
-            if begin >= 0 and not (found and found[-1][0] > begin):
-                found.append((begin, match.end(), text[inside : match.start()]))
-        elif sign == "{" or len(sign) > 2:
-            opened.append((match.start() if len(sign) > 2 else -1, match.end()))
-    return found
+            holds_another = boxes and boxes[-1].begin > begin
+            if begin >= 0 and not holds_another:
+                boxes.append(_Box(begin, match.end(), text[inside : match.start()]))
+        elif len(sign) > 2:  # \boxed{
+            opened.append((match.start(), match.end()))
+    return boxes
 
 
-def _all_boxed(text: str) -> str | None:
+def _all_boxed(text: str) -> str:
     """The last box, with those before it that only a comma, `and` or `or` parts from it; a box
     cut off at the end of the text.
     """
     boxes = _boxes(text)
     if not boxes:
-        start = max(text.rfind("\\boxed{"), text.rfind("\\boxed {"))
-        rest = text[start:].partition("{")[2].strip().rstrip("$.").strip("{} ") if start >= 0 else ""
-        return rest if rest and "\n" not in rest and len(rest) <= 200 else None
-    while boxes and _DENIED.search(text[max(0, boxes[-1][0] - 40) : boxes[-1][0]]):
+        return _cut_off_box(text)
+    while boxes and _is_denied(text, boxes[-1].begin):
         boxes.pop()
     if not boxes:
-        return None
-    joined, begin = boxes[-1][2], boxes[-1][0]
-    for before, end, content in reversed(boxes[-20:-1]):
-        between = text[end:begin]
-        if (
-            len(between) > 60
-            or not re.fullmatch(r",?(?:and|or)?|;", _BETWEEN.sub("", between))
-            or not re.search("[,;a]|or", between)
-        ):
+        return ""
+    *earlier, last = boxes[-20:]
+    joined, begin = last.content, last.begin
+    for box in reversed(earlier):
+        if not _lists(text[box.end : begin]):
             break
-        joined, begin = f"{content}, {joined}", before
-    return joined.strip() or None
+        joined, begin = f"{box.content}, {joined}", box.begin
+    return joined.strip()
+
+
+def _lists(between: str) -> bool:
+    """Whether what stands between two boxes makes them one list."""
+    if len(between) > 60 or not re.search("[,;a]|or", between):
+        return False
+    return re.fullmatch(r",?(?:and|or)?|;", _BETWEEN.sub("", between)) is not None
+
+
+def _cut_off_box(text: str) -> str:
+    start = max(text.rfind("\\boxed{"), text.rfind("\\boxed {"))
+    if start < 0:
+        return ""
+    _, _, rest = text[start:].partition("{")
+    rest = rest.strip().rstrip("$.").strip("{} ")
+    return rest if "\n" not in rest and len(rest) <= 200 else ""
 
 
 def normal(answer: str) -> str:
-    """A form that does not depend on spelling: answers that differ in it only get the same
-    text. For votes, not for verdicts.
+    """A form that does not depend on spelling: answers that differ in it only get the same text.
+    For votes, not for verdicts.
 
-    A number or fraction of integers is its exact value, words are without case, all else
-    is without spaces. Linear time.
+    A number or fraction of integers is its exact value, words are without case, all else is without spaces.
+    Linear time.
     """
     if len(answer) > MAX_ANSWER:
         return answer.strip()
@@ -275,10 +313,23 @@ def normal(answer: str) -> str:
     named, _, value = spelled.partition("=")
     if value and re.fullmatch(r"\s*\\?[a-zA-Z]\w*\s*", named):
         spelled = value.strip()
-    if (number := as_number(spelled)) is not None:
+    number = as_number(spelled)
+    if number is None:
+        number = _latex_fraction(spelled)
+    if number is not None:
         return str(number)
-    if (match := _FRACTION.fullmatch(spelled)) and len(spelled) <= MAX_DIGITS and int(match[3]):
-        return str(Fraction(int(match[2]), int(match[3])) * (-1 if match[1] == "-" else 1))
     if not re.search(r"[\\^_=+/*]|\d", spelled.replace("\\text", "")):
         return words(spelled)
     return spelled.replace(" ", "")
+
+
+def _latex_fraction(spelled: str) -> Fraction | None:
+    """The value of `\\frac{1}{2}`, with a sign or without."""
+    match = _FRACTION.fullmatch(spelled)
+    if match is None or len(spelled) > MAX_DIGITS:
+        return None
+    sign, top, bottom = match.groups()
+    if not int(bottom):
+        return None
+    value = Fraction(int(top), int(bottom))
+    return -value if sign == "-" else value

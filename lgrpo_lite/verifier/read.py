@@ -25,35 +25,35 @@ _CHOICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text in the one spelling, and the trees it may mean; none where it is no
-    mathematics that is read here.
-    """
+    """A text in the one spelling, and the trees it may mean; none where it is no mathematics read here."""
 
     spelled: str
     trees: tuple[Node, ...]
     money: bool = False  # a sign of a currency stood in it, which the spelling leaves out
 
     def beside(self, other: "Reading") -> tuple[Node, ...]:
-        """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a
-        decimal with a point; 0,5 may be 0.5.
+        """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point;
+        0,5 may be 0.5.
         """
-        pointed = _DECIMAL_POINT.fullmatch(other.spelled) or self.spelled.lstrip("+-").startswith("0,")
-        if pointed and _DECIMAL_COMMA.fullmatch(self.spelled):
-            decimal = _tree(self.spelled.replace(",", "."), True)
-            return self.trees if decimal is None else (*self.trees, decimal)
-        return self.trees
+        if not _DECIMAL_COMMA.fullmatch(self.spelled):
+            return self.trees
+        if not _DECIMAL_POINT.fullmatch(other.spelled) and not self.spelled.lstrip("+-").startswith("0,"):
+            return self.trees
+        decimal = _tree(self.spelled.replace(",", "."), True)
+        return self.trees if decimal is None else (*self.trees, decimal)
 
     @property
     def choice(self) -> str | None:
         """The letter of a multiple-choice answer: B, (B), (B) 4."""
-        bare = (
-            self.spelled[6:-1].strip()
-            if self.spelled.startswith("\\text{") and self.spelled.endswith("}")
-            else self.spelled
-        )
+        bare = self.spelled
+        if bare.startswith("\\text{") and bare.endswith("}"):
+            bare = bare.removeprefix("\\text{").removesuffix("}").strip()
         bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", bare)
-        found = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
-        return found[1] or found[2] if found else None
+        match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
+        if match is None:
+            return None
+        bracketed, letter = match.groups()
+        return bracketed or letter
 
 
 @lru_cache(maxsize=512)
@@ -62,7 +62,8 @@ def read(answer: str) -> Reading:
     if len(answer) > MAX_ANSWER:
         return Reading(answer.strip(), ())
     spelled = spell(answer)
-    return Reading(spelled, tuple(dict.fromkeys(_trees(spelled))), _MONEY.search(answer) is not None)
+    distinct = dict.fromkeys(_trees(spelled))
+    return Reading(spelled, tuple(distinct), money=_MONEY.search(answer) is not None)
 
 
 def _trees(spelled: str) -> list[Node]:
@@ -70,10 +71,10 @@ def _trees(spelled: str) -> list[Node]:
         return []
     if _SPACED.fullmatch(spelled):
         spelled = spelled.replace(" ", "")
-    found = [_tree(spelled, True)]
+    trees = [_tree(spelled, True)]
     if _GROUPED.search(spelled) and not _ZEROS.search(spelled):
-        found.append(_tree(spelled, False))
-    return [tree for tree in found if tree is not None]
+        trees.append(_tree(spelled, False))
+    return [tree for tree in trees if tree is not None]
 
 
 def _tree(spelled: str, thousands: bool) -> Node | None:

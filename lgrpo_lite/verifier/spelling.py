@@ -13,59 +13,55 @@ from functools import lru_cache
 
 _INVISIBLE = {"Cf", "Cc", "Cs", "Co", "Cn"}  # zero width, direction marks, controls
 _SIGNS = {
-    "−": "-", "–": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*",
-    "÷": r"\div ",
-    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≠": r"\ne ",
-    "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "±": r"\pm ",
-    "∓": r"\mp ",
-    "°": r"^\circ ", "º": r"^\circ ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "′": "'",
-    "’": "'", "∣": "|",
+    "−": "-", "–": "-", "﹣": "-", "±": r"\pm ", "∓": r"\mp ",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ",
+    "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ",
+    "≠": r"\ne ", "≈": r"\approx ",
+    "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∅": r"\emptyset ",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
+    "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
+    "∞": r"\infty ", "°": r"^\circ ", "º": r"^\circ ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "∀": r"\forall ",
-    "。": ".", "，": ",", "、": ",", "；": ";", "€": "", "£": "", "¥": "", "→": r"\to ", "∧": r"\wedge ",
-    "∨": r"\vee ",
+    "∀": r"\forall ", "→": r"\to ", "∧": r"\wedge ", "∨": r"\vee ", "∣": "|",
+    "′": "'", "’": "'", "。": ".", "，": ",", "、": ",", "；": ";",
+    "€": "", "£": "", "¥": "",
 }  # fmt: skip
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        (
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau"
-            " upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
-        ).split(),
-        strict=True,
-    )
-)
+_GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
+    "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+).split()
+_GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", _GREEK_NAMES, strict=True))
+_LAYOUT = (
+    "displaystyle textstyle scriptstyle limits nolimits nonumber left right bigl bigr Bigl Bigr biggl biggr "
+    "Biggl Biggr big Big bigg Bigg middle bf rm it tt sf boldmath hfill centering qquad quad enspace "
+    "thinspace negthinspace space mathbf boldsymbol bm mathit mathsf mathtt mathcal mathscr mathfrak boxed fbox bold "
+    "ensuremath phantom hphantom mathstrut strut hline bigstar euro pounds"
+).split()
+_WORDS = (
+    "text textbf textit textrm texttt textsf textnormal textup mathrm mbox hbox emph operatorname textsc "
+    "mathop underline"
+).split()
 _SAME = {  # commands that mean another one, or nothing
-    **dict.fromkeys(["dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"], r"\frac"),
-    **dict.fromkeys(["dbinom", "tbinom"], r"\binom"),
-    **dict.fromkeys(["leq", "leqslant", "leqq"], r"\le "),
-    **dict.fromkeys(["geq", "geqslant", "geqq"], r"\ge "),
-    **dict.fromkeys(["neq"], r"\ne "), "gt": ">", "lt": "<", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[",
-    "rbrack": "]",
-    **dict.fromkeys(["lvert", "rvert", "vert", "mid"], "|"), "colon": ":", "ast": "*", "degree": r"^\circ ",
-    "cdotp": r"\cdot ",
-    "varnothing": r"\emptyset ", "infin": r"\infty ", "varphi": r"\phi ", "varepsilon": r"\epsilon ",
-    "land": r"\wedge ",
-    "lor": r"\vee ", "backslash": r"\setminus ", "cupdot": r"\cup ", "sqcup": r"\cup ", "bigcup": r"\cup ",
-    "reals": r"\mathbb{R}",
-    **dict.fromkeys((
-        "displaystyle textstyle scriptstyle limits nolimits nonumber left right bigl bigr Bigl Bigr biggl "
-        "biggr Biggl Biggr big Big bigg Bigg middle bf rm it tt sf boldmath hfill centering qquad quad "
-        "enspace thinspace negthinspace space mathbf boldsymbol bm mathit mathsf mathtt mathcal mathscr "
-        "mathfrak boxed fbox bold ensuremath phantom hphantom mathstrut strut hline bigstar euro pounds"
-    ).split(), " "),
-    **dict.fromkeys((
-        "text textbf textit textrm texttt textsf textnormal textup mathrm mbox hbox emph operatorname textsc "
-        "mathop underline"
-    ).split(), r"\text"),
+    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "sfrac": r"\frac", "nicefrac": r"\frac",
+    "dbinom": r"\binom", "tbinom": r"\binom",
+    "leq": r"\le ", "leqslant": r"\le ", "leqq": r"\le ", "lt": "<",
+    "geq": r"\ge ", "geqslant": r"\ge ", "geqq": r"\ge ", "gt": ">",
+    "neq": r"\ne ",
+    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
+    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
+    "colon": ":", "ast": "*", "cdotp": r"\cdot ", "degree": r"^\circ ",
+    "varnothing": r"\emptyset ", "infin": r"\infty ", "reals": r"\mathbb{R}",
+    "varphi": r"\phi ", "varepsilon": r"\epsilon ",
+    "land": r"\wedge ", "lor": r"\vee ",
+    "backslash": r"\setminus ", "cupdot": r"\cup ", "sqcup": r"\cup ", "bigcup": r"\cup ",
+    **dict.fromkeys(_LAYOUT, " "),
+    **dict.fromkeys(_WORDS, r"\text"),
 }  # fmt: skip
 _SYMBOL = {
-    r"\,": "\u2009", r"\!": "\u200a", r"\;": " ", r"\:": " ", r"\>": " ", r"\ ": " ", "\\\n": " ",
-    r"\%": "%", r"\$": "",
-    r"\#": "#", r"\&": "&", r"\(": " ", r"\)": " ", r"\[": " ", r"\]": " ", r"\_": "_", r"\|": "|",
+    r"\,": "\u2009", r"\!": "\u200a",
+    r"\;": " ", r"\:": " ", r"\>": " ", r"\ ": " ", "\\\n": " ",
+    r"\(": " ", r"\)": " ", r"\[": " ", r"\]": " ",
+    r"\%": "%", r"\$": "", r"\#": "#", r"\&": "&", r"\_": "_", r"\|": "|",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+\*?|.)", re.DOTALL)
 _ODD = re.compile(r"[^\x20-\x7e]")
@@ -106,7 +102,9 @@ def _plain(character: str) -> str:
     if "⁄" in folded:
         top, bottom = folded.split("⁄", 1)
         return rf"\frac{{{top}}}{{{bottom}}}"
-    return folded if folded == character else "".join(_plain(c) if not c.isascii() else c for c in folded)
+    if folded == character:
+        return character
+    return "".join(c if c.isascii() else _plain(c) for c in folded)
 
 
 # a scale is no more than a unit
@@ -115,8 +113,8 @@ _CELSIUS = re.compile(r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-
 
 def spell(text: str) -> str:
     """The text in the one spelling; equal results mean the same answer, typed differently."""
-    text = _RAISED.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}", text)
-    text = _LOWERED.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}", text)
+    text = _RAISED.sub(lambda match: "^{" + _level(match[0]) + "}", text)
+    text = _LOWERED.sub(lambda match: "_{" + _level(match[0]) + "}", text)
     if not text.isascii() or not text.isprintable():
         text = _ODD.sub(lambda m: _plain(m[0]), text)
     if "&" in text or "<" in text:
@@ -127,31 +125,43 @@ def spell(text: str) -> str:
         if "begin" not in text:
             text = re.sub(r"\\\\(?=[a-zA-Z{}])", r"\\", text)  # escaped twice
         text = _COLOR.sub(" ", text)
-        text = _COMMAND.sub(_command, text.replace("^{\\circ}", "^\\circ ").replace("\\not=", "\\ne "))
-        text = re.sub("[\u2009\u200a]+", " ", _GROUPED.sub(r"\1", text))
-    text = _ORDINAL.sub("", _CELSIUS.sub(r"\1", text))
+        text = text.replace("^{\\circ}", "^\\circ ").replace("\\not=", "\\ne ")
+        text = _COMMAND.sub(_command, text)
+        text = _GROUPED.sub(r"\1", text)
+        text = re.sub("[\u2009\u200a]+", " ", text)
+    text = _CELSIUS.sub(r"\1", text)
+    text = _ORDINAL.sub("", text)
     text = text.replace("$", " ").replace("~", " ").replace("!=", "\\ne ")
-    text = _STOP.sub("", " ".join(text.split()))
-    return _ends(text)
+    text = " ".join(text.split())
+    text = _STOP.sub("", text)
+    return _without_ends(text)
+
+
+def _level(raised: str) -> str:
+    """Raised or lowered digits as ordinary ones."""
+    return unicodedata.normalize("NFKC", raised).replace("−", "-")
 
 
 def _command(match: re.Match[str]) -> str:
-    found = match[0]
-    if found in _SYMBOL:
-        return _SYMBOL[found]
-    name = found[1:].rstrip("*")
-    same = _SAME.get(name)
-    return found if same is None else same
+    command = match[0]
+    if command in _SYMBOL:
+        return _SYMBOL[command]
+    name = command[1:].rstrip("*")
+    return _SAME.get(name, command)
 
 
-def _ends(text: str) -> str:
+def _without_ends(text: str) -> str:
     """Without what closes a sentence, and without braces around the whole."""
     for _ in range(8):
         before = text
         text = text.strip("*` ").rstrip(".,;:").rstrip()
-        if text.startswith("\\text") and (found := _TEXT.fullmatch(text)):
-            text = "\\text{" + found[1].strip().rstrip(".,;:").strip() + "}"
-        text = _unwrapped(text.rstrip("\\").rstrip() if not text.endswith("\\}") else text)
+        wrapped = _TEXT.fullmatch(text)
+        if wrapped:
+            inner = wrapped[1].strip().rstrip(".,;:").strip()
+            text = "\\text{" + inner + "}"
+        if not text.endswith("\\}"):
+            text = text.rstrip("\\").rstrip()
+        text = _unwrapped(text)
         if text == before:
             break
     return text
@@ -159,7 +169,9 @@ def _ends(text: str) -> str:
 
 def _unwrapped(text: str) -> str:
     """Without the braces that enclose all of it."""
-    around = min(len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}")))
+    opening = len(text) - len(text.lstrip("{"))
+    closing = len(text) - len(text.rstrip("}"))
+    around = min(opening, closing)
     if not around or text.endswith("\\}"):
         return text
     inner = text[around:-around]
@@ -172,9 +184,10 @@ def _unwrapped(text: str) -> str:
 
 
 def words(spelled: str) -> str:
-    """A spelled answer as bare text: no wrappers, no spaces, no case;
-    what answers in words are compared by.
-    """
-    text = _TEXT.sub(r" \1 ", spelled).replace("{", "").replace("}", "").lower()
-    text = re.sub(r"^(?:the|an?)\s+", "", text.strip().strip("\"'`*_"))
-    return re.sub(r"[\s\"'`*_\\~]+", "", text).strip(".,;:!?").replace("-", "")
+    """A spelled answer as bare text: no wrappers, no spaces, no case; what words are compared by."""
+    text = _TEXT.sub(r" \1 ", spelled)
+    text = text.replace("{", "").replace("}", "").lower()
+    text = text.strip().strip("\"'`*_")
+    text = re.sub(r"^(?:the|an?)\s+", "", text)
+    text = re.sub(r"[\s\"'`*_\\~]+", "", text)
+    return text.strip(".,;:!?").replace("-", "")

@@ -1,8 +1,8 @@
 """The last resort: math-verify, for LaTeX that is not read here. Only what is small enough that
 sympy cannot run away with it.
 
-Its own limits are off, since they are wall clock and need the main thread; the
-caller's pool has the deadline.
+Its own limits are off, since they are wall clock and need the main thread; the caller's pool
+has the deadline.
 """
 
 import re
@@ -25,17 +25,8 @@ _POLYNOMIAL = re.compile(
 
 def agrees(prediction: str, gold: str) -> bool:
     """Whether math-verify finds two spelled formulas equal; False when it must not be asked, or fails."""
-    for text in (prediction, gold):
-        if (
-            len(text) > MAX_LENGTH
-            or "\\" not in text
-            or _WORDS.search(text)
-            or _REFUSED.search(text)
-            or text.count("^") > 4
-        ):
-            return False
-        if "\\int" in text and not _POLYNOMIAL.fullmatch(text):
-            return False
+    if not _may_be_asked(prediction) or not _may_be_asked(gold):
+        return False
     import logging
 
     try:
@@ -45,11 +36,18 @@ def agrees(prediction: str, gold: str) -> bool:
         return False
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     config = [LatexExtractionConfig()]
+    off: Any = None  # their own limits
     try:
-        off: Any = None  # their own limits
-        both = [
-            parse(f"${text}$", extraction_config=config, parsing_timeout=off) for text in (gold, prediction)
-        ]
-        return all(both) and equal(both[0], both[1], timeout_seconds=off)
+        gold_values = parse(f"${gold}$", extraction_config=config, parsing_timeout=off)
+        values = parse(f"${prediction}$", extraction_config=config, parsing_timeout=off)
+        return bool(gold_values and values) and equal(gold_values, values, timeout_seconds=off)
     except Exception:  # whatever sympy raises, the answer was not shown to be right
         return False
+
+
+def _may_be_asked(text: str) -> bool:
+    if len(text) > MAX_LENGTH or "\\" not in text or text.count("^") > 4:
+        return False
+    if _WORDS.search(text) or _REFUSED.search(text):
+        return False
+    return "\\int" not in text or _POLYNOMIAL.fullmatch(text) is not None

@@ -25,11 +25,12 @@ GREEK = frozenset(
         "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar vartheta varrho"
     ).split()
 )
-_PLAIN = {**{name: name for name in FUNCTIONS | GREEK}, "pi": "pi", "sqrt": "sqrt", "and": "and", "or": "or",
-"inf": "infty",
-          "infinity": "infty", "infty": "infty", "cup": "cup", "binom": "binom", "oo": "infty",
-          "abs": "abs"}  # fmt: skip
-
+_INFINITY = ("inf", "infinity", "infty", "oo")
+# What is a command without its backslash too.
+_PLAIN = {
+    **{name: name for name in (*FUNCTIONS, *GREEK, "pi", "sqrt", "and", "or", "cup", "binom", "abs")},
+    **dict.fromkeys(_INFINITY, "infty"),
+}
 _ENGLISH = frozenset("not no nor non but if is the for all any".split())
 
 Kind = Literal["number", "command", "symbol", "text", "sign", "end"]

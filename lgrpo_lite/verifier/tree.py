@@ -18,8 +18,6 @@ Node = tuple[Any, ...]
 
 def holds(node: Any, kind: str) -> bool:
     """Whether a node of the kind is in the tree."""
-    return (
-        isinstance(node, tuple)
-        and bool(node)
-        and (node[0] == kind or any(holds(child, kind) for child in node))
-    )
+    if not isinstance(node, tuple) or not node:
+        return False
+    return node[0] == kind or any(holds(child, kind) for child in node)
