@@ -32,10 +32,10 @@ _GREEK_NAMES = (
 ).split()
 _GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", _GREEK_NAMES, strict=True))
 _LAYOUT = (
-    "displaystyle textstyle scriptstyle limits nolimits nonumber left right bigl bigr Bigl Bigr biggl biggr "
-    "Biggl Biggr big Big bigg Bigg middle bf rm it tt sf boldmath hfill centering qquad quad enspace "
-    "thinspace negthinspace space mathbf boldsymbol bm mathit mathsf mathtt mathcal mathscr mathfrak boxed fbox bold "
-    "ensuremath phantom hphantom mathstrut strut hline bigstar euro pounds"
+    "displaystyle textstyle scriptstyle limits nolimits nonumber left right bigl bigr Bigl Bigr biggl "
+    "biggr Biggl Biggr big Big bigg Bigg middle bf rm it tt sf boldmath hfill centering qquad quad enspace "
+    "thinspace negthinspace space mathbf boldsymbol bm mathit mathsf mathtt mathcal mathscr mathfrak boxed "
+    "fbox bold ensuremath phantom hphantom mathstrut strut hline bigstar euro pounds"
 ).split()
 _WORDS = (
     "text textbf textit textrm texttt textsf textnormal textup mathrm mbox hbox emph operatorname textsc "
