@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lgrpo_lite.machine.facts import Gpu, Machine, read_machine
+from lgrpo_lite.machine.facts import Gpu, Machine, Room, read_machine
 from lgrpo_lite.machine.stacks import PYTHONS, TESTED, Package, compare, installed_packages, release
 
 GIB = 2**30
@@ -110,7 +110,8 @@ def runs_on(capability: tuple[int, int], arches: tuple[str, ...]) -> bool:
     """
     for kind, major, minor in re.findall(r"\b(sm|compute)_(\d+)(\d)\b", " ".join(arches)):
         built = (int(major), int(minor))
-        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+        same_generation = built[0] == capability[0]
+        if built <= capability and (kind == "compute" or same_generation):
             return True
     return False
 
@@ -125,8 +126,9 @@ def _packages(facts: Facts, stack: str) -> Iterator[Finding]:
         what = f"the stack {stack} has no builds for Python {python}"
         yield Finding(what, f"make the venv with Python {' or '.join(PYTHONS)}")
     if wrong:
-        fix = "pip install " + " ".join(f"{row.name}=={row.tested}" for row in wrong)
-        yield Finding("; ".join(map(_package_fault, wrong)), fix)
+        tested = [f"{row.name}=={row.tested}" for row in wrong]
+        what = "; ".join(map(_package_fault, wrong))
+        yield Finding(what, f"pip install {' '.join(tested)}")
 
 
 def _package_fault(row: Package) -> str:
@@ -164,16 +166,16 @@ def _compiler(facts: Facts, stack: str) -> Iterator[Finding]:
     machine = facts.machine
     if not wants_gpu(facts, stack) or (machine.compiler and not machine.no_header):
         return
-    lacks, install, other = [], [], ""
+    lacks, packages, other = [], [], ""
     if not machine.compiler:
         lacks.append("no C compiler")
-        install.append("gcc")
+        packages.append("gcc")
     if machine.no_header:
         lacks.append(f"no Python.h in {machine.no_header}")
-        install.append("python3-dev")
+        packages.append("python3-dev")
         other = f" (python{machine.python.rpartition('.')[0]}-dev if the system's own Python is another)"
     what = f"there is {' and '.join(lacks)}: Triton builds its launcher with both when vLLM starts"
-    yield Finding(what, f"sudo apt install {' '.join(install)}{other}")
+    yield Finding(what, f"sudo apt install {' '.join(packages)}{other}")
 
 
 # ------------------------------------------------------------------------------------------- the GPU
@@ -231,8 +233,9 @@ def _capability(facts: Facts, gpu: Gpu, stack: str) -> Iterator[Finding]:
     arches = facts.torch.arches if facts.torch else ()
     major, minor = gpu.capability
     name = f"GPU {gpu.index} ({gpu.name}, compute capability {major}.{minor})"
+    oldest = "{}.{}".format(*OLDEST_GPU)
     if gpu.capability < OLDEST_GPU:
-        what = f"{name} is too old: CUDA 13 and 4-bit weights begin at {OLDEST_GPU[0]}.{OLDEST_GPU[1]}"
+        what = f"{name} is too old: CUDA 13 and 4-bit weights begin at {oldest}"
         yield Finding(what, "use a card of the RTX 20 series or later", needs_gpu)
     elif arches and not runs_on(gpu.capability, arches):
         what = f"torch has no code for {name}, only for {' '.join(arches)}"
@@ -261,21 +264,23 @@ def _occupied(machine: Machine, gpu: Gpu) -> Iterator[Finding]:
     others = [p for p in machine.gpu_processes if p.gpu == gpu.uuid and p.pid != os.getpid()]
     if not others and _taken(machine, gpu) <= HELD:
         return
-    free = f"{(gpu.free or 0) / GIB:.1f} of {(gpu.total or 0) / GIB:.1f} GiB are free"
+    free, total = gpu.free or 0, gpu.total or 0
+    room = f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free"
     if others:
         processes = [f"PID {p.pid} ({p.name}, {p.bytes // 2**20} MiB)" for p in others]
         what = f"also on GPU {gpu.index}: {', '.join(processes)}"
         if gpu.free is not None:
-            what += f"; {free}"
-        fix = f"stop PID {' and '.join(str(p.pid) for p in others)} if it need not run"
+            what += f"; {room}"
+        pids = " and ".join(str(p.pid) for p in others)
+        fix = f"stop PID {pids} if it need not run"
     else:
         what = (
-            f"{free} on GPU {gpu.index}, and no process that computes there is known: "
+            f"{room} on GPU {gpu.index}, and no process that computes there is known: "
             "a desktop has the rest, or a container"
         )
         fix = (
             "close what draws on it (nvidia-smi lists it), "
-            f"or fit the rest: lgrpo-lite plan RECIPE --gpu {(gpu.free or 0) // GIB}GB --fit"
+            f"or fit the rest: lgrpo-lite plan RECIPE --gpu {free // GIB}GB --fit"
         )
     idle = _idle_gpu(machine)
     if idle is not None:
@@ -298,31 +303,32 @@ def _taken(machine: Machine, gpu: Gpu) -> int:
     """Bytes of a GPU that others have; 0 where it does not tell."""
     if gpu.free is None or gpu.total is None:
         return 0
-    own = sum(p.bytes for p in machine.gpu_processes if p.gpu == gpu.uuid and p.pid == os.getpid())
-    return gpu.total - gpu.free - own
+    own = [p.bytes for p in machine.gpu_processes if p.gpu == gpu.uuid and p.pid == os.getpid()]
+    return gpu.total - gpu.free - sum(own)
 
 
 # ------------------------------------------------------------ memory, disks, network
 
 
 def _room(facts: Facts, stack: str) -> Iterator[Finding]:
-    machine = facts.machine
-    if stack == "vllm" and machine.adapters.total and machine.adapters.free < ADAPTER_ROOM:
-        free, total = machine.adapters.free // 2**20, machine.adapters.total // 2**20
-        what = f"{free} of {total} MiB are free in {machine.adapters.path}, where adapters pass to vLLM"
+    machine, adapters = facts.machine, facts.machine.adapters
+    if stack == "vllm" and adapters.total and adapters.free < ADAPTER_ROOM:
+        free, total = adapters.free // 2**20, adapters.total // 2**20
+        what = f"{free} of {total} MiB are free in {adapters.path}, where adapters pass to vLLM"
         fix = "export TMPDIR=DIR on a larger disk"
-        if machine.adapters == machine.shared:
+        if adapters == machine.shared:
             fix = "start the container with --shm-size=1g, or export TMPDIR=/var/tmp"
         yield Finding(what, fix)
     if machine.gpus or wants_gpu(facts, stack):  # the models that want a GPU are those that want room
         yield from _memory(machine)
-        for room, what, fix in (
-            (machine.models, "the cache of models", "export HF_HOME=DIR on a larger disk"),
-            (machine.runs, "the runs folder", "give runs another place with --runs DIR"),
-        ):
-            if room.total and room.free < DISK_ROOM:
-                size = f"{room.free / GIB:.1f} GiB are free in {room.path}, {what}"
-                yield Finding(f"{size}; a 3B model may not fit", fix, False)
+        yield from _disk(machine.models, "the cache of models", "export HF_HOME=DIR on a larger disk")
+        yield from _disk(machine.runs, "the runs folder", "give runs another place with --runs DIR")
+
+
+def _disk(room: Room, name: str, fix: str) -> Iterator[Finding]:
+    if room.total and room.free < DISK_ROOM:
+        size = f"{room.free / GIB:.1f} GiB are free in {room.path}"
+        yield Finding(f"{size}, {name}; a 3B model may not fit", fix, False)
 
 
 def _memory(machine: Machine) -> Iterator[Finding]:

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from importlib import metadata
 
 _CPU = {
-    "torch": "2.13.0", "transformers": "5.17.0", "peft": "0.21.2", "bitsandbytes": "0.50.2",
+    "torch": "2.13.0",
+    "transformers": "5.17.0",
+    "peft": "0.21.2",
+    "bitsandbytes": "0.50.2",
     "accelerate": "1.15.0",
-    "safetensors": "0.8.0", "huggingface-hub": "1.33.0", "tokenizers": "0.23.3", "tqdm": "4.70.1",
-    "jaxtyping": "0.3.11", "math-verify": "0.9.0",
-    "latex2sympy2-extended": "1.11.0", "antlr4-python3-runtime": "4.13.2", "matplotlib": "3.11.2",
-}  # fmt: skip
+    "safetensors": "0.8.0",
+    "huggingface-hub": "1.33.0",
+    "tokenizers": "0.23.3",
+    "tqdm": "4.70.1",
+    "jaxtyping": "0.3.11",
+    "math-verify": "0.9.0",
+    "latex2sympy2-extended": "1.11.0",
+    "antlr4-python3-runtime": "4.13.2",
+    "matplotlib": "3.11.2",
+}
 _VLLM = {**_CPU, "vllm": "0.32.0", "vllm-bnb-plugin": "0.0.3", "triton": "3.7.1", "datasets": "4.8.5"}
 _UNSLOTH = {
     **_VLLM,
@@ -102,9 +111,11 @@ def outside(version: str, within: str) -> str | None:
     """
     for sign, bound in _bounds(within):
         ours, theirs = release(version), release(bound)
-        if (sign in (">=", "==") and ours < theirs) or (sign == ">" and ours <= theirs):
+        too_old = ours <= theirs if sign == ">" else ours < theirs
+        too_new = ours >= theirs if sign == "<" else ours > theirs
+        if too_old and sign in (">", ">=", "=="):
             return "too old"
-        if (sign in ("<=", "==") and ours > theirs) or (sign == "<" and ours >= theirs):
+        if too_new and sign in ("<", "<=", "=="):
             return "too new"
     return None
 
