@@ -17,6 +17,8 @@ EPILOG = """what is compared:
   A B           two evaluations, result folders of `lgrpo-lite eval`, problem by problem; B is set against A.
                 A run beside a result folder stands for its newest evaluation of the same problems"""
 
+Result = dict[str, Any]  # of --json
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite compare RUN RUN … [options]\n       lgrpo-lite compare A B [options]"
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluations(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _evaluations(args: argparse.Namespace) -> tuple[Result, list[str]]:
     """Two evaluations as JSON, and warnings."""
     from lgrpo_lite.evaluation.paired import compare, read_side
 
@@ -75,7 +77,7 @@ def _evaluations(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return result, warnings
 
 
-def _runs(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _runs(args: argparse.Namespace) -> tuple[Result, list[str]]:
     """Training curves as JSON, under `evaluations` what `_evaluations` says of two that have one in common,
     and warnings.
     """
@@ -127,7 +129,7 @@ def _result_folder(word: str) -> Path | None:
     return path if (path / "about.json").is_file() else None
 
 
-def _write(result: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str]]:
+def _write(result: Result, a, b, out: Path) -> tuple[list[str], list[str]]:
     """The comparison as files: their paths, and what could not be written."""
     from lgrpo_lite.monitor import plots
 
@@ -152,7 +154,7 @@ def _write(result: dict[str, Any], a, b, out: Path) -> tuple[list[str], list[str
 # ------------------------------------------------------------------------------------------- how it looks
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: Result) -> None:
     screen = console(highlight=False)
     screen.print(_table(result))
     screen.print(result["sentence"])
@@ -169,7 +171,7 @@ def _show(result: dict[str, Any]) -> None:
         screen.print(_support(support))
 
 
-def _table(result: dict[str, Any]):
+def _table(result: Result):
     from rich.table import Table
 
     table = Table(title=f"{result['suite']}, {result['problems']} problems", title_justify="left")

@@ -12,6 +12,9 @@ from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
+Figures = dict[str, Any]
+Estimate = dict[str, float]  # value, low, high
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite eval RUN|MODEL [--suite NAME] [--suite-file FILE] [key=value …] [options]"
@@ -181,7 +184,7 @@ def _show(result: dict[str, Any]) -> None:
         screen.print(_by_category(column, values, figures["k"]))
 
 
-def _overall(about: dict[str, Any], figures: dict[str, Any]):
+def _overall(about: dict[str, Any], figures: Figures):
     from rich.table import Table
 
     name = "{name} ({label})".format(**about["subject"])
@@ -212,11 +215,11 @@ def _by_category(column: str, values: dict[str, Any], k: int):
     return table
 
 
-def _interval(estimate: dict[str, float]) -> str:
+def _interval(estimate: Estimate) -> str:
     return f"{estimate['low']:.3f} to {estimate['high']:.3f}"
 
 
-def _estimates(figures: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+def _estimates(figures: Figures) -> list[tuple[str, Estimate]]:
     """What each figure means, and the figure."""
     k = figures["k"]
     rows = [(f"avg@{k}  a sample is right", figures["avg"])]

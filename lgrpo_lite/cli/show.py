@@ -1,5 +1,5 @@
-"""`lgrpo-lite show RUN`: the answers that a step kept, token by token with their
-credit. Reads only, needs no model.
+"""`lgrpo-lite show RUN`: the answers that a step kept, token by token with their credit. Reads only, needs no
+model.
 """
 
 import argparse
@@ -13,6 +13,9 @@ from lgrpo_lite.errors import ConfigError, DataError
 
 NAME = re.compile(r"step-(\d+)\.jsonl\.gz")
 PART = 200  # characters of a token that are drawn at once
+Row = dict[str, Any]  # a completion, as its file has it
+Numbered = tuple[int, Row]  # with the number of its prompt in the step, from 1
+ENDS = {"stop": "ended by itself", "length": "cut at the limit"}  # by finish_reason
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,53 +61,55 @@ def run(args: argparse.Namespace) -> int:
 
 def _steps(path: Path) -> dict[int, Path]:
     """Steps that kept completions."""
-    return {
-        int(found[1]): file
-        for file in (path / "completions").glob("step-*.jsonl.gz")
-        if (found := NAME.fullmatch(file.name))
-    }
+    steps = {}
+    for file in (path / "completions").glob("step-*.jsonl.gz"):
+        if match := NAME.fullmatch(file.name):
+            steps[int(match[1])] = file
+    return steps
 
 
-def _file(path: Path, wanted: int | None) -> tuple[int, Path]:
+def _file(path: Path, asked: int | None) -> tuple[int, Path]:
     """The completions of a step, or of the newest that has some. None: ConfigError that names the nearest."""
-    steps = _steps(path)
+    steps, where = _steps(path), str(path / "completions")
     if not steps:
         fix = "wait for its first step, or train with log.completions_per_step above 0"
-        raise ConfigError("the run kept no completions", where=str(path / "completions"), fix=fix)
-    step = max(steps) if wanted is None else wanted
+        raise ConfigError("the run kept no completions", where=where, fix=fix)
+    step = max(steps) if asked is None else asked
     if step not in steps:
-        raise ConfigError(
-            f"no completions of step {step}", where=str(path / "completions"), fix=_near(sorted(steps), step)
-        )
+        raise ConfigError(f"no completions of step {step}", where=where, fix=_near(sorted(steps), step))
     return step, steps[step]
 
 
 def _near(steps: Sequence[int], step: int) -> str:
     """The steps next to one, before and after it."""
-    around = [*[s for s in steps if s < step][-2:], *[s for s in steps if s > step][:2]]
+    before = [s for s in steps if s < step]
+    after = [s for s in steps if s > step]
+    around = [*before[-2:], *after[:2]]
     near = f"the nearest are {', '.join(map(str, around))}" if around else "there is no other"
     return f"{near} (all: {steps[0]} to {steps[-1]}, {len(steps)} of them)"
 
 
-def _numbered(rows: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with the number of their prompt in the step, from 1, in the order of the file."""
-    number: dict[str, int] = {}
-    return [(number.setdefault(_id(row), len(number) + 1), row) for row in rows]
+def _numbered(rows: Sequence[Row]) -> list[Numbered]:
+    """In the order of the file."""
+    numbers: dict[str, int] = {}
+    numbered = []
+    for row in rows:
+        number = numbers.setdefault(_id(row), len(numbers) + 1)
+        numbered.append((number, row))
+    return numbered
 
 
-def _of_prompt(
-    rows: Sequence[tuple[int, dict[str, Any]]], asked: str, file: Path
-) -> list[tuple[int, dict[str, Any]]]:
+def _of_prompt(rows: Sequence[Numbered], asked: str, file: Path) -> list[Numbered]:
     """An id wins over a number."""
-    found = [pair for pair in rows if _id(pair[1]) == asked]
-    found = found or [pair for pair in rows if str(pair[0]) == asked]
-    if not found:
-        there = ", ".join(f"{number} ({_id(row)})" for number, row in dict(rows).items())
-        raise ConfigError(f"no prompt {asked!r} in this step", where=str(file), fix=f"use one of: {there}")
-    return found
+    by_id = [(number, row) for number, row in rows if _id(row) == asked]
+    by_number = [(number, row) for number, row in rows if str(number) == asked]
+    if not by_id and not by_number:
+        prompts = ", ".join(f"{number} ({_id(row)})" for number, row in dict(rows).items())
+        raise ConfigError(f"no prompt {asked!r} in this step", where=str(file), fix=f"use one of: {prompts}")
+    return by_id or by_number
 
 
-def _id(row: dict[str, Any]) -> str:
+def _id(row: Row) -> str:
     return str(row.get("prompt_id", row.get("prompt", "")))
 
 
@@ -117,16 +122,17 @@ def _step_line(path: Path, step: int) -> tuple[str, dict[str, Any] | None]:
 
     for whole in (False, True):
         view = Tail(path, whole=whole).refresh()
-        record = next((r for r in [*reversed(view.records), *view.sparse] if r.step == step), None)
-        if record is not None:
-            return step_line(record, view.steps, None).rpartition(" | eta")[0], asdict(record)
+        for record in (*reversed(view.records), *view.sparse):
+            if record.step == step:
+                line = step_line(record, view.steps, None).rpartition(" | eta")[0]
+                return line, asdict(record)
     return f"step {step}: its line is not in metrics.jsonl", None
 
 
 # ------------------------------------------------------------------------------------------- how it looks
 
 
-def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+def _show(line: str, rows: Sequence[Numbered]) -> None:
     from rich.text import Text
 
     from lgrpo_lite.monitor.theme import BAD, GOOD, LABEL
@@ -135,15 +141,14 @@ def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
     screen = console(highlight=False, markup=False)
     tokens = [_tokens(row) for _, row in rows]
     screen.print(Text(line, LABEL), soft_wrap=True)
-    screen.print(
-        Text.assemble(
-            ("credit = advantage × weight of a token: ", LABEL),
-            (f"{RAISED} or green", GOOD),
-            (" more likely  ", LABEL),
-            (f"{LOWERED} or red", BAD),
-            (" less likely; marks stand below their line", LABEL),
-        )
+    legend = Text.assemble(
+        ("credit = advantage × weight of a token: ", LABEL),
+        (f"{RAISED} or green", GOOD),
+        (" more likely  ", LABEL),
+        (f"{LOWERED} or red", BAD),
+        (" less likely; marks stand below their line", LABEL),
     )
+    screen.print(legend)
     for (number, row), own, scale in zip(rows, tokens, scales_of(tokens), strict=True):
         screen.print()
         for text in _completion(number, row, own, max(20, screen.width), scale):
@@ -152,13 +157,12 @@ def _show(line: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
     screen.print(_table(rows))
 
 
-def _completion(number: int, row: dict[str, Any], tokens, width: int, scale: float) -> Iterator[Any]:
+def _completion(number: int, row: Row, tokens, width: int, scale: float) -> Iterator[Any]:
     """A completion as lines: what was asked, what it came to, the answer."""
     from rich.text import Text
 
     from lgrpo_lite.monitor.panels.samples import KINDS, kind_of
-    from lgrpo_lite.monitor.theme import CALM, LABEL, amount, clean
-    from lgrpo_lite.monitor.theme import number as figure
+    from lgrpo_lite.monitor.theme import CALM, LABEL, clean
     from lgrpo_lite.monitor.tokens import stamp
 
     sign, style = KINDS[kind_of(row)]
@@ -166,23 +170,24 @@ def _completion(number: int, row: dict[str, Any], tokens, width: int, scale: flo
     yield Text.assemble((f"prompt {number}  ", "bold"), (clean(_id(row), 200), LABEL))
     for line in _lines(str(row.get("prompt", "")), width - 2):
         yield Text.assemble("  ", (line, LABEL))
-    facts = [
-        f"reward {figure(row.get('reward'), '.3f')}",
-        *_parts(row.get("parts")),
-        f"{amount(row.get('tokens'))} tokens",
-    ]
-    facts += [
-        {"stop": "ended by itself", "length": "cut at the limit"}.get(
-            str(row.get("finish_reason")), "end unknown"
-        )
-    ]
-    facts += [f"the first {row['given']} tokens were given"] if row.get("given") else []
-    facts += ["sampled under another prompt"] if row.get("off") else []
-    yield Text.assemble(
-        (f"{sign}  ", style), (f"gold {clean(row.get('reference', '–'), 200)}  ", CALM), ", ".join(facts)
-    )
+    gold = f"gold {clean(row.get('reference', '–'), 200)}  "
+    yield Text.assemble((f"{sign}  ", style), (gold, CALM), ", ".join(_facts(row)))
     yield Text.assemble((f"credit {words}" if tokens.credit else words, colour))
     yield from _text(tokens, width, scale)
+
+
+def _facts(row: Row) -> list[str]:
+    """What a completion came to, in words."""
+    from lgrpo_lite.monitor.theme import amount, number
+
+    facts = [f"reward {number(row.get('reward'), '.3f')}", *_parts(row.get("parts"))]
+    facts.append(f"{amount(row.get('tokens'))} tokens")
+    facts.append(ENDS.get(str(row.get("finish_reason")), "end unknown"))
+    if row.get("given"):
+        facts.append(f"the first {row['given']} tokens were given")
+    if row.get("off"):
+        facts.append("sampled under another prompt")
+    return facts
 
 
 def _parts(parts: Any) -> list[str]:
@@ -191,7 +196,8 @@ def _parts(parts: Any) -> list[str]:
 
     if not isinstance(parts, dict) or len(parts) < 2:
         return []
-    return [f"{clean(name, 40)} {number(value, '.2f')}" for name, value in list(parts.items())[:12]]
+    shown = list(parts.items())[:12]
+    return [f"{clean(name, 40)} {number(value, '.2f')}" for name, value in shown]
 
 
 def _lines(text: str, width: int) -> Iterator[str]:
@@ -200,12 +206,11 @@ def _lines(text: str, width: int) -> Iterator[str]:
 
     for line in text.split("\n"):
         rest = clean(line, len(line))
-        while True:
+        end = max(1, place(rest, width))
+        yield rest[:end]
+        while rest := rest[end:]:
             end = max(1, place(rest, width))
             yield rest[:end]
-            rest = rest[end:]
-            if not rest:
-                break
 
 
 def _text(tokens, width: int, scale: float) -> Iterator[Any]:
@@ -216,10 +221,11 @@ def _text(tokens, width: int, scale: float) -> Iterator[Any]:
 
     for pieces, credit in _split(tokens):
         part = Tokens(pieces, credit, len(pieces))
-        lines = drawn(part, width, 2 * sum(map(len, pieces)) + 2, scale, marked=not tokens.even)
-        for at, line in enumerate(lines):
+        most = 2 * sum(map(len, pieces)) + 2  # as many lines as a character each would take, with marks
+        lines = drawn(part, width, most, scale, marked=not tokens.even)
+        for i, line in enumerate(lines):
             line.rstrip()
-            if at % 2 == 0 or line.plain or tokens.even:  # a strip without a mark is no line
+            if i % 2 == 0 or line.plain or tokens.even:  # a strip without a mark is no line
                 yield Text.assemble(line)
 
 
@@ -239,7 +245,7 @@ def _split(tokens) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
     yield tuple(pieces), tuple(credit)
 
 
-def _tokens(row: dict[str, Any]):
+def _tokens(row: Row):
     """All tokens of an answer; of an earlier version's, without pieces, the text."""
     from lgrpo_lite.monitor.theme import known
     from lgrpo_lite.monitor.tokens import Tokens
@@ -247,16 +253,19 @@ def _tokens(row: dict[str, Any]):
     pieces, credit = row.get("pieces"), row.get("credit")
     if not isinstance(pieces, list) or not pieces or not all(isinstance(piece, str) for piece in pieces):
         return Tokens((str(row.get("completion", "")),), (), None)
-    found = [known(value) or 0.0 for value in credit[: len(pieces)]] if isinstance(credit, list) else []
-    return Tokens(tuple(pieces), tuple(found), len(pieces))
+    if not isinstance(credit, list):
+        credit = []
+    values = tuple(known(value) or 0.0 for value in credit[: len(pieces)])
+    return Tokens(tuple(pieces), values, len(pieces))
 
 
-def _thirds(row: dict[str, Any]) -> list[float] | None:
-    """Shares of Σ|credit| that fall on the first, middle and last third of an
-    answer's tokens; None without credit.
+def _thirds(row: Row) -> list[float] | None:
+    """Shares of Σ|credit| that fall on the first, middle and last third of an answer's tokens; None without
+    credit.
     """
     credit = [abs(value) for value in _tokens(row).credit]
-    if not (whole := sum(credit)):
+    whole = sum(credit)
+    if not whole:
         return None
     shares = [0.0] * 3
     for i, value in enumerate(credit):
@@ -264,19 +273,22 @@ def _thirds(row: dict[str, Any]) -> list[float] | None:
     return shares
 
 
-def _table(rows: Sequence[tuple[int, dict[str, Any]]]):
+def _table(rows: Sequence[Numbered]):
     from rich.table import Table
 
     from lgrpo_lite.monitor.panels.samples import kind_of
     from lgrpo_lite.monitor.theme import amount
 
-    table = Table(
-        title="share of |credit| by thirds of an answer", title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
-    for column in ("prompt", "answer", "tokens", "first", "middle", "last"):
-        table.add_column(column, justify="left" if column in ("prompt", "answer") else "right")
+    title = "share of |credit| by thirds of an answer"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("prompt", "answer"):
+        table.add_column(column, justify="left")
+    for column in ("tokens", "first", "middle", "last"):
+        table.add_column(column, justify="right")
     for number, row in rows:
         shares = _thirds(row)
-        cells = ["–"] * 3 if shares is None else [f"{share:.0%}" for share in shares]
+        cells = ["–", "–", "–"]
+        if shares is not None:
+            cells = [f"{share:.0%}" for share in shares]
         table.add_row(str(number), kind_of(row), amount(row.get("tokens")), *cells)
     return table

@@ -20,11 +20,8 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(args.words[0], args.words[1:]))
-    if (
-        args.strict
-        and recipe.model.revision is None
-        and not recipe.model.id.startswith(("builtin:", "/", "."))
-    ):
+    from_hub = not recipe.model.id.startswith(("builtin:", "/", "."))
+    if args.strict and from_hub and recipe.model.revision is None:
         raise ConfigError(
             "the model's revision is not pinned",
             where=recipe.where("model.id"),

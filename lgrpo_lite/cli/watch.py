@@ -1,5 +1,5 @@
-"""`lgrpo-lite watch RUN`: the live view on a run's files. Reads only; the run
-may be live, finished or crashed.
+"""`lgrpo-lite watch RUN`: the live view on a run's files. Reads only; the run may be live, finished or
+crashed.
 """
 
 import argparse
@@ -82,13 +82,12 @@ def _picture(path: Path, args: argparse.Namespace) -> int:
     )
     console.print(live(view, width, height))
     picture = console.export_svg(title=f"lgrpo-lite watch {path.name}")
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # fetch no fonts
     try:
-        # fetch no fonts
-        args.svg.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8")
+        args.svg.write_text(picture, "utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"cannot write: {error.strerror}", where=str(args.svg), fix="choose another --svg FILE"
-        ) from None
+        what = f"cannot write: {error.strerror}"
+        raise ConfigError(what, where=str(args.svg), fix="choose another --svg FILE") from None
     print(args.svg)
     return 0
 
@@ -98,6 +97,7 @@ def find_run(name: str, runs: Path) -> Path:
     for path in (Path(name), runs / name):
         if (path / "STATUS.json").is_file():
             return path
-    known = sorted((p.parent for p in runs.glob("*/STATUS.json")), key=lambda p: p.stat().st_mtime)
+    known = [file.parent for file in runs.glob("*/STATUS.json")]
+    known.sort(key=lambda folder: folder.stat().st_mtime)
     fix = f"the newest run here is {known[-1]}" if known else "start one: lgrpo-lite recipe tiny-math"
     raise ConfigError(f"no run {name!r}", where="command line", fix=fix)
