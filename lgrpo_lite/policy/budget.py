@@ -7,7 +7,7 @@ everywhere: a card that is sold as 24 GB has 24 GiB, of which torch sees a littl
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -38,8 +38,7 @@ def visible(size: int) -> int:
 def weights_bytes(
     config: Any, weights: str, *, compute: int | None = None, trained: bool = False, by_vllm: bool = False
 ) -> int:
-    """The base model as it is held. `compute`: bytes of the type of all that is
-    not quantised (None: a GPU's).
+    """The base model as it is held. `compute`: bytes of the type of all that is not quantised; None: a GPU's.
 
     nf4, n numbers: ⌈n/2⌉ packed, a byte for each block of 64, 4 for each 256 blocks, and float32 tables of 16
     and 256 with an offset; without double quantisation, which vLLM's plugin undoes (`by_vllm`), 4 bytes a
@@ -48,20 +47,26 @@ def weights_bytes(
     """
     shape = config if isinstance(config, Shape) else Shape.of(config)
     plain = 4 if trained else compute or WIDTH[weights]
-    total = plain * (sum(shape.outer) + shape.layers * sum(shape.vectors)) + 8 * (shape.head_dim // 2)
+    rotary = 8 * (shape.head_dim // 2)
+    total = plain * (sum(shape.outer) + shape.layers * sum(shape.vectors)) + rotary
     if trained or weights not in ("nf4", "int8"):
         return total + plain * shape.layers * sum(linear.numbers for linear in shape.linears)
     sizes = {linear.name: _quantised(linear, weights, shape.saved, by_vllm) for linear in shape.linears}
-    patterns = (shape.saved or {}).get("llm_int8_skip_modules") or ()
-    blocks = (
-        [(layer, linear) for layer in range(shape.layers) for linear in shape.linears] if patterns else []
-    )
-    whole = [linear for layer, linear in blocks if _skips(f"model.layers.{layer}.{linear.name}", patterns)]
-    return (
-        total
-        + shape.layers * sum(sizes.values())
-        + sum(plain * linear.numbers - sizes[linear.name] for linear in whole)
-    )
+    total += shape.layers * sum(sizes.values())
+    for linear in _unquantised(shape):
+        total += plain * linear.numbers - sizes[linear.name]
+    return total
+
+
+def _unquantised(shape: Shape) -> Iterator[Linear]:
+    """Linear layers of the blocks that a quantised checkpoint left as numbers."""
+    patterns = (shape.saved or {}).get("llm_int8_skip_modules")
+    if not patterns:
+        return
+    for layer in range(shape.layers):
+        for linear in shape.linears:
+            if _skips(f"model.layers.{layer}.{linear.name}", patterns):
+                yield linear
 
 
 def _quantised(linear: Linear, weights: str, saved: Mapping[str, Any] | None, by_vllm: bool) -> int:
@@ -70,7 +75,8 @@ def _quantised(linear: Linear, weights: str, saved: Mapping[str, Any] | None, by
     packed, blocks = ceil(linear.numbers / 2), ceil(linear.numbers / 64)
     if by_vllm or (saved is not None and not saved.get("bnb_4bit_use_double_quant")):
         return packed + 4 * blocks + 4 * 16
-    return packed + blocks + 4 * ceil(blocks / 256) + 4 * (16 + 256 + 1)
+    tables = 16 + 256 + 1
+    return packed + blocks + 4 * ceil(blocks / 256) + 4 * tables
 
 
 def _skips(name: str, patterns: Sequence[str]) -> bool:
@@ -80,22 +86,22 @@ def _skips(name: str, patterns: Sequence[str]) -> bool:
 
 def adapter_sizes(shape: Shape, lora: Lora) -> list[int]:
     """Elements of each A (rank × inputs) and B (outputs × rank), all held in float32."""
-    outer = [
+    matrices = [
         ("lm_head", shape.hidden, shape.vocabulary),
         ("model.embed_tokens", shape.vocabulary, shape.hidden),
     ]
-    sizes = [lora.rank * width for name, *widths in outer if targeted(lora, name) for width in widths]
     for layer in range(shape.layers):
         for linear in shape.linears:
-            if targeted(lora, f"model.layers.{layer}.{linear.name}"):
-                sizes += [lora.rank * linear.inputs, lora.rank * linear.outputs]
+            matrices.append((f"model.layers.{layer}.{linear.name}", linear.inputs, linear.outputs))
+    sizes = []
+    for name, inputs, outputs in matrices:
+        if targeted(lora, name):
+            sizes += [lora.rank * inputs, lora.rank * outputs]
     return sizes
 
 
 def targeted(lora: Lora, name: str) -> bool:
-    """PEFT's rule: all-linear leaves the head out, another text is a pattern for the
-    whole name, a list names endings.
-    """
+    """PEFT's rule: all-linear leaves the head out, a text is a pattern of whole names, a list ends them."""
     if lora.targets == "all-linear":
         return name.endswith("_proj")
     if isinstance(lora.targets, str):
@@ -104,8 +110,7 @@ def targeted(lora: Lora, name: str) -> bool:
 
 
 def moments_bytes(sizes: Sequence[int], use: str) -> int:
-    """AdamW's two moments of each tensor: 8 bytes a number; 8bit: 2, and 8 for each
-    block of 256, from 4096 numbers on.
+    """AdamW's two moments of each tensor: 8 bytes a number; 8bit: 2, and 8 a block of 256, from 4096 on.
 
     Paged moments of 100,000 numbers and more leave the GPU when it is full, so they are not counted.
     """
@@ -113,7 +118,10 @@ def moments_bytes(sizes: Sequence[int], use: str) -> int:
     for n in sizes:
         if use.startswith("paged") and n >= 100_000:
             continue
-        total += 2 * n + 8 * ceil(n / 256) if use.endswith("8bit") and n >= 4096 else 8 * n
+        if use.endswith("8bit") and n >= 4096:
+            total += 2 * n + 8 * ceil(n / 256)
+        else:
+            total += 8 * n
     return total
 
 
@@ -121,9 +129,7 @@ def moments_bytes(sizes: Sequence[int], use: str) -> int:
 
 
 def kv_bytes_per_token(config: Any, width: int) -> int:
-    """Keys and values of one token in all layers: 2 · layers · heads of keys · their width ·
-    bytes of a number. Any family.
-    """
+    """Keys and values of one token: 2 · layers · heads of keys · their width · bytes a number. Any family."""
     if isinstance(config, Shape):
         return 2 * config.layers * config.kv_heads * config.head_dim * width
     c = settings(config)
@@ -138,20 +144,19 @@ def sequence_bytes(config: Any, width: int, tokens: int) -> int:
 
 def slot_bytes(shape: Shape, rank: int, width: int) -> int:
     """vLLM's copy of one adapter: every linear layer, in the compute type, at the next rank vLLM knows."""
-    held = next((r for r in SLOT_RANKS if r >= rank), rank)
-    return shape.layers * sum(linear.inputs + linear.outputs for linear in shape.linears) * held * width
+    slot_rank = next((r for r in SLOT_RANKS if r >= rank), rank)
+    widths = sum(linear.inputs + linear.outputs for linear in shape.linears)
+    return shape.layers * widths * slot_rank * width
 
 
 def graph_sizes(sequences: int) -> int:
-    """Batch sizes that vLLM captures CUDA graphs for: 1, 2, 4, then by 8 to 256 and by 16 to
-    twice the sequences, at most 512.
+    """How many batch sizes vLLM captures CUDA graphs for.
+
+    1, 2, 4, then by 8 to 256 and by 16 to twice the sequences, at most 512.
     """
     most = min(2 * sequences, 512)
-    return (
-        len([*filter(most.__ge__, (1, 2, 4))])
-        + len(range(8, min(256, most + 1), 8))
-        + len(range(256, most + 1, 16))
-    )
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return sum(size <= most for size in sizes)
 
 
 def graphs_bytes(shape: Shape, sequences: int) -> int:
@@ -166,34 +171,32 @@ def sequences_at_once(recipe: Recipe) -> int:
 
 
 def held_bytes(shape: Shape, recipe: Recipe, *, colocated: bool, twice: bool = False) -> dict[str, int]:
-    """What a run has on the card at any time, by name; gradients, passes, keys and values
-    come and go, CUDA keeps its own.
+    """What a run has on the card at any time, by name; gradients, passes, keys and values come and go.
 
-    colocated: vLLM is in this process; twice: on weights of its own.
+    CUDA's own memory is not in it. colocated: vLLM is in this process; twice: on weights of its own.
     """
-    model, vllm, width = recipe.model, recipe.rollout.vllm, WIDTH[recipe.model.weights]
+    model = recipe.model
     served = weights_bytes(shape, model.weights, by_vllm=True)
     own = weights_bytes(shape, model.weights, trained=model.lora is None)
     sizes = adapter_sizes(shape, model.lora) if model.lora else shape.parameters
-    held = {"base weights": served if colocated and not twice else own}
+    parts = {"base weights": served if colocated and not twice else own}
     if twice:
-        held["vLLM's own weights"] = served
+        parts["vLLM's own weights"] = served
     if model.lora:
-        held["adapter"] = 4 * sum(sizes)
-    held["optimiser moments"] = moments_bytes(sizes, recipe.optim.use)
+        parts["adapter"] = 4 * sum(sizes)
+    parts["optimiser moments"] = moments_bytes(sizes, recipe.optim.use)
     if colocated and model.lora:
-        held["adapter inside vLLM"] = slot_bytes(shape, model.lora.rank, width)
-        if vllm.cuda_graphs:
-            held["CUDA graphs"] = graphs_bytes(shape, sequences_at_once(recipe))
-    return held
+        parts["adapter inside vLLM"] = slot_bytes(shape, model.lora.rank, WIDTH[model.weights])
+        if recipe.rollout.vllm.cuda_graphs:
+            parts["CUDA graphs"] = graphs_bytes(shape, sequences_at_once(recipe))
+    return parts
 
 
 def cache_bytes(one: int, sequences: int, free: int, held: int, work: int) -> int:
-    """Keys and values of vLLM: of all `sequences` of `one` byte size, or CACHE_SHARE of what is left, and all
-    but SPARE at most; of one in any case.
+    """Keys and values of vLLM: of all `sequences` of `one` byte size, or as many as fit; at least one.
 
-    free: bytes of the card before anything is on it; held: what will stay there beside
-    the cache; work: what is in work.
+    They get CACHE_SHARE of what is left, all but SPARE at most. free: bytes of the card before anything is on
+    it; held: what will stay there beside the cache; work: what is in work.
     """
     room = free - held - int((1 + FRAGMENTATION) * work)
     return max(one, min(sequences * one, int(CACHE_SHARE * room), room - SPARE))

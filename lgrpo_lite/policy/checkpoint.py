@@ -41,9 +41,7 @@ class State:
 def save(
     root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, keep_last: int, keep_best: int
 ) -> Path:
-    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it),
-    remove what is no longer kept.
-    """
+    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is not kept."""
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{state.step:06d}"
     partial = root / f".partial-{state.step:06d}"
@@ -66,9 +64,7 @@ def save(
 
 
 def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint (`last`), `best`, or a step number; and a warning for
-    each one that was passed over.
-    """
+    """The newest whole checkpoint (`last`), `best`, or a step's; and a warning for each one passed over."""
     warnings = []
     folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True)
     if which == "best" and (root / "best").exists():
@@ -93,11 +89,9 @@ def broken(folder: Path) -> str | None:
                 return f"{name} was changed or cut short"
     except (OSError, UnicodeDecodeError) as error:
         return str(error)
-    return (
-        None
-        if {"trainer.pt", "state.json"} <= {line.partition("  ")[2] for line in lines}
-        else "SHA256SUMS is cut short"
-    )
+    names = {line.partition("  ")[2] for line in lines}
+    complete = names >= {"trainer.pt", "state.json"}
+    return None if complete else "SHA256SUMS is cut short"
 
 
 def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
@@ -108,9 +102,8 @@ def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
         state = read_state(folder)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         fix = "resume with the recipe the run was started with (config.resolved.yaml beside it)"
-        raise DataError(
-            f"the checkpoint does not fit this run: {error}", where=str(folder), fix=fix
-        ) from error
+        what = f"the checkpoint does not fit this run: {error}"
+        raise DataError(what, where=str(folder), fix=fix) from error
     policy.version = state.policy_version
     set_random_state(tensors.pop("rng"))
     return state, tensors
@@ -122,18 +115,14 @@ def read_state(folder: Path) -> State:
 
 
 def improved(state: State, score: float | None) -> State:
-    """The state after an evaluation: the best score moves only upwards, so the
-    first of two equals stays the best.
-    """
+    """The state after an evaluation: the best score only rises, so the first of two equals stays the best."""
     best = state.best_score
     better = score is not None and (best is None or score > best)
     return replace(state, score=score, best_score=score if better else best)
 
 
 def random_state() -> dict[str, Any]:
-    """Of every generator that a run, its rewards or its engine may draw from, as tensors,
-    lists and numbers.
-    """
+    """Of every generator that a run, its rewards or its engine may draw from."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     version, internal, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)
@@ -146,9 +135,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave; a generator that an older checkpoint did not keep goes on as it
-    is.
-    """
+    """Put back what `random_state` gave; a generator that an older checkpoint lacks goes on as it is."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -161,7 +148,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def random_kept() -> Iterator[None]:
-    """What is drawn inside it is not missed afterwards."""
+    """What is drawn inside it changes no draw afterwards."""
     state = random_state()
     try:
         yield
@@ -170,10 +157,13 @@ def random_kept() -> Iterator[None]:
 
 
 def _seal(folder: Path) -> None:
+    """Sums of all files, then everything fsynced, files before the folders that hold them."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    sums = "".join(f"{_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
-    (folder / "SHA256SUMS").write_text(sums, "utf-8")
-    for path in [*files, folder / "SHA256SUMS", *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+    lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    sums = folder / "SHA256SUMS"
+    sums.write_text("".join(lines), "utf-8")
+    folders = [p for p in folder.rglob("*") if p.is_dir()]
+    for path in (*files, sums, *folders, folder):
         _sync(path)
 
 

@@ -23,21 +23,18 @@ OTHERS = ("original/*", "consolidated*")  # which some bring a second time
 
 
 class Told(tqdm):
-    """A bar that draws nothing and says to whoever listens what it would show; bytes
-    as MB, less than one not at all.
-    """
+    """A bar that draws nothing and tells whoever listens what it would show; bytes as MB, from one MB on."""
 
     what: str | None = None  # instead of the bar's own description
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **(options | {"disable": True}))
-        self.name = self.what or str(options.get("desc") or "").strip().lower()
+        description = str(options.get("desc") or "").strip().lower()
+        self.name = self.what or description
         self.in_bytes = options.get("unit") == "B"
-        # Of the two bars of a transfer the one of the network moves first; that of
-        # the file on the disk follows it.
-        self.silent = "reconstruct" in str(options.get("desc")).lower() or (
-            bool(self.what) and not self.in_bytes
-        )
+        # of the two bars of a transfer the network's moves first, that of the file on the disk follows it
+        follows = "reconstruct" in description
+        self.silent = follows or (bool(self.what) and not self.in_bytes)
         self._tell()
 
     def __iter__(self) -> Iterator[Any]:
@@ -56,12 +53,15 @@ class Told(tqdm):
     def _tell(self) -> None:
         if self.silent or not self.name:
             return
-        done, of = int(self.n), None if self.total is None else int(self.total)
+        done = int(self.n)
+        total = None if self.total is None else int(self.total)
         if not self.in_bytes:
-            progress.told(self.name, done, of)
-        elif (of or done) >= MB:
-            whole = None if of is None else -(-of // MB)
-            progress.told(f"{self.name}, MB", whole if whole and done == of else done // MB, whole)
+            progress.told(self.name, done, total)
+        elif (total or done) >= MB:
+            total_mb = None if total is None else -(-total // MB)
+            finished = total_mb and done == total
+            done_mb = total_mb if finished else done // MB
+            progress.told(f"{self.name}, MB", done_mb, total_mb)
 
 
 Told.set_lock(threading.RLock())  # tqdm's own would start a process
@@ -74,9 +74,7 @@ def download_bar(what: str) -> Any:
 
 @contextmanager
 def bars_told() -> Iterator[None]:
-    """Inside it the bars of transformers ("Loading weights") are told. Where its bars
-    are wanted they stay as they are.
-    """
+    """Inside it the bars of transformers ("Loading weights") are told; where they are wanted they stay."""
 
     def hook(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return bar(*args, **options) if logging.is_progress_bar_enabled() else Told(*args, **options)
@@ -97,19 +95,20 @@ def fetch_ahead(model_id: str, revision: str | None) -> str:
     if Path(model_id).exists():
         return model_id
     if not is_offline_mode():
-        files = {"allow_patterns": [*WEIGHTS, "*.json"], "ignore_patterns": list(OTHERS)}
         with suppress(OSError, ValueError, HTTPError):
             snapshot_download(
-                model_id, revision=revision, tqdm_class=download_bar(f"downloading {model_id}"), **files
+                model_id,
+                revision=revision,
+                tqdm_class=download_bar(f"downloading {model_id}"),
+                allow_patterns=[*WEIGHTS, "*.json"],
+                ignore_patterns=list(OTHERS),
             )
     folder = _cached(model_id, revision)
     return model_id if folder is None else str(folder)
 
 
 def _cached(model_id: str, revision: str | None) -> Path | None:
-    """The folder in the Hub's cache that holds this revision's configuration and
-    all its weights; asks no network.
-    """
+    """The folder in the Hub's cache with this revision's configuration and all its weights; no network."""
     with suppress(ValueError):  # not the name of a repository
         config = try_to_load_from_cache(model_id, "config.json", revision=revision)
         if isinstance(config, str) and _whole(Path(config).parent):
@@ -120,7 +119,6 @@ def _cached(model_id: str, revision: str | None) -> Path | None:
 def _whole(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return all(
-            (folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values()
-        )
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        return all((folder / name).is_file() for name in weight_map.values())
     return any(folder.glob("*.safetensors"))

@@ -19,12 +19,12 @@ MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 def install(net: nn.Module) -> None:
-    """For every adapted linear layer, gated MLP and RMS norm inside `net`, whose base
-    weights are frozen. Twice is once.
-    """
+    """For every adapted linear layer, gated MLP and RMS norm of `net`, its base frozen. Twice is once."""
     for module in net.modules():
         for part in (_Adapted, _GatedMlp, _Norm):
-            if not isinstance(module, part) and "forward" not in vars(module) and part.fits(module):
+            if isinstance(module, part) or "forward" in vars(module):
+                continue
+            if part.fits(module):
                 module.__class__ = _lean(part, type(module))
 
 
@@ -64,10 +64,11 @@ class _GatedMlp:
     def fits(mlp: Any) -> bool:
         if not all(hasattr(mlp, name) for name in MLP):
             return False
-        # some would be clamped
-        weight, x = (_numbers(3, 8, 8), _numbers(8, 5) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1000.0]))
+        weight = _numbers(3, 8, 8)
+        x = _numbers(8, 5) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1000.0])  # some would be clamped
         layers = {name: weight[i].matmul for i, name in enumerate(MLP[:3])}
-        return _same(mlp, _GatedMlp, SimpleNamespace(**layers, act_fn=mlp.act_fn), x)
+        stand_in = SimpleNamespace(**layers, act_fn=mlp.act_fn)
+        return _same(mlp, _GatedMlp, stand_in, x)
 
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
@@ -81,18 +82,15 @@ class _Norm:
         if not hasattr(norm, "variance_epsilon") or any(p.requires_grad for p in norm.parameters()):
             return False
         weight, x = _numbers(9, 8).to(torch.bfloat16).split([1, 8])
-        return _same(
-            norm, _Norm, SimpleNamespace(weight=weight[0], variance_epsilon=norm.variance_epsilon), x
-        )
+        stand_in = SimpleNamespace(weight=weight[0], variance_epsilon=norm.variance_epsilon)
+        return _same(norm, _Norm, stand_in, x)
 
     def forward(self: Any, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.variance_epsilon)
 
 
 def _same(module: Any, part: Any, stand_in: Any, x: Tensor) -> bool:
-    """Bit for bit, with `stand_in` for the module. A class that asks for more
-    than that has does something else.
-    """
+    """Bit for bit, with `stand_in` for the module. A class that asks for more does something else."""
     with torch.no_grad():
         try:
             return torch.equal(type(module).forward(stand_in, x), part.forward(stand_in, x))

@@ -27,9 +27,8 @@ def locate(model_id: str, where: str = "model.id") -> str:
         return model_id
     folder = resources.files("lgrpo_lite") / "models" / model_id.removeprefix(BUILTIN)
     if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"no embedded model {model_id!r}", where=where, fix="use model.id=builtin:tiny-math"
-        )
+        what = f"no embedded model {model_id!r}"
+        raise ConfigError(what, where=where, fix="use model.id=builtin:tiny-math")
     return str(folder)
 
 
@@ -44,10 +43,10 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def compute_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """What matmuls run in. Quantised weights compute in float32 on a CPU, where
-    bfloat16 is slower and less exact.
+    """What matmuls run in.
 
-    On a GPU they compute in bfloat16, or in float16 where it has none.
+    Quantised weights compute in float32 on a CPU, where bfloat16 is slower and less exact; on a GPU in
+    bfloat16, or in float16 where it has none.
     """
     if weights in ("nf4", "int8"):
         if device.type != "cuda":
@@ -62,9 +61,7 @@ def config_of(model: Model, where: str = "model.id"):
 
 
 def load_tokenizer(model: Model, where: str = "model.id"):
-    """The tokenizer of the base model; a missing pad token becomes the
-    end-of-sequence one (masks never look at it).
-    """
+    """The base model's tokenizer; a missing pad token is the end-of-sequence one (masks never look at it)."""
     tokenizer = _fetch(AutoTokenizer.from_pretrained, model, where)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -115,41 +112,31 @@ def on_default_stream(device: torch.device) -> Iterator[None]:
 
 
 def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
-    """The base model without weights, on the meta device, for an engine that puts its
-    own in and then calls `settle`.
-    """
+    """The base model without weights, on the meta device: an engine puts its own in and calls `settle`."""
     _check_saved(model, where)
     config = config_of(model, where)
     with init_empty_weights(include_buffers=False):
         base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
     with suppress(OSError):  # a base without one: what its config says stays
-        base.generation_config = GenerationConfig.from_pretrained(
-            locate(model.id, where), revision=model.revision or "main"
-        )
+        path, revision = locate(model.id, where), model.revision or "main"
+        base.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
     return base
 
 
 def adapted(base, recipe: Recipe):
-    """The network a policy trains: the base with the recipe's adapter, or the base itself;
-    in training mode.
-    """
-    model = recipe.model
-    net = (
-        attach_adapter(base, model, seed=recipe.seed, where=recipe.where("model.lora.targets"))
-        if model.lora
-        else base
-    )
-    return net.train()
+    """The network a policy trains, in training mode: the base itself, or with the recipe's adapter."""
+    if not recipe.model.lora:
+        return base.train()
+    where = recipe.where("model.lora.targets")
+    return attach_adapter(base, recipe.model, seed=recipe.seed, where=where).train()
 
 
 def saved_as(model: Model, where: str = "model.id") -> str | None:
-    """How the model was quantised when it was saved: nf4, int8, or another method's name. None:
-    it was not.
-    """
-    found = getattr(config_of(model, where), "quantization_config", None)
-    if found is None:
+    """How the model was quantised when it was saved: nf4, int8, another method's name; None: not at all."""
+    saved = getattr(config_of(model, where), "quantization_config", None)
+    if saved is None:
         return None
-    settings = found if isinstance(found, dict) else found.to_dict()
+    settings = saved if isinstance(saved, dict) else saved.to_dict()
     if settings.get("quant_method", "bitsandbytes") != "bitsandbytes":
         return str(settings["quant_method"])
     if settings.get("load_in_8bit"):
@@ -162,9 +149,8 @@ def _check_saved(model: Model, where: str) -> None:
     if saved is not None and saved != model.weights:
         known = saved in ("nf4", "int8")
         fix = f"set model.weights={saved}" if known else "use the model it was made from"
-        raise ConfigError(
-            f"{model.id} was saved as {saved}, the recipe wants {model.weights}", where=where, fix=fix
-        )
+        what = f"{model.id} was saved as {saved}, the recipe wants {model.weights}"
+        raise ConfigError(what, where=where, fix=fix)
 
 
 def _quantization(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -180,36 +166,36 @@ def _quantization(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def settle(base, dtype: torch.dtype):
     """What this project wants of any base model."""
-    # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
     for module in base.modules():
+        # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
         # rollouts would disagree with the update, and with the merged model
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
         if hasattr(module, "compute_dtype"):  # a model that was saved in 4 bits names its own
             module.compute_dtype = dtype
-    # generate() fills every unset option from here: Qwen's repetition penalty or top-p
-    # would bias the rollouts unseen.
+    # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias rollouts
     own = base.generation_config
     base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
     return base
 
 
 def head_of(base) -> Head:
-    """The output layer of a causal language model, with what its config does to the
-    logits and an adapter's part in it.
+    """The output layer of a language model, with what its config does to logits and an adapter's part in it.
 
     `policy.prove` checks it against the model's own logits.
     """
-    layer, config = base.get_output_embeddings(), base.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
-        getattr(config, "lm_head_multiplier", None) or 1.0
-    )
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    config = base.config.get_text_config()
+
+    def factor(name: str) -> float:
+        return float(getattr(config, name, None) or 1.0)
+
+    scale = factor("logit_scale") * factor("lm_head_multiplier") / factor("logits_scaling")
     softcap = getattr(config, "final_logit_softcapping", None)
-    plain = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-    head = Head.of(plain)
+    layer = base.get_output_embeddings()
+    adapted_layer = isinstance(layer, BaseTunerLayer)
+    head = Head.of(layer.get_base_layer() if adapted_layer else layer)
     weight = head.weight
-    if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters:
+    if adapted_layer and not layer.disable_adapters:
         for name in layer.active_adapters:
             weight = weight + layer.get_delta_weight(name).to(weight.dtype)  # pyright: ignore[reportAttributeAccessIssue]
     return Head(weight, head.bias, scale, softcap)
@@ -232,9 +218,8 @@ def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.ta
     try:
         net = get_peft_model(base, config)
     except ValueError as error:
-        raise ConfigError(
-            f"no adapter fits: {error}", where=where, fix="use all-linear, or names of linear layers"
-        ) from error
+        fix = "use all-linear, or names of linear layers"
+        raise ConfigError(f"no adapter fits: {error}", where=where, fix=fix) from error
     lean.install(net)
     return net
 
@@ -248,9 +233,7 @@ def _fetch(from_pretrained, model: Model, where: str, **options):
         raise EnvironmentFault(f"cannot load {model.id}: {error}", where=where, fix=fix) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        fix = (
-            "give a model folder"
-            if Path(path).exists()
-            else "check the name, the revision and the network, or give a folder"
-        )
+        fix = "check the name, the revision and the network, or give a folder"
+        if Path(path).exists():
+            fix = "give a model folder"
         raise ConfigError(f"cannot load {model.id}: {reason}", where=where, fix=fix) from error

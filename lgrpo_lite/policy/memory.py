@@ -50,14 +50,20 @@ def free_bytes(device: torch.device) -> int:
     """Memory that a pass could still take: on the GPU, or of the machine or its container."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        apart = pools()
+        foreign = pools()
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + cached - (apart.reserved - apart.allocated)
+        return free + cached - (foreign.reserved - foreign.allocated)
+    return _free_on_host()
+
+
+def _free_on_host() -> int:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    available = [line for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable")]
-    if available:
-        free = int(available[0].split()[1]) * 1024
-    limit, used = (_lines(CGROUP / name) for name in ("memory.max", "memory.current"))
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable"):
+            free = int(line.split()[1]) * 1024
+            break
+    limit = _lines(CGROUP / "memory.max")
+    used = _lines(CGROUP / "memory.current")
     if limit and used and limit[0].isdigit():
         free = min(free, int(limit[0]) - int(used[0]))
     return free
@@ -72,8 +78,7 @@ def _lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What torch's figures contain of memory that a pass cannot have: vLLM's pools
-    and those of CUDA graphs. Bytes.
+    """What torch's figures contain of memory that no pass can have: pools of vLLM and CUDA graphs. Bytes.
 
     vLLM keeps weights, keys and values in pools of its own allocator (vllm/device_allocator/cumem.py); what
     its CUDA graphs work in is a pool of torch's. torch counts a segment of any pool in memory_reserved, and
@@ -90,8 +95,8 @@ class Pools:
 
     def hold(self, address: int) -> bool:
         """Whether that address lies in one of the pools."""
-        at = bisect_right(self.begins, address) - 1
-        return at >= 0 and address < self.ends[at]
+        segment = bisect_right(self.begins, address) - 1
+        return segment >= 0 and address < self.ends[segment]
 
 
 def pools() -> Pools:
@@ -103,11 +108,12 @@ def pools() -> Pools:
 
 @lru_cache(maxsize=1)
 def _pools(usage: int) -> Pools:
-    """Kept while vLLM has `usage` bytes, asleep or awake: its start and its end change
-    that, and a snapshot takes a while.
+    """Kept while vLLM has `usage` bytes, asleep or awake: they change as it starts and ends.
+
+    A snapshot takes a while.
     """
     segments = [s for s in torch.cuda.memory_snapshot() if tuple(s["segment_pool_id"]) != (0, 0)]
-    segments.sort(key=lambda segment: segment["address"])
+    segments.sort(key=lambda s: s["address"])
     return Pools(
         reserved=sum(s["total_size"] for s in segments),
         allocated=sum(s["allocated_size"] for s in segments),
@@ -131,38 +137,35 @@ def grow_segments() -> None:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether that is what an error says, of a GPU or of a CPU's allocator."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
     words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        word in str(error) for word in words
-    )
+    return any(word in str(error) for word in words)
 
 
 def tile_bytes(free: int) -> int:
-    """Logits that may be held at once: a power of two near 1/64 of the free memory, 4 to 32
-    MiB. 32 is fast enough anywhere.
-    """
-    return 1 << min(25, max(22, (free // 64).bit_length() - 1))
+    """Logits held at once: a power of two near 1/64 of the free memory, 4 to 32 MiB, which is fast enough."""
+    power = (free // 64).bit_length() - 1
+    return 1 << min(25, max(22, power))
 
 
 class Saved:
-    """Context manager: counts the bytes that autograd keeps for the backward pass,
-    parameters not included.
-    """
+    """Context manager: counts the bytes that autograd keeps for the backward pass beside parameters."""
 
     def __init__(self, model: torch.nn.Module):
         # FakeTensors have no address
         self._own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
-        self._found: dict[int, int] = {}
+        self._bytes_of: dict[int, int] = {}  # by storage
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
 
     @property
     def bytes(self) -> int:
-        return sum(self._found.values())
+        return sum(self._bytes_of.values())
 
     def _pack(self, kept: Tensor) -> Tensor:
         storage = kept.untyped_storage()
         if storage._cdata not in self._own:
-            self._found[storage._cdata] = storage.nbytes()
+            self._bytes_of[storage._cdata] = storage.nbytes()
         # a node that keeps its own output would keep itself, and all before it, for good
         return kept.detach()
 
@@ -201,42 +204,43 @@ def fitting(layer: int, kept: int, layers: int, room: int) -> int:
 
 
 def loaded_bytes(network: Any) -> tuple[int, int]:
-    """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds
-    beside them, each storage once.
-    """
+    """(base, adapter) of a network: parameters, buffers and what bitsandbytes holds, each storage once."""
     base, adapter = _storages(network)
     return sum(base.values()), sum(adapter.values())
 
 
 def _storages(network: Any) -> tuple[dict[int, int], dict[int, int]]:
     """(base, adapter) of a network: the bytes of each storage by its address."""
-    adapter = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for n, t in network.named_parameters()
-        if "lora_" in n
-    }
-    held = [*network.parameters(), *network.buffers()]
+    adapter = _by_address(t for name, t in network.named_parameters() if "lora_" in name)
+    tensors = [*network.parameters(), *network.buffers()]
     for module in network.modules():
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if state is not None:
-            held += [
-                state.absmax,
-                state.code,
-                *([state.offset, state.state2.absmax, state.state2.code] if state.nested else []),
-            ]
-        int8 = getattr(module, "state", None)
-        held += [
-            t
-            for t in (getattr(int8, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None))
-            if t is not None
-        ]
-    everything = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    return {at: size for at, size in everything.items() if at not in adapter}, adapter
+        tensors += _statistics(module)
+    everything = _by_address(tensors)
+    base = {address: size for address, size in everything.items() if address not in adapter}
+    return base, adapter
+
+
+def _by_address(tensors: Iterable[Tensor]) -> dict[int, int]:
+    storages = [t.untyped_storage() for t in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def _statistics(module: Any) -> list[Tensor]:
+    """What bitsandbytes keeps beside a layer's quantised weight."""
+    weight = getattr(module, "weight", None)
+    tensors = []
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        tensors += [state.absmax, state.code]
+        if state.nested:
+            tensors += [state.offset, state.state2.absmax, state.state2.code]
+    scales = [getattr(getattr(module, "state", None), "SCB", None), getattr(weight, "SCB", None)]
+    tensors += [scale for scale in scales if scale is not None]
+    return tensors
 
 
 def measured(policy: Any, moments: Iterable[Tensor]) -> dict[str, int]:
-    """Bytes now, by what holds them. `host`: resident memory of this process;
-    `host_free`: what it could still take.
+    """Bytes now, by what holds them. `host`: resident memory of this process; `host_free`: left to it.
 
     On a GPU also `activations` (the most that was held beside the rest since the last call), `cached` (by
     PyTorch, for reuse), `other` (the sampler's and other processes') and `free`; there weights, adapter and
@@ -245,16 +249,19 @@ def measured(policy: Any, moments: Iterable[Tensor]) -> dict[str, int]:
     """
     base, adapter = _storages(policy.model)
     optimizer = sum(t.untyped_storage().nbytes() for t in moments)
-    found = {"weights": sum(base.values()), "adapter": sum(adapter.values()), "optimizer": optimizer}
+    by_holder = {"weights": sum(base.values()), "adapter": sum(adapter.values()), "optimizer": optimizer}
     if policy.device.type == "cuda":
-        apart = pools()
-        shared = sum(size for at, size in base.items() if apart.hold(at))
-        held = sum(found.values()) - shared
+        foreign = pools()
+        shared = sum(size for address, size in base.items() if foreign.hold(address))
+        lasting = sum(by_holder.values()) - shared
         free, total = torch.cuda.mem_get_info(policy.device)
-        reserved = torch.cuda.memory_reserved(policy.device) - apart.reserved
-        peak = torch.cuda.max_memory_allocated(policy.device) - apart.allocated
+        reserved = torch.cuda.memory_reserved(policy.device) - foreign.reserved
+        peak = torch.cuda.max_memory_allocated(policy.device) - foreign.allocated
         torch.cuda.reset_peak_memory_stats(policy.device)
-        found["activations"] = max(0, peak - held)
-        found["cached"] = max(0, reserved - max(peak, held))
-        found |= {"other": max(0, total - free - reserved - shared), "free": free}
-    return found | {"host": psutil.Process().memory_info().rss, "host_free": free_bytes(torch.device("cpu"))}
+        by_holder["activations"] = max(0, peak - lasting)
+        by_holder["cached"] = max(0, reserved - max(peak, lasting))
+        by_holder["other"] = max(0, total - free - reserved - shared)
+        by_holder["free"] = free
+    by_holder["host"] = psutil.Process().memory_info().rss
+    by_holder["host_free"] = free_bytes(torch.device("cpu"))
+    return by_holder

@@ -34,29 +34,33 @@ def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
     """
     memory = recipe.memory
     check_head(policy, recipe.where("model.id"))
-    allowed, refused = ("rows",), {}
-    if memory.layout != "rows":
-        allowed, refused = usable_layouts(
-            policy, recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
-        )
-    if memory.layout != "auto":
-        if memory.layout not in allowed:
-            what = f"this model cannot be laid out as {memory.layout!r}: {refused[memory.layout]}"
-            raise ConfigError(what, where=recipe.where("memory.layout"), fix="use memory.layout=rows or auto")
-        allowed = (memory.layout,)
-    policy.layouts = allowed
-    notes = [
-        f"memory.layout: {name} is not used: {reason}"
-        for name, reason in refused.items()
-        if memory.layout == "auto"
-    ]
+    policy.layouts, refused = _allowed_layouts(policy, recipe)
+    notes = []
+    if memory.layout == "auto":
+        notes += [f"memory.layout: {name} is not used: {reason}" for name, reason in refused.items()]
     if isinstance(memory.checkpointing, bool):
         recompute(policy.base, len(layers_of(policy.base)) if memory.checkpointing else 0)
     else:
         chosen = by_memory(policy, recipe)
         recompute(policy.base, chosen.layers)
-        notes += [str(chosen)] if chosen.layers else []
+        if chosen.layers:
+            notes.append(str(chosen))
     return tuple(notes)
+
+
+def _allowed_layouts(policy: Policy, recipe: Recipe) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Layouts that the recipe asks for and this model takes, and why not the others."""
+    layout = recipe.memory.layout
+    if layout == "rows":
+        return ("rows",), {}
+    longest = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
+    usable, refused = usable_layouts(policy, longest)
+    if layout == "auto":
+        return usable, refused
+    if layout not in usable:
+        what = f"this model cannot be laid out as {layout!r}: {refused[layout]}"
+        raise ConfigError(what, where=recipe.where("memory.layout"), fix="use memory.layout=rows or auto")
+    return (layout,), refused
 
 
 def probe(
@@ -64,58 +68,61 @@ def probe(
 ) -> TrainBatch:
     """Sequences of made-up tokens; equal prompt lengths are equal prompts."""
     ids = torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(0)).tolist()
-    numbers = {ahead: number for number, ahead in enumerate(sorted({ahead for ahead, _ in answers}))}
+    prompt_lengths = sorted({ahead for ahead, _ in answers})
     made = []
     for number, (ahead, count) in enumerate(answers):
-        own = tuple(ids[64 * number + k % 64] for k in range(count))
-        prompt = Prompt(str(ahead), "", tuple(ids[(ahead + k) % 4096] for k in range(ahead)), "")
-        rollout = Rollout(prompt, Completion(own, None, "", "stop", 0), Score(0.0, Outcome.wrong))
-        made.append(Answer(rollout, 0.0, 0, numbers[ahead]))
-    return flatten(made, list(range(len(made))), torch.ones(len(made)), torch.float32)
+        prompt_ids = tuple(ids[(ahead + k) % 4096] for k in range(ahead))
+        answer_ids = tuple(ids[64 * number + k % 64] for k in range(count))
+        prompt = Prompt(str(ahead), "", prompt_ids, "")
+        completion = Completion(answer_ids, None, "", "stop", 0)
+        rollout = Rollout(prompt, completion, Score(0.0, Outcome.wrong))
+        made.append(Answer(rollout, 0.0, 0, group=prompt_lengths.index(ahead)))
+    everyone = list(range(len(made)))
+    return flatten(made, everyone, torch.ones(len(made)), torch.float32)
 
 
 @torch.no_grad()
 def check_head(policy: Policy, where: str) -> None:
     """`head_of` must be what the model does between its last hidden state and its logits."""
     batch = probe(policy.base.get_output_embeddings().weight.shape[0], ((6, 9),))
+    device = policy.device
     with _evaluating(policy):
         with policy.compute():
-            logits = policy.base(input_ids=batch.input_ids[None].to(policy.device), use_cache=False).logits[0]
-        own = (logits.float() / policy.temperature).log_softmax(-1)[batch.at.to(policy.device)]
-        own = own.gather(1, batch.token_ids.to(policy.device)[:, None])[:, 0]
-        apart = (own.cpu() - policy.logprobs(batch).logp.cpu()).abs().mean().item()
+            logits = policy.base(input_ids=batch.input_ids[None].to(device), use_cache=False).logits[0]
+        own = (logits.float() / policy.temperature).log_softmax(-1)[batch.at.to(device)]
+        own = own.gather(1, batch.token_ids.to(device)[:, None])[:, 0]
+        ours = policy.logprobs(batch).logp
+    difference = (own.cpu() - ours.cpu()).abs().mean().item()
     if not own.isfinite().all():
-        raise ConfigError(
-            "the model's log-probs are not finite",
-            where=where,
-            fix="check its weights, or use other precision",
-        )
-    if not apart <= NEAR.get(policy.dtype, 1e-3):
-        raise ConfigError(
+        fix = "check its weights, or use other precision"
+        raise ConfigError("the model's log-probs are not finite", where=where, fix=fix)
+    if not difference <= NEAR.get(policy.dtype, 1e-3):
+        what = (
             f"the head of {type(policy.base).__name__} does more than is known here: its log-probs differ by"
-            f" {apart:.3g} from weight · hidden, scaled and capped as the config says",
-            where=where,
-            fix="use another model, or report this one",
+            f" {difference:.3g} from weight · hidden, scaled and capped as the config says"
         )
+        raise ConfigError(what, where=where, fix="use another model, or report this one")
 
 
 def usable_layouts(policy: Policy, longest: int) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Layouts that give the log-probs of `rows` on a probe, and why the others do not.
-    `longest`: tokens of a sequence.
+    """Layouts that give the log-probs of `rows` on a probe, and why not the others. `longest`: tokens.
 
-    Settles `policy.varlen` too: where FlashAttention is wrong or fails, the reason
-    is told and buckets do its work.
+    Settles `policy.varlen` too: where FlashAttention is wrong or fails, buckets do its work, and why is said.
     """
     reason = attention.install(policy.base, longest)
     if reason:
         return ("rows",), {"packed": reason, "shared": reason}
     usable, refused = ["rows"], {}
     policy.varlen = _may_varlen(policy)
-    if policy.varlen and (wrong := _differs(policy, "shared")):
-        policy.varlen, refused["variable-length attention"] = False, wrong
+    if policy.varlen:
+        fault = _differs(policy, "shared")
+        if fault:
+            policy.varlen = False
+            refused["variable-length attention"] = fault
     for layout in ("packed", "shared"):
-        if wrong := _differs(policy, layout):
-            refused[layout] = wrong
+        fault = _differs(policy, layout)
+        if fault:
+            refused[layout] = fault
         else:
             usable.append(layout)
     return tuple(usable), refused
@@ -137,9 +144,7 @@ def _evaluating(policy: Policy) -> Iterator[None]:
 
 
 def _differs(policy: Policy, layout: str) -> str | None:
-    """Why this layout is not `rows`: its log-probs, or the gradients that its backward
-    pass gives, or an error of either.
-    """
+    """Why this layout is not `rows`: its log-probs, the gradients of its backward pass, or an error."""
     batch = probe(policy.base.get_output_embeddings().weight.shape[0])
     try:
         with _evaluating(policy):
@@ -148,23 +153,19 @@ def _differs(policy: Policy, layout: str) -> str | None:
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     near = NEAR.get(policy.dtype, 1e-3)
-    apart = (logp - rows).abs().mean().item()
-    if not apart <= near:
-        return f"its log-probs differ from those of `rows` by {apart:.3g}"
-    bent = ((grad - rows_grad).norm() / rows_grad.norm()).item()
-    return (
-        None
-        if bent <= BENT * near
-        else f"its gradients differ from those of `rows` by {bent:.3g} of their size"
-    )
+    difference = (logp - rows).abs().mean().item()
+    if not difference <= near:
+        return f"its log-probs differ from those of `rows` by {difference:.3g}"
+    share = ((grad - rows_grad).norm() / rows_grad.norm()).item()
+    if not share <= BENT * near:
+        return f"its gradients differ from those of `rows` by {share:.3g} of their size"
+    return None
 
 
 def _with_gradient(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-    """Log-probs [T], and the gradient of their sum towards what the tokens are
-    embedded as, added up over tokens [D].
+    """Log-probs [T], and the gradient of their sum towards the tokens' embeddings, added up over tokens [D].
 
-    That passes through every layer, is of the same size in any layout, and no
-    parameter's gradient is touched.
+    It passes through every layer, is of one size in any layout, and touches no parameter's gradient.
     """
     embedded = []
 
@@ -188,7 +189,9 @@ def by_memory(policy: Policy, recipe: Recipe) -> Recompute:
     fits where the run will. What a pass needs beside that is budget.py's; of a model that it does not
     know, 1 - MARGIN of what is free.
     """
-    layers, tokens, free = len(layers_of(policy.base)), pass_tokens(recipe), free_bytes(policy.device)
+    layers = len(layers_of(policy.base))
+    tokens = pass_tokens(recipe)
+    free = free_bytes(policy.device)
     try:
         layer, kept, rest = (int(tokens * size) for size in kept_bytes(policy))
     except torch.OutOfMemoryError:
@@ -201,15 +204,16 @@ def by_memory(policy: Policy, recipe: Recipe) -> Recompute:
 
 
 def _room(policy: Policy, recipe: Recipe, tokens: int, free: int) -> int:
-    """Bytes for what a pass keeps: without gradients, what is in work, and a
-    share that is lost between tensors.
-    """
+    """Bytes for what a pass keeps: less gradients, what is in work, and a share lost between tensors."""
     try:
         shape = Shape.of(policy.base.config)
     except ConfigError:
         return int(MARGIN * free)
     run = Pass(
-        policy.dtype.itemsize, recipe.model.lora, recipe.model.weights == "int8", policy.layouts != ("rows",)
+        policy.dtype.itemsize,
+        recipe.model.lora,
+        int8=recipe.model.weights == "int8",
+        gathered=policy.layouts != ("rows",),
     )
     sizes = [p.numel() for p in policy.trainable()]
     # gradients, and moments that are made after this
@@ -219,20 +223,21 @@ def _room(policy: Policy, recipe: Recipe, tokens: int, free: int) -> int:
 
 
 def kept_bytes(policy: Policy) -> tuple[float, int, float]:
-    """Bytes a token that autograd keeps of a layer, of one that is recomputed (its
-    input), and of what is no layer.
+    """Bytes a token that autograd keeps of a layer, of a recomputed one (its input), and of what is no layer.
 
     Leaves all layers recomputed.
     """
     vocabulary, width = policy.base.get_output_embeddings().weight.shape
     batch = probe(vocabulary, PROBED)
     tokens = batch.num_sequences * (int(batch.length.max()) - 1)
-    layers, found = len(layers_of(policy.base)), []
-    for whole in (1, 0):
+    layers = len(layers_of(policy.base))
+
+    def measured(whole: int) -> float:
         recompute(policy.base, layers - whole)
         with Saved(policy.model) as saved:
             policy.logprobs(batch)
-        found.append(saved.bytes / tokens)
-    one_whole, none = found
+        return saved.bytes / tokens
+
+    one_whole, none = measured(1), measured(0)
     kept = width * policy.dtype.itemsize
     return one_whole - none + kept, kept, none - layers * kept

@@ -69,9 +69,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any, where: str = "model.id") -> "Shape":
-        """From config.json as a mapping, or transformers' config. A model type that
-        is not in FAMILIES: ConfigError.
-        """
+        """From config.json as a mapping, or transformers' config. A type not in FAMILIES: ConfigError."""
         c = settings(config)
         kind = str(c.get("model_type"))
         if kind not in FAMILIES:
@@ -105,17 +103,15 @@ class Shape:
 
     @property
     def vectors(self) -> list[int]:
-        """Elements of each norm and bias of one block. A norm of heads has one
-        weight for each element of a head.
-        """
-        norms = [self.hidden] * 2 + [self.head_dim] * 2 * self.head_norms
+        """Elements of each norm and bias of one block. A norm of heads has a weight for each of a head's."""
+        norms = [self.hidden] * 2
+        if self.head_norms:
+            norms += [self.head_dim] * 2
         return norms + [linear.outputs for linear in self.linears if linear.bias]
 
     @property
     def outer(self) -> list[int]:
-        """Elements of each parameter outside the blocks: last norm, embeddings, and the
-        head where it is not tied to them.
-        """
+        """Elements of each parameter outside the blocks: last norm, embeddings, a head not tied to them."""
         return [self.hidden] + [self.vocabulary * self.hidden] * (1 if self.tied else 2)
 
     @property
@@ -126,68 +122,70 @@ class Shape:
 
 def settings(config: Any) -> Mapping[str, Any]:
     """Those of the language model: a model for text and images keeps them in a section of their own."""
-    found = config if isinstance(config, Mapping) else config.to_dict()
-    return found.get("text_config") or found
+    whole = config if isinstance(config, Mapping) else config.to_dict()
+    return whole.get("text_config") or whole
 
 
 def heads_of(c: Mapping[str, Any]) -> tuple[int, int, int]:
     """Query heads, heads of keys and values, and the width of one."""
     heads = c["num_attention_heads"]
-    return heads, c.get("num_key_value_heads") or heads, c.get("head_dim") or c["hidden_size"] // heads
+    kv_heads = c.get("num_key_value_heads") or heads
+    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    return heads, kv_heads, head_dim
 
 
 def _linears(family: Family, c: Mapping[str, Any]) -> Iterator[Linear]:
     def has(bias: bool | str) -> bool:
         return bool(c.get(bias)) if isinstance(bias, str) else bias
 
-    heads, kv_heads, d = heads_of(c)
-    h, i, q, kv = c["hidden_size"], c["intermediate_size"], heads * d, kv_heads * d
-    for name, width in {"qkv": q + 2 * kv}.items() if family.fused else {"q": q, "k": kv, "v": kv}.items():
-        yield Linear(f"self_attn.{name}_proj", h, width, has(family.qkv_bias), "attention")
-    yield Linear("self_attn.o_proj", q, h, has(family.o_bias), "heads")
-    for name, width in {"gate_up": 2 * i}.items() if family.fused else {"gate": i, "up": i}.items():
-        yield Linear(f"mlp.{name}_proj", h, width, has(family.mlp_bias), "mlp")
-    yield Linear("mlp.down_proj", i, h, has(family.mlp_bias), "inner")
+    heads, kv_heads, head_dim = heads_of(c)
+    hidden, inner = c["hidden_size"], c["intermediate_size"]
+    query, key = heads * head_dim, kv_heads * head_dim
+    if family.fused:
+        attention = {"qkv": query + 2 * key}
+        mlp = {"gate_up": 2 * inner}
+    else:
+        attention = {"q": query, "k": key, "v": key}
+        mlp = {"gate": inner, "up": inner}
+    for name, width in attention.items():
+        yield Linear(f"self_attn.{name}_proj", hidden, width, has(family.qkv_bias), "attention")
+    yield Linear("self_attn.o_proj", query, hidden, has(family.o_bias), "heads")
+    for name, width in mlp.items():
+        yield Linear(f"mlp.{name}_proj", hidden, width, has(family.mlp_bias), "mlp")
+    yield Linear("mlp.down_proj", inner, hidden, has(family.mlp_bias), "inner")
 
 
 # ------------------------------------------------------------ where a config stands
 
 
 def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
-    """config.json of the recipe's model, or the shape of that name inside the
-    package. None of them: ConfigError.
-    """
+    """config.json of the recipe's model, or the shape of that name in the package. Neither: ConfigError."""
     path = _config_path(model)
     if path is None:
-        what = f"{model.id} is not on this machine, and its shape is not among: {', '.join(sorted(shapes()))}"
+        known = ", ".join(sorted(shapes()))
+        what = f"{model.id} is not on this machine, and its shape is not among: {known}"
         raise ConfigError(what, where=where, fix="give a folder with its config.json, or download it")
     if isinstance(path, dict):
         return path
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read the model's config: {error}", where=str(path), fix="download it again"
-        ) from None
+        what = f"cannot read the model's config: {error}"
+        raise ConfigError(what, where=str(path), fix="download it again") from None
 
 
 def shapes() -> dict[str, dict[str, Any]]:
-    """Configs inside the package by model id, without -Instruct: an instructed
-    model has the shape of its base.
-    """
+    """Configs in the package by model id, without -Instruct: an instructed model has its base's shape."""
     folder = resources.files("lgrpo_lite") / "models" / "shapes"
-    found = [json.loads(f.read_text("utf-8")) for f in folder.iterdir() if f.name.endswith(".json")]
-    return {config["_name_or_path"].removesuffix("-Instruct"): config for config in found}
+    files = [file for file in folder.iterdir() if file.name.endswith(".json")]
+    configs = [json.loads(file.read_text("utf-8")) for file in files]
+    return {config["_name_or_path"].removesuffix("-Instruct"): config for config in configs}
 
 
 def _config_path(model: Model) -> Path | dict[str, Any] | None:
     if model.id.startswith("builtin:"):
-        path = (
-            Path(str(resources.files("lgrpo_lite")))
-            / "models"
-            / model.id.removeprefix("builtin:")
-            / "config.json"
-        )
+        models = Path(str(resources.files("lgrpo_lite"))) / "models"
+        path = models / model.id.removeprefix("builtin:") / "config.json"
         return path if path.is_file() else None
     for path in (Path(model.id) / "config.json", *_cached(model)):
         if path.is_file():
@@ -197,11 +195,12 @@ def _config_path(model: Model) -> Path | dict[str, Any] | None:
 
 def _cached(model: Model) -> Iterator[Path]:
     """Where huggingface_hub would keep it; its own rules, without importing it."""
-    home = Path(
-        os.environ.get("HF_HOME")
-        or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    )
-    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.id.replace('/', '--')}"
+    home = os.environ.get("HF_HOME")
+    if not home:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = Path(cache).expanduser() / "huggingface"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    folder = hub / f"models--{model.id.replace('/', '--')}"
     revision = model.revision or "main"
     reference = folder / "refs" / revision
     if reference.is_file():
