@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lgrpo_lite.checks.check import check
-from lgrpo_lite.cli.terminal.progress import CLEAR, PLAIN_SECONDS, Line, _can_draw
+from lgrpo_lite.cli.terminal.progress import CLEAR, PLAIN_SECONDS, Line, can_overwrite
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.engines.selftest import stages
 from lgrpo_lite.export.export import export_merged
@@ -138,7 +138,7 @@ def test_where_the_line_is_drawn(environment, terminal, draws, monkeypatch):
         monkeypatch.setenv(name, value)
     out = io.StringIO()
     out.isatty = lambda: terminal
-    assert _can_draw(out) == draws
+    assert can_overwrite(out) == draws
 
 
 WORK = """

@@ -26,16 +26,16 @@ DRAW_SECONDS = 1.0
 
 
 def follow(path: Path, console: Console, wait: Callable[[], bool]) -> RunView:
-    """Draw until `wait`, which returns after REFRESH_SECONDS at most, says True, or until the
-    run has ended; the last reading.
+    """Draw until `wait`, which returns after REFRESH_SECONDS at most, says True, or until the run has ended;
+    the last reading.
     """
     tail = Tail(path)
     view, size, drawn = tail.refresh(), (0, 0), 0.0
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
         while True:
-            now, fresh = time.monotonic(), (console.size.width, console.size.height)
-            if fresh != size or now - drawn >= DRAW_SECONDS:
-                size, drawn = fresh, now
+            now, current = time.monotonic(), (console.size.width, console.size.height)
+            if current != size or now - drawn >= DRAW_SECONDS:
+                size, drawn = current, now
                 screen.update(live(view, *size), refresh=True)
             if view.health.ended or wait():
                 return view
@@ -43,21 +43,23 @@ def follow(path: Path, console: Console, wait: Callable[[], bool]) -> RunView:
 
 
 def last_words(view: RunView) -> list[str]:
-    """What to say of a run that has ended without saying so itself, or not to its
-    end; empty for one that is well.
+    """What to say of a run that has ended without saying so itself, or not to its end; empty for one that is
+    well.
     """
     health = view.health
     if not health.why:
         return []
     lines = [f"{view.path.name}: {health.why}"]
     if health.state in ("failed", "killed", "silent", "stuck"):
-        lines += [f"  log  {view.path / 'logs'}"]
-    return [*lines, *([f"  go on with: {health.resume}"] if health.resume else [])]
+        lines.append(f"  log  {view.path / 'logs'}")
+    if health.resume:
+        lines.append(f"  go on with: {health.resume}")
+    return lines
 
 
 def main() -> int:
-    """The process that a training run starts. Ctrl-C is the training's to handle; the
-    end of standard input ends this.
+    """The process that a training run starts. Ctrl-C is the training's to handle; the end of standard input
+    ends this.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -67,7 +69,8 @@ def main() -> int:
     def wait() -> bool:
         nonlocal over
         ready, _, _ = select.select([sys.stdin], [], [], REFRESH_SECONDS)
-        over = over or (bool(ready) and not os.read(sys.stdin.fileno(), 1))
+        if ready and not over:
+            over = not os.read(sys.stdin.fileno(), 1)
         return over
 
     try:

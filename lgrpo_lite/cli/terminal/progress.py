@@ -1,5 +1,5 @@
-"""How far long work is, for commands without a run folder: a line on stderr that
-overwrites itself, or plain ones.
+"""How far long work is, for commands without a run folder: a line on stderr that overwrites itself, or plain
+ones.
 """
 
 import contextlib
@@ -21,12 +21,13 @@ CLEAR = "\r\x1b[K"
 
 @contextmanager
 def showing(*, as_json: bool) -> Iterator["Line"]:
-    """Inside it stderr shows how far the work of this process is; nothing of it stays on a
-    terminal. stdout is left alone.
+    """Inside it stderr shows how far the work of this process is; nothing of it stays on a terminal. stdout
+    is left alone.
 
     Drawn on a terminal that moves its cursor; plain outside one, in CI, with NO_COLOR, and beside `as_json`.
     """
-    line = Line(sys.stderr, draw=not as_json and _can_draw(sys.stderr), now=time.monotonic())
+    draw = not as_json and can_overwrite(sys.stderr)
+    line = Line(sys.stderr, draw=draw, now=time.monotonic())
     over = threading.Event()
 
     def follow() -> None:
@@ -70,12 +71,12 @@ class Line:
         with self._lock:
             if self._work is None:
                 return
-            self._began = now if self._began is None else self._began
+            if self._began is None:
+                self._began = now
             text = _text(self._work, now - self._began)
-            if self.draw and text != self._shown:
-                self._write(CLEAR + text[: max(1, shutil.get_terminal_size().columns - 1)])
-                self._shown = text
-            elif not self.draw and now - self._last >= PLAIN_SECONDS and not self._work.finished:
+            if self.draw:
+                self._redraw(text)
+            elif now - self._last >= PLAIN_SECONDS and not self._work.finished:
                 self._last = now
                 self._write(text + "\n")
 
@@ -87,6 +88,12 @@ class Line:
                 self._write(CLEAR)
                 self._shown = ""
             yield
+
+    def _redraw(self, text: str) -> None:
+        if text != self._shown:
+            width = max(1, shutil.get_terminal_size().columns - 1)
+            self._write(CLEAR + text[:width])
+            self._shown = text
 
     def _write(self, text: str) -> None:
         self.out.write(text)
@@ -100,10 +107,16 @@ def _text(work: Progress, elapsed: float) -> str:
     if work.of is None:
         count = f" {work.done}," if work.done else ""
         return f"{what}:{count} {duration(elapsed)}"
-    left = "" if work.left is None or work.finished else f", {duration(work.left)} left"
+    left = ""
+    if work.left is not None and not work.finished:
+        left = f", {duration(work.left)} left"
     return f"{what}: {work.done}/{work.of}{left}"
 
 
-def _can_draw(out: TextIO) -> bool:
-    quiet = os.environ.get("CI") or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
-    return out.isatty() and not quiet
+def can_overwrite(out: TextIO) -> bool:
+    """Whether a line on `out` can overwrite itself: a terminal that moves its cursor, colour wanted, not
+    inside CI.
+    """
+    dumb = os.environ.get("TERM", "dumb") == "dumb"
+    quiet = os.environ.get("CI") or os.environ.get("NO_COLOR")
+    return out.isatty() and not dumb and not quiet

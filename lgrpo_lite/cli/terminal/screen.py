@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from pathlib import Path
 
 from rich.console import Console
@@ -15,11 +16,19 @@ from lgrpo_lite.monitor.text import duration, step_line
 REFRESH_SECONDS = 0.25
 RESTORE = "\x1b[?1049l\x1b[?25h"  # leave the alternate screen, show the cursor
 TOLD_AGAIN = ("warning", "step_refused", "alarm")  # once more when the screen is gone
+EVENTS = {  # by kind; what an event does not hold is None
+    "warning": "warning: {message}",
+    "note": "note: {message}",
+    "chosen": "note: {key} is {value}: {why}",
+    "alarm": "ALARM {name} at step {step}: {what} -> {fix}",
+    "step_refused": "warning: step {step} refused: {reason}; the policy is unchanged",
+    "resumed": "resumed after step {step}",
+}
 
 
 def can_draw() -> bool:
-    """Whether the live view belongs here: both streams on a terminal that moves its
-    cursor, colour wanted, not inside CI.
+    """Whether the live view belongs here: both streams on a terminal that moves its cursor, colour wanted,
+    not inside CI.
     """
     console = Console(stderr=True)
     terminal = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal
@@ -34,7 +43,9 @@ class Screen:
     """
 
     def __init__(self, path: Path, mode: str, *, log: Path | None = None, fresh_only: bool = False):
-        self.mode = mode if mode != "auto" else "live" if can_draw() else "plain"
+        if mode == "auto":
+            mode = "live" if can_draw() else "plain"
+        self.mode = mode
         self.path, self.log = path, log
         self.tail = Tail(path)
         self.shown = {"records": 0, "evals": 0, "events": 0}
@@ -141,52 +152,40 @@ class Screen:
         with contextlib.suppress(BrokenPipeError):  # `| head`: the reader has seen enough, the run goes on
             for record in run.records:
                 if record.step > self.shown["records"]:
-                    left = (
-                        sum(record.seconds.values()) * (run.steps - record.step) if record.seconds else None
-                    )
+                    left = None
+                    if record.seconds:
+                        left = sum(record.seconds.values()) * (run.steps - record.step)
                     print(step_line(record, run.steps, left))
             sys.stdout.flush()
         self._mark(run)
 
 
 def _evaluation(row: dict) -> str:
+    accuracy, error = row.get("accuracy"), row.get("stderr")
+    greedy, length = row.get("greedy"), row.get("length")
     parts = [f"eval step {row.get('step')}"]
-    for name, key, form in (
-        ("accuracy", "accuracy", ".3f"),
-        ("greedy", "greedy", ".3f"),
-        ("len", "length", ".1f"),
-    ):
-        if isinstance(value := row.get(key), int | float):
-            error = row.get("stderr") if key == "accuracy" else None
-            parts.append(
-                f"{name} {value:{form}}" + (f"±{error:.3f}" if isinstance(error, int | float) else "")
-            )
+    if isinstance(accuracy, int | float):
+        interval = f"±{error:.3f}" if isinstance(error, int | float) else ""
+        parts.append(f"accuracy {accuracy:.3f}{interval}")
+    if isinstance(greedy, int | float):
+        parts.append(f"greedy {greedy:.3f}")
+    if isinstance(length, int | float):
+        parts.append(f"len {length:.1f}")
     return " | ".join(parts)
 
 
 def _event(event: dict) -> str | None:
-    kind = event.get("kind")
-    if kind in ("warning", "note"):
-        return f"{kind}: {event.get('message')}"
-    if kind == "chosen":
-        return f"note: {event.get('key')} is {event.get('value')}: {event.get('why')}"
-    if kind == "alarm":
-        return (
-            f"ALARM {event.get('name')} at step {event.get('step')}: {event.get('what')} ->"
-            f" {event.get('fix')}"
-        )
-    if kind == "step_refused":
-        return f"warning: step {event.get('step')} refused: {event.get('reason')}; the policy is unchanged"
-    if kind == "resumed":
-        return f"resumed after step {event.get('step')}"
+    kind = str(event.get("kind"))
+    if kind in EVENTS:
+        return EVENTS[kind].format_map(defaultdict(lambda: None, event))
     if kind == "progress":
-        left = event.get("left")
-        rest = f", {duration(left)} left" if isinstance(left, int | float) else ""
-        return (
-            f"{event.get('what')}: {event.get('done')}"
-            + (f"/{event.get('of')}" if event.get("of") else "")
-            + rest
-        )
+        of, left = event.get("of"), event.get("left")
+        text = f"{event.get('what')}: {event.get('done')}"
+        if of:
+            text += f"/{of}"
+        if isinstance(left, int | float):
+            text += f", {duration(left)} left"
+        return text
     if kind == "prompts_left_out":
         why = event.get("reason") or f"longer than {event.get('limit')} tokens"
         return f"note: {event.get('count')} prompts left out: {why}"
