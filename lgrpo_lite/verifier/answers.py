@@ -31,7 +31,7 @@ _IN_PROSE = re.compile(
 _WORD = re.compile(
     r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
 )
-_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_COUNTS: list[str] = "zero one two three four five six seven eight nine ten eleven twelve".split()
 # "Three trucks are needed": the subject is the answer
 _COUNTED = re.compile(rf"(?:{'|'.join(_COUNTS)})\b", re.IGNORECASE)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
@@ -145,13 +145,16 @@ def _in_sentence(rest: str) -> str | None:
 
 def _last_line(text: str) -> str | None:
     """The last formula or number of the last line that has one; a bare line of text is no answer."""
-    lines = [line for line in text[-4000:].splitlines() if re.search(r"\w", line)]
-    if not lines:
+    lines = text[-4000:].splitlines()
+    worded = [line for line in lines if re.search(r"\w", line)]
+    if not worded:
         return None
-    last = _LABEL.sub("", lines[-1].strip()).strip("`")
+    last = _LABEL.sub("", worded[-1].strip())
+    last = last.strip("`")
     counted = _COUNTED.match(last)
     if counted and is_prose(last):
-        return str(_COUNTS.index(counted[0].lower()))
+        word = counted[0].lower()
+        return str(_COUNTS.index(word))
     if as_number(last) is not None:
         return last
     if _plain_words(last) or _FORMULA.search(last):
@@ -215,7 +218,8 @@ def as_number(text: str) -> Fraction | None:
     if len(text) > 2 * MAX_DIGITS:
         return None
     text = text.strip().strip("$").rstrip(".%")
-    text = text.replace("\\$", "").replace("\\%", "").replace("\u2212", "-").strip()
+    text = text.replace("\\$", "").replace("\\%", "")
+    text = text.replace("\u2212", "-").strip()
     if not text or len(text) > MAX_DIGITS:
         return None
     top, slash, bottom = text.partition("/")
@@ -258,7 +262,8 @@ def _boxes(text: str) -> list[_Box]:
             begin, inside = opened.pop() if opened else (-1, 0)
             holds_another = boxes and boxes[-1].begin > begin
             if begin >= 0 and not holds_another:
-                boxes.append(_Box(begin, match.end(), text[inside : match.start()]))
+                content = text[inside : match.start()]
+                boxes.append(_Box(begin, match.end(), content))
         elif len(sign) > 2:  # \boxed{
             opened.append((match.start(), match.end()))
     return boxes

@@ -10,12 +10,13 @@ from typing import Literal
 from lgrpo_lite.verifier import units
 from lgrpo_lite.verifier.lists import elements, literals, names_tell_nothing, unnamed_on_one_side
 from lgrpo_lite.verifier.matrices import as_matrix
+from lgrpo_lite.verifier.ratios import same_ratios
 from lgrpo_lite.verifier.relations import assigned, same_relation, value_of
 from lgrpo_lite.verifier.rounding import rounded_alike
 from lgrpo_lite.verifier.solutions import same_solutions, solutions
 from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.tree import Node, holds
-from lgrpo_lite.verifier.values import equal, rational, variables
+from lgrpo_lite.verifier.values import equal, variables
 
 _SETS = frozenset(["cup", "cap", "minus", "domain", "empty", "builder"])
 _HUNDRED = ("n", Fraction(100), "100")
@@ -46,10 +47,11 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
     return "tuple" not in kinds and _same_values(p, g, policy)
 
 
-def _in_order(p: Sequence[Node], g: Sequence[Node], policy: Leniency) -> bool:
-    if len(p) != len(g):
+def _in_order(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:
+    if len(mine) != len(gold):
         return False
-    return all(same(a, b, policy) for a, b in zip(p, g, strict=True))
+    pairs = zip(mine, gold, strict=True)
+    return all(same(a, b, policy) for a, b in pairs)
 
 
 def _same_lists(p: Node, g: Node, policy: Leniency) -> bool:
@@ -67,17 +69,22 @@ def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
     mine, gold = elements(p), elements(g)
     if p[0] == "list" and _one_answer_in_forms(mine, gold, policy):
         return True
-    my_names, gold_names = list(map(assigned, mine)), list(map(assigned, gold))
+    my_names = list(map(assigned, mine))
+    gold_names = list(map(assigned, gold))
     if names_tell_nothing(my_names, gold_names):
-        mine, gold = list(map(value_of, mine)), list(map(value_of, gold))
+        mine = list(map(value_of, mine))
+        gold = list(map(value_of, gold))
     if len(mine) != len(gold):
-        if _is_list_beside_tuple(p, gold):
-            return _is_point(gold[0]) and _in_order(mine, gold[0][3:], policy)
-        if _is_list_beside_tuple(g, mine):
-            return _is_point(mine[0]) and _in_order(mine[0][3:], gold, policy)
+        if p[0] == "list" and _is_one_tuple(gold):
+            coordinates = _coordinates(gold[0])
+            return coordinates is not None and _in_order(mine, coordinates, policy)
+        if g[0] == "list" and _is_one_tuple(mine):
+            coordinates = _coordinates(mine[0])
+            return coordinates is not None and _in_order(coordinates, gold, policy)
         if not sets:
             return False
-        mine, gold = _distinct(mine, policy), _distinct(gold, policy)
+        mine = _distinct(mine, policy)
+        gold = _distinct(gold, policy)
     order_was_meant = policy.order == "same" and not sets
     if order_was_meant or unnamed_on_one_side(my_names, gold_names):
         return _in_order(mine, gold, policy)
@@ -108,14 +115,14 @@ def _one_answer_in_forms(mine: Sequence[Node], gold: Sequence[Node], policy: Len
     return all(same(form, gold[0], policy) for form in mine)
 
 
-def _is_list_beside_tuple(node: Node, other_elements: Sequence[Node]) -> bool:
-    return node[0] == "list" and len(other_elements) == 1 and other_elements[0][0] == "tuple"
+def _is_one_tuple(members: Sequence[Node]) -> bool:
+    return len(members) == 1 and members[0][0] == "tuple"
 
 
-def _is_point(node: Node) -> bool:
-    """Whether a tuple stands in round brackets, so that a bare list may give its coordinates."""
-    _, opening, closing, *_ = node
-    return (opening, closing) == ("(", ")")
+def _coordinates(node: Node) -> list[Node] | None:
+    """Of a tuple in round brackets, which a bare list may give too; None of one in others."""
+    _, opening, closing, *coordinates = node
+    return coordinates if opening == "(" and closing == ")" else None
 
 
 def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
@@ -154,14 +161,18 @@ def _same_statements(p: Node, g: Node, policy: Leniency) -> bool:
     if both_relations:
         return same_relation(p, g, lambda a, b: same(a, b, policy))
     if _is_membership(p) and _is_set(g):
-        return same(p[3], g, policy)
+        _, _, _, container = p
+        return same(container, g, policy)
     if _is_membership(g) and _is_set(p):
-        return same(p, g[3], policy)
-    return p[0] == g[0] and p[0] in _SETS and _same_parts(p, g, policy)
+        _, _, _, container = g
+        return same(p, container, policy)
+    if p[0] != g[0] or p[0] not in _SETS:
+        return False
+    return _same_parts(p, g, policy)
 
 
 def _is_membership(node: Node) -> bool:
-    return node[0] == "rel" and node[1] == ("in",)
+    return node[:2] == ("rel", ("in",))
 
 
 def _is_set(node: Node) -> bool:
@@ -246,41 +257,12 @@ def _same_matrices(p: Node, g: Node, policy: Leniency) -> bool:
     _, gold_rows, *gold_bars = gold
     if bars != gold_bars or len(rows) != len(gold_rows):
         return False
-    return all(_in_order(row, other, policy) for row, other in zip(rows, gold_rows, strict=True))
+    pairs = zip(rows, gold_rows, strict=True)
+    return all(_in_order(row, gold_row, policy) for row, gold_row in pairs)
 
 
 def _same_ratios(p: Node, g: Node, policy: Leniency) -> bool:
-    """a:b = c:d when the cross products agree; a clock time only equals itself; a:b is also a/b."""
-    if p[0] != "ratio":
-        return _is_quotient(g, p)
-    if g[0] != "ratio":
-        return _is_quotient(p, g)
-    if len(p) != len(g):
-        return False
-    terms, gold_terms = p[1:], g[1:]
-    if _is_clock(p) and _is_clock(g):
-        return all(rational(a) == rational(b) for a, b in zip(terms, gold_terms, strict=True))
-    if any(rational(term) == 0 for term in (*terms, *gold_terms)):
-        return False
-    first, *rest = terms
-    gold_first, *gold_rest = gold_terms
-    crossed = zip(rest, gold_rest, strict=True)
-    return all(equal(("*", term, gold_first), ("*", gold_term, first)) for term, gold_term in crossed)
-
-
-def _is_quotient(ratio: Node, number: Node) -> bool:
-    if len(ratio) != 3 or _is_clock(ratio):
-        return False
-    _, top, bottom = ratio
-    return equal(("/", top, bottom), number)
-
-
-def _is_clock(ratio: Node) -> bool:
-    """Whether a ratio may be a time of day: minutes in two digits."""
-    terms = ratio[1:]
-    if any(term[0] != "n" for term in terms):
-        return False
-    return all(len(digits) == 2 and value < 60 for _, value, digits in terms[1:])
+    return same_ratios(p, g)
 
 
 def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
@@ -295,18 +277,28 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _same_tuples(p: Node, g: Node, policy: Leniency) -> bool:
-    brackets, members = p[1:3], p[3:]
-    gold_brackets, gold_members = g[1:3], g[3:]
-    return brackets == gold_brackets and _in_order(members, gold_members, policy)
+    _, opening, closing, *members = p
+    _, gold_opening, gold_closing, *gold_members = g
+    if opening != gold_opening or closing != gold_closing:
+        return False
+    return _in_order(members, gold_members, policy)
 
 
 def _same_bases(p: Node, g: Node, policy: Leniency) -> bool:
     """Another base, or none, is another answer."""
-    return p[0] == g[0] and p[2] == g[2] and equal(p, g)
+    if p[0] != g[0]:
+        return False
+    _, _, base = p
+    _, _, gold_base = g
+    return base == gold_base and equal(p, g)
 
 
 def _same_words(p: Node, g: Node, policy: Leniency) -> bool:
-    return p[0] == g[0] and words(p[1]) == words(g[1])
+    if p[0] != g[0]:
+        return False
+    _, spelled = p
+    _, gold_spelled = g
+    return words(spelled) == words(gold_spelled)
 
 
 def _never_same(p: Node, g: Node, policy: Leniency) -> bool:

@@ -211,7 +211,9 @@ class Evaluation:
                 return Fraction(0)
             x = self.mp.mpf(x.numerator) / x.denominator
         natural = self.mp.log(x)
-        return natural if below is None else natural / self.mp.log(self.inexact(below))
+        if below is None:
+            return natural
+        return natural / self.mp.log(self.inexact(below))
 
     def rounded(self, a: Node, up: bool) -> Value:
         x = self.value(a)
@@ -301,13 +303,16 @@ def _exact_log(x: Fraction, base: Fraction) -> Fraction | None:
     log_x = math.log(x.numerator) - math.log(x.denominator)
     log_base = math.log(base.numerator) - math.log(base.denominator)
     guess = round(log_x / log_base)
-    return Fraction(guess) if abs(guess) < 10_000 and base**guess == x else None
+    if abs(guess) >= 10_000 or base**guess != x:
+        return None
+    return Fraction(guess)
 
 
 _NAMES = "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc".split()
 _ARC_NAMES = "sin cos tan cot sec csc sinh cosh tanh".split()
 # Functions of one argument, and what mpmath calls them.
-_ONE = {**{name: name for name in _NAMES}, **{f"arc{name}": f"a{name}" for name in _ARC_NAMES}}
+_ONE = {name: name for name in _NAMES}
+_ONE |= {f"arc{name}": f"a{name}" for name in _ARC_NAMES}
 _LOGS = ("ln", "log", "lg")
 _SPECIAL = {
     "root": Evaluation.root,

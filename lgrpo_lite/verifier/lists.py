@@ -60,11 +60,10 @@ def literals(node: Node) -> list[Fraction] | None:
 
 
 def _literal(node: Node) -> Fraction | None:
-    if node[0] == "n":
-        return node[1]
-    if node[0] == "neg" and node[1][0] == "n":
-        return -node[1][1]
-    return None
+    if node[0] == "neg":
+        _, positive = node
+        return -positive[1] if positive[0] == "n" else None
+    return node[1] if node[0] == "n" else None
 
 
 def unnamed_on_one_side(mine: Sequence[str | None], gold: Sequence[str | None]) -> bool:

@@ -211,7 +211,8 @@ class Parser:
             glued = token.kind == "sign" or (parts and parts[-1] in "^/")
             parts += ["" if glued else " ", token.value]
             self.position += 1
-        words = "".join(parts).replace("{", "").replace("}", "").strip()
+        words = "".join(parts)
+        words = words.replace("{", "").replace("}", "").strip()
         if not is_unit(words):
             raise Unreadable
         return ("unit", node, words)
@@ -272,7 +273,8 @@ class Parser:
         """The first digit of the next token, of which the others are left."""
         first, others = digits[0], digits[1:]
         rest = Token("number", others, decimal(others), True)
-        self.tokens = [*self.tokens[: self.position], rest, *self.tokens[self.position + 1 :]]
+        self.tokens = list(self.tokens)
+        self.tokens[self.position] = rest
         return ("n", Fraction(int(first)), first)
 
     def primary(self) -> Node:

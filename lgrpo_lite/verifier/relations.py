@@ -22,8 +22,10 @@ def assigned(node: Node) -> str | None:
 
 def value_of(node: Node) -> Node:
     """What an assignment assigns, the set of `x in {1, 2}`; any other node as it is."""
-    if node[0] == "rel" and node[1] == ("in",) and node[3][0] == "set":
-        return node[3]
+    if node[:2] == ("rel", ("in",)):
+        _, _, _, container = node
+        if container[0] == "set":
+            return container
     assignment = _assignment(node)
     return node if assignment is None else assignment[1]
 
@@ -49,9 +51,9 @@ def _name(node: Node) -> str | None:
     if kind in ("v", "text"):
         return node[1]
     if kind == "tuple":
-        members = node[3:]
-        if all(member[0] == "v" for member in members):
-            return "(" + ",".join(member[1] for member in members) + ")"
+        _, _, _, *members = node
+        if all(kind == "v" for kind, *_ in members):
+            return "(" + ",".join(name for _, name in members) + ")"
     name = _product_name(node) if kind == "*" else None
     if name is None and _is_of_segments(node):
         name = str(node)
@@ -84,7 +86,10 @@ def _is_plain(node: Node) -> bool:
     """A number, or a tuple of numbers and variables."""
     if node[0] == "n":
         return True
-    return node[0] == "tuple" and all(member[0] == "v" or _is_plain(member) for member in node[3:])
+    if node[0] != "tuple":
+        return False
+    _, _, _, *members = node
+    return all(member[0] == "v" or _is_plain(member) for member in members)
 
 
 def _is_of_segments(node: Node) -> bool:
@@ -92,7 +97,9 @@ def _is_of_segments(node: Node) -> bool:
     if node[0] not in ("*", "/", "ratio") and node[:2] != ("call", "abs"):
         return False
     names = variables(node)
-    return bool(names) and all(name.isupper() or name.startswith("overline") for name in names)
+    if not names:
+        return False
+    return all(name.isupper() or name.startswith("overline") for name in names)
 
 
 def same_relation(p: Node, g: Node, same: Same) -> bool:
@@ -118,7 +125,8 @@ def same_relation(p: Node, g: Node, same: Same) -> bool:
 
 
 def _same_sides(sides: list[Node], gold_sides: list[Node], same: Same) -> bool:
-    return all(_safe(same, side, other) for side, other in zip(sides, gold_sides, strict=True))
+    pairs = zip(sides, gold_sides, strict=True)
+    return all(_safe(same, side, gold_side) for side, gold_side in pairs)
 
 
 def _safe(same: Same, a: Node, b: Node) -> bool:
@@ -173,7 +181,8 @@ def _anchor(a: Node, b: Node) -> tuple[Evaluation, Value, Value] | None:
 def _substituted(node: Node, literals: dict[str, Node]) -> Node:
     """The tree with values for its variables."""
     if node[0] == "v":
-        return literals.get(node[1], node)
+        _, name = node
+        return literals.get(name, node)
     children = []
     for child in node:
         is_node = isinstance(child, tuple) and child

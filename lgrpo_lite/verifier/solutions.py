@@ -87,9 +87,9 @@ def _list(node: Node) -> Solutions | None:
     if not all(part[0] in ("rel", "cup") for part in parts):
         return None
     described = [solutions(part) for part in parts]
-    if any(part[0] == "rel" and part[1] == ("=",) for part in parts):
+    if any(part[:2] == ("rel", ("=",)) for part in parts):
         return None
-    excluded = all(part[0] == "rel" and part[1] == ("!=",) for part in parts)
+    excluded = all(part[:2] == ("rel", ("!=",)) for part in parts)
     either = joined == "or" and not excluded
     return _combined("cup" if either else "cap", described)
 
@@ -152,7 +152,8 @@ def _chain(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     if not set(ops) <= {"<", "<="} or variable[0] != "v":
         return None
     low_op, high_op = ops
-    return Solutions((Piece(low, low_op == "<=", high, high_op == "<="),), variable[1])
+    piece = Piece(low, low_op == "<=", high, high_op == "<=")
+    return Solutions((piece,), variable[1])
 
 
 def _inequality(op: str, left: Node, right: Node) -> Solutions | None:
@@ -184,8 +185,9 @@ def _sized(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     described = _relation(ops, sides)
     if described is None or ops == ("in",):
         return None
+    mirrored = [_mirrored(piece) for piece in described.pieces]
     right = _intersection(described.pieces, [_from(ZERO, True)])
-    left = _intersection([_mirrored(piece) for piece in described.pieces], [_up_to(ZERO, True)])
+    left = _intersection(mirrored, [_up_to(ZERO, True)])
     return Solutions((*left, *right), described.name)
 
 
@@ -243,7 +245,8 @@ def _intersection(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piec
         for b in others:
             low, low_closed = _higher((a.low, a.low_closed), (b.low, b.low_closed))
             high, high_closed = _lower((a.high, a.high_closed), (b.high, b.high_closed))
-            if _below(low, high) or (low_closed and high_closed and not _below(high, low)):
+            both_closed = low_closed and high_closed
+            if _below(low, high) or (both_closed and not _below(high, low)):
                 common.append(Piece(low, low_closed, high, high_closed))
     return common
 
@@ -271,8 +274,9 @@ def _lower(a: tuple[Node, bool], b: tuple[Node, bool]) -> tuple[Node, bool]:
 def _complement(pieces: tuple[Piece, ...]) -> list[Piece]:
     outside = [Piece(MINUS_INF, False, INF, False)]
     for piece in pieces:
-        sides = [_up_to(piece.low, not piece.low_closed), _from(piece.high, not piece.high_closed)]
-        outside = _intersection(outside, sides)
+        below = _up_to(piece.low, not piece.low_closed)
+        above = _from(piece.high, not piece.high_closed)
+        outside = _intersection(outside, [below, above])
     return outside
 
 
@@ -303,9 +307,13 @@ def _apart(piece: Piece, above: Piece) -> bool:
 
 def _joined(piece: Piece, above: Piece) -> Piece:
     """The one piece that two are which touch or overlap."""
-    low_closed = piece.low_closed or (above.low_closed and not _below(piece.low, above.low))
+    low_closed = piece.low_closed
+    if not low_closed and above.low_closed:
+        low_closed = not _below(piece.low, above.low)
     higher = above if _below(piece.high, above.high) else piece
-    high_closed = higher.high_closed or (above.high_closed and not _below(above.high, piece.high))
+    high_closed = higher.high_closed
+    if not high_closed and above.high_closed:
+        high_closed = not _below(above.high, piece.high)
     return Piece(piece.low, low_closed, higher.high, high_closed)
 
 

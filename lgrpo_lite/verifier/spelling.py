@@ -104,7 +104,8 @@ def _plain(character: str) -> str:
         return rf"\frac{{{top}}}{{{bottom}}}"
     if folded == character:
         return character
-    return "".join(c if c.isascii() else _plain(c) for c in folded)
+    spelled = [part if part.isascii() else _plain(part) for part in folded]
+    return "".join(spelled)
 
 
 # a scale is no more than a unit
