@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_json, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -16,9 +16,7 @@ PROMPTS = 64
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite baseline FILE|NAME [key=value …] [-n PROMPTS] [--json]"
-    parser.add_argument(
-        "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
-    )
+    add_recipe(parser, "FILE|NAME")
     parser.add_argument(
         "-n", type=int, default=PROMPTS, metavar="PROMPTS", help=f"prompts of data.train (default: {PROMPTS})"
     )

@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_json, console, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, console, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -16,9 +16,7 @@ UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB] [--fit] [--probe] [--json]"
-    parser.add_argument(
-        "words", nargs="+", metavar="RECIPE|FILE", help="a recipe, then settings to change as key=value"
-    )
+    add_recipe(parser, "RECIPE|FILE")
     size = (
         "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); "
         "GB is GiB, as on the box"

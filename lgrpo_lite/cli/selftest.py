@@ -9,15 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite selftest FILE|NAME [key=value …] [--json]"
-    parser.add_argument(
-        "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
-    )
+    add_recipe(parser, "FILE|NAME")
     add_json(parser)
 
 

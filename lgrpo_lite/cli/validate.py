@@ -2,12 +2,12 @@
 
 import argparse
 
+from lgrpo_lite.cli.terminal.output import add_recipe
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict]"
-    parser.add_argument(
-        "words", nargs="+", metavar="FILE|NAME", help="a recipe, then settings to change as key=value"
-    )
+    add_recipe(parser, "FILE|NAME")
     parser.add_argument(
         "--strict", action="store_true", help="also demand a pinned revision of a model on the Hub"
     )

@@ -12,6 +12,11 @@ WIDTH = 120  # columns where no terminal says how many there are
 RUNS = Path("runs")
 
 
+def add_recipe(parser: argparse.ArgumentParser, metavar: str) -> None:
+    help_ = "a recipe, then settings to change as key=value"
+    parser.add_argument("words", nargs="+", metavar=metavar, help=help_)
+
+
 def add_json(parser: argparse.ArgumentParser, help_: str = "print the result as one JSON object") -> None:
     parser.add_argument("--json", action="store_true", help=help_)
 
@@ -35,9 +40,12 @@ def console(out: TextIO | None = None, **more: Any):
     from rich.console import Console
 
     file = sys.stdout if out is None else out
-    return Console(file=file, width=None if file.isatty() else WIDTH, **more)
+    width = None if file.isatty() else WIDTH
+    return Console(file=file, width=width, **more)
 
 
 def summary(documented: Any) -> str:
     """The first paragraph of a docstring, as one line."""
-    return " ".join((documented.__doc__ or "").strip().partition("\n\n")[0].split())
+    text = (documented.__doc__ or "").strip()
+    paragraph, _, _ = text.partition("\n\n")
+    return " ".join(paragraph.split())

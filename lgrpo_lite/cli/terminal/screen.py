@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.text import duration, step_line
+from lgrpo_lite.types import StepRecord
 
 REFRESH_SECONDS = 0.25
 RESTORE = "\x1b[?1049l\x1b[?25h"  # leave the alternate screen, show the cursor
@@ -139,10 +140,8 @@ class Screen:
         self.shown = {"records": run.step, "evals": len(run.evals), "events": len(run.events)}
 
     def _print(self, run: RunView) -> None:
-        self.shown |= {
-            "records": min(self.shown["records"], run.step),
-            "evals": min(self.shown["evals"], len(run.evals)),
-        }
+        self.shown["records"] = min(self.shown["records"], run.step)
+        self.shown["evals"] = min(self.shown["evals"], len(run.evals))
         for event in run.events[self.shown["events"] :]:
             if text := _event(event):
                 print(text, file=sys.stderr)
@@ -152,12 +151,16 @@ class Screen:
         with contextlib.suppress(BrokenPipeError):  # `| head`: the reader has seen enough, the run goes on
             for record in run.records:
                 if record.step > self.shown["records"]:
-                    left = None
-                    if record.seconds:
-                        left = sum(record.seconds.values()) * (run.steps - record.step)
-                    print(step_line(record, run.steps, left))
+                    print(step_line(record, run.steps, _seconds_left(record, run.steps)))
             sys.stdout.flush()
         self._mark(run)
+
+
+def _seconds_left(record: StepRecord, steps: int) -> float | None:
+    """If every further step takes as long as this one."""
+    if not record.seconds:
+        return None
+    return sum(record.seconds.values()) * (steps - record.step)
 
 
 def _evaluation(row: dict) -> str:
@@ -174,18 +177,22 @@ def _evaluation(row: dict) -> str:
     return " | ".join(parts)
 
 
+def _progress(event: dict) -> str:
+    of, left = event.get("of"), event.get("left")
+    text = f"{event.get('what')}: {event.get('done')}"
+    if of:
+        text += f"/{of}"
+    if isinstance(left, int | float):
+        text += f", {duration(left)} left"
+    return text
+
+
 def _event(event: dict) -> str | None:
     kind = str(event.get("kind"))
     if kind in EVENTS:
         return EVENTS[kind].format_map(defaultdict(lambda: None, event))
     if kind == "progress":
-        of, left = event.get("of"), event.get("left")
-        text = f"{event.get('what')}: {event.get('done')}"
-        if of:
-            text += f"/{of}"
-        if isinstance(left, int | float):
-            text += f", {duration(left)} left"
-        return text
+        return _progress(event)
     if kind == "prompts_left_out":
         why = event.get("reason") or f"longer than {event.get('limit')} tokens"
         return f"note: {event.get('count')} prompts left out: {why}"
