@@ -34,8 +34,7 @@ def python() -> str:
 
 
 def bubblewrap(seccomp: Sequence[int]) -> list[str]:
-    """The words before the command: a new root of the system's own folders,
-    read-only, and this Python beside them.
+    """The words before the command: a new root of the system's own folders, read-only, and this Python.
 
     `seccomp`: descriptors of files with rules, which the process must be given.
     """
@@ -94,9 +93,7 @@ def bubblewrap(seccomp: Sequence[int]) -> list[str]:
 
 @contextlib.contextmanager
 def closed_calls() -> Iterator[IO[bytes] | None]:
-    """A file with the seccomp rules for this machine's system calls; None on a machine
-    whose numbers are not known here.
-    """
+    """A file with the seccomp rules for this machine's system calls; None where their numbers are unknown."""
     machine = platform.machine()
     if machine not in AUDIT_ARCH or sys.byteorder != "little":
         yield None
@@ -108,8 +105,8 @@ def closed_calls() -> Iterator[IO[bytes] | None]:
 
 
 def rules_for(machine: str) -> bytes:
-    """The classic BPF program: another architecture is killed, `DENIED` fails with EPERM,
-    clone without CLONE_THREAD too.
+    """The classic BPF program: another architecture is killed; `DENIED`, and clone without CLONE_THREAD, fail
+    with EPERM.
     """
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, eperm, enosys = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026

@@ -53,34 +53,39 @@ def code(
     text, fenced = code_in(completion)
     if not text.strip() or "\0" in text:
         return WRONG if text.strip() else UNPARSABLE
-    place, limits = open_sandbox(sandbox, image), Limits(SHARE * timeout, memory_mb)
+    opened = open_sandbox(sandbox, image)
+    limits = Limits(SHARE * timeout, memory_mb)
     if isinstance(tests, str):
-        return _asserts(place, text, tests, limits, fenced)
-    return _pairs(place, text, tests, limits, fenced)
+        return _asserts(opened, text, tests, limits, fenced)
+    return _pairs(opened, text, tests, limits, fenced)
 
 
 def missing_sandbox(rewards: Sequence["Reward"]) -> EnvironmentFault | None:
     """Why rewards that run code cannot do so here; None where they can, or there are none."""
     for reward in rewards:
         if reward.use == "code":
+            options = reward.options
             try:
-                open_sandbox(reward.options.get("sandbox", "auto"), reward.options.get("image"))
+                open_sandbox(options.get("sandbox", "auto"), options.get("image"))
             except EnvironmentFault as fault:
                 return fault
     return None
 
 
 def code_in(completion: str) -> tuple[str, bool]:
-    """The last block marked as Python, else the last block, else the whole text; and
-    whether it is a block. Linear time.
+    """The last block marked as Python, else the last block, else the whole text; and whether it is a block.
 
-    A last block that is not closed counts.
+    A last block that is not closed counts. Linear time.
     """
-    blocks = [part.partition("\n") for part in completion.split("```")[1::2]]
-    marked = [body for info, _, body in blocks if info.strip().lower() in PYTHON]
-    if marked or blocks:
-        return (marked or [body for _, _, body in blocks])[-1], True
-    return completion, False
+    bodies, of_python = [], []
+    for block in completion.split("```")[1::2]:
+        info, _, body = block.partition("\n")
+        bodies.append(body)
+        if info.strip().lower() in PYTHON:
+            of_python.append(body)
+    if not bodies:
+        return completion, False
+    return (of_python or bodies)[-1], True
 
 
 def read_tests(reference: str) -> str | list[Pair]:
@@ -89,10 +94,11 @@ def read_tests(reference: str) -> str | list[Pair]:
         rows = json.loads(reference)
     except (ValueError, RecursionError):
         rows = None
-    if isinstance(rows, list) and rows and all(isinstance(row, str) for row in rows):
-        return "\n".join(rows)
-    if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-        return [_pair(row) for row in rows]
+    if isinstance(rows, list) and rows:
+        if all(isinstance(row, str) for row in rows):
+            return "\n".join(rows)
+        if all(isinstance(row, dict) for row in rows):
+            return [_pair(row) for row in rows]
     if rows is not None or not reference.strip():
         raise ValueError('no tests: give Python asserts, or a JSON list of {"input": …, "output": …}')
     return reference
@@ -112,13 +118,14 @@ def fault_of_tests(reference: str) -> str | None:
 def _pair(row: dict) -> Pair:
     given, printed = row.get("input", ""), row.get("output")
     if not isinstance(given, str) or not isinstance(printed, str):
-        raise ValueError(f'a test with the keys {sorted(map(str, row))}: "input" and "output" are texts')
+        keys = sorted(map(str, row))
+        raise ValueError(f'a test with the keys {keys}: "input" and "output" are texts')
     return Pair(given, printed)
 
 
-def _asserts(place: Sandbox, text: str, tests: str, limits: Limits, fenced: bool) -> tuple[float, Outcome]:
-    said = run_tests(place, text, tests, limits)
-    verdict = json.loads(said) if said else {"failed": "ended"}
+def _asserts(sandbox: Sandbox, text: str, tests: str, limits: Limits, fenced: bool) -> tuple[float, Outcome]:
+    answer = run_tests(sandbox, text, tests, limits)
+    verdict = json.loads(answer) if answer else {"failed": "ended"}
     if "fault" in verdict:
         raise ValueError(verdict["fault"])
     if verdict.get("passed") is True:
@@ -127,11 +134,11 @@ def _asserts(place: Sandbox, text: str, tests: str, limits: Limits, fenced: bool
 
 
 def _pairs(
-    place: Sandbox, text: str, tests: list[Pair], limits: Limits, fenced: bool
+    sandbox: Sandbox, text: str, tests: list[Pair], limits: Limits, fenced: bool
 ) -> tuple[float, Outcome]:
     left = limits.seconds
     for test in tests:
-        printed, exit_code, used = run_program(place, text, test.given, Limits(left, limits.memory))
+        printed, exit_code, used = run_program(sandbox, text, test.given, Limits(left, limits.memory))
         left -= used
         if exit_code == NOT_PYTHON and not fenced:
             return UNPARSABLE
@@ -141,7 +148,5 @@ def _pairs(
 
 
 def _plain(text: str) -> list[str]:
-    """Lines without the white space at their ends and at the end of the text, as
-    judges of programs compare them.
-    """
+    """Lines without white space at their ends and at the text's end, as judges of programs compare them."""
     return [line.rstrip() for line in text.rstrip().splitlines()]

@@ -1,5 +1,6 @@
-"""What runs inside a sandbox, sent there as text (`rewards/sandbox.py`). Standard
-library only, any Python from 3.8 on.
+"""What runs inside a sandbox, sent there as text (`rewards/sandbox.py`).
+
+Standard library only, any Python from 3.8 on.
 
     python -c THIS program|solution|tests MEMORY SECONDS
 
@@ -48,34 +49,39 @@ def solution(text):
         names = {}
         for name, value in list(module.__dict__.items()):
             # the tests' len() is Python's, whatever the solution says
-            if name.startswith("__") or hasattr(builtins, name):
-                continue
-            if isinstance(value, types.ModuleType):
-                names[name] = {"module": value.__name__}
-            elif isinstance(value, type) and issubclass(value, Exception):
-                names[name] = {"exception": [c.__name__ for c in value.__mro__]}
-            else:
-                names[name] = {"value": peer.pack(value)}
+            if not name.startswith("__") and not hasattr(builtins, name):
+                names[name] = _described(peer, value)
         peer.send({"names": names})
     except BaseException as error:
-        peer.send(
-            {"died": f"{type(error).__name__}: {str(error)[:200]}", "syntax": isinstance(error, SyntaxError)}
-        )
+        peer.send({"died": _short(error), "syntax": isinstance(error, SyntaxError)})
         return
     while True:
         peer.answer(peer.receive())
+
+
+def _described(peer, value):
+    """What the tests' side makes the same name of (`_theirs`)."""
+    if isinstance(value, types.ModuleType):
+        return {"module": value.__name__}
+    if isinstance(value, type) and issubclass(value, Exception):
+        return {"exception": [c.__name__ for c in value.__mro__]}
+    return {"value": peer.pack(value)}
+
+
+def _short(error):
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def tests(text):
     verdict = os.dup(2)
     peer = Peer(*_line(), trusting=False)
     try:
-        found = _judge(peer, text)
+        result = _judge(peer, text)
     except Fault as fault:
-        found = {"fault": str(fault)}
+        result = {"fault": str(fault)}
     except BaseException as error:
-        found = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
-    os.write(verdict, json.dumps(found).encode())
+        result = {"failed": _short(error)}
+    os.write(verdict, json.dumps(result).encode())
     os._exit(0)
 
 
@@ -86,13 +92,15 @@ def _judge(peer, text):
     except (SyntaxError, ValueError) as error:
         raise Fault(f"the tests are no Python: {error}") from None
     if "names" not in hello:
-        return {"failed": str(hello.get("died"))[:300], "syntax": hello.get("syntax") is True}
-    theirs, module = _module("solution"), _module("tests")
+        why = str(hello.get("died"))[:300]
+        return {"failed": why, "syntax": hello.get("syntax") is True}
+    theirs = _module("solution")
+    module = _module("tests")
     for name, what in hello["names"].items():
         value = _theirs(peer, name, what)
         if value is not None and not hasattr(builtins, name) and not name.startswith("__"):
             setattr(theirs, name, value)
-    module.__dict__.update({k: v for k, v in theirs.__dict__.items() if not k.startswith("__")})
+            setattr(module, name, value)
     exec(code, module.__dict__)
     for name, value in list(module.__dict__.items()):
         if name.startswith("test") and isinstance(value, types.FunctionType):
@@ -106,13 +114,11 @@ def _theirs(peer, name, what):
     if "value" in what:
         return peer.unpack(what["value"])
     if "module" in what:  # tests may lean on the imports of the text they were written for
-        if what["module"].partition(".")[0] not in getattr(
-            sys, "stdlib_module_names", ("math", "collections", "itertools")
-        ):
-            return None
-        return importlib.import_module(what["module"])
-    known = [getattr(builtins, n, None) for n in what["exception"]]
-    base = next(b for b in known if isinstance(b, type) and issubclass(b, Exception))
+        known = getattr(sys, "stdlib_module_names", ("math", "collections", "itertools"))
+        package = what["module"].partition(".")[0]
+        return importlib.import_module(what["module"]) if package in known else None
+    bases = [getattr(builtins, n, None) for n in what["exception"]]
+    base = next(b for b in bases if isinstance(b, type) and issubclass(b, Exception))
     peer.raises[name] = type(name, (base,), {})
     return peer.raises[name]
 
@@ -127,20 +133,23 @@ def _line():
 
 
 def main(role, memory, seconds):
-    for what, most in (
-        ("AS", memory),
-        ("CPU", seconds),
-        ("FSIZE", MAX_FILE),
-        ("NOFILE", MAX_FILES),
-        ("NPROC", MAX_PROCESSES),
-        ("CORE", 0),
-    ):
-        resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
-    text = exactly(0, int.from_bytes(exactly(0, 8), "big")).decode("utf-8", "replace")
+    limits = {
+        "AS": memory,
+        "CPU": seconds,
+        "FSIZE": MAX_FILE,
+        "NOFILE": MAX_FILES,
+        "NPROC": MAX_PROCESSES,
+        "CORE": 0,
+    }
+    for name, most in limits.items():
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (most, most))
+    size = int.from_bytes(exactly(0, 8), "big")
+    text = exactly(0, size).decode("utf-8", "replace")
     os.write(2, b"ready\n")  # until here a failure is the sandbox's
     if role == "program":
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    {"program": program, "solution": solution, "tests": tests}[role](text)
+    run = {"program": program, "solution": solution, "tests": tests}[role]
+    run(text)
 
 
 if __name__ == "__main__":

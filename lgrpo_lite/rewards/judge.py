@@ -1,6 +1,4 @@
-"""Judges: questions -> replies, None where no reply came. Here the one behind an HTTP
-interface; the policy is another.
-"""
+"""Judges: questions -> replies, None where no reply came. Here: the one over HTTP; the policy is another."""
 
 import json
 import logging
@@ -17,10 +15,10 @@ MAX_REPLY = 1 << 20  # bytes; no verdict is longer
 
 
 def endpoint_judge(settings: Endpoint) -> Judge:
-    """A judge that posts each question to {url}/chat/completions. A request that fails is
-    None; one log line says how many.
+    """A judge that posts each question to {url}/chat/completions.
 
-    A key whose variable is not set: EnvironmentFault, at once.
+    A request that fails is None; one log line says how many. A key whose variable is not set:
+    EnvironmentFault, at once.
     """
     key = None
     if settings.api_key_env is not None:
@@ -44,23 +42,25 @@ def endpoint_judge(settings: Endpoint) -> Judge:
             return []
         with ThreadPoolExecutor(min(settings.parallel, len(questions))) as pool:
             replies = list(pool.map(ask, questions))
-        failed = Counter(_cause(reply) for reply in replies if isinstance(reply, Exception))
-        if failed:
-            causes = ", ".join(f"{cause} x{n}" for cause, n in failed.most_common())
+        causes = Counter(_cause(reply) for reply in replies if isinstance(reply, Exception))
+        if causes:
+            listed = ", ".join(f"{cause} x{n}" for cause, n in causes.most_common())
             message = "judge %s: %d of %d requests failed: %s"
-            logging.getLogger(__name__).warning(
-                message, settings.model, failed.total(), len(questions), causes
-            )
-        return [reply if isinstance(reply, str) else None for reply in replies]
+            counts = causes.total(), len(questions)
+            logging.getLogger(__name__).warning(message, settings.model, *counts, listed)
+        return [None if isinstance(reply, Exception) else reply for reply in replies]
 
     return judge
 
 
 def missing_variables(rewards: Sequence[Reward]) -> list[str]:
     """Environment variables of the judges' keys that are not set."""
-    endpoints = [reward.options.get("endpoint") for reward in rewards]
-    names = dict.fromkeys(e.api_key_env for e in endpoints if isinstance(e, Endpoint) and e.api_key_env)
-    return [name for name in names if not os.environ.get(name, "").strip()]
+    names = []
+    for reward in rewards:
+        endpoint = reward.options.get("endpoint")
+        if isinstance(endpoint, Endpoint) and endpoint.api_key_env:
+            names.append(endpoint.api_key_env)
+    return [name for name in dict.fromkeys(names) if not os.environ.get(name, "").strip()]
 
 
 def _content(body: bytes) -> str:

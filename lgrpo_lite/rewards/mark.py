@@ -28,19 +28,22 @@ class Sheet:
     """A completion's rubric, marked as far as rules go. `question` None: there is nothing left to ask."""
 
     criteria: tuple[Criterion, ...]
-    held: tuple[bool | None, ...]  # None: for the judge
+    satisfied: tuple[bool | None, ...]  # None: for the judge
     question: str | None
     endpoint: "Endpoint | None"  # who is asked; None: the policy
     override: Literal["factual", "none"]
 
     @property
     def judged(self) -> int:
-        return self.held.count(None)
+        return self.satisfied.count(None)
 
     def complete(self, marks: Sequence[bool]) -> tuple[bool, ...]:
-        """Which criteria hold, with the judge's marks in the order asked."""
-        left = iter(marks)
-        return tuple(next(left) if held is None else held for held in self.held)
+        """Which criteria are satisfied, with the judge's marks in the order asked."""
+        judged = iter(marks)
+        whole = []
+        for mark in self.satisfied:
+            whole.append(next(judged) if mark is None else mark)
+        return tuple(whole)
 
 
 Mark = Sheet | Value | Outcome  # an Outcome alone: missing
@@ -48,14 +51,14 @@ Mark = Sheet | Value | Outcome  # an Outcome alone: missing
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """A reward as worker processes take it: it answers with marks, which are plain,
-    whatever the function returned.
-    """
+    """A reward as worker processes take it: it answers with marks, whatever the function returned."""
 
     function: Callable | FileFunction
 
     def load(self) -> Callable[..., Mark]:
-        function = self.function.load() if isinstance(self.function, FileFunction) else self.function
+        function = self.function
+        if isinstance(function, FileFunction):
+            function = function.load()
         return lambda **arguments: marked(function, arguments)
 
 
@@ -68,8 +71,8 @@ def marked(function: Callable, arguments: Mapping[str, Any]) -> Mark:
 
 
 def settled(result: Any) -> Mark:
-    """What a function returned, as a mark. None, NaN, infinities and values beyond ±10^6
-    are missing; other types raise.
+    """What a function returned, as a mark. None, NaN, infinities and values beyond ±10^6 are missing; other
+    types raise.
 
     A number alone is `ok` above 0. A dict holds named parts, and its value is their sum.
     """
@@ -87,4 +90,6 @@ def settled(result: Any) -> Mark:
     value = float(value)
     if not math.isfinite(value) or abs(value) > MAX_REWARD:
         return Outcome.error
-    return Value(value, Outcome(outcome) if outcome else Outcome.ok if value > 0 else Outcome.wrong, parts)
+    if not outcome:
+        outcome = Outcome.ok if value > 0 else Outcome.wrong
+    return Value(value, Outcome(outcome), parts)

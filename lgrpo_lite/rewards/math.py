@@ -1,6 +1,4 @@
-"""The reward `math`: 1 when the completion's answer is the gold answer, however
-it is written (docs/rewards.md).
-"""
+"""The reward `math`: 1 when the answer is the gold one, however it is written (docs/rewards.md)."""
 
 from typing import Annotated, Literal
 
@@ -26,8 +24,7 @@ def math(
         Literal["gold", "none"], "gold: an exact value may round to a gold decimal of 3 digits or more"
     ] = "gold",
 ) -> tuple[float, Outcome]:
-    """1 for an answer equal to the gold; `unparsable` when there is none that
-    can be read. Undecided is wrong.
-    """
-    outcome = verify(completion, reference, Leniency(units, percent, order, rounding), extract=extract)
+    """1 for an answer equal to the gold; `unparsable` when none can be read. Undecided is wrong."""
+    leniency = Leniency(units, percent, order, rounding)
+    outcome = verify(completion, reference, leniency, extract=extract)
     return float(outcome == Outcome.ok), outcome

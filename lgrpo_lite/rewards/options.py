@@ -1,10 +1,11 @@
-"""A reward's options are the keyword arguments of its function: its signature is the
-one place that names, types, bounds, defaults and documents them.
+"""A reward's options are the keyword arguments of its function.
+
+Its signature is the one place that names, types, bounds, defaults and documents them.
 
     def brief(completion_tokens, floor=5): ...          rewards: [{use: "mine.py:brief", floor: 3}]
 
-What an `Annotated` argument carries besides its type is its bounds (`Ge(1)`) and, as a
-string, its meaning. Built-in rewards and a user's own are read alike.
+What an `Annotated` argument carries besides its type is its bounds (`Ge(1)`) and, as a string, its meaning.
+Built-in rewards and a user's own are read alike.
 """
 
 import inspect
@@ -26,7 +27,8 @@ LIMIT = "timeout"  # a key of every reward, which its function may name too
 
 def arguments_of(function: Callable) -> list[str]:
     """What the function is given of an answer."""
-    return sorted(set(inspect.signature(function).parameters) & set(ROLLOUT))
+    named = set(inspect.signature(function).parameters)
+    return sorted(named & set(ROLLOUT))
 
 
 def schema_of(function: Callable) -> type[Section]:
@@ -37,10 +39,11 @@ def schema_of(function: Callable) -> type[Section]:
     hints = _hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         spread = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        private = name.startswith("_") and parameter.default is not parameter.empty  # a memo, say
+        has_default = parameter.default is not parameter.empty
+        private = name.startswith("_") and has_default  # a memo, say
         if spread or private or name in (*ROLLOUT, LIMIT):
             continue
-        default = REWARD_KEYS.get(name, ...) if parameter.default is parameter.empty else parameter.default
+        default = parameter.default if has_default else REWARD_KEYS.get(name, ...)
         fields[name] = (hints.get(name, _type_of(default)), default)
     return create_model("Options", __base__=_Options, **fields)
 
@@ -52,20 +55,22 @@ def options_of(function: Callable, reward: Reward, key: str, where: Callable[[st
     """
     schema = schema_of(function)
     # what an earlier version wrote for every reward is no option of this one
-    said = without_defaults(reward.options)
+    given = without_defaults(reward.options)
     named = {name: value for name, value in reward.options.items() if name in schema.model_fields}
     try:
-        read = schema.model_validate(said | named)
+        options = schema.model_validate(given | named)
     except ValidationError as error:
         raise _explained(error, schema, reward, key, where) from None
-    return {name: getattr(read, name) for name in schema.model_fields}
+    return {name: getattr(options, name) for name in schema.model_fields}
 
 
 def documented(function: Callable) -> Iterator[tuple[str, Any, Any, str]]:
     """(name, type, default, meaning) of each option."""
     for name, field in schema_of(function).model_fields.items():
-        meaning = next((said for said in field.metadata if isinstance(said, str)), "")
-        yield name, field.annotation, ... if field.is_required() else field.default, meaning
+        meanings = [text for text in field.metadata if isinstance(text, str)]
+        meaning = meanings[0] if meanings else ""
+        default = ... if field.is_required() else field.default
+        yield name, field.annotation, default, meaning
 
 
 class _Options(Section):
@@ -92,19 +97,21 @@ def _explained(
     """The first fault of pydantic's report, in this project's words."""
     first = error.errors(include_url=False)[0]
     option = str(first["loc"][0])
-    if section_inside(schema.model_fields[option].annotation if option in schema.model_fields else None):
+    field = schema.model_fields.get(option)
+    if section_inside(field.annotation if field else None):
         option = ".".join(str(part) for part in first["loc"])
-    place, known = f"{key}.{option}", [*schema.model_fields, *Reward.model_fields]
+    place = f"{key}.{option}"
     if first["type"] == "extra_forbidden" and "." not in option:
+        known = [*schema.model_fields, *Reward.model_fields]
         what = f"reward {reward.use!r} reads no option {option!r}{nearest(option, known)}"
         fix = f"remove {option}, or use one of: {', '.join(known)}"
         return ConfigError(what, where=where(place), fix=fix)
     if first["type"] == "missing" and "." not in option:
+        what = f"reward {reward.use!r} asks for {option}"
         fix = f"set {option} beside `use`; of an answer a reward may name {', '.join(ROLLOUT)}"
-        return ConfigError(f"reward {reward.use!r} asks for {option}", where=where(f"{key}.use"), fix=fix)
+        return ConfigError(what, where=where(f"{key}.use"), fix=fix)
     if first["type"] == "missing":
-        return ConfigError(
-            f"{place} is missing", where=where(place.rpartition(".")[0]), fix=f"add {option}: …"
-        )
+        section = place.rpartition(".")[0]
+        return ConfigError(f"{place} is missing", where=where(section), fix=f"add {option}: …")
     what = f"{place}={first['input']!r}: {first['msg'].lower()}"
     return ConfigError(what, where=where(place), fix="see docs/rewards.md")

@@ -1,6 +1,4 @@
-"""One reward of the sum: its function with the recipe's options bound, and the
-arguments it takes from a rollout.
-"""
+"""One reward of the sum: its function with the recipe's options, and what it takes from a rollout."""
 
 import inspect
 import logging
@@ -31,7 +29,6 @@ REWARDS = {
     "code": code.code,
     "rubric": rubric.sheet,
 }
-# bounded by construction, called in this process; all others in the pool's
 # bounded by construction and called in this process; all others in the pool's
 LINEAR = ("exact", "numeric", "overlong", "length")
 # a function that names `timeout` holds it itself (`code`: of what it has started); the pool is behind it
@@ -46,7 +43,7 @@ class Part:
     weight: float
     function: Callable | FileFunction
     options: dict[str, Any]
-    wanted: list[str]
+    wanted: list[str]  # arguments that it takes from a rollout
     timeout: float
     pooled: bool
 
@@ -65,9 +62,7 @@ class Part:
 
 @dataclass(slots=True)
 class Tally:
-    """What scoring took: seconds of each completion (waits for a CPU left out), and how
-    many rewards are missing, by why.
-    """
+    """What scoring took: seconds a completion, without waits for a CPU, and missing rewards by cause."""
 
     seconds: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)  # timeout, error, crash
@@ -75,7 +70,10 @@ class Tally:
 
 def quantile(values: Sequence[float], q: float) -> float | None:
     """By nearest rank: the least value that a share `q` of them does not exceed. None of none."""
-    return float(sorted(values)[max(0, math.ceil(q * len(values) - 1e-9) - 1)]) if values else None
+    if not values:
+        return None
+    rank = math.ceil(q * len(values) - 1e-9)
+    return float(sorted(values)[max(0, rank - 1)])
 
 
 def parts_of(
@@ -100,13 +98,13 @@ def log_faults(notes: Sequence[tuple[str, str]]) -> None:
     counts: Counter[str] = Counter()
     first: dict[str, tuple[str, str]] = {}
     for prompt, note in notes:
-        kind = note.strip().splitlines()[-1] if note.strip() else "?"
+        lines = note.strip().splitlines()
+        kind = lines[-1] if lines else "?"
         counts[kind] += 1
         first.setdefault(kind, (prompt, note))
+    message = "a reward failed on prompt %s (%d times): %s"
     for kind, (prompt, note) in first.items():
-        logging.getLogger(__name__).error(
-            "a reward failed on prompt %s (%d times): %s", prompt, counts[kind], note
-        )
+        logging.getLogger(__name__).error(message, prompt, counts[kind], note)
 
 
 def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
@@ -119,13 +117,19 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
     timed = LIMIT in inspect.signature(function).parameters
     if timed:
         options[LIMIT] = reward.timeout
-    wanted = arguments_of(function)
+    arguments = arguments_of(function)
     if reward.use not in REWARDS:
         path, _, name = reward.use.rpartition(":")
         function = FileFunction(path, name, read_file(path, where(f"{key}.use")))
-    timeout = reward.timeout * (OWN_LIMIT if timed else 1)
-    pooled = reward.use not in LINEAR
-    return Part(_name(i, rewards), reward.weight, function, options, wanted, timeout, pooled)
+    return Part(
+        name=_name(i, rewards),
+        weight=reward.weight,
+        function=function,
+        options=options,
+        wanted=arguments,
+        timeout=reward.timeout * (OWN_LIMIT if timed else 1),
+        pooled=reward.use not in LINEAR,
+    )
 
 
 def _check(options: dict[str, Any], reward: Reward, key: str, where: Callable[[str], str]) -> None:
@@ -133,21 +137,21 @@ def _check(options: dict[str, Any], reward: Reward, key: str, where: Callable[[s
     if "pattern" in options:
         _check_pattern(options["pattern"], reward.use, where(f"{key}.use"))
     if "limit" in options:
-        _check_lengths(options["limit"], options.get("cache", 0), lambda name: where(f"{key}.{name}"))
+        cache = options.get("cache", 0)
+        _check_lengths(options["limit"], cache, lambda name: where(f"{key}.{name}"))
     if "judge" in options and "endpoint" in options:
-        _check_judge(options["judge"], options["endpoint"], where(f"{key}.judge"), where(f"{key}.endpoint"))
+        at_judge, at_endpoint = where(f"{key}.judge"), where(f"{key}.endpoint")
+        _check_judge(options["judge"], options["endpoint"], at_judge, at_endpoint)
 
 
 def _check_lengths(limit: int | None, cache: int, where: Callable[[str], str]) -> None:
     if limit is None:
-        raise ConfigError(
-            "the longest answer is not known", where=where("limit"), fix="add limit: a number of tokens"
-        )
+        what, fix = "the longest answer is not known", "add limit: a number of tokens"
+        raise ConfigError(what, where=where("limit"), fix=fix)
     if cache > limit:
         what = f"cache {cache} is more than limit {limit}: every answer would be penalised"
-        raise ConfigError(
-            what, where=where("cache"), fix=f"set cache to at most {limit}, e.g. {max(1, limit // 5)}"
-        )
+        fix = f"set cache to at most {limit}, e.g. {max(1, limit // 5)}"
+        raise ConfigError(what, where=where("cache"), fix=fix)
 
 
 def _check_judge(judge: str, endpoint: Endpoint | None, at_judge: str, at_endpoint: str) -> None:
@@ -174,5 +178,7 @@ def _check_pattern(pattern: str | None, use: str, where: str) -> None:
 
 
 def _name(i: int, rewards: Sequence[Reward]) -> str:
-    name = rewards[i].use.rpartition(":")[2]
-    return name if [r.use.rpartition(":")[2] for r in rewards].count(name) == 1 else f"{name}.{i}"
+    """Of its function; with its number where several have that name."""
+    names = [reward.use.rpartition(":")[2] for reward in rewards]
+    name = names[i]
+    return name if names.count(name) == 1 else f"{name}.{i}"

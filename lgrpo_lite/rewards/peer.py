@@ -1,5 +1,6 @@
-"""The line between a solution and its tests, each in a sandbox of its own. Standard
-library only, any Python from 3.8 on.
+"""The line between a solution and its tests, each in a sandbox of its own.
+
+Standard library only, any Python from 3.8 on.
 
 What goes over it is plain data, rebuilt from JSON as Python's own types, so that a result has no `__eq__`, no
 frames and no globals of the other side. All else stays where it is and is spoken to by number.
@@ -13,6 +14,12 @@ import os
 MAX_MESSAGE = 64 << 20
 COMPARE = ("eq", "lt", "le", "gt", "ge")
 COMBINE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "and_", "or_", "xor")
+
+
+def _on_object(function):
+    return lambda o, *_: function(o)
+
+
 ASK = {
     "call": lambda f, args, named: f(*args, **named),
     "get": lambda o, args, _: getattr(o, *args),
@@ -21,16 +28,14 @@ ASK = {
     "put": lambda o, args, _: operator.setitem(o, *args),
     "isinstance": lambda o, args, _: isinstance(args[0], o),
     "two": lambda o, args, _: getattr(operator, args[0])(o, args[1]),
-    **{
-        name: (lambda f: lambda o, *_: f(o))(getattr(builtins, name))
-        for name in ("len", "iter", "next", "bool", "str", "repr")
-    },
+    **{function.__name__: _on_object(function) for function in (len, iter, next, bool, str, repr)},
 }
 
 
 class Remote:
     """An object of the other side. It equals, and can be combined with, objects of that side only: nothing
-    that it says of itself makes it equal to plain data."""
+    that it says of itself makes it equal to plain data.
+    """
 
     __slots__ = ("__weakref__", "_lgrpo")
 
@@ -61,8 +66,8 @@ class Remote:
         return _ask(self, "len")
 
     def __iter__(self):
-        found = _ask(self, "iter")
-        return found if isinstance(found, Remote) else iter(found)
+        items = _ask(self, "iter")
+        return items if isinstance(items, Remote) else iter(items)
 
     def __next__(self):
         return _ask(self, "next")
@@ -91,9 +96,8 @@ def _two(name):
             return _ask(self, "two", (name, other))
         if name == "eq":
             return False
-        raise TypeError(
-            "an object of the solution can be compared and combined with objects of the solution only"
-        )
+        what = "an object of the solution can be compared and combined with objects of the solution only"
+        raise TypeError(what)
 
     return method
 
@@ -128,13 +132,24 @@ PLAIN = (
 )
 
 
+# How they are read back: from a text, or from a list of values.
+FROM_TEXT = {"i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "y": bytearray.fromhex}
+FROM_VALUES = {
+    "t": tuple,
+    "s": set,
+    "z": frozenset,
+    "c": lambda values: complex(*values),
+    "r": lambda values: range(*values),
+}
+
+
 class Peer:
-    """One end of the line between solution and tests. `trusting`: this end is the
-    solution, which may be asked anything.
-    """
+    """One end of the line. `trusting`: this end is the solution, which may be asked anything."""
 
     def __init__(self, read, write, trusting):
-        self.read, self.write, self.trusting = read, write, trusting
+        self.read = read
+        self.write = write
+        self.trusting = trusting
         self.mine = []  # objects the other end knows, by number
         self.numbers = {}  # of them, by id
         self.raises = {}  # exception classes of the other end, by name
@@ -155,8 +170,9 @@ class Peer:
     def ask(self, op, number, args, named):
         """Do something with the other end's object `number`; it may ask back meanwhile."""
         self.asked += 1
-        named = {name: self.pack(value) for name, value in named.items()}
-        self.send({"op": op, "on": number, "args": [self.pack(a) for a in args], "named": named})
+        packed_named = {name: self.pack(value) for name, value in named.items()}
+        packed = [self.pack(value) for value in args]
+        self.send({"op": op, "on": number, "args": packed, "named": packed_named})
         while True:
             message = self.receive()
             if "op" in message:
@@ -173,7 +189,8 @@ class Peer:
     def answer(self, message):
         op = message["op"]
         try:
-            target, args = self.mine[message["on"]], [self.unpack(a) for a in message["args"]]
+            target = self.mine[message["on"]]
+            args = [self.unpack(a) for a in message["args"]]
             named = {name: self.unpack(value) for name, value in message["named"].items()}
             if not (self.trusting or _harmless(op, target, args)):
                 raise PermissionError("the tests do not tell that")
@@ -193,16 +210,10 @@ class Peer:
         self.send(reply)
 
     def exception(self, names, args):
-        """An exception of the nearest class this end knows. None that would end
-        a loop or the process quietly.
-        """
+        """An exception of the nearest class this end knows; none that would end a loop or process quietly."""
         for name in names:
             kind = self.raises.get(name) or getattr(builtins, name, None)
-            if (
-                isinstance(kind, type)
-                and issubclass(kind, Exception)
-                and not issubclass(kind, (StopIteration, StopAsyncIteration))
-            ):
+            if _is_loud(kind):
                 try:
                     return kind(*[self.unpack(a) for a in args])
                 except Exception:
@@ -235,20 +246,23 @@ class Peer:
             return self.mine[inner]
         if letter == "d":
             return {self.unpack(k): self.unpack(v) for k, v in inner}
-        make = {"i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "y": bytearray.fromhex}.get(
-            letter
-        )
-        if make:
-            return make(inner)
-        items = [self.unpack(v) for v in inner]
-        return {"t": tuple, "s": set, "z": frozenset, "c": lambda v: complex(*v), "r": lambda v: range(*v)}[
-            letter
-        ](items)
+        if letter in FROM_TEXT:
+            return FROM_TEXT[letter](inner)
+        values = [self.unpack(v) for v in inner]
+        return FROM_VALUES[letter](values)
+
+
+def _is_loud(kind):
+    """Whether that is a class of exceptions that end nothing quietly."""
+    if not isinstance(kind, type) or not issubclass(kind, Exception):
+        return False
+    return not issubclass(kind, (StopIteration, StopAsyncIteration))
 
 
 def _harmless(op, target, args):
     """What the solution may ask of an object the tests handed it: to be called and walked, and, of a class of
-    the tests, its public attributes. Frames, globals and classes stay out of reach."""
+    the tests, its public attributes. Frames, globals and classes stay out of reach.
+    """
     if op in ("get", "set"):
         return type(target).__module__ == "tests" and not args[0].startswith("_")
     if op == "two":

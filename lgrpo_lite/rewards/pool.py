@@ -1,12 +1,10 @@
-"""Worker processes for rewards: a deadline for every call, SIGKILL for what outlives
-it, and a fresh process after it.
+"""Worker processes for rewards: a deadline for every call, SIGKILL for what outlives it, a new process then.
 
     pool = Pool([FileFunction(path, name, text)], [5.0]); pool.run([(0, {"completion": "…"})]) -> [Reply]
 
 A call that times out, crashes its process or takes too much memory costs that process and nothing else.
 Threads and `ProcessPoolExecutor` cannot do this: neither can end a call that does not return. The workers are
-fresh interpreters, not
-forks: nothing of the trainer (CUDA, its memory, its locks) is in them.
+fresh interpreters, not forks: nothing of the trainer (CUDA, its memory, its locks) is in them.
 
 Deadlines count the time a call could have used, which is wall time less the time its process waited for a CPU
 (`/proc/PID/schedstat`): a busy machine changes no verdict, and a call that sleeps is still ended. Where the
@@ -49,9 +47,8 @@ MOST_WORKERS = 16  # by default: a container may see all CPUs of a machine and b
 ROUNDS = 100  # of killing what a worker has started, each up to POLL long
 MARK = "LGRPO_LITE_REWARD_OF"  # in the environment of all that workers start: the pid of the trainer
 GRACE = 0.2  # a process that waits for a CPU is charged for that wait until it gets one
-LONG = (
-    0.5  # seconds after which a call's memory is looked at; RLIMIT_DATA bounds what one process takes before
-)
+# seconds after which a call's memory is looked at; RLIMIT_DATA bounds what one process takes before
+LONG = 0.5
 DEFAULT_MEMORY = 4.0  # GiB
 
 
@@ -87,8 +84,7 @@ class _Worker:
 
 
 class Pool:
-    """`functions` and `timeouts` (seconds) by index. `memory` is what a worker and
-    all it starts may take, in GiB.
+    """`functions` and `timeouts` (seconds) by index. `memory`: GiB that a worker and all it starts may take.
 
     Workers start with the first call. The process that opens a pool must be the one that uses it.
     """
@@ -102,11 +98,10 @@ class Pool:
         memory: float = DEFAULT_MEMORY,
         log: Path | None = None,
     ):
-        self.functions, self.timeouts, self.memory = list(functions), list(timeouts), memory
-        self.size = workers or min(
-            MOST_WORKERS,
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        )
+        self.functions = list(functions)
+        self.timeouts = list(timeouts)
+        self.memory = memory
+        self.size = workers or min(MOST_WORKERS, _cpus())
         self.log = log  # what workers print; None: nowhere
         self.started = 0  # processes so far
         self._failures = 0  # to start, in a row
@@ -154,22 +149,21 @@ class Pool:
             except OSError:  # it died while idle: a thread or a child of an earlier call did it
                 self._end(worker, crashed=True)
                 continue
-            worker.call, worker.limit, worker.began = (
-                waiting.popleft(),
-                self.timeouts[function],
-                spent(worker.process.pid),
-            )
+            worker.call = waiting.popleft()
+            worker.limit = self.timeouts[function]
+            worker.began = spent(worker.process.pid)
 
     def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            used, call, died = worker.used, worker.call, f"its process ended with {_exit(worker.process)}"
+            used, call = worker.used, worker.call
+            death = f"its process ended with {_exit(worker.process)}"
             self._end(worker, crashed=True)
             if call is None:
-                self._failed_to_start(f"{died} while it imported the rewards")
+                self._failed_to_start(f"{death} while it imported the rewards")
             else:
-                replies[call] = Reply(None, used, "crash", died)
+                replies[call] = Reply(None, used, "crash", death)
             return
         if worker.call is not None:
             value, seconds, note = message
@@ -179,7 +173,8 @@ class Pool:
             self._end(worker)
             self._failed_to_start(message)
         else:
-            worker.ready, self._failures = True, 0
+            worker.ready = True
+            self._failures = 0
             worker.kept = {child.pid for child in _children(worker.process.pid)}
 
     def _failed_to_start(self, problem: str) -> None:
@@ -190,53 +185,53 @@ class Pool:
 
     def _end_overdue(self, replies: list[Reply | None]) -> None:
         for worker in [w for w in self._workers if w.busy]:
-            used = worker.used
-            if used > worker.limit + GRACE:
-                fault, note = "timeout", f"it took more than {worker.limit:g} s"
-            elif used > LONG and (taken := _memory(worker.process.pid)) > self.memory:
-                fault, note = (
-                    "error",
-                    f"it took {taken:.1f} GiB, more than safety.reward_memory_gb={self.memory:g}",
-                )
-            else:
+            used, call = worker.used, worker.call
+            fault, note = self._excess(worker, used)
+            if fault is None:
                 continue
-            call = worker.call
             self._end(worker)
             if call is None:
                 self._failed_to_start(note)
             else:
                 replies[call] = Reply(None, used, fault, note)
 
+    def _excess(self, worker: _Worker, used: float) -> tuple[Fault | None, str]:
+        """What the worker takes too much of, in words; None where it keeps its limits."""
+        if used > worker.limit + GRACE:
+            return "timeout", f"it took more than {worker.limit:g} s"
+        if used > LONG:
+            memory = _memory(worker.process.pid)
+            if memory > self.memory:
+                return "error", f"it took {memory:.1f} GiB, more than safety.reward_memory_gb={self.memory:g}"
+        return None, ""
+
     def _tidy(self) -> None:
-        """After a batch: a worker that has grown, or whose calls have left something
-        running, is ended with all of it.
-        """
+        """After a batch: a worker that has grown, or whose calls left something running, is ended."""
         for worker in list(self._workers):
-            left = {child.pid for child in _children(worker.process.pid)} - worker.kept
+            running = {child.pid for child in _children(worker.process.pid)}
+            left = running - worker.kept
             if worker.ready and (left or _memory(worker.process.pid) > self.memory / 2):
                 self._end(worker)
 
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from lgrpo_lite.rewards.worker import main;"
-            f" main({theirs.fileno()})"
-        )
+        paths = f"import sys; sys.path[:] = {sys.path!r}"
+        serve = f"from lgrpo_lite.rewards.worker import main; main({theirs.fileno()})"
+        env = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONFAULTHANDLER": "1", MARK: str(os.getpid())}
         with open(self.log or os.devnull, "ab") as log, theirs:
             process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, "-c", f"{paths}; {serve}"],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"OMP_NUM_THREADS": "1"}
-                | os.environ
-                | {"PYTHONFAULTHANDLER": "1", MARK: str(os.getpid())},
+                env=env,
             )
         self.started += 1
         with contextlib.suppress(OSError):  # it died at once, which `_receive` finds
-            ours.send((os.getpid(), int(self.memory * 2**30), self.functions))
+            memory = int(self.memory * 2**30)
+            ours.send((os.getpid(), memory, self.functions))
         return _Worker(process, ours, spent(process.pid))
 
     def _end(self, worker: _Worker, *, crashed: bool = False) -> None:
@@ -244,6 +239,13 @@ class Pool:
         _end(worker)
         if crashed:
             _kill(_strays({w.process.pid for w in self._workers}))
+
+
+def _cpus() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _end_all(workers: list[_Worker]) -> None:
@@ -254,14 +256,15 @@ def _end_all(workers: list[_Worker]) -> None:
 def _end(worker: _Worker) -> None:
     """SIGKILL to the process and all its descendants.
 
-    They go first, while it stands still: it adopts what loses its parent, so that none
-    leaves the tree between two looks.
+    They go first, while it stands still: it adopts what loses its parent, so that none leaves the tree
+    between two looks.
     """
     pid = worker.process.pid
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
     for _ in range(ROUNDS):
-        if not (children := _children(pid)):
+        children = _children(pid)
+        if not children:
             break
         _kill(children)
         psutil.wait_procs(children, timeout=POLL)
@@ -301,16 +304,17 @@ def _look(pid: int) -> tuple[list[psutil.Process], set[int]]:
 
 
 def _strays(workers: set[int]) -> list[psutil.Process]:
-    """What a worker that died by itself has left: processes with our mark that no living worker has
-    started.
-    """
-    known = workers | {child.pid for pid in workers for child in _children(pid)}
-    found = []
+    """What a worker that died by itself has left: processes with our mark that no living worker started."""
+    known = set(workers)
+    for pid in workers:
+        known |= {child.pid for child in _children(pid)}
+    own = str(os.getpid())
+    strays = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in known and process.environ().get(MARK) == str(os.getpid()):
-                found.append(process)
-    return found
+            if process.pid not in known and process.environ().get(MARK) == own:
+                strays.append(process)
+    return strays
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
@@ -334,4 +338,6 @@ def _exit(process: subprocess.Popen) -> str:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
     code = process.returncode
-    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"

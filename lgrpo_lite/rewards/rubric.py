@@ -1,7 +1,6 @@
 """Rubric rewards (RGR-GRPO, arXiv:2511.12344): weighted criteria, each decided by a rule or by a judge.
 
-completion -> sheet: the rules' marks, and one question about the rest -> judge's reply ->
-marks of all criteria -> reward
+completion -> sheet: the rules' marks, and one question about the rest -> judge's reply -> all marks -> reward
 """
 
 import hashlib
@@ -55,21 +54,21 @@ no if it does not,
 as in "1: yes" or "1: no". Write nothing else."""
 
 
-def aggregate(criteria: Sequence[Criterion], held: Sequence[bool]) -> float:
+def aggregate(criteria: Sequence[Criterion], satisfied: Sequence[bool]) -> float:
     """R = Σ w s / Σ w, in [0, 1]; 1 when all hold."""
-    return math.fsum(c.weight for c, s in zip(criteria, held, strict=True) if s) / math.fsum(
-        c.weight for c in criteria
-    )
+    earned = [c.weight for c, holds in zip(criteria, satisfied, strict=True) if holds]
+    return math.fsum(earned) / math.fsum(c.weight for c in criteria)
 
 
 def reward(
-    criteria: Sequence[Criterion], held: Sequence[bool], override: Literal["factual", "none"]
+    criteria: Sequence[Criterion], satisfied: Sequence[bool], override: Literal["factual", "none"]
 ) -> float:
-    """1 when `override` is "factual" and all factual criteria hold, of which
-    there is one; else the aggregate R.
-    """
-    factual = [s for c, s in zip(criteria, held, strict=True) if c.kind == "factual"]
-    return 1.0 if override == "factual" and factual and all(factual) else aggregate(criteria, held)
+    """1 when `override` is "factual" and all factual criteria, at least one, hold; else the aggregate R."""
+    pairs = zip(criteria, satisfied, strict=True)
+    factual = [holds for criterion, holds in pairs if criterion.kind == "factual"]
+    if override == "factual" and factual and all(factual):
+        return 1.0
+    return aggregate(criteria, satisfied)
 
 
 def sheet(
@@ -88,10 +87,17 @@ def sheet(
 ) -> Sheet:
     """Mark what has a rule, and put all the rest into one question."""
     text = completion[-MAX_TEXT:]
-    held = tuple(None if c.rule is None else holds(c, text) for c in rubric)
-    judged = [c.text for c, s in zip(rubric, held, strict=True) if s is None]
-    asked = question(prompt, reference, text, judged) if judged else None
-    return Sheet(rubric, held, asked, endpoint if judge == "endpoint" else None, override)
+    satisfied = []
+    for criterion in rubric:
+        satisfied.append(None if criterion.rule is None else holds(criterion, text))
+    judged = [criterion.text for criterion in rubric if criterion.rule is None]
+    return Sheet(
+        criteria=rubric,
+        satisfied=tuple(satisfied),
+        question=question(prompt, reference, text, judged) if judged else None,
+        endpoint=endpoint if judge == "endpoint" else None,
+        override=override,
+    )
 
 
 def holds(criterion: Criterion, text: str) -> bool:
@@ -104,36 +110,46 @@ def holds(criterion: Criterion, text: str) -> bool:
     if criterion.rule == "numeric":
         return as_number(criterion.value) in numbers(text)
     assert criterion.rule == "unit", f"no rule {criterion.rule!r}"
-    return re.search(rf"\d{_GAP}{re.escape(criterion.value)}{_UNIT_ENDS}", text) is not None
+    unit = re.escape(criterion.value)
+    return re.search(rf"\d{_GAP}{unit}{_UNIT_ENDS}", text) is not None
 
 
 @lru_cache(maxsize=1)  # the criteria of one completion come one after the other
 def numbers(text: str) -> frozenset[Fraction]:
     """All numbers of a text; 3/4 is one number, and in 83-58 there are 83 and 58."""
-    return frozenset(n for found in _NUMBER.findall(text) if (n := as_number(found)) is not None)
+    values = [as_number(match) for match in _NUMBER.findall(text)]
+    return frozenset(value for value in values if value is not None)
 
 
 def question(problem: str, reference: str, completion: str, criteria: Sequence[str]) -> str:
-    """One question about all `criteria`. The mark is a hash of the completion, so that
-    no completion can write its own.
-    """
+    """One question about all `criteria`. The mark is a hash of the completion, which thus cannot write it."""
     mark = hashlib.sha256(completion.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    numbered = "\n".join(f"{i}. {' '.join(text.split())}" for i, text in enumerate(criteria, 1))
+    lines = []
+    for i, text in enumerate(criteria, 1):
+        on_one_line = " ".join(text.split())
+        lines.append(f"{i}. {on_one_line}")
     return _QUESTION.format(
-        problem=problem, reference=reference, completion=completion, criteria=numbered, mark=mark
+        problem=problem, reference=reference, completion=completion, criteria="\n".join(lines), mark=mark
     )
 
 
 def verdicts(reply: str, count: int) -> tuple[bool, ...] | None:
-    """The reply's verdict on each of `count` criteria. One without a verdict, or with two that differ:
-    None.
+    """The reply's verdict on each of `count` criteria.
+
+    One without a verdict, or with two that differ: None.
     """
     reply = re.sub(r"[*_`]", "", reply.rpartition("</think>")[2])
-    if count == 1 and (alone := reply.strip().rstrip(".!").lower()) in ("yes", "no"):
-        return (alone == "yes",)
-    found: dict[int, set[bool]] = {}
+    word = reply.strip().rstrip(".!").lower()
+    if count == 1 and word in ("yes", "no"):
+        return (word == "yes",)
+    answers: dict[int, set[bool]] = {}
     for number, rest in _VERDICT_LINE.findall(reply):
-        if verdict := _VERDICT_FIRST.match(rest) or _VERDICT_LAST.search(rest):
-            found.setdefault(int(number), set()).add(verdict[1].lower() == "yes")
-    marks = [found.get(i, set()) for i in range(1, count + 1)]
-    return tuple(mark.pop() for mark in marks) if all(len(mark) == 1 for mark in marks) else None
+        verdict = _VERDICT_FIRST.match(rest) or _VERDICT_LAST.search(rest)
+        if verdict:
+            answers.setdefault(int(number), set()).add(verdict[1].lower() == "yes")
+    marks = []
+    for i in range(1, count + 1):
+        if len(answers.get(i, ())) != 1:
+            return None
+        marks += answers[i]
+    return tuple(marks)

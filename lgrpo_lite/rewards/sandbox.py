@@ -1,8 +1,8 @@
 """Running code that nobody has read: bubblewrap, or a docker container. Nothing runs outside one of them.
 
-Inside: no network, a read-only system without home folders, 64 MiB of /tmp, no environment, no
-second process, memory and CPU time limited, ended with the process that started it. A worker that is
-killed takes its sandboxes along.
+Inside: no network, a read-only system without home folders, 64 MiB of /tmp, no environment, no second
+process, memory and CPU time limited, ended with the process that started it. A worker that is killed takes
+its sandboxes along.
 """
 
 import contextlib
@@ -42,9 +42,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`seconds`: of all processes of a job together, waits for a CPU left out.
-    `memory`: MiB of address space, each.
-    """
+    """`seconds`: of all processes of a job, CPU waits left out. `memory`: MiB of address space, each."""
 
     seconds: float
     memory: int
@@ -60,9 +58,7 @@ class Box:
 
 
 class Ran(NamedTuple):
-    """What a program printed, its exit code (None: stopped, for time or for what it
-    printed), and the seconds it used.
-    """
+    """What a program printed, its exit code (None: stopped, for time or for what it printed), its seconds."""
 
     printed: str
     exit_code: int | None
@@ -70,20 +66,23 @@ class Ran(NamedTuple):
 
 
 class Clock:
-    """The time of some boxes from now on: wall time less waits for a CPU, or
-    their CPU time where that is more.
+    """The time of some boxes from now on: wall time less waits for a CPU, or their CPU time if that is more.
 
-    A busy machine thus changes no verdict, and code that sleeps is ended too. Of a
-    container only wall time is known.
+    A busy machine thus changes no verdict, and code that sleeps is ended too. Of a container only wall time
+    is known.
     """
 
     def __init__(self, startup: float):
-        self.began, self.startup, self.cpu, self.waits = time.monotonic(), startup, 0.0, 0.0
+        self.began = time.monotonic()
+        self.startup = startup
+        self.cpu = 0.0
+        self.waits = 0.0
 
     def look(self, boxes: Sequence[Box]) -> None:
         """Read the boxes' clocks; what has ended keeps what it had."""
         cpu, waits = _cpu_and_waits(boxes)
-        self.cpu, self.waits = max(cpu, self.cpu), max(waits, self.waits)
+        self.cpu = max(cpu, self.cpu)
+        self.waits = max(waits, self.waits)
 
     @property
     def wall(self) -> float:
@@ -103,25 +102,25 @@ class SandboxFault(RuntimeError):
 
 @functools.cache
 def open_sandbox(kind: Kind, image: str | None) -> Sandbox:
-    """The sandbox to use, found by running Python in it once. None that works: EnvironmentFault
-    (exit 3), with what each said.
+    """The sandbox to use, found by running Python in it once.
+
+    None that works: EnvironmentFault (exit 3), with what each said.
     """
     reasons = []
     for which in ("bwrap", "docker") if kind == "auto" else (kind,):
         if which == "docker" and image is None:
             reasons.append("docker: rewards.N.image names no image")
             continue
-        found = _probe(which, image)
-        if isinstance(found, Sandbox):
-            return found
-        reasons.append(f"{which}: {found}")
+        result = _probe(which, image)
+        if isinstance(result, Sandbox):
+            return result
+        reasons.append(f"{which}: {result}")
+    what = f"no sandbox works here ({'; '.join(reasons)})"
     fix = (
         "install bubblewrap 0.7 or later (apt-get install bubblewrap) where user namespaces are allowed,"
         " or start docker and set sandbox: docker, image: python:3.12-slim"
     )
-    raise EnvironmentFault(
-        f"no sandbox works here ({'; '.join(reasons)})", where="the reward 'code'", fix=fix
-    )
+    raise EnvironmentFault(what, where="the reward 'code'", fix=fix)
 
 
 def _probe(kind: Literal["bwrap", "docker"], image: str | None) -> Sandbox | str:
@@ -156,8 +155,7 @@ def run_program(sandbox: Sandbox, text: str, given: str, limits: Limits) -> Ran:
 
 
 def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
-    """The verdict of test code on a solution, as JSON; each in a sandbox of its own, which
-    share a line and nothing else.
+    """The verdict of test code on a solution, as JSON; their two sandboxes share a line and nothing else.
 
     Empty: it took too long, or the tests' process was ended.
     """
@@ -180,9 +178,8 @@ def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
         _drop(open_ends, *tuple(open_ends))
         _end(boxes)
     if b"ready\n" not in verdict:
-        raise SandboxFault(
-            f"the tests did not start: {verdict.decode('utf-8', 'replace')[:300] or 'nothing was said'}"
-        )
+        complaint = verdict.decode("utf-8", "replace")[:300]
+        raise SandboxFault(f"the tests did not start: {complaint or 'nothing was said'}")
     _demand_ready(boxes[1])
     return verdict.partition(b"ready\n")[2]
 
@@ -209,7 +206,8 @@ def _drop(open_ends: set[int], *ends: int) -> None:
 
 def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -> Box:
     """`stderr` None: kept, to tell what went wrong."""
-    argv = ["-I", "-X", "utf8", "-c", _source(), role, str(limits.memory << 20), str(int(limits.seconds) + 2)]
+    memory, seconds = str(limits.memory << 20), str(int(limits.seconds) + 2)
+    argv = ["-I", "-X", "utf8", "-c", _source(), role, memory, seconds]
     complaints = tempfile.TemporaryFile() if stderr is None else None  # noqa: SIM115 - closed by _demand_ready
     container = f"lgrpo-lite-{uuid.uuid4().hex}" if sandbox.kind == "docker" else None
     if container:
@@ -226,21 +224,20 @@ def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -
 
 
 def _read(pipe: IO[bytes] | None, boxes: Sequence[Box], clock: Clock, limits: Limits) -> tuple[bytes, bool]:
-    """What comes out of a pipe, and whether that is all: not when it took too
-    long, or is more than MAX_PRINTED.
-    """
+    """What comes out of a pipe, and whether that is all: not if it took too long, or is over MAX_PRINTED."""
     assert pipe is not None, "the box was started with a pipe"
-    found = b""
-    while len(found) <= MAX_PRINTED:
-        if select([pipe], [], [], POLL)[0]:
+    output = b""
+    while len(output) <= MAX_PRINTED:
+        readable, _, _ = select([pipe], [], [], POLL)
+        if readable:
             part = os.read(pipe.fileno(), 1 << 16)
             if not part:
-                return found, True
-            found += part
+                return output, True
+            output += part
         clock.look(boxes)
         if clock.over(limits.seconds):
             break
-    return found, False
+    return output, False
 
 
 def _wait(box: Box, clock: Clock, limits: Limits) -> int | None:
@@ -254,28 +251,35 @@ def _wait(box: Box, clock: Clock, limits: Limits) -> int | None:
 def _cpu_and_waits(boxes: Sequence[Box]) -> tuple[float, float]:
     """Seconds of all processes; zeros where the system does not tell, which is so of containers."""
     cpu = waits = 0.0
-    for pid in (p for box in boxes for p in _tree(box.process.pid)):
+    pids = []
+    for box in boxes:
+        pids += _tree(box.process.pid)
+    for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            ticks = int(fields[11]) + int(fields[12])  # user and system
+            cpu += ticks / os.sysconf("SC_CLK_TCK")
             for thread in Path(f"/proc/{pid}/task").iterdir():
-                waits += int((thread / "schedstat").read_text().split()[1]) / 1e9
+                nanoseconds = (thread / "schedstat").read_text().split()[1]
+                waits += int(nanoseconds) / 1e9
     return cpu, waits
 
 
 def _tree(pid: int) -> list[int]:
     """bubblewrap and the process inside it."""
     try:
-        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return [pid]
+    return [pid, *map(int, children)]
 
 
 def _end(boxes: Sequence[Box]) -> None:
     for box in boxes:
-        for pid in _tree(box.process.pid)[1:] if box.process.poll() is None else []:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        if box.process.poll() is None:
+            for pid in _tree(box.process.pid)[1:]:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         if box.process.poll() is None:
             box.process.kill()
             if box.container:
@@ -291,12 +295,10 @@ def _demand_ready(box: Box) -> None:
         return
     with box.complaints as file:
         file.seek(0)
-        said = file.read(1 << 16)
-    if b"ready\n" not in said:
-        raise SandboxFault(
-            said.decode("utf-8", "replace").strip()[-300:]
-            or f"exit code {box.process.returncode}, nothing said"
-        )
+        output = file.read(1 << 16)
+    if b"ready\n" not in output:
+        complaint = output.decode("utf-8", "replace").strip()[-300:]
+        raise SandboxFault(complaint or f"exit code {box.process.returncode}, nothing said")
 
 
 # ------------------------------------------------------------ what is around them
@@ -305,13 +307,15 @@ def _demand_ready(box: Box) -> None:
 @functools.cache
 def _source() -> str:
     """Both files as one text: where it runs there is no package to import from."""
-    text = "".join(Path(file).read_text("utf-8") for file in (peer.__file__, inside.__file__))
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("from lgrpo_lite"))
+    text = Path(peer.__file__).read_text("utf-8") + Path(inside.__file__).read_text("utf-8")
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("from lgrpo_lite"))
 
 
 def _docker(name: str, image: str, limits: Limits) -> list[str]:
     """`timeout` inside ends a container whose client was killed."""
-    memory, latest = f"{limits.memory + 64}m", str(int(MAX_WALL * limits.seconds) + 1)
+    memory = f"{limits.memory + 64}m"
+    latest = str(int(MAX_WALL * limits.seconds) + 1)
     return [
         "docker",
         "run",

@@ -1,5 +1,4 @@
-"""From completions to groups: every reward of the recipe, weighted and summed; a
-missing reward leaves its group.
+"""From completions to groups: all rewards of the recipe, weighted and summed; a missing one leaves its group.
 
 A reward is a function of what it names among `part.ROLLOUT`, returning a float, a float and an Outcome, named
 parts, or None for missing. `use: file.py:function` takes one of the user's own. What is not bounded by
@@ -10,6 +9,7 @@ all rollouts are asked in one call.
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from lgrpo_lite.errors import ConfigError, DataError
@@ -17,9 +17,9 @@ from lgrpo_lite.recipe.reward import Endpoint, Reward
 from lgrpo_lite.recipe.schema import Safety
 from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.judge import Judge, endpoint_judge
-from lgrpo_lite.rewards.mark import Mark, Pooled, Sheet, marked
+from lgrpo_lite.rewards.mark import Mark, Pooled, Sheet, Value, marked
 from lgrpo_lite.rewards.part import Tally, log_faults, parts_of
-from lgrpo_lite.rewards.pool import Pool
+from lgrpo_lite.rewards.pool import Pool, Reply
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 from lgrpo_lite.verifier.answers import final_answer
 
@@ -30,8 +30,8 @@ Marks = list[list[list[Mark]]]  # by prompt, completion and reward
 class RewardSum:
     """The recipe's rewards as one: `value` is Σ weight · reward, `outcome` that of the first one.
 
-    `max_new_tokens` is the `limit` of rewards that leave it null; `safety` holds the
-    limits of the worker processes.
+    `max_new_tokens` is the `limit` of rewards that leave it null; `safety` holds the limits of the worker
+    processes.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class RewardSum:
         max_new_tokens: int | None = None,
         safety: Safety | None = None,
     ):
-        self.rewards, self.where = tuple(rewards), where
+        self.rewards = tuple(rewards)
+        self.where = where
         self.parts = parts_of(rewards, where, max_new_tokens)
         limits = safety or Safety()
         pooled = [part for part in self.parts if part.pooled]
@@ -61,22 +62,18 @@ class RewardSum:
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """A prompt without a rubric, where a reward reads one: DataError."""
-        if any(r.use == "rubric" for r in self.rewards):
-            for prompt in prompts:
-                if not prompt.rubric:
-                    fix = "set data.train.N.rubric (data.eval.N.rubric) to its source's column of criteria"
-                    raise DataError(
-                        "the reward 'rubric' meets a prompt without criteria",
-                        where=f"prompt {prompt.id}",
-                        fix=fix,
-                    )
+        if not any(reward.use == "rubric" for reward in self.rewards):
+            return
+        for prompt in prompts:
+            if not prompt.rubric:
+                what = "the reward 'rubric' meets a prompt without criteria"
+                fix = "set data.train.N.rubric (data.eval.N.rubric) to its source's column of criteria"
+                raise DataError(what, where=f"prompt {prompt.id}", fix=fix)
 
     def answer(self, completion: str) -> str | None:
-        """The final answer as the first reward that checks answers takes it
-        from the text; for majority votes.
-        """
-        extract = next((p.options["extract"] for p in self.parts if "extract" in p.options), "final")
-        return final_answer(completion, extract)
+        """The final answer, for majority votes, as the first reward that checks answers finds it."""
+        ways = [part.options["extract"] for part in self.parts if "extract" in part.options]
+        return final_answer(completion, ways[0] if ways else "final")
 
     def score(self, prompt: Prompt, completion: Completion) -> Score:
         """One completion. A timeout, a crash, any exception, NaN or a value beyond ±10^6 make it missing."""
@@ -89,16 +86,22 @@ class RewardSum:
         judge: Judge | None = None,
         tally: Tally | None = None,
     ) -> list[list[Score]]:
-        """The score of every completion. `judge` is the policy's, asked at most once;
-        an endpoint is one of its own.
+        """The score of every completion. `judge` is the policy's, asked once at most; endpoints have theirs.
 
         A criterion without a verdict makes the score missing. Criteria for a policy that is not given:
         ConfigError. `tally` takes what the scoring took.
         """
         self.check(prompts)
         rows = self._marks(prompts, completions, tally or Tally())
-        verdicts = self._ask([sheet for row in rows for marks in row for sheet in _open(marks)], judge)
-        return [[self._total(marks, verdicts) for marks in row] for row in rows]
+        sheets = []
+        for row in rows:
+            for marks in row:
+                sheets += _open(marks)
+        verdicts = self._ask(sheets, judge)
+        scores = []
+        for row in rows:
+            scores.append([self._total(marks, verdicts) for marks in row])
+        return scores
 
     def group(
         self,
@@ -108,54 +111,51 @@ class RewardSum:
         tally: Tally | None = None,
     ) -> list[Group]:
         """One group per prompt, without the rollouts whose reward is missing."""
+        rows = self.scores(prompts, completions, judge, tally)
         groups = []
-        for prompt, answers, scores in zip(
-            prompts, completions, self.scores(prompts, completions, judge, tally), strict=True
-        ):
-            rollouts = [Rollout(prompt, answer, score) for answer, score in zip(answers, scores, strict=True)]
-            scored = tuple(r for r in rollouts if r.score.value is not None)
-            groups.append(Group(prompt, scored, missing=len(rollouts) - len(scored)))
+        for prompt, answers, scores in zip(prompts, completions, rows, strict=True):
+            pairs = zip(answers, scores, strict=True)
+            scored = [Rollout(prompt, answer, score) for answer, score in pairs if score.value is not None]
+            groups.append(Group(prompt, tuple(scored), missing=len(answers) - len(scored)))
         return groups
 
     def _marks(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tally: Tally
     ) -> Marks:
-        """What each reward says without a judge: the bounded ones here, then all
-        others in one batch of the pool.
+        """What each reward says without a judge: the bounded ones here, then all others in one batch of the
+        pool.
         """
-        pairs = [
-            (prompt, answer)
-            for prompt, answers in zip(prompts, completions, strict=True)
-            for answer in answers
-        ]
-        seconds, notes = [0.0] * len(pairs), []
+        pairs = []
+        for prompt, answers in zip(prompts, completions, strict=True):
+            pairs += [(prompt, answer) for answer in answers]
         marks: list[list[Mark]] = [[Outcome.error] * len(self.parts) for _ in pairs]
-        calls, places = [], []
-        pooled = [place for place, part in enumerate(self.parts) if part.pooled]
-        for i, (prompt, answer) in enumerate(pairs):
-            for place, part in enumerate(self.parts):
+        seconds = [0.0] * len(pairs)
+        pooled = [column for column, part in enumerate(self.parts) if part.pooled]
+        calls, cells = [], []  # of the pool, and whose marks they give
+        for row, (prompt, answer) in enumerate(pairs):
+            for column, part in enumerate(self.parts):
                 arguments = part.arguments(prompt, answer)
                 if part.pooled:
-                    calls.append((pooled.index(place), arguments))
-                    places.append((i, place))
+                    calls.append((pooled.index(column), arguments))
+                    cells.append((row, column))
                 else:
                     began = time.perf_counter()
-                    marks[i][place] = marked(part.function, arguments)  # pyright: ignore[reportArgumentType]
-                    seconds[i] += time.perf_counter() - began
-        for (i, place), reply in zip(places, self.pool.run(calls), strict=True):
-            seconds[i] += reply.seconds
+                    mark = marked(part.function, arguments)  # pyright: ignore[reportArgumentType]
+                    marks[row][column] = mark
+                    seconds[row] += time.perf_counter() - began
+        notes = []
+        for (row, column), reply in zip(cells, self.pool.run(calls), strict=True):
+            marks[row][column] = _mark_of(reply)
+            seconds[row] += reply.seconds
             if reply.fault:
-                notes.append((pairs[i][0].id, reply.note))
+                notes.append((pairs[row][0].id, reply.note))
                 tally.faults[reply.fault] += 1
-                marks[i][place] = Outcome.timeout if reply.fault == "timeout" else Outcome.error
-            else:
-                marks[i][place] = reply.value
-                if isinstance(reply.value, Outcome):
-                    tally.faults[reply.value.value] += 1
+            elif isinstance(reply.value, Outcome):
+                tally.faults[reply.value.value] += 1
         log_faults(notes)
         tally.seconds += seconds
-        each = iter(marks)
-        return [[next(each) for _ in answers] for answers in completions]
+        in_order = iter(marks)
+        return [list(islice(in_order, len(answers))) for answers in completions]
 
     def _ask(self, sheets: Iterable[Sheet], policy: Judge | None) -> Verdicts:
         """Every question once, each judge in one call."""
@@ -165,15 +165,16 @@ class RewardSum:
                 questions.setdefault(sheet.endpoint, {})[sheet.question] = sheet.judged
         verdicts: Verdicts = {}
         for endpoint, counts in questions.items():
-            replies = self._judge(endpoint, policy)(list(counts))
-            read = [
-                None if r is None else rubric.verdicts(r, n)
-                for r, n in zip(replies, counts.values(), strict=True)
-            ]
-            verdicts.update(zip(((endpoint, question) for question in counts), read, strict=True))
-            if unread := sum(v is None and r is not None for v, r in zip(read, replies, strict=True)):
+            ask = self._judge(endpoint, policy)
+            replies = ask(list(counts))
+            unclear = 0
+            for (question, count), reply in zip(counts.items(), replies, strict=True):
+                verdict = None if reply is None else rubric.verdicts(reply, count)
+                verdicts[endpoint, question] = verdict
+                unclear += reply is not None and verdict is None
+            if unclear:
                 message = "%d of %d replies of the judge lack a verdict on some criterion"
-                logging.getLogger(__name__).warning(message, unread, len(read))
+                logging.getLogger(__name__).warning(message, unclear, len(counts))
         return verdicts
 
     def _judge(self, endpoint: Endpoint | None, policy: Judge | None) -> Judge:
@@ -182,34 +183,35 @@ class RewardSum:
                 self._judges[endpoint] = endpoint_judge(endpoint)
             return self._judges[endpoint]
         if policy is None:
-            i = next(i for i, r in enumerate(self.rewards) if judged_by_policy(r))
+            i = [judged_by_policy(reward) for reward in self.rewards].index(True)
             what = "criteria without a rule are for the policy to judge, and there is none here"
             fix = "give every criterion a rule (regex, numeric or unit), or set judge=endpoint"
             raise ConfigError(what, where=self.where(f"rewards.{i}.judge"), fix=fix)
         return policy
 
     def _total(self, marks: list[Mark], verdicts: Verdicts) -> Score:
-        if missing := next((mark for mark in marks if isinstance(mark, Outcome)), None):
-            return Score(None, missing)
+        missing = [mark for mark in marks if isinstance(mark, Outcome)]
+        if missing:
+            return Score(None, missing[0])
         values: dict[str, float] = {}
-        outcomes, criteria, total = [], (), 0.0
+        outcomes = []
+        criteria = ()
+        total = 0.0
         for part, mark in zip(self.parts, marks, strict=True):
-            inner = {}
             if isinstance(mark, Sheet):
                 given = () if mark.question is None else verdicts.get((mark.endpoint, mark.question))
                 if given is None:
                     return Score(None, Outcome.error)
-                held = mark.complete(given)
-                criteria = criteria or held
-                value = rubric.reward(mark.criteria, held, mark.override)
-                outcome = Outcome.ok if value == 1 else Outcome.wrong
-            else:
-                assert not isinstance(mark, Outcome), "seen above"
-                value, outcome = mark.value, mark.outcome
-                inner = {f"{part.name}.{name}": share for name, share in mark.parts.items()}
-            values |= {part.name: value} | inner
-            outcomes.append(outcome)
-            total += part.weight * value
+                satisfied = mark.complete(given)
+                criteria = criteria or satisfied
+                value = rubric.reward(mark.criteria, satisfied, mark.override)
+                mark = Value(value, Outcome.ok if value == 1 else Outcome.wrong)
+            assert not isinstance(mark, Outcome), "looked for above"
+            values[part.name] = mark.value
+            for name, share in mark.parts.items():
+                values[f"{part.name}.{name}"] = share
+            outcomes.append(mark.outcome)
+            total += part.weight * mark.value
         return Score(total, outcomes[0], values, criteria)
 
 
@@ -220,5 +222,12 @@ def judged_by_policy(reward: Reward) -> bool:
 
 def _open(marks: list[Mark]) -> list[Sheet]:
     """The sheets a judge is asked about: none where another reward is missing already."""
-    missing = any(isinstance(mark, Outcome) for mark in marks)
-    return [] if missing else [mark for mark in marks if isinstance(mark, Sheet)]
+    if any(isinstance(mark, Outcome) for mark in marks):
+        return []
+    return [mark for mark in marks if isinstance(mark, Sheet)]
+
+
+def _mark_of(reply: Reply) -> Mark:
+    if reply.fault is None:
+        return reply.value
+    return Outcome.timeout if reply.fault == "timeout" else Outcome.error

@@ -1,10 +1,8 @@
-"""Trying a reward before it is trained on: gold answers must score 1, near misses 0,
-labelled cases as they are labelled.
-"""
+"""Trying a reward before training on it: golds must score 1, near misses 0, labelled cases as labelled."""
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
 from lgrpo_lite.verifier.answers import as_number, normal
 
-SHOWN = 20  # rows of what went wrong that are told
+SHOWN = 20  # rows of what went wrong that are listed
 MAX_SHOWN = 200  # characters of a text in a report
 # forms tried for a pattern
 WRAPS = ("{}", "\\boxed{{{}}}", "#### {}", "The answer is {}", "<answer>{}</answer>", "({})")
+NO_OPERAND = "^_,+-=({[<>"  # a sign behind one of them is no operator
 NO_PROGRAMS = (
     "```python\npass\n```",
     "```python\nimport sys\nsys.exit(0)\n```",
@@ -54,9 +53,16 @@ class Scored:
 
     def to_json(self) -> dict[str, Any]:
         case = self.case
-        short = {"prediction": case.prediction[:MAX_SHOWN], "gold": case.gold[:MAX_SHOWN]}
-        about = {"where": case.where, "category": case.category, "tier": case.tier, "label": case.label}
-        return about | short | {"value": self.score.value, "outcome": self.score.outcome.value}
+        return {
+            "where": case.where,
+            "category": case.category,
+            "tier": case.tier,
+            "label": case.label,
+            "prediction": case.prediction[:MAX_SHOWN],
+            "gold": case.gold[:MAX_SHOWN],
+            "value": self.score.value,
+            "outcome": self.score.outcome.value,
+        }
 
 
 # ------------------------------------------------------------------------------------------- gold answers
@@ -69,41 +75,51 @@ def gold_cases(gold: str, solution: str, reward: Reward, where: str) -> tuple[li
     Without one: no right completion.
     """
     if reward.use == "code":
-        right = [solution if "```" in solution else f"```python\n{solution}\n```"] if solution.strip() else []
+        right = [_fenced(solution)] if solution.strip() else []
         misses = list(NO_PROGRAMS)
     else:
         wrap = _form(reward, gold)
-        right, misses = [wrap(gold)], [wrap(miss) for miss in near_misses(gold)]
-    return [Case(text, gold, True, where) for text in right], [
-        Case(text, gold, False, where) for text in misses
-    ]
+        right = [wrap(gold)]
+        misses = [wrap(miss) for miss in near_misses(gold)]
+    right_cases = [Case(text, gold, True, where) for text in right]
+    miss_cases = [Case(text, gold, False, where) for text in misses]
+    return right_cases, miss_cases
+
+
+def _fenced(solution: str) -> str:
+    return solution if "```" in solution else f"```python\n{solution}\n```"
 
 
 def near_misses(gold: str) -> list[str]:
-    """Answers that are nearly the gold one: a digit changed, one more and one less, the sign,
-    the last term or element lost.
+    """Answers close to the gold one: a digit changed, one more and one less, the sign, the last term lost.
 
     Each differs from the gold in value where that can be told, else in spelling.
     """
     number = as_number(gold)
-    found = [changed for changed in (_digit(gold),) if changed]
+    plain = gold.strip()
+    misses = [_digit(gold)]
     if number is not None:
-        plain = gold.strip()
         if re.fullmatch(r"[-+]?\d+", plain):
-            found += [str(int(number) + 1), str(int(number) - 1)]
-        found.append(plain[1:] if plain[0] in "-+" else f"-{plain}")
-        if plain.startswith("+"):
-            found[-1] = f"-{plain[1:]}"
+            misses += [str(int(number) + 1), str(int(number) - 1)]
+        misses.append(_negated(plain))
     else:
-        found += [shorter for shorter in (_without_last(gold),) if shorter]
-        if re.fullmatch(r"\(?[A-Y]\)?", gold.strip()):
-            found.append(re.sub("[A-Y]", lambda m: chr(ord(m[0]) + 1), gold.strip()))
-    return [miss for miss in dict.fromkeys(found) if not _same(miss, gold)]
+        misses.append(_without_last(gold))
+        if re.fullmatch(r"\(?[A-Y]\)?", plain):
+            misses.append(re.sub("[A-Y]", lambda letter: chr(ord(letter[0]) + 1), plain))
+    return [miss for miss in dict.fromkeys(misses) if miss and not _same(miss, gold)]
 
 
 def _same(one: str, other: str) -> bool:
     a, b = as_number(one), as_number(other)
-    return a == b if a is not None and b is not None else normal(one) == normal(other)
+    if a is None or b is None:
+        return normal(one) == normal(other)
+    return a == b
+
+
+def _negated(number: str) -> str:
+    if number.startswith("-"):
+        return number[1:]
+    return "-" + number.removeprefix("+")
 
 
 def _digit(gold: str) -> str | None:
@@ -112,26 +128,32 @@ def _digit(gold: str) -> str | None:
     if match is None:
         return None
     end = match.end() - 1
-    return gold[:end] + str((int(gold[end]) + 1) % 10) + gold[end + 1 :]
+    digit = (int(gold[end]) + 1) % 10
+    return f"{gold[:end]}{digit}{gold[end + 1 :]}"
 
 
 def _without_last(gold: str) -> str | None:
     """Without the last element of a list, or the last term of a sum, at the top level of brackets."""
-    inner, depth, cut = gold.strip(), 0, {}
+    inner = gold.strip()
+    depth = 0
+    last: dict[str, int] = {}  # where the last comma and the last sign stand
     for i, character in enumerate(inner):
         depth += (character in "([{") - (character in ")]}")
-        if depth == 0 and i and character in ",+-" and inner[i - 1] not in "^_,+-=({[<> ":
-            cut["," if character == "," else "+"] = i
-        elif (
-            depth == 0
-            and i > 1
-            and character in "+-"
-            and inner[i - 1] == " "
-            and inner[i - 2] not in "^_,+-=({[<>"
-        ):
-            cut["+"] = i
-    at = cut.get(",", cut.get("+"))
-    return None if at is None or "=" in inner[at:] else inner[:at].strip() or None
+        if depth == 0 and _separates(inner, i):
+            last["comma" if character == "," else "sign"] = i
+    cut = last.get("comma", last.get("sign"))
+    if cut is None or "=" in inner[cut:]:
+        return None
+    return inner[:cut].strip() or None
+
+
+def _separates(text: str, i: int) -> bool:
+    """Whether a comma or an operator stands there; a sign with nothing to operate on before it is none."""
+    if i == 0 or text[i] not in ",+-":
+        return False
+    if text[i - 1] != " ":
+        return text[i - 1] not in NO_OPERAND
+    return i > 1 and text[i] != "," and text[i - 2] not in NO_OPERAND
 
 
 def _form(reward: Reward, gold: str) -> Callable[[str], str]:
@@ -139,8 +161,8 @@ def _form(reward: Reward, gold: str) -> Callable[[str], str]:
     pattern = reward.options.get("pattern")
     if reward.use == "regex" and pattern is not None:
         for wrap in WRAPS:
-            found = re.search(pattern, wrap.format(gold))
-            if found and (found[1] if found.re.groups else found[0]) == gold:
+            match = re.search(pattern, wrap.format(gold))
+            if match and match[1 if match.re.groups else 0] == gold:
                 return wrap.format
     gsm8k = reward.options.get("extract") == "gsm8k"
     return (lambda text: f"#### {text}") if gsm8k else (lambda text: f"\\boxed{{{text}}}")
@@ -150,21 +172,23 @@ def _form(reward: Reward, gold: str) -> Callable[[str], str]:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """JSON lines of {prediction, gold, label}, optionally category and tier. A bad row, or none
-    at all: DataError (file:line).
+    """JSON lines of {prediction, gold, label}, optionally category and tier.
+
+    A bad row, or none at all: DataError (file:line).
     """
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(
-            f"cannot read the cases: {what}", where=str(path), fix="name a JSON lines file"
-        ) from None
-    cases = [_case(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        what, fix = f"cannot read the cases: {why}", "name a JSON lines file"
+        raise DataError(what, where=str(path), fix=fix) from None
+    cases = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            cases.append(_case(line, f"{path}:{number}"))
     if not cases:
-        raise DataError(
-            "no cases in the file", where=str(path), fix='one object a line: {"prediction", "gold", "label"}'
-        )
+        fix = 'one object a line: {"prediction", "gold", "label"}'
+        raise DataError("no cases in the file", where=str(path), fix=fix)
     return cases
 
 
@@ -176,8 +200,9 @@ def _case(line: str, where: str) -> Case:
         raise DataError(f"not JSON: {error}", where=where, fix=fix) from None
     if not isinstance(row, dict):
         raise DataError("not a JSON object", where=where, fix=fix)
-    if missing := [key for key in ("prediction", "gold", "label") if key not in row]:
-        raise DataError(f"no key {missing[0]!r}", where=where, fix=fix)
+    for key in ("prediction", "gold", "label"):
+        if key not in row:
+            raise DataError(f"no key {key!r}", where=where, fix=fix)
     if not isinstance(row["label"], bool):
         raise DataError(f"label {row['label']!r} is neither true nor false", where=where, fix=fix)
     texts = {}
@@ -196,14 +221,13 @@ def _case(line: str, where: str) -> Case:
 
 
 def judged(cases: Sequence[Case], reward: RewardSum) -> tuple[list[Scored], Tally]:
-    """Every case through the reward as training scores it: the same worker processes,
-    deadlines and limits.
-    """
+    """Every case through the reward as training scores it: same worker processes, deadlines and limits."""
     prompts = [Prompt(case.where, case.gold, (), case.gold) for case in cases]
     answers = [[Completion((), None, case.prediction, "stop", 0)] for case in cases]
     tally = Tally()
     scores = reward.scores(prompts, answers, tally=tally)
-    return [Scored(case, row[0]) for case, row in zip(cases, scores, strict=True)], tally
+    rows = [Scored(case, row[0]) for case, row in zip(cases, scores, strict=True)]
+    return rows, tally
 
 
 def verifier(rewards: Sequence[Reward]) -> Reward:
@@ -215,26 +239,24 @@ def verifier(rewards: Sequence[Reward]) -> Reward:
 
 
 def counts(rows: Sequence[Scored]) -> dict[str, Any]:
-    """Right is what the reward calls ok; a missing reward calls nothing right.
-    `accuracy`: agreement with the labels.
+    """Right is what the reward calls ok; a missing reward calls nothing right. `accuracy`: agreement with the
+    labels.
     """
-    said = [(row.case.label, row.score.outcome is Outcome.ok) for row in rows]
+    pairs = Counter((row.case.label, row.score.outcome is Outcome.ok) for row in rows)
     return {
         "cases": len(rows),
-        "accuracy": sum(label == ok for label, ok in said) / len(rows),
-        "right": sum(label for label, _ in said),
-        "false_positives": sum(ok and not label for label, ok in said),
-        "false_negatives": sum(label and not ok for label, ok in said),
+        "accuracy": (pairs[True, True] + pairs[False, False]) / len(rows),
+        "right": pairs[True, True] + pairs[True, False],
+        "false_positives": pairs[False, True],
+        "false_negatives": pairs[True, False],
         "missing": sum(row.score.value is None for row in rows),
     }
 
 
 def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
-    """Of all cases, by tier and by category; the first disagreements;
-    seconds a case without waits for a CPU.
-    """
+    """Of all cases, by tier and by category; the first disagreements; seconds a case, CPU waits left out."""
     wrong = [row for row in rows if row.case.label != (row.score.outcome is Outcome.ok)]
-    by_tier = {name: counts(group) for name, group in _by(rows, lambda case: case.tier)}
+    by_tier = {tier: counts(group) for tier, group in _by(rows, lambda case: case.tier)}
     by_category = {name: counts(group) for name, group in _by(rows, lambda case: case.category)}
     shares = {"p50": 0.5, "p95": 0.95, "max": 1.0}
     seconds = {name: quantile(tally.seconds, share) for name, share in shares.items()}
@@ -250,24 +272,31 @@ def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
 
 def gold_report(right: Sequence[Scored], misses: Sequence[Scored], tally: Tally) -> dict[str, Any]:
     """How many golds score 1 and near misses 0, and the first that do not, by row."""
-    failed = {
-        name: [row for row in rows if not row.passed]
-        for name, rows in (("golds", right), ("near_misses", misses))
+    failed = [row for row in right if not row.passed]
+    passed = [row for row in misses if not row.passed]  # by a reward that should not let them
+    return {
+        "ok": not failed and not passed,
+        "golds": len(right),
+        "near_misses": len(misses),
+        "golds_failed": len(failed),
+        "golds_shown": [row.to_json() for row in failed[:SHOWN]],
+        "near_misses_failed": len(passed),
+        "near_misses_shown": [row.to_json() for row in passed[:SHOWN]],
+        "faults": dict(tally.faults),
     }
-    found: dict[str, Any] = {"ok": not any(failed.values()), "golds": len(right), "near_misses": len(misses)}
-    for name, rows in failed.items():
-        found[f"{name}_failed"] = len(rows)
-        found[f"{name}_shown"] = [row.to_json() for row in rows[:SHOWN]]
-    return found | {"faults": dict(tally.faults)}
 
 
 def split_by_label(rows: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:
-    return [row for row in rows if row.case.label], [row for row in rows if not row.case.label]
+    right = [row for row in rows if row.case.label]
+    wrong = [row for row in rows if not row.case.label]
+    return right, wrong
 
 
 def _by(rows: Sequence[Scored], key: Callable[[Case], str]) -> Iterator[tuple[str, list[Scored]]]:
-    found = defaultdict(list)
+    """(key, rows) in order of the keys; rows without one are left out."""
+    groups = defaultdict(list)
     for row in rows:
-        if key(row.case):
-            found[key(row.case)].append(row)
-    yield from sorted(found.items())
+        name = key(row.case)
+        if name:
+            groups[name].append(row)
+    yield from sorted(groups.items())

@@ -1,7 +1,6 @@
 """A process that scores: reads (function, arguments), answers (value, seconds, note).
-Imported by its parent for `spent`.
 
-Light to import: what a reward needs is imported by the reward.
+Its parent imports it for `spent`. Light to import: what a reward needs is imported by the reward.
 """
 
 import contextlib
@@ -26,9 +25,7 @@ MAX_NOTE = 4000  # characters of a traceback
 
 @dataclass(frozen=True, slots=True)
 class FileFunction:
-    """A user's function as its file was when the run began: a process that starts
-    later scores by the same text.
-    """
+    """A user's function as its file was when the run began, also for processes that start later."""
 
     path: str
     name: str
@@ -39,11 +36,10 @@ class FileFunction:
 
 
 def spent(pid: int) -> float:
-    """Seconds on some clock of the process that stands still while it waits for a CPU.
-    Only differences mean anything.
-    """
+    """Seconds on a clock of the process that stops while it waits for a CPU. Only differences count."""
     try:
-        waited = int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9
+        fields = Path(f"/proc/{pid}/schedstat").read_bytes().split()
+        waited = int(fields[1]) / 1e9
     except (OSError, ValueError, IndexError):
         waited = 0.0
     return time.monotonic() - waited
@@ -71,13 +67,12 @@ def main(fd: int) -> None:
         try:
             connection.send((value, used, note))
         except (TypeError, AttributeError, ValueError) as error:  # what it returned cannot be sent
-            connection.send((None, used, f"a reward returned {type(value).__name__}: {error}"[:MAX_NOTE]))
+            note = f"a reward returned {type(value).__name__}: {error}"
+            connection.send((None, used, note[:MAX_NOTE]))
 
 
 def _call(function: Callable, arguments: dict[str, Any]) -> tuple[Any, str]:
-    """What the function returned, or the traceback of what it raised; SystemExit and
-    the like are faults of its own.
-    """
+    """What the function returned, or the traceback of what it raised, SystemExit and the like included."""
     try:
         return function(**arguments), ""
     except BaseException:
