@@ -30,10 +30,12 @@ def mean_only(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
 
 
 def leave_one_out(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
-    """A_i = R_i - mean of the others = G/(G-1) (R_i - mean R) (RLOO,
-    arXiv:2402.14740). One answer alone gives 0.
-    """
-    return [[a * len(g.rewards) / max(1, len(g.rewards) - 1) for a in centred(g.rewards)] for g in groups]
+    """A_i = R_i - mean of the others = G/(G-1) (R_i - mean R) (RLOO, arXiv:2402.14740). One alone gives 0."""
+    credits = []
+    for g in groups:
+        size = len(g.rewards)
+        credits.append([a * size / max(1, size - 1) for a in centred(g.rewards)])
+    return credits
 
 
 def beta(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
@@ -43,18 +45,18 @@ def beta(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     a, b are the moments of p ~ Beta(a, b) over the groups of the step. All p equal: f = 1, so A = R - p. a =
     b = 3/2 divides by sqrt(p(1-p)), which is GRPO up to a constant. Rewards are 0 or 1, else ConfigError.
     """
-    odd = next((r for g in groups for r in g.rewards if r not in (0.0, 1.0)), None)
-    if odd is not None:
+    others = [r for g in groups for r in g.rewards if r not in (0.0, 1.0)]
+    if others:
+        what = f"advantage beta met the reward {others[0]:g}, it is for 0 and 1"
         fix = "use one reward of weight 1 that gives 0 or 1, or another advantage"
-        raise ConfigError(
-            f"advantage beta met the reward {odd:g}, it is for 0 and 1", where="algorithm.advantage", fix=fix
-        )
-    rate = [statistics.fmean(g.rewards) for g in groups]
-    a, b = beta_moments(rate)
-    scales = [beta_density(p, 1 + a / 3, 1 + b / 3) for p in rate]
-    return [
-        [x / scale if x else 0.0 for x in centred(g.rewards)] for g, scale in zip(groups, scales, strict=True)
-    ]
+        raise ConfigError(what, where="algorithm.advantage", fix=fix)
+    rates = [statistics.fmean(g.rewards) for g in groups]
+    a, b = beta_moments(rates)
+    credits = []
+    for g, p in zip(groups, rates, strict=True):
+        density = beta_density(p, 1 + a / 3, 1 + b / 3)
+        credits.append([x / density if x else 0.0 for x in centred(g.rewards)])
+    return credits
 
 
 def reward(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
@@ -64,11 +66,11 @@ def reward(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
 
 def value_cache(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     """A_i = R_i - V*(prompt), V* estimated once under the reference (A*-PO, arXiv:2505.20686)."""
-    known = [0.0 if g.value is None else g.value for g in groups]
-    assert all(g.value is not None for g in groups), (
-        "algorithm.value_cache fills every group; check demands it"
-    )
-    return [[r - v for r in g.rewards] for g, v in zip(groups, known, strict=True)]
+    credits = []
+    for g in groups:
+        assert g.value is not None, "algorithm.value_cache fills every group; check demands it"
+        credits.append([r - g.value for r in g.rewards])
+    return credits
 
 
 def next_value(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
@@ -80,36 +82,43 @@ def next_value(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     """
     kind = parts.probe_values.whiten if parts.probe_values else "none"
     # guidance without a loss is left out of the statistics
-    context = not (parts.guide and parts.guide.train_guidance)
-    rollouts = [r for g in groups for r in g.rollouts]
-    credit = {id(r): step_credit(r) for r in rollouts}
-    probed = [(credit[id(r)], r.completion.given if context else 0) for r in rollouts if r.values is not None]
-    flat = iter(whitened([a for row, first in probed for a in row[first:]], kind))
+    trains_guidance = parts.guide and parts.guide.train_guidance
+    credits = [[step_credit(r) for r in g.rollouts] for g in groups]
+    probed, sampled = [], []
+    for g, rows in zip(groups, credits, strict=True):
+        for r, row in zip(g.rollouts, rows, strict=True):
+            if r.values is not None:
+                first = 0 if trains_guidance else r.completion.given
+                probed.append((row, first))
+                sampled += row[first:]
+    values = iter(whitened(sampled, kind))
     for row, first in probed:
-        row[first:] = [next(flat) for _ in row[first:]]
-    return [[credit[id(r)] for r in g.rollouts] for g in groups]
+        row[first:] = [next(values) for _ in row[first:]]
+    return credits
 
 
 ADVANTAGE: dict[str, Advantage] = {name: globals()[name] for name in ADVANTAGES}
 
 
-def apart(
+def by_guidance(
     groups: Sequence[Group], brick: Callable[[Sequence[Group]], list[list[Credit]]]
 ) -> list[list[Credit]]:
-    """The brick on the guided and the unguided answers of each group as if they were
-    two groups; in the group's order.
+    """The brick on the guided and the unguided answers of each group as if they were two groups.
+
+    In the group's order.
     """
-    halves = [
-        replace(g, rollouts=tuple(r for r in g.rollouts if (r.completion.given > 0) == guided))
-        for g in groups
-        for guided in (True, False)
-    ]
-    filled = [half for half in halves if half.rollouts]
-    credit = {id(half): iter(row) for half, row in zip(filled, brick(filled), strict=True)}
-    return [
-        [next(credit[id(halves[2 * n + (r.completion.given == 0)])]) for r in g.rollouts]
-        for n, g in enumerate(groups)
-    ]
+    halves, homes = [], []
+    for number, g in enumerate(groups):
+        for guided in (True, False):
+            indices = [i for i, r in enumerate(g.rollouts) if (r.completion.given > 0) == guided]
+            if indices:
+                halves.append(replace(g, rollouts=tuple(g.rollouts[i] for i in indices)))
+                homes.append((number, indices))
+    credits: list[list[Credit]] = [[0.0] * len(g.rollouts) for g in groups]
+    for (number, indices), row in zip(homes, brick(halves), strict=True):
+        for i, credit in zip(indices, row, strict=True):
+            credits[number][i] = credit
+    return credits
 
 
 # ------------------------------------------------------------------------------------------- on plain numbers
@@ -132,12 +141,12 @@ def standardised(rewards: Sequence[float], std: str, eps: float) -> list[float]:
 
 
 def floored(credit: Credit, floor: float | None) -> Credit:
-    """max(A, floor), after normalisation (GRPO-λ, arXiv:2510.00194, floor -0.1).
-    floor None returns A unchanged.
-    """
+    """max(A, floor), after normalisation (GRPO-λ, arXiv:2510.00194, floor -0.1). None: A unchanged."""
     if floor is None:
         return credit
-    return [max(a, floor) for a in credit] if isinstance(credit, list) else max(credit, floor)
+    if isinstance(credit, list):
+        return [max(a, floor) for a in credit]
+    return max(credit, floor)
 
 
 def beta_moments(rates: Sequence[float]) -> tuple[float, float]:
@@ -164,9 +173,7 @@ def beta_density(p: float, alpha: float, beta: float) -> float:
 
 
 def step_values(values: Sequence[float], steps: int, reward: float) -> list[float]:
-    """V at the start of each step and past the last: the estimates, then `reward` where there are none, then
-    0.
-    """
+    """V at the start of each step and past the last: the estimates, `reward` where there are none, then 0."""
     known = list(values[:steps])
     return [*known, *[reward] * (steps - len(known)), 0.0]
 
@@ -178,9 +185,11 @@ def step_credit(rollout: Rollout) -> list[float]:
         return [0.0] * count
     value = step_values(rollout.values, len(rollout.spans), rollout.reward)
     tokens = [0.0] * count
+    last = len(rollout.spans) - 1
     for i, (begin, end) in enumerate(rollout.spans):
-        last = rollout.reward if i == len(rollout.spans) - 1 else 0.0
-        tokens[begin:end] = [last + value[i + 1] - value[i]] * (end - begin)
+        reward = rollout.reward if i == last else 0.0
+        credit = reward + value[i + 1] - value[i]
+        tokens[begin:end] = [credit] * (end - begin)
     return tokens
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lgrpo_lite.batch import Answer, TrainBatch, flatten
 from lgrpo_lite.objective import trace
-from lgrpo_lite.objective.advantage import ADVANTAGE, Credit, apart, floored
+from lgrpo_lite.objective.advantage import ADVANTAGE, Credit, by_guidance, floored
 from lgrpo_lite.objective.kl import KL
 from lgrpo_lite.objective.log_z import LogZ
 from lgrpo_lite.objective.reduce import REDUCE
@@ -31,9 +31,7 @@ from lgrpo_lite.types import Group
 
 
 class Objective(nn.Module):
-    """One row of parts, composed. `parameters()` are the objective's own (λ, the log Z
-    head), with optimisers of their own.
-    """
+    """One row of parts, composed. `parameters()` are λ and the log Z head, with optimisers of their own."""
 
     def __init__(
         self,
@@ -63,41 +61,37 @@ class Objective(nn.Module):
     @property
     def lambda_grad(self) -> float | None:
         """∂loss/∂λ gathered since the gradients were last cleared."""
-        lam = None if self.preference is None else self.preference.lam
-        return None if lam is None or lam.grad is None else lam.grad.item()
+        if self.preference is None or self.preference.lam.grad is None:
+            return None
+        return self.preference.lam.grad.item()
 
     @property
     def log_z_grad(self) -> float | None:
         """Norm of the log Z head's gradient gathered since the gradients were last cleared."""
-        grads = (
-            []
-            if self.log_z is None
-            else [p.grad.norm() for p in self.log_z.parameters() if p.grad is not None]
-        )
-        return torch.stack(grads).norm().item() if grads else None
+        if self.log_z is None:
+            return None
+        norms = [p.grad.norm() for p in self.log_z.parameters() if p.grad is not None]
+        return torch.stack(norms).norm().item() if norms else None
 
     def silence(self, sampled: Sequence[Group]) -> str:
         """Why a step has nothing to train."""
         if not any(g.rollouts for g in sampled):
             return "every reward is missing"
-        return (
-            "no group had two different rewards"
-            if self.parts.compares_answers
-            else "no answer has an advantage"
-        )
+        if self.parts.compares_answers:
+            return "no group had two different rewards"
+        return "no answer has an advantage"
 
     # ------------------------------------------------------------ which answers
 
     def admit(self, group: Group) -> bool:
-        """Whether a group enters the step: answers to compare, and two different
-        rewards where the row asks for them.
-        """
-        enough = len(group.rollouts) > (1 if self.parts.compares_answers else 0)
-        return enough and {"all": True, "varied": group.varied, "mixed": group.mixed}[self.parts.admit]
+        """Whether a group enters the step: answers to compare, different rewards where the row asks it."""
+        least = 2 if self.parts.compares_answers else 1
+        if len(group.rollouts) < least:
+            return False
+        return {"all": True, "varied": group.varied, "mixed": group.mixed}[self.parts.admit]
 
     def wanted(self, groups: Sequence[Group], prompts_per_step: int, answers: int) -> int:
-        """Further prompts to draw: for groups not admitted, and with `select.refill` for
-        the places that pruning freed.
+        """Further prompts to draw: for groups not admitted, and with `select.refill` for pruned answers.
 
         `answers` is the size of a group as it is trained, without drafts.
         """
@@ -106,7 +100,8 @@ class Objective(nn.Module):
             return max(0, prompts_per_step - len(groups))
         teach = [g for g in groups if g.varied or not self.parts.compares_answers]
         kept = sum(places(len(g.rollouts), select.keep) for g in teach)
-        return -(-max(0, prompts_per_step * answers - kept) // places(answers, select.keep))
+        lacking = max(0, prompts_per_step * answers - kept)
+        return -(-lacking // places(answers, select.keep))
 
     # ------------------------------------------------------------------------------------------- credit
 
@@ -125,8 +120,9 @@ class Objective(nn.Module):
             return None
         length = torch.tensor([answer.length for answer in answers])
         group = torch.tensor([answer.group for answer in answers])
-        compared = torch.zeros_like(group) if parts.select and parts.select.scope == "batch" else group
-        coef = REDUCE[parts.reduce](length, compared, self.constant, parts.reduce_rows)
+        if parts.select and parts.select.scope == "batch":
+            group = torch.zeros_like(group)
+        coef = REDUCE[parts.reduce](length, group, self.constant, parts.reduce_rows)
         batch = flatten(answers, keep, coef, self.dtype)
         weight = self._trace_weight(batch)
         if parts.prefix_share:
@@ -135,34 +131,38 @@ class Objective(nn.Module):
 
     def _answers(self, groups: Sequence[Group]) -> list[Answer]:
         """The answers that stay, in the order of the groups, with their credit."""
-        guide = self.parts.guide
+        parts = self.parts
+        trains_guidance = parts.guide and parts.guide.train_guidance
+        credits, staying = self.credit(groups)
         answers = []
-        for number, (group, credit, rows) in enumerate(zip(groups, *self.credit(groups), strict=True)):
+        for number, (group, credit, rows) in enumerate(zip(groups, credits, staying, strict=True)):
             for i in rows:
                 rollout = group.rollouts[i]
-                shown = 0 if guide and guide.train_guidance else rollout.completion.given
-                answers.append(Answer(rollout, floored(credit[i], self.parts.advantage_floor), shown, number))
+                shown = 0 if trains_guidance else rollout.completion.given
+                advantage = floored(credit[i], parts.advantage_floor)
+                answers.append(Answer(rollout, advantage, shown, number))
         return answers
 
     def _teaches(self, answer: Answer) -> bool:
         """Whether any token of it would get a gradient."""
-        cut = self.parts.mask_truncated and answer.rollout.completion.finish_reason == "length"
-        return answer.length > 0 and not cut and (self.parts.trains_all or _size(answer.credit) != 0.0)
+        masked = self.parts.mask_truncated and answer.rollout.completion.finish_reason == "length"
+        if answer.length <= 0 or masked:
+            return False
+        return self.parts.trains_all or _size(answer.credit) != 0.0
 
     def credit(self, groups: Sequence[Group]) -> tuple[list[list[Credit]], list[list[int]]]:
-        """Advantages of every rollout, and per group the rollouts that stay; guided ones
-        apart if `guide.baseline` says so.
+        """Advantages of every rollout, and per group the rollouts that stay.
+
+        Guided ones have a baseline of their own if `guide.baseline` says so.
         """
         parts = self.parts
-        separate = parts.guide is not None and parts.guide.baseline == "separate"
-        credit = (
-            apart(groups, lambda some: self.advantage(some, parts))
-            if separate
-            else self.advantage(groups, parts)
-        )
-        return credit, selected(
-            [[_size(a) for a in row] for row in credit], [g.rewards for g in groups], parts.select
-        )
+        if parts.guide is not None and parts.guide.baseline == "separate":
+            credits = by_guidance(groups, lambda halves: self.advantage(halves, parts))
+        else:
+            credits = self.advantage(groups, parts)
+        sizes = [[_size(credit) for credit in row] for row in credits]
+        rewards = [g.rewards for g in groups]
+        return credits, selected(sizes, rewards, parts.select)
 
     # ------------------------------------------------------------------------------------------- loss
 
@@ -181,43 +181,56 @@ class Objective(nn.Module):
         """
         parts = self.parts
         old = logp.detach() if b.old_logp is None else b.old_logp
-        log_z = (
-            self.log_z(prompt_hidden).to(logp.device)
-            if self.log_z is not None and prompt_hidden is not None
-            else None
-        )
-        gain, seen = self.surrogate(Terms(logp, old, self._log_ratio(logp - old, b), b, parts, log_z))
-        if parts.shaped is not None:
-            gain = torch.where(b.off[b.seq], shaped(Terms(logp, old, logp - old, b, parts)), gain)
-
-        weight = b.weight
-        if self.preference is not None:
-            weight = weight * self.preference(b.step_length, b.step_group).to(weight.dtype)[b.row[b.seq]]
-        if parts.top_entropy is not None:
-            assert entropy is not None, "the policy gives entropies with its log-probs"
-            weight = weight * top_entropy(entropy, b.seq, parts.top_entropy)
+        gain, counts = self._gain(logp, old, b, prompt_hidden)
+        weight = self._weight(b, entropy)
         # answers trained under another prompt have no log-prob of their own sampling
         sampled = ~b.sampler_logp.isnan()
-        apart_by = torch.where(sampled, old - b.sampler_logp, 0.0)
+        difference = torch.where(sampled, old - b.sampler_logp, 0.0)
         # the engine's numerics against the trainer's: truncated importance weight
         if parts.rollout_correction:
-            gain = gain * apart_by.exp().clamp(max=parts.rollout_correction.cap)
+            gain = gain * difference.exp().clamp(max=parts.rollout_correction.cap)
         loss = -(b.coef * weight * gain).sum()
         if parts.kl.coef:
             assert b.ref_logp is not None, "the step adds the reference's log-probs where a KL is asked for"
             divergence = KL[parts.kl.estimator](logp, b.ref_logp)
             bounded = divergence if parts.kl.max is None else divergence.clamp(max=parts.kl.max)
-            loss = loss + parts.kl.coef * (b.coef * bounded * (weight if parts.kl.weighted else 1.0)).sum()
-            seen = seen | {"kl": divergence}
+            kl_weight = weight if parts.kl.weighted else 1.0
+            loss = loss + parts.kl.coef * (b.coef * bounded * kl_weight).sum()
+            counts = counts | {"kl": divergence}
         if parts.entropy_coef:
             assert entropy is not None, "the policy gives entropies with its log-probs"
             loss = loss - parts.entropy_coef * (b.coef * entropy).sum()
-        told = {
-            name: float(values.detach().sum())
-            for name, values in (seen | self._disagreement(apart_by, sampled)).items()
-        }
-        told["ratio_max"] = float((logp.detach() - old).max().exp())
-        return loss, told | {"disagreement_max": float(apart_by.detach().abs().max())}
+        counts = counts | self._disagreement(difference, sampled)
+        sums = {name: float(values.detach().sum()) for name, values in counts.items()}
+        sums["ratio_max"] = float((logp.detach() - old).max().exp())
+        sums["disagreement_max"] = float(difference.detach().abs().max())
+        return loss, sums
+
+    def _gain(
+        self, logp: Tensor, old: Tensor, b: TrainBatch, prompt_hidden: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the surrogate gives each token, and what the record counts of it."""
+        parts = self.parts
+        log_z = None
+        if self.log_z is not None and prompt_hidden is not None:
+            log_z = self.log_z(prompt_hidden).to(logp.device)
+        log_ratio = self._log_ratio(logp - old, b)
+        gain, counts = self.surrogate(Terms(logp, old, log_ratio, b, parts, log_z))
+        if parts.shaped is not None:
+            off_policy = shaped(Terms(logp, old, logp - old, b, parts))
+            gain = torch.where(b.off[b.seq], off_policy, gain)
+        return gain, counts
+
+    def _weight(self, b: TrainBatch, entropy: Tensor | None) -> Tensor:
+        """The batch's weights, times those that λ and the entropies give."""
+        weight = b.weight
+        if self.preference is not None:
+            per_answer = self.preference(b.step_length, b.step_group).to(weight.dtype)
+            weight = weight * per_answer[b.row[b.seq]]
+        if self.parts.top_entropy is not None:
+            assert entropy is not None, "the policy gives entropies with its log-probs"
+            weight = weight * top_entropy(entropy, b.seq, self.parts.top_entropy)
+        return weight
 
     def _disagreement(self, d: Tensor, sampled: Tensor) -> dict[str, Tensor]:
         """By token, d = log-prob of the trainer minus the sampler's: |d|; e^d - 1 - d, whose mean estimates
@@ -243,9 +256,7 @@ class Objective(nn.Module):
         return trace.accumulate(x, b.seq, decay=t.gamma * t.lambda_, style=t.style, floor=t.floor)
 
     def _trace_weight(self, b: TrainBatch) -> Tensor:
-        """What the trace multiplies a token's term by: its other two modes, and the
-        mean that `normalize` divides out.
-        """
+        """What the trace multiplies a token's term by: other modes, and the mean `normalize` takes out."""
         t = self.parts.trace
         weight = torch.ones_like(b.weight)
         if t is None:
@@ -264,7 +275,9 @@ class Objective(nn.Module):
 
 def _size(credit: Credit) -> float:
     """The number an answer is ranked and skipped by: A, or the largest |A| of its tokens."""
-    return max((abs(a) for a in credit), default=0.0) if isinstance(credit, list) else credit
+    if isinstance(credit, list):
+        return max((abs(a) for a in credit), default=0.0)
+    return credit
 
 
 def _shares(answers: Sequence[Answer], keep: Sequence[int]) -> list[float]:

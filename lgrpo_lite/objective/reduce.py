@@ -30,7 +30,8 @@ def group_token_mean(
     """1/(P N_x): a mean over the tokens of each group, then over groups (λ-GRPO,
     arXiv:2510.06870). P = 1: token_mean.
     """
-    tokens = torch.zeros(int(group.max()) + 1, dtype=torch.float64).index_add(0, group, length.double())
+    tokens = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
+    tokens = tokens.index_add(0, group, length.double())
     return 1.0 / (_groups(group) * tokens[group].clamp(min=1))
 
 
@@ -47,13 +48,11 @@ def micro_token_mean(
     """1/(M N_m): a token mean inside each block of `rows` answers, then a mean
     over the M blocks (TRL's `bnpo`).
 
-    The blocks are those of the rollouts' order, not the micro-batches that memory allows, so the
-    loss does not change with them. rows None: a block is a group (group_token_mean); 1:
-    sequence_mean for groups of equal size.
+    The blocks follow the rollouts' order, not the micro-batches that memory allows, so the loss does not
+    change with them. rows None: a block is a group (group_token_mean); 1: sequence_mean for equal groups.
     """
-    return group_token_mean(
-        length, group if rows is None else torch.arange(len(length)) // rows, constant, rows
-    )
+    block = group if rows is None else torch.arange(len(length)) // rows
+    return group_token_mean(length, block, constant, rows)
 
 
 REDUCE = {f.__name__: f for f in (sequence_mean, token_mean, group_token_mean, micro_token_mean, constant)}

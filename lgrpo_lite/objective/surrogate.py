@@ -39,11 +39,10 @@ def ratio_of(log_ratio: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
 
 
 def clipped(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
-    """min(ρA, clip(ρ, 1-low, 1+high) A) (PPO, arXiv:1707.06347), and which tokens the bounds silenced (1 or
-    0).
+    """min(ρA, clip(ρ, 1-low, 1+high) A) (PPO, arXiv:1707.06347); which tokens the bounds silence, 1 or 0.
 
-    ρ = 1: the gain is A and its gradient A; ties keep the gradient. dual c: not below c·A
-    where A < 0 (arXiv:1912.09729).
+    ρ = 1: the gain is A and its gradient A; ties keep the gradient. dual c: not below c·A where A < 0
+    (arXiv:1912.09729).
     """
     ratio, advantage, clip = ratio_of(t.x), t.batch.advantage, t.parts.clip
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip.low, 1 + clip.high) * advantage)
@@ -67,10 +66,11 @@ def cispo(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
     ρ = 1: the policy gradient. The cap bounds ρ itself, not ρ - 1.
     """
     ratio, bound = ratio_of(t.x.detach()), t.parts.cispo
-    seen = {"clip_high": (ratio > bound.cap).to(ratio.dtype)}
+    counts = {"clip_high": (ratio > bound.cap).to(ratio.dtype)}
     if bound.floor is not None:
-        seen["clip_low"] = (ratio < bound.floor).to(ratio.dtype)
-    return ratio.clamp(min=bound.floor, max=bound.cap) * t.batch.advantage * t.logp, seen
+        counts["clip_low"] = (ratio < bound.floor).to(ratio.dtype)
+    weight = ratio.clamp(min=bound.floor, max=bound.cap)
+    return weight * t.batch.advantage * t.logp, counts
 
 
 def shaped(t: Terms) -> Tensor:
@@ -97,7 +97,8 @@ def residual(t: Terms) -> tuple[Tensor, dict[str, Tensor]]:
     b, r = t.batch, t.parts.residual
     anchor = t.old if r.anchor == "old" else b.ref_logp
     assert anchor is not None, "the step adds the reference's log-probs where the anchor is the reference"
-    drift, count = _per_answer(t.logp - anchor, b), torch.bincount(b.seq, minlength=b.num_sequences)
+    drift = _per_answer(t.logp - anchor, b)
+    count = torch.bincount(b.seq, minlength=b.num_sequences)
     if r.length_norm:
         drift = drift / count
     first = count.cumsum(0) - count
@@ -122,7 +123,8 @@ SURROGATE: dict[str, Surrogate] = {name: globals()[name] for name in SURROGATES}
 
 
 def _per_answer(values: Tensor, b: TrainBatch) -> Tensor:
-    return torch.zeros(b.num_sequences, dtype=values.dtype, device=values.device).index_add(0, b.seq, values)
+    total = torch.zeros(b.num_sequences, dtype=values.dtype, device=values.device)
+    return total.index_add(0, b.seq, values)
 
 
 def _group_size(b: TrainBatch) -> Tensor:
@@ -134,5 +136,6 @@ def _group_size(b: TrainBatch) -> Tensor:
 def _group_mean(values: Tensor, b: TrainBatch) -> Tensor:
     """Mean over the answers of each group, of those in this batch: micro-batches keep such groups whole."""
     _, group = torch.unique(b.step_group[b.row], return_inverse=True)
-    total = torch.zeros(int(group.max()) + 1, dtype=values.dtype).index_add(0, group, values)
+    total = torch.zeros(int(group.max()) + 1, dtype=values.dtype)
+    total = total.index_add(0, group, values)
     return (total / torch.bincount(group))[group]

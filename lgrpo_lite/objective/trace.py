@@ -42,7 +42,10 @@ def column_sums(
     x = torch.zeros(len(seq), dtype=torch.float64, device=seq.device, requires_grad=True)
     with torch.enable_grad():
         total = accumulate(x, seq, decay=decay, style=style, floor=floor).sum()
-    return torch.autograd.grad(total, x)[0].to(dtype) if len(seq) else x.detach().to(dtype)
+    if not len(seq):
+        return x.detach().to(dtype)
+    (count,) = torch.autograd.grad(total, x)
+    return count.to(dtype)
 
 
 def terminal(
@@ -51,8 +54,9 @@ def terminal(
     """b^(T-1-j): GAE with its only TD error at the last token. Weighs late tokens; a
     comparison, not the paper's method.
     """
-    ones = torch.zeros(len(seq), dtype=dtype, device=seq.device)
-    _, offset = rows_of(ones, seq, int(seq.max()) + 1 if len(seq) else 0)
+    values = torch.zeros(len(seq), dtype=dtype, device=seq.device)
+    number = int(seq.max()) + 1 if len(seq) else 0
+    _, offset = rows_of(values, seq, number)
     left = torch.bincount(seq)[seq] - 1 - offset
     return torch.tensor(decay, dtype=dtype, device=seq.device) ** left
 
@@ -61,11 +65,11 @@ def _accumulate_rows(x: Tensor, decay: float, style: str, floor: float) -> Tenso
     recent = _window(x, decay, floor)
     if style == "recent":
         return recent
-    # The first half of the past (j < m = ceil(t/2)) is weighted by b^j, a plain
-    # running sum; the rest as in `recent`.
+    # the first half of the past (j < m = ceil(t/2)) is weighted by b^j, a running sum; the rest as above
     t = torch.arange(x.shape[1], device=x.device)
     m = (t + 1) // 2
-    early = _before(torch.cumsum(x * _weights(x.shape[1], decay, floor, x), 1), m)
+    weighted = x * _weights(x.shape[1], decay, floor, x)
+    early = _before(torch.cumsum(weighted, 1), m)
     return early + recent - _seen_from(x, decay, floor, t, m)
 
 
@@ -76,17 +80,17 @@ def _window(x: Tensor, decay: float, floor: float) -> Tensor:
 
 
 def _seen_from(x: Tensor, decay: float, floor: float, t: Tensor, upto: Tensor) -> Tensor:
-    """Σ_{j<upto[t]} max(b^(t-j), floor) x_j for each t: the decayed part inside the
-    horizon, the floored part beyond it.
-    """
+    """Σ_{j<upto[t]} max(b^(t-j), floor) x_j for each t: decayed inside the horizon, floored beyond it."""
     scan = decayed_scan(x, decay)
     reach = torch.full_like(t, -1) if floor <= 0 else t - _horizon(decay, floor)  # j < reach are floored
     border = torch.minimum(reach.clamp(min=0), upto)
     lag = (t + 1 - upto).clamp(min=0)
-    near = _before(scan, upto) * _power(decay, lag, x) - _before(scan, border) * _power(
-        decay, t + 1 - border, x
-    )
-    return near if floor <= 0 else near + floor * _before(torch.cumsum(x, 1), border)
+    until = _before(scan, upto) * _power(decay, lag, x)
+    beyond = _before(scan, border) * _power(decay, t + 1 - border, x)
+    near = until - beyond
+    if floor <= 0:
+        return near
+    return near + floor * _before(torch.cumsum(x, 1), border)
 
 
 def _horizon(decay: float, floor: float) -> int:
@@ -95,7 +99,9 @@ def _horizon(decay: float, floor: float) -> int:
     """
     if decay <= 0 or floor >= 1:
         return 0 if floor <= 1 else -1
-    return 2**31 if decay >= 1 else math.floor(math.log(floor) / math.log(decay))
+    if decay >= 1:
+        return 2**31
+    return math.floor(math.log(floor) / math.log(decay))
 
 
 def _weights(length: int, decay: float, floor: float, like: Tensor) -> Tensor:

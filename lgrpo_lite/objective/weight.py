@@ -36,7 +36,8 @@ class LengthPreference(nn.Module):
         size = torch.bincount(group)[group].double()
         centred = length - _group_sum(length.double(), group) / size
         spare = 1.0 if self.settings.length_std == "sample" else 0.0
-        std = (_group_sum(centred.square(), group) / (size - spare).clamp(min=1.0)).sqrt()
+        variance = _group_sum(centred.square(), group) / (size - spare).clamp(min=1.0)
+        std = variance.sqrt()
         return (1 + self.settings.r * centred / (std + EPS_LENGTH)).clamp(min=H_MIN)
 
     def forward(self, length: Int[Tensor, " R"], group: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
@@ -57,19 +58,16 @@ class LengthPreference(nn.Module):
 
 
 def grpo_lambda(length: Int[Tensor, " R"], group: Int[Tensor, " R"], r: float) -> float:
-    """λ at which the preference weighs like GRPO's 1/L to first order: -(std
-    L/mean L)/r, averaged over groups.
-    """
-    spreads = [
-        float(x.std(correction=0) / x.mean())
-        for x in (length[group == i].double() for i in torch.unique(group))
-    ]
+    """λ that weighs like GRPO's 1/L to first order: -(std L/mean L)/r, averaged over groups."""
+    spreads = []
+    for number in torch.unique(group):
+        lengths = length[group == number].double()
+        spreads.append(float(lengths.std(correction=0) / lengths.mean()))
     return -sum(spreads) / len(spreads) / r
 
 
 def prefix_share(answers: Sequence[Sequence[int]]) -> list[list[float]]:
-    """1/|process set| per token (arXiv:2509.21154): how many answers of the group share the
-    tokens up to and with this one.
+    """1/|process set| per token (arXiv:2509.21154): of the answers that share the tokens up to this one.
 
     A token nobody shares weighs 1. Linear in the tokens of the group: one walk down a prefix tree.
     """
@@ -85,7 +83,10 @@ def prefix_share(answers: Sequence[Sequence[int]]) -> list[list[float]]:
             visits[node] += 1
             path.append(node)
         paths.append(path)
-    return [[1.0 / visits[node] for node in path] for path in paths]
+    shares = []
+    for path in paths:
+        shares.append([1.0 / visits[node] for node in path])
+    return shares
 
 
 def top_entropy(entropy: Float[Tensor, " T"], seq: Int[Tensor, " T"], share: float) -> Float[Tensor, " T"]:
@@ -100,7 +101,8 @@ def top_entropy(entropy: Float[Tensor, " T"], seq: Int[Tensor, " T"], share: flo
     place = torch.empty_like(seq)
     place[order] = torch.arange(len(seq), device=seq.device)
     place = place - (count.cumsum(0) - count)[seq]
-    return (place < torch.ceil(share * count.double())[seq]).to(entropy.dtype)
+    top = torch.ceil(share * count.double())[seq]
+    return (place < top).to(entropy.dtype)
 
 
 def _group_sum(values: Tensor, group: Tensor) -> Tensor:
