@@ -19,9 +19,7 @@ from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """Sequences laid end to end, no padding. A split keeps `coef` and the step_* fields, so
-    sums over micro-batches are exact.
-    """
+    """Sequences end to end, no padding. A split keeps `coef`, step_*: sums over micro-batches are exact."""
 
     input_ids: Int[Tensor, " N"]  # prompt and completion of each sequence
     start: Int[Tensor, " S"]  # where a sequence begins in input_ids
@@ -38,9 +36,7 @@ class TrainBatch:
     off: Bool[Tensor, " S"]  # answers sampled under another prompt than they are trained under
     step_length: Int[Tensor, " R"]  # completion tokens of each such rollout, without guidance that is context
     step_group: Int[Tensor, " R"]  # its group
-    old_logp: Float[Tensor, " T"] | None = (
-        None  # at the start of the batch; None: this very update is the first
-    )
+    old_logp: Float[Tensor, " T"] | None = None  # at the start of the batch; None: this is the first update
     ref_logp: Float[Tensor, " T"] | None = None  # under the reference; None: no KL asked for
     # how the policy lays these sequences out for its forward pass: a key of lgrpo_lite.layout.LAYOUT
     layout: str = "rows"
@@ -56,15 +52,12 @@ class TrainBatch:
     def select(self, keep: Int[Tensor, " K"]) -> "TrainBatch":
         """The sequences `keep` (indices into S, any order). Step-wide fields stay whole."""
         count = torch.bincount(self.seq, minlength=self.num_sequences)
-        tokens, seq = ranges((count.cumsum(0) - count)[keep], count[keep])
+        first = count.cumsum(0) - count
+        tokens, seq = ranges(first[keep], count[keep])
         length = self.length[keep]
         model, _ = ranges(self.start[keep], length)
         start = length.cumsum(0) - length
         at = self.at[tokens] - self.start[keep][seq] + start[seq]
-        per_token = {
-            name: None if getattr(self, name) is None else getattr(self, name)[tokens]
-            for name in ("token_ids", "advantage", "weight", "coef", "sampler_logp", "old_logp", "ref_logp")
-        }
         return replace(
             self,
             input_ids=self.input_ids[model],
@@ -74,19 +67,28 @@ class TrainBatch:
             off=self.off[keep],
             at=at,
             seq=seq,
-            **per_token,
+            token_ids=self.token_ids[tokens],
+            advantage=self.advantage[tokens],
+            weight=self.weight[tokens],
+            coef=self.coef[tokens],
+            sampler_logp=self.sampler_logp[tokens],
+            old_logp=None if self.old_logp is None else self.old_logp[tokens],
+            ref_logp=None if self.ref_logp is None else self.ref_logp[tokens],
         )
 
     def tokens_of(self, rows: Int[Tensor, " K"]) -> Int[Tensor, " M"]:
         """Which of the completion tokens belong to the sequences `rows`, in their order."""
         count = torch.bincount(self.seq, minlength=self.num_sequences)
-        return ranges((count.cumsum(0) - count)[rows], count[rows])[0]
+        first = count.cumsum(0) - count
+        tokens, _ = ranges(first[rows], count[rows])
+        return tokens
 
     @property
     def context(self) -> Int[Tensor, " S"]:
         """Tokens before the first one that is trained: prompt, and guidance that is context."""
         count = torch.bincount(self.seq, minlength=self.num_sequences)
-        return self.at[count.cumsum(0) - count] - self.start + 1
+        first = count.cumsum(0) - count
+        return self.at[first] - self.start + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,35 +111,37 @@ class Answer:
 
     def per_token(self) -> list[float]:
         """The credit of each token that is trained."""
-        return self.credit[self.shown :] if isinstance(self.credit, list) else [self.credit] * self.length
+        if isinstance(self.credit, list):
+            return self.credit[self.shown :]
+        return [self.credit] * self.length
 
 
 def flatten(
     answers: Sequence[Answer], keep: Sequence[int], coef: Float[Tensor, " R"], dtype: torch.dtype
 ) -> TrainBatch:
-    """The answers `keep`, end to end. `coef` is of all of them, and so are the
-    lengths a batch knows of its step.
-    """
+    """The answers `keep`, end to end. `coef` is of all answers, as the step's lengths in a batch are."""
     kept = [answers[i] for i in keep]
     context = torch.tensor([len(a.rollout.prompt.token_ids) + a.shown for a in kept])
     length = torch.tensor([a.length for a in kept])
     total = context + length
     start = total.cumsum(0) - total
     at, seq = ranges(start + context - 1, length)  # a token is predicted one place before it stands
-    read = [(*a.rollout.prompt.token_ids, *a.rollout.completion.token_ids) for a in kept]
-    sampled = [_sampled(a.rollout, a.length) for a in kept]
+    input_ids = [(*a.rollout.prompt.token_ids, *a.rollout.completion.token_ids) for a in kept]
+    token_ids = [a.token_ids for a in kept]
+    advantage = [a.per_token() for a in kept]
+    sampler_logp = [_sampler_logp(a.rollout, a.length) for a in kept]
     return TrainBatch(
-        input_ids=torch.tensor(list(chain.from_iterable(read))),
+        input_ids=torch.tensor(_end_to_end(input_ids)),
         start=start,
         length=total,
         row=torch.tensor(keep),
         at=at,
-        token_ids=torch.tensor(list(chain.from_iterable(a.token_ids for a in kept))),
+        token_ids=torch.tensor(_end_to_end(token_ids)),
         seq=seq,
-        advantage=torch.tensor(list(chain.from_iterable(a.per_token() for a in kept)), dtype=dtype),
+        advantage=torch.tensor(_end_to_end(advantage), dtype=dtype),
         weight=torch.ones(len(seq), dtype=dtype),
         coef=coef[keep].to(dtype)[seq],
-        sampler_logp=torch.tensor(list(chain.from_iterable(sampled)), dtype=dtype),
+        sampler_logp=torch.tensor(_end_to_end(sampler_logp), dtype=dtype),
         off=torch.tensor([a.rollout.off for a in kept]),
         step_length=torch.tensor([a.length for a in answers]),
         step_group=torch.tensor([a.group for a in answers]),
@@ -145,19 +149,20 @@ def flatten(
 
 
 def for_scoring(pairs: Sequence[tuple[Prompt, Completion]], dtype: torch.dtype = torch.float32) -> TrainBatch:
-    """Answers to be scored and not trained: no credit, tokens in the order of the pairs,
-    each answer a group.
-    """
+    """Answers to be scored and not trained: no credit, in the order of the pairs, each a group of its own."""
     nothing = Score(0.0, Outcome.wrong)
     rollouts = [Rollout(prompt, completion, nothing) for prompt, completion in pairs]
     answers = [Answer(rollout, 0.0, 0, i) for i, rollout in enumerate(rollouts)]
-    return flatten(answers, list(range(len(answers))), torch.ones(len(answers)), dtype)
+    everyone = list(range(len(answers)))
+    return flatten(answers, everyone, torch.ones(len(answers)), dtype)
 
 
-def _sampled(rollout: Rollout, count: int) -> list[float]:
-    """Log-probs of the last `count` tokens under the sampler; NaN for those it was
-    given, or saw under another prompt.
-    """
+def _end_to_end(rows: Sequence[Sequence]) -> list:
+    return list(chain.from_iterable(rows))
+
+
+def _sampler_logp(rollout: Rollout, count: int) -> list[float]:
+    """Log-probs of the last `count` tokens under the sampler; NaN: given, or seen under another prompt."""
     known = rollout.completion.logprobs or ()
     return [math.nan] * (count - len(known)) + list(known)
 
@@ -174,10 +179,9 @@ def ranges(
 def rows_of(
     values: Float[Tensor, " T"], seq: Int[Tensor, " T"], num: int
 ) -> tuple[Float[Tensor, "S L"], Int[Tensor, " T"]]:
-    """Tokens of each sequence as one zero-padded row, and each token's offset in
-    its row. `seq` is non-decreasing.
-    """
+    """Tokens of each sequence as one zero-padded row, and each token's offset. `seq` never decreases."""
     count = torch.bincount(seq, minlength=num)
     offset, _ = ranges(torch.zeros_like(count), count)
-    rows = values.new_zeros(num, int(count.max()) if len(seq) else 0)
+    longest = int(count.max()) if len(seq) else 0
+    rows = values.new_zeros(num, longest)
     return rows.index_put((seq, offset), values), offset

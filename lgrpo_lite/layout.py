@@ -21,9 +21,7 @@ from lgrpo_lite.batch import TrainBatch, ranges
 
 
 class Segment(NamedTuple):
-    """Tokens that attend causally to themselves, after `context` tokens that
-    stand elsewhere (a shared prompt).
-    """
+    """Tokens that attend causally to themselves, after `context` tokens elsewhere (a shared prompt)."""
 
     start: int
     length: int
@@ -47,8 +45,8 @@ def rows(batch: TrainBatch) -> Laid:
     width = int(batch.length.max()) - 1
     column, row = ranges(torch.zeros_like(batch.length), batch.length)
     ids = torch.zeros(batch.num_sequences, width, dtype=torch.long)
-    seen = column < width
-    ids[row[seen], column[seen]] = batch.input_ids[seen]
+    inside = column < width
+    ids[row[inside], column[inside]] = batch.input_ids[inside]
     return Laid(ids, None, row * width + column)
 
 
@@ -82,10 +80,12 @@ def shared(batch: TrainBatch) -> Laid:
             pieces.append((begin[s] + count, own, count))
             segments.append(Segment(place, own, first, count))
             place += own
-    source, positions = (ranges(*_columns(pieces, i, 1))[0] for i in (0, 2))
-    places = torch.zeros_like(batch.input_ids)
-    places[ranges(*_columns(homes, 0, 1))[0]] = ranges(*_columns(homes, 2, 1))[0]
-    return Laid(batch.input_ids[source][None], positions[None], places, tuple(segments))
+    source, _ = ranges(*_columns(pieces, 0, 1))
+    positions, _ = ranges(*_columns(pieces, 2, 1))
+    tokens, _ = ranges(*_columns(homes, 0, 1))
+    place_of = torch.zeros_like(batch.input_ids)
+    place_of[tokens], _ = ranges(*_columns(homes, 2, 1))
+    return Laid(batch.input_ids[source][None], positions[None], place_of, tuple(segments))
 
 
 LAYOUT: dict[str, Callable[[TrainBatch], Laid]] = {"rows": rows, "packed": packed, "shared": shared}
@@ -98,47 +98,46 @@ COST = {"rows": 1.0, "packed": 1.05, "shared": 1.12}
 
 def clusters(batch: TrainBatch) -> list[list[int]]:
     """Sequences with the same context, in order of first appearance."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    members: dict[tuple[int, ...], list[int]] = {}
     ids = batch.input_ids.tolist()
-    for s, (start, context) in enumerate(zip(batch.start.tolist(), batch.context.tolist(), strict=True)):
-        found.setdefault(tuple(ids[start : start + context]), []).append(s)
-    return list(found.values())
+    for s, (start, count) in enumerate(zip(batch.start.tolist(), batch.context.tolist(), strict=True)):
+        context = tuple(ids[start : start + count])
+        members.setdefault(context, []).append(s)
+    return list(members.values())
 
 
 def size_of(batch: TrainBatch, layout: str) -> Callable[[Sequence[int]], int]:
-    """The function that says how many tokens the model computes for some sequences
-    of the batch, padding included.
-    """
+    """The function that says how many tokens, padding included, the model computes for some sequences."""
     length, context = (batch.length - 1).tolist(), batch.context.tolist()
     if layout == "rows":
         return lambda part: len(part) * max(length[s] for s in part)
     if layout == "packed":
         return lambda part: sum(length[s] for s in part)
-    same = {s: number for number, members in enumerate(clusters(batch)) for s in members}
-    return lambda part: (
-        sum(length[s] - context[s] for s in part) + sum({same[s]: context[s] for s in part}.values())
-    )
+    cluster = {s: number for number, members in enumerate(clusters(batch)) for s in members}
+
+    def shared_size(part: Sequence[int]) -> int:
+        contexts = {cluster[s]: context[s] for s in part}
+        return sum(length[s] - context[s] for s in part) + sum(contexts.values())
+
+    return shared_size
 
 
 def micro_rows(batch: TrainBatch, budget: int, layout: str, *, whole_groups: bool = False) -> list[list[int]]:
-    """Sequences (indices into S) of each pass: at most `budget` tokens as laid out, padding
-    included; at least one sequence.
+    """Sequences (indices into S) of each pass: at most `budget` tokens with padding; at least one sequence.
 
     Similar lengths go together, and in `shared` the answers to one prompt. whole_groups keeps the answers of
     a rollout group together, even where that is more than the budget.
     """
     size, length = size_of(batch, layout), batch.length.tolist()
-    if whole_groups:
-        group = batch.step_group[batch.row].tolist()
-        units = [[s for s in range(len(group)) if group[s] == number] for number in dict.fromkeys(group)]
-    else:
-        units = clusters(batch) if layout == "shared" else [[s] for s in range(len(length))]
-    units = sorted(
-        (sorted(unit, key=lambda s: -length[s]) for unit in units), key=lambda unit: -length[unit[0]]
-    )
+    units = _units(batch, layout, whole_groups)
+    for unit in units:
+        unit.sort(key=lambda s: -length[s])
+    units.sort(key=lambda unit: -length[unit[0]])
     parts: list[list[int]] = []
     for unit in units:
-        for piece in [unit] if whole_groups or size(unit) <= budget else [[s] for s in unit]:
+        together = whole_groups or size(unit) <= budget
+        pieces = [unit] if together else [[s] for s in unit]
+        for piece in pieces:
             if parts and size(parts[-1] + piece) <= budget:
                 parts[-1] += piece
             else:
@@ -146,19 +145,30 @@ def micro_rows(batch: TrainBatch, budget: int, layout: str, *, whole_groups: boo
     return parts
 
 
+def _units(batch: TrainBatch, layout: str, whole_groups: bool) -> list[list[int]]:
+    """Sequences that should share a pass: a rollout group's, those of one prompt, or each alone."""
+    if whole_groups:
+        groups: dict[int, list[int]] = {}
+        for s, group in enumerate(batch.step_group[batch.row].tolist()):
+            groups.setdefault(group, []).append(s)
+        return list(groups.values())
+    if layout == "shared":
+        return clusters(batch)
+    return [[s] for s in range(batch.num_sequences)]
+
+
 def split(
     batch: TrainBatch, budget: int, layouts: Sequence[str] = ("rows",), *, whole_groups: bool = False
 ) -> list[tuple[Int[Tensor, " _"], TrainBatch]]:
-    """Micro-batches, and which sequences they are, in the layout of `layouts` that
-    makes the whole batch cheapest.
-    """
+    """Micro-batches, and which sequences they are, in the one of `layouts` that makes the batch cheapest."""
     cuts = {layout: micro_rows(batch, budget, layout, whole_groups=whole_groups) for layout in layouts}
 
     def cost(layout: str) -> float:
         return COST[layout] * sum(map(size_of(batch, layout), cuts[layout]))
 
     best = min(layouts, key=cost)
-    return [(part, replace(batch.select(part), layout=best)) for part in map(torch.tensor, cuts[best])]
+    parts = [torch.tensor(rows) for rows in cuts[best]]
+    return [(part, replace(batch.select(part), layout=best)) for part in parts]
 
 
 def _columns(rows: Sequence[tuple[int, ...]], *which: int) -> tuple[Tensor, ...]:

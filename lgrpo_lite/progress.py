@@ -34,9 +34,7 @@ _began: dict[str, tuple[float, int]] = {}
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Inside it `listener` hears of all work, from whatever thread does it; the innermost
-    listener hears, the outer do not.
-    """
+    """Inside it `listener`, and none further out, hears of all work, from whatever thread does it."""
     _listeners.append(listener)
     try:
         yield
@@ -45,15 +43,16 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def told(what: str, done: int, of: int | None = None) -> None:
-    """`done` of `of` parts are done. The first call of some work, and one with no
-    more done than it, begin it anew.
-    """
+    """`done` of `of` parts are done. A first call, or one with no more done than the first, begins anew."""
     now = time.monotonic()
     began, first = _began.get(what, (now, done))
     if done <= first:
-        began, first = _began[what] = now, done
+        began, first = now, done
+        _began[what] = now, done
     made = done - first
-    left = (now - began) / made * (of - done) if of is not None and made else None
+    left = None
+    if of is not None and made:
+        left = (now - began) / made * (of - done)
     if of is not None and done >= of:
         _began.pop(what, None)
     if _listeners:

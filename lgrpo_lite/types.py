@@ -11,9 +11,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One line of a rubric (RGR-GRPO, arXiv:2511.12344). `rule` None:
-    a judge decides whether `text` holds.
-    """
+    """One line of a rubric (RGR-GRPO, arXiv:2511.12344). `rule` None: a judge decides if `text` holds."""
 
     text: str  # what must hold, for people and judges
     kind: Literal["factual", "process"]
@@ -77,9 +75,8 @@ class Rollout:
     off: bool = False  # sampled under another prompt than it is trained under
     spans: tuple[tuple[int, int], ...] = ()  # steps of the answer, as ranges of tokens
     values: tuple[float, ...] | None = None  # V at the start of each step, as far as estimated
-    credit: tuple[
-        float, ...
-    ] = ()  # -∂loss/∂log π of each token, its normaliser divided out; empty: not trained on
+    # -∂loss/∂log π of each token, its normaliser divided out; empty: not trained on
+    credit: tuple[float, ...] = ()
 
     @property
     def reward(self) -> float:
@@ -89,9 +86,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rollouts of one prompt that are compared with each other; those with a
-    missing reward are not among them.
-    """
+    """The rollouts of one prompt that are compared with each other; none of them lacks its reward."""
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
@@ -109,9 +104,7 @@ class Group:
 
     @property
     def mixed(self) -> bool:
-        """Whether two values of the first reward, the verifier's, differ; with weights and
-        formats beside it `varied` is more.
-        """
+        """Whether two values of the first reward, the verifier's, differ; `varied` asks it of their sum."""
         first = [next(iter(r.score.parts.values()), r.reward) for r in self.rollouts]
         return len(set(first)) > 1
 
@@ -160,21 +153,18 @@ class StepRecord:
     capped: float | None = None  # share of tokens whose importance weight the rollout correction bounds
     length_lambda: float | None = None  # λ of the token preference after the step (arXiv:2510.06870)
     length_lambda_grad: float | None = None  # d loss / d λ
-    weight_short: float | None = (
-        None  # weight the λ before the update gave the shortest / median / longest answers
-    )
+    # weight that the λ before the update gave the shortest / median / longest answers
+    weight_short: float | None = None
     weight_median: float | None = None
     weight_long: float | None = None
-    weight_effective: float | None = (
-        None  # (Σf)²/(G Σf²), mean over groups: 1, all answers count alike; 1/G, one counts alone
-    )
+    # (Σf)²/(G Σf²), mean over groups: 1, all answers count alike; 1/G, one counts alone
+    weight_effective: float | None = None
     length_lambda_grpo: float | None = None  # λ at which the preference would weigh like GRPO, to first order
     credit_first: float | None = None  # share of Σ|∂loss/∂log π| that falls on the first third of the answers
     credit_middle: float | None = None
     credit_last: float | None = None
-    credit_floored: float | None = (
-        None  # share of the answers trained against whose advantage the floor raised
-    )
+    # share of the answers trained against whose advantage the floor raised
+    credit_floored: float | None = None
     rollout_tokens: int = 0  # tokens sampled for this step, drafts and probes included
     rollout_answers: int = 0  # answers sampled for this step, drafts and probes included
     guide_tokens: int | None = None  # guidance length of the next step (arXiv:2508.13023)

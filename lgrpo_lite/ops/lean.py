@@ -27,9 +27,7 @@ def adapter(
     b: Float[Tensor, "O R"],
     scaling: float,
 ) -> Float[Tensor, "*T O"]:
-    """y + scaling · (x Aᵀ) Bᵀ, computed in the type of A and B and rounded to y's. y:
-    what the adapted layer makes of x.
-    """
+    """y + scaling · (x Aᵀ) Bᵀ in the type of A and B, rounded to y's; y is what the layer makes of x."""
     return _Adapter.apply(x, y, a, b, scaling)
 
 
@@ -39,8 +37,9 @@ def swiglu(gate: Float[Tensor, "*T I"], up: Float[Tensor, "*T I"]) -> Float[Tens
 
 
 def rms_norm(x: Float[Tensor, "*T D"], weight: Float[Tensor, " D"], eps: float) -> Float[Tensor, "*T D"]:
-    """weight · (x / √(mean x² + eps)), the quotient in float32 or better and rounded to x's
-    type. The weight gets no gradient.
+    """weight · (x / √(mean x² + eps)), the quotient in float32 or better, rounded to x's type.
+
+    The weight gets no gradient.
     """
     return _RmsNorm.apply(x, weight, eps)
 
@@ -57,7 +56,8 @@ class _Adapter(torch.autograd.Function):
     def forward(ctx, x, y, a, b, scaling):
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         for x_rows, y_rows, out_rows in _blocks(x, y, out):
-            change = (x_rows.to(a.dtype) @ a.T @ b.T).mul_(scaling)
+            change = x_rows.to(a.dtype) @ a.T @ b.T
+            change.mul_(scaling)
             out_rows.copy_(change.add_(y_rows.to(a.dtype)))
         ctx.save_for_backward(x, a, b)
         ctx.scaling = scaling
@@ -70,9 +70,10 @@ class _Adapter(torch.autograd.Function):
         to_x, to_y = ctx.needs_input_grad[:2]
         grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if to_x else None
-        for x_rows, grad_rows, *to_rows in _blocks(x, grad, *([] if grad_x is None else [grad_x])):
+        written = [] if grad_x is None else [grad_x]
+        for x_rows, grad_rows, *written_rows in _blocks(x, grad, *written):
             inner = _add_grads(grad_a, grad_b, x_rows.to(a.dtype), grad_rows.to(a.dtype), a, b, ctx.scaling)
-            for rows in to_rows:
+            for rows in written_rows:
                 rows.copy_(inner @ a)
         return grad_x, grad if to_y else None, grad_a, grad_b, None
 
@@ -97,7 +98,8 @@ class _SwiGlu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         gate, up = ctx.saved_tensors
-        grad_gate, grad_up = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (gate, up))
+        grad_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
+        grad_up = torch.empty_like(up, memory_format=torch.contiguous_format)
         for gate_rows, up_rows, rows, to_gate, to_up in _blocks(gate, up, grad, grad_gate, grad_up):
             torch.mul(rows, silu(gate_rows), out=to_up)
             to_gate.copy_(torch.ops.aten.silu_backward(rows * up_rows, gate_rows))
@@ -116,7 +118,9 @@ class _RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, inverse = ctx.saved_tensors
-        towards = (grad * weight).to(inverse.dtype)
+        normed_grad = (grad * weight).to(inverse.dtype)
         # in the order in which autograd rounds
-        bend = (towards * x).sum(-1, keepdim=True) * inverse.pow(3) / -x.shape[-1]
-        return towards.mul_(inverse).add_(x * bend).to(x.dtype), None, None
+        along_x = (normed_grad * x).sum(-1, keepdim=True)
+        along_x = along_x * inverse.pow(3) / -x.shape[-1]
+        grad_x = normed_grad.mul_(inverse).add_(x * along_x)
+        return grad_x.to(x.dtype), None, None

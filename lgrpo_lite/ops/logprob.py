@@ -35,21 +35,16 @@ class Head:
 
     @classmethod
     def of(cls, layer: "Head | nn.Module | Tensor") -> "Head":
-        """A linear layer or a bare weight as a Head. A quantised one is a
-        ConfigError: its rows cannot be read.
-        """
+        """A linear layer or a bare weight as a Head. A quantised one is a ConfigError."""
         if isinstance(layer, Head):
             return layer
         weight = layer if isinstance(layer, Tensor) else layer.weight
         if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
-            raise ConfigError(
-                f"the output head is quantised ({type(weight).__name__}); log-probs need its rows as numbers",
-                where="model.weights",
-                fix=(
-                    "keep the head in 16 bits: leave lm_head out when the model is quantised, as transformers"
-                    " does by default"
-                ),
-            )
+            kind = type(weight).__name__
+            what = f"the output head is quantised ({kind}); log-probs need its rows as numbers"
+            fix = "leave lm_head out when the model is quantised, as transformers does by default"
+            fix = f"keep the head in 16 bits: {fix}"
+            raise ConfigError(what, where="model.weights", fix=fix)
         return cls(weight, getattr(layer, "bias", None))
 
 
@@ -63,8 +58,9 @@ def logprobs(
     size: int = TILE_BYTES,
     entropy_grad: bool = False,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
-    """log softmax(z)[token_ids] and the entropy of that distribution, in nats; float32,
-    or float64 for float64 inputs.
+    """log softmax(z)[token_ids] and the entropy of that distribution, in nats.
+
+    float32, or float64 for float64 inputs.
 
     A frozen head: gradient to `hidden` only, made in the forward pass (two vocabulary matmuls a token, T · D
     extra memory). A head that requires grad, or entropy_grad: the logits are made again in the backward pass,
@@ -74,29 +70,30 @@ def logprobs(
     the vocabulary, or a width that is not the head's.
     """
     head = Head.of(head)
+    _check(hidden, head.weight, token_ids)
     weight, bias = head.weight, head.bias
-    if hidden.device != weight.device:
-        raise ValueError(f"hidden is on {hidden.device}, the head on {weight.device}: move one of them")
-    if hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden has width {hidden.shape[1]}, the head {weight.shape[1]}")
-    if (
-        len(token_ids)
-        and token_ids.device.type == "cpu"
-        and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < len(weight)
-    ):
-        raise ValueError(
-            f"token ids {int(token_ids.min())}..{int(token_ids.max())} for a head of {len(weight)} tokens"
-        )
     device = hidden.device.type
-    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    autocast = torch.is_autocast_enabled(device)
+    low = torch.get_autocast_dtype(device) if autocast else weight.dtype
+    agreed = low if autocast or low == hidden.dtype else None
     tile = tile_of(len(weight), rows, size)
     gradient = torch.is_grad_enabled() and hidden.requires_grad
-    agreed = low if low == hidden.dtype or torch.is_autocast_enabled(device) else None
     form = Form(head.scale, head.softcap, temperature, tile, gradient, entropy_grad, agreed)
     learns = weight.requires_grad or (bias is not None and bias.requires_grad)
     function = _Recomputed if torch.is_grad_enabled() and (learns or entropy_grad) else _Frozen
     with torch.autocast(device, enabled=False):
         return function.apply(hidden, weight, bias, token_ids.to(hidden.device), form)
+
+
+def _check(hidden: Tensor, weight: Tensor, token_ids: Tensor) -> None:
+    if hidden.device != weight.device:
+        raise ValueError(f"hidden is on {hidden.device}, the head on {weight.device}: move one of them")
+    if hidden.shape[1] != weight.shape[1]:
+        raise ValueError(f"hidden has width {hidden.shape[1]}, the head {weight.shape[1]}")
+    if len(token_ids) and token_ids.device.type == "cpu":
+        first, last = int(token_ids.min()), int(token_ids.max())
+        if first < 0 or last >= len(weight):
+            raise ValueError(f"token ids {first}..{last} for a head of {len(weight)} tokens")
 
 
 # ------------------------------------------------------------------------------------------- frozen head
@@ -127,7 +124,8 @@ class _Frozen(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, _):
         towards, size = ctx.saved_tensors
-        return ((grad * size)[:, None] * towards).to(towards.dtype), *[None] * 4
+        grad_hidden = (grad * size)[:, None] * towards
+        return grad_hidden.to(towards.dtype), None, None, None, None
 
 
 # ------------------------------------------------------------ trained head, entropy bonus
@@ -154,9 +152,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, entropy_grad):
-        """Vocabulary outside, rows inside, so that a tile of the weight's gradient adds up
-        in float32 before it is rounded.
-        """
+        """Vocabulary outside, rows inside: a tile of the weight's gradient adds up in float32."""
         hidden, weight, bias, ids, rest, norm, entropy = ctx.saved_tensors
         rows, columns = ctx.form.tile
         tiles = Tiles(weight, bias, ctx.form, hidden, gradient=False)
@@ -167,22 +163,22 @@ class _Recomputed(torch.autograd.Function):
             db = torch.empty_like(bias) if to_bias else None
             for start in range(0, len(weight), columns):
                 w = tiles.columns_of(start)
-                sum_w, sum_b = torch.zeros_like(w, dtype=tiles.dtype), w.new_zeros(len(w), dtype=tiles.dtype)
+                sum_w = torch.zeros_like(w, dtype=tiles.dtype)
+                sum_b = w.new_zeros(len(w), dtype=tiles.dtype)
                 for i in range(0, len(hidden), rows):
                     part = slice(i, i + rows)
                     h = hidden[part].to(tiles.compute)
                     z, slope = tiles.logits(h, w, start)
-                    at, here = given(ids[part], start, len(w))
+                    column, here = given(ids[part], start, len(w))
                     log_p = z.sub_(norm[part, None])
                     p = log_p.exp()
                     dz = p * -grad[part, None]
-                    dz.scatter_(
-                        1, at, torch.where(here, (grad[part] * rest[part])[:, None], dz.gather(1, at))
-                    )
+                    dz_given = (grad[part] * rest[part])[:, None]
+                    dz.scatter_(1, column, torch.where(here, dz_given, dz.gather(1, column)))
                     if ctx.form.entropy_grad:
-                        # 0 · -inf is no number
-                        bent = log_p.clamp_(min=torch.finfo(p.dtype).min).add_(entropy[part, None])
-                        dz -= p.mul_(bent).mul_(entropy_grad[part, None])
+                        finite_log_p = log_p.clamp_(min=torch.finfo(p.dtype).min)  # 0 · -inf is no number
+                        deviation = finite_log_p.add_(entropy[part, None])
+                        dz -= p.mul_(deviation).mul_(entropy_grad[part, None])
                     dz.mul_(tiles.alpha)
                     if slope is not None:
                         dz.mul_(slope)
@@ -196,4 +192,5 @@ class _Recomputed(torch.autograd.Function):
                     dw[start : start + columns] = sum_w
                 if db is not None:
                     db[start : start + columns] = sum_b
-        return None if dh is None else dh.to(hidden.dtype), dw, db, None, None
+        grad_hidden = None if dh is None else dh.to(hidden.dtype)
+        return grad_hidden, dw, db, None, None

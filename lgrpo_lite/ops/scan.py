@@ -19,14 +19,18 @@ def decayed_scan(x: Float[Tensor, "S L"], decay: float) -> Float[Tensor, "S L"]:
     padded = torch.nn.functional.pad(x, (0, -length % CHUNK)).view(rows, -1, CHUNK)
     inside = padded @ _triangle(CHUNK, decay, x).T
     ends = decayed_scan(inside[:, :, -1].contiguous(), decay**CHUNK)
-    carried = torch.nn.functional.pad(ends[:, :-1], (1, 0))[:, :, None] * _powers(CHUNK, decay, x) * decay
+    ends_before = torch.nn.functional.pad(ends[:, :-1], (1, 0))[:, :, None]
+    carried = ends_before * _powers(CHUNK, decay, x) * decay
     return (inside + carried).reshape(rows, -1)[:, :length]
 
 
 def _powers(count: int, base: float, like: Tensor) -> Tensor:
-    return torch.tensor([base**k for k in range(count)], dtype=like.dtype, device=like.device)  # 0.0**0 is 1
+    powers = [base**k for k in range(count)]  # 0.0**0 is 1
+    return torch.tensor(powers, dtype=like.dtype, device=like.device)
 
 
 def _triangle(size: int, decay: float, like: Tensor) -> Tensor:
-    lag = torch.arange(size, device=like.device)[:, None] - torch.arange(size, device=like.device)
-    return torch.where(lag >= 0, _powers(size, decay, like)[lag.clamp(min=0)], 0.0)
+    place = torch.arange(size, device=like.device)
+    lag = place[:, None] - place
+    powers = _powers(size, decay, like)
+    return torch.where(lag >= 0, powers[lag.clamp(min=0)], 0.0)

@@ -7,7 +7,8 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 COLUMNS = 8192  # of the vocabulary in a tile; fewer make the matmuls slower, more only cost memory
 TILE_BYTES = 32 << 20
@@ -16,7 +17,8 @@ TILE_BYTES = 32 << 20
 def tile_of(vocabulary: int, rows: int | None = None, size: int = TILE_BYTES) -> tuple[int, int]:
     """Rows and vocabulary columns whose logits are held at once; without `rows`, `size` bytes of float32."""
     columns = min(vocabulary, COLUMNS)
-    return rows or max(64, size // (4 * columns) // 64 * 64), columns
+    fitting = size // (4 * columns) // 64 * 64
+    return rows or max(64, fitting), columns
 
 
 class Form(NamedTuple):
@@ -39,23 +41,21 @@ def _bf16_cpu() -> bool:
 
 
 class Tiles:
-    """The logits of a block of rows, tile by tile, in float32 (float64 for float64
-    inputs). Buffers are made once.
-    """
+    """The logits of a block of rows, tile by tile, in float32 or float64. Buffers are made once."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, form: Form, like: Tensor, *, gradient: bool):
-        rows, self.columns = min(form.tile[0], max(1, len(like))), form.tile[1]
-        self.weight, self.bias, self.form, self.alpha = weight, bias, form, form.scale / form.temperature
+        rows, self.columns = form.tile
+        rows = min(rows, max(1, len(like)))
+        self.weight, self.bias, self.form = weight, bias, form
+        self.alpha = form.scale / form.temperature
         self.dtype = torch.promote_types(torch.promote_types(like.dtype, weight.dtype), torch.float32)
         low = form.low in (torch.float16, torch.bfloat16)
         self.half = low and like.is_cuda  # products of halves that add up to float32: one instruction
-        self.split = form.low == torch.bfloat16 and not like.is_cuda and _bf16_cpu()
-        # else tiles are widened
+        self.split = form.low == torch.bfloat16 and not like.is_cuda and _bf16_cpu()  # else tiles are widened
         self.compute = form.low if form.low and (self.half or self.split) else self.dtype
         self.exact = self.compute == self.dtype  # nothing is rounded to 16 bits on the way
-        # Where z is linear in h and nothing is rounded, the mean logit is h · Σ r_j W_j,
-        # which the gradient has already.
         self.gradient = gradient
+        # where z is linear in h and nothing is rounded, the mean logit is h · Σ r_j W_j, made anyway
         self.free = gradient and self.exact and bias is None and form.softcap is None
         self.buffer = like.new_empty(rows * self.columns, dtype=self.dtype)
         self.spare = self.buffer if self.free else torch.empty_like(self.buffer)
@@ -65,7 +65,9 @@ class Tiles:
 
     def columns_of(self, start: int) -> Tensor:
         weight = self.weight[start : start + self.columns].detach()
-        return weight if self.wide is None else self.wide[: weight.numel()].view_as(weight).copy_(weight)
+        if self.wide is None:
+            return weight
+        return self.wide[: weight.numel()].view_as(weight).copy_(weight)
 
     def spare_like(self, tile: Tensor) -> Tensor:
         """A second tile; the first one itself where none is needed."""
@@ -73,12 +75,12 @@ class Tiles:
 
     def narrow(self, values: Tensor) -> Tensor:
         """`values` in the type that is multiplied."""
-        return values if self.low is None else self.low[: values.numel()].view(values.shape).copy_(values)
+        if self.low is None:
+            return values
+        return self.low[: values.numel()].view(values.shape).copy_(values)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a @ b of values as `narrow` gives them. Rounded on a CPU with bfloat16:
-        gradients are rounded again anyway.
-        """
+        """a @ b of values as `narrow` gives them. A CPU with bfloat16 rounds it, as gradients are anyway."""
         return torch.mm(a, b, out_dtype=torch.float32) if self.half else torch.mm(a, b)
 
     def raw_logits(self, h: Tensor, weight: Tensor, out: Tensor) -> Tensor:
@@ -95,7 +97,9 @@ class Tiles:
 
     def logits(self, h: Tensor, weight: Tensor, start: int) -> tuple[Tensor, Tensor | None]:
         """z of one tile and the slope of the soft-cap (None: 1). The next tile overwrites it."""
-        z = self.raw_logits(h, weight, self.buffer[: len(h) * len(weight)].view(len(h), len(weight)))
+        rows, columns = len(h), len(weight)
+        out = self.buffer[: rows * columns].view(rows, columns)
+        z = self.raw_logits(h, weight, out)
         if self.bias is not None:
             z += self.bias[start : start + self.columns].detach().to(self.dtype)
         if self.form.scale != 1.0:
@@ -111,13 +115,11 @@ class Tiles:
         return z, slope
 
     def logit_of(self, h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """z of each row's token, [rows], and the soft-cap's slope there, [rows 1]. Added up
-        in float64: one product a token.
-        """
-        parts = [
-            (h[i : i + 256].double() * self.weight[ids[i : i + 256]].double()).sum(1)
-            for i in range(0, len(h), 256)
-        ]
+        """z of each row's token, [rows], and the soft-cap's slope there, [rows 1]. Added up in float64."""
+        parts = []
+        for i in range(0, len(h), 256):
+            part = slice(i, i + 256)
+            parts.append((h[part].double() * self.weight[ids[part]].double()).sum(1))
         z, form = torch.cat(parts), self.form
         if self.bias is not None:
             z = z + self.bias[ids].double()
@@ -131,8 +133,9 @@ class Tiles:
 
 def given(ids: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
     """Column of each row's token in this tile [rows, 1], clamped into it, and whether it really is there."""
-    local = ids[:, None] - start
-    return local.clamp(0, width - 1), (local >= 0) & (local < width)
+    column = ids[:, None] - start
+    here = (column >= 0) & (column < width)
+    return column.clamp(0, width - 1), here
 
 
 @dataclass(slots=True)
@@ -157,8 +160,8 @@ def block(tiles: Tiles, h: Tensor, ids: Tensor) -> Sums:
     for start in range(0, vocabulary, tiles.columns):
         weight = tiles.columns_of(start)
         z, slope = tiles.logits(h, weight, start)
-        at, here = given(ids, start, z.shape[1])
-        z.scatter_(1, at, torch.where(here, -torch.inf, z.gather(1, at)))
+        column, here = given(ids, start, z.shape[1])
+        z.scatter_(1, column, torch.where(here, -torch.inf, z.gather(1, column)))
         higher = torch.maximum(top, z.amax(1, keepdim=True))
         finite = torch.where(higher == -torch.inf, 0.0, higher)  # a tile of the given token alone
         shrink = (top - finite).exp_()
@@ -167,17 +170,18 @@ def block(tiles: Tiles, h: Tensor, ids: Tensor) -> Sums:
             shares = z.exp_()
         else:
             shares = torch.exp(z, out=tiles.spare_like(z))
-            mean = mean * shrink + total * shrink * torch.where(top == -torch.inf, 0.0, top - finite)
+            moved = torch.where(top == -torch.inf, 0.0, top - finite)
+            mean = mean * shrink + total * shrink * moved
             finite_z = z.clamp_(min=torch.finfo(z.dtype).min)  # 0 · -inf is no number
             mean += torch.bmm(shares[:, None], finite_z[:, :, None])[:, 0]
         total = total.mul_(shrink).add_(shares.sum(1, keepdim=True))
         if summed is not None:
-            bent = tiles.narrow(shares if slope is None else shares.mul_(slope))
+            factors = tiles.narrow(shares if slope is None else shares.mul_(slope))
             summed.mul_(shrink)
             if tiles.exact:
-                summed.addmm_(bent, weight)
+                summed.addmm_(factors, weight)
             else:
-                summed += tiles.product(bent, weight)
+                summed += tiles.product(factors, weight)
         top = higher
     total.clamp_(min=torch.finfo(tiles.dtype).tiny)  # a vocabulary of one token has no others
     if summed is not None:
@@ -190,13 +194,18 @@ def block(tiles: Tiles, h: Tensor, ids: Tensor) -> Sums:
 
 
 def from_sums(s: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """logp, entropy and 1 - p_y. The entropy is that of {y, not y} plus the others' own, so
-    a sure token keeps its digits.
+    """logp, entropy and 1 - p_y.
+
+    The entropy is that of {y, not y} plus the others' own, so a sure token keeps its digits.
     """
-    lead, log_total = s.target - s.top, s.total.log()
+    lead = s.target - s.top
+    log_total = s.total.log()
     against = log_total - lead
-    rest, log_rest = against.sigmoid(), nn.functional.logsigmoid(against)
-    # A sure token by its log-odds, which keep 1 - p_y; any other as log_softmax does, with one rounding less.
-    logp = torch.where(against < 0, nn.functional.logsigmoid(-against), lead - (s.total + lead.exp()).log())
+    rest, log_rest = against.sigmoid(), logsigmoid(against)
+    # a sure token by its log-odds, which keep 1 - p_y; any other as log_softmax does, with one rounding less
+    sure = logsigmoid(-against)
+    unsure = lead - (s.total + lead.exp()).log()
+    logp = torch.where(against < 0, sure, unsure)
     among = torch.where(rest > 0, rest * (log_total - s.mean_logit - log_rest), 0.0)
-    return logp, (among - logp.exp() * logp).clamp(min=0.0), rest
+    entropy = (among - logp.exp() * logp).clamp(min=0.0)
+    return logp, entropy, rest
