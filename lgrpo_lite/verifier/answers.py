@@ -31,9 +31,10 @@ _IN_PROSE = re.compile(
 _WORD = re.compile(
     r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
 )
-_COUNTS: list[str] = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
 # "Three trucks are needed": the subject is the answer
-_COUNTED = re.compile(rf"(?:{'|'.join(_COUNTS)})\b", re.IGNORECASE)
+_COUNTED = re.compile(rf"(?:{'|'.join(_NUMERALS)})\b", re.IGNORECASE)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|。")
@@ -154,7 +155,7 @@ def _last_line(text: str) -> str | None:
     counted = _COUNTED.match(last)
     if counted and is_prose(last):
         word = counted[0].lower()
-        return str(_COUNTS.index(word))
+        return str(_COUNTS[word])
     if as_number(last) is not None:
         return last
     if _plain_words(last) or _FORMULA.search(last):
