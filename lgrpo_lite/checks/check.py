@@ -1,7 +1,6 @@
-"""Combinations of settings that have no meaning, each refused with its reason, before
-anything is loaded. No torch here.
-"""
+"""Settings that have no meaning together, each refused with its reason before anything loads. No torch."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,9 +25,8 @@ from lgrpo_lite.rewards.part import parts_of
 def check(recipe: Recipe) -> Recipe:
     """The recipe with its algorithm and rewards complete. A contradiction: ConfigError (exit 2)."""
     marks = recipe._marks
-    recipe = recipe.model_copy(
-        update={"algorithm": complete(recipe.algorithm, recipe.where("algorithm.use"))}
-    )
+    algorithm = complete(recipe.algorithm, recipe.where("algorithm.use"))
+    recipe = recipe.model_copy(update={"algorithm": algorithm})
     recipe._marks = marks
 
     def refuse(what: str, key: str, fix: str) -> None:
@@ -40,17 +38,16 @@ def check(recipe: Recipe) -> Recipe:
             from_file(name, recipe.where(f"algorithm.{key}"))
     for fault in contradictions(recipe):
         refuse(*fault)
-    if recipe.model.weights in ("nf4", "int8") and recipe.model.lora is None:
-        refuse(
-            "quantised weights cannot be trained themselves",
-            "model.weights",
-            "set model.weights=bf16, or train an adapter",
-        )
-    if recipe.model.weights not in ("nf4", "int8") and recipe.export.base == "dequantized":
+    quantised = recipe.model.weights in ("nf4", "int8")
+    if quantised and recipe.model.lora is None:
+        fix = "set model.weights=bf16, or train an adapter"
+        refuse("quantised weights cannot be trained themselves", "model.weights", fix)
+    if not quantised and recipe.export.base == "dequantized":
         refuse("only a quantised base can be dequantized", "export.base", "set export.base=auto")
     check_template(recipe.data, recipe.where("data.template"))
     parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)
-    recipe = recipe.model_copy(update={"rewards": complete_rewards(recipe.rewards, recipe.where)})
+    rewards = complete_rewards(recipe.rewards, recipe.where)
+    recipe = recipe.model_copy(update={"rewards": rewards})
     recipe._marks = marks
     for fault in unservable(recipe, engine_row(recipe).can):
         refuse(*fault)
@@ -58,9 +55,7 @@ def check(recipe: Recipe) -> Recipe:
 
 
 def gold_fault_of(recipe: Recipe) -> GoldFault | None:
-    """What tells a gold answer that the recipe's verifier cannot compare with;
-    None where any text will do.
-    """
+    """What tells a gold answer that the recipe's verifier cannot compare with; None where any text does."""
     if all(reward.use != "math" for reward in recipe.rewards):
         return None
     from lgrpo_lite.verifier.verify import gold_fault
@@ -71,51 +66,51 @@ def gold_fault_of(recipe: Recipe) -> GoldFault | None:
 def _missing_parts(recipe: Recipe) -> list[str]:
     """Packages that the data and the rewards need and that are not here."""
     sources = (*recipe.data.train, *recipe.data.eval)
-    needed = {
-        "datasets": any(s.hf and s.path is None for s in sources),
-        "pyarrow": any(s.path is not None and ending(Path(s.path)) == ".parquet" for s in sources),
-        "math_verify": any(reward.use == "math" for reward in recipe.rewards),
-    }
-    return [package for package, wanted in needed.items() if wanted and find_spec(package) is None]
+    packages = []
+    if any(source.hf and source.path is None for source in sources):
+        packages.append("datasets")
+    if any(source.path is not None and ending(Path(source.path)) == ".parquet" for source in sources):
+        packages.append("pyarrow")
+    if any(reward.use == "math" for reward in recipe.rewards):
+        packages.append("math_verify")
+    return [package for package in packages if find_spec(package) is None]
 
 
 def demand(recipe: Recipe, *, loggers: bool = False) -> None:
-    """What the recipe needs of this machine, all at once: EnvironmentFault (exit 3) that
-    names it. Imports nothing heavy.
+    """All that the recipe needs of this machine: EnvironmentFault (exit 3) names what lacks. Light imports.
 
     `loggers`: what its `log` section asks for is needed too, as by training and by nothing else.
     """
+    problems = list(_lacking(recipe, loggers))
+    if not problems:
+        return
+    lacks = "; ".join(what for what, _ in problems)
+    fix = "; ".join(fix for _, fix in problems)
+    what = f"{recipe.recipe.name} cannot run here: {lacks}"
+    raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix=fix)
+
+
+def _lacking(recipe: Recipe, loggers: bool) -> Iterator[tuple[str, str]]:
+    """(what lacks, what to do)."""
     row = engine_row(recipe)
-    missing = missing_packages(row, recipe.model.weights)
-    missing += _missing_parts(recipe) + (missing_loggers(recipe) if loggers else [])
-    no_gpu = bool(row.needs_gpu or recipe.recipe.min_vram_gb) and not cuda_devices()
-    lacks = []
-    if no_gpu:
-        size = f" with {recipe.recipe.min_vram_gb:g} GB" if recipe.recipe.min_vram_gb else ""
-        lacks.append(f"no NVIDIA GPU was found (it wants one{size})")
+    vram = recipe.recipe.min_vram_gb
+    if (row.needs_gpu or vram) and not cuda_devices():
+        size = f" with {vram:g} GB" if vram else ""
+        fix = "run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here"
+        yield f"no NVIDIA GPU was found (it wants one{size})", fix
+    missing = missing_packages(row, recipe.model.weights) + _missing_parts(recipe)
+    if loggers:
+        missing += missing_loggers(recipe)
     if missing:
-        lacks.append(f"not installed: {', '.join(missing)}")
+        extras = [row.extra]
+        if {"datasets", "pyarrow"} & set(missing):
+            extras.append("data")
+        if set(LOGGERS) & set(missing):
+            extras.append("log")
+        yield f"not installed: {', '.join(missing)}", f'pip install "lgrpo-lite[{",".join(extras)}]"'
     unset = missing_variables(recipe.rewards)
     if unset:
-        lacks.append(f"not set: {', '.join(unset)}")
+        yield f"not set: {', '.join(unset)}", "set that environment variable to the endpoint's key"
     no_sandbox = missing_sandbox(recipe.rewards)
     if no_sandbox:
-        lacks.append(no_sandbox.what)
-    if not lacks:
-        return
-    fix = []
-    if no_gpu:
-        fix.append("run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here")
-    if missing:
-        extras = {
-            row.extra: True,
-            "data": {"datasets", "pyarrow"} & set(missing),
-            "log": set(LOGGERS) & set(missing),
-        }
-        fix.append(f'pip install "lgrpo-lite[{",".join(name for name, wanted in extras.items() if wanted)}]"')
-    if unset:
-        fix.append("set that environment variable to the endpoint's key")
-    if no_sandbox:
-        fix.append(no_sandbox.fix)
-    what = f"{recipe.recipe.name} cannot run here: {'; '.join(lacks)}"
-    raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix="; ".join(fix))
+        yield no_sandbox.what, no_sandbox.fix

@@ -5,32 +5,32 @@ from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.data.prompts import name, on_hub, shared, survey
 from lgrpo_lite.recipe.schema import Recipe
 
+BRICKS = (
+    "best_draft",
+    "guide",
+    "refine_best",
+    "probe_values",
+    "value_cache",
+    "select",
+    "length_preference",
+    "trace",
+    "prefix_share",
+)
+
 
 def describe(recipe: Recipe) -> list[str]:
     """What a run of the recipe would be, without loading anything; local data is read and checked."""
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
-    bricks = (
-        "best_draft",
-        "guide",
-        "refine_best",
-        "probe_values",
-        "value_cache",
-        "select",
-        "length_preference",
-        "trace",
-    )
-    extra = [name for name in (*bricks, "prefix_share") if getattr(a, name)]
     form = f"clip {a.clip.low}/{a.clip.high}" if a.surrogate == "clipped" else a.surrogate
+    algorithm = [a.advantage, a.reduce, form, f"kl {a.kl.coef}"]
+    algorithm += [name for name in BRICKS if getattr(a, name)]
+    answers = f"{r.group_size} answers of up to {recipe.model.max_new_tokens} tokens"
     lines = [
         f"recipe     {recipe.recipe.name}: {recipe.recipe.title}",
         f"model      {recipe.model.id} in {recipe.model.weights}, {adapter}",
-        f"algorithm  {a.use}: {a.advantage}, {a.reduce}, {form}, kl {a.kl.coef}"
-        + "".join(f", {name}" for name in extra),
-        (
-            f"rollout    {r.prompts_per_step} prompts × {r.group_size} answers of up to"
-            f" {recipe.model.max_new_tokens} tokens, engine {r.engine}"
-        ),
+        f"algorithm  {a.use}: {', '.join(algorithm)}",
+        f"rollout    {r.prompts_per_step} prompts × {answers}, engine {r.engine}",
         f"training   {recipe.train.steps} steps",
     ]
     lines += [f"warning    {line}" for line in warnings(recipe)]
@@ -38,19 +38,25 @@ def describe(recipe: Recipe) -> list[str]:
 
 
 def _describe_data(recipe: Recipe) -> list[str]:
-    """What is known of the data without a network: rows, questions twice, questions of the
-    evaluation that are trained on.
-    """
-    lines, told, questions = [], [], {"train": [], "eval": []}
-    for which, asked in questions.items():
-        sources = getattr(recipe.data, which)
-        here = [(i, source) for i, source in enumerate(sources) if not on_hub(source)]
-        places = [recipe.where(f"data.{which}.{i}") for i, _ in here]
-        found, counts = survey([source for _, source in here], places.__getitem__, gold_fault_of(recipe))
-        asked += [row.question for rows in found for row in rows]
-        lines += [f"{which + ' data':10} {c.source}: {c.rows} rows" for c in counts]
-        told += [f"note       {line}" for c in counts for line in c.notes()]
-        lines += [f"{which + ' data':10} {name(s)}, on the Hub: not read now" for s in sources if on_hub(s)]
+    """What is known of the data without a network: rows, questions twice, questions in train and eval."""
+    lines: list[str] = []
+    notes: list[str] = []
+    questions: dict[str, list[str]] = {}
+    for which in ("train", "eval"):
+        label = f"{which + ' data':10}"
+        local, locations, remote = [], [], []
+        for i, source in enumerate(getattr(recipe.data, which)):
+            if on_hub(source):
+                remote.append(source)
+            else:
+                local.append(source)
+                locations.append(recipe.where(f"data.{which}.{i}"))
+        rows_of_sources, counts = survey(local, locations.__getitem__, gold_fault_of(recipe))
+        questions[which] = [row.question for rows in rows_of_sources for row in rows]
+        lines += [f"{label} {count.source}: {count.rows} rows" for count in counts]
+        lines += [f"{label} {name(source)}, on the Hub: not read now" for source in remote]
+        for count in counts:
+            notes += [f"note       {line}" for line in count.notes()]
     if overlap := shared(questions["train"], questions["eval"]):
-        told.append(f"warning    {overlap}")
-    return [*lines, *told]
+        notes.append(f"warning    {overlap}")
+    return [*lines, *notes]

@@ -1,0 +1,13 @@
+"""A fault of a recipe: why, the key that is shown, what to do."""
+
+from collections.abc import Iterator
+from typing import Any
+
+Fault = tuple[str, str, str]  # why, the key that is shown, what to do
+
+
+def that_hold(*rows: tuple[Any, str, str, str]) -> Iterator[Fault]:
+    """Of rows (condition, why, key, what to do) those whose condition is true."""
+    for condition, why, key, fix in rows:
+        if condition:
+            yield why, key, fix
