@@ -44,13 +44,17 @@ class Setting:
     reason: str
 
     def __str__(self) -> str:
-        plain = {} if isinstance(self.value, Lora) else self.value  # an adapter with its defaults
-        return f"{self.key}={plain if isinstance(plain, str) else json.dumps(plain)}"
+        value = {} if isinstance(self.value, Lora) else self.value  # an adapter with its defaults
+        if not isinstance(value, str):
+            value = json.dumps(value)
+        return f"{self.key}={value}"
 
 
 def _moves(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Settings to try, one after the other, cheapest first; a number is halved step by step."""
-    memory, rollout, model = recipe.memory, recipe.rollout, recipe.model
+    memory = recipe.memory
+    rollout = recipe.rollout
+    model = recipe.model
     yield {"memory.checkpointing": True}
     if memory.layout != "rows":
         yield {"memory.layout": "packed"}
@@ -73,8 +77,10 @@ def _moves(recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _halves(key: str, value: int, least: int = 1) -> Iterator[dict[str, Any]]:
-    while (value := value // 2) >= least:
+    value //= 2
+    while value >= least:
         yield {key: value}
+        value //= 2
 
 
 def fit(recipe: Recipe, capacity: int | None = None, config: Any = None) -> tuple[list[Setting], Plan]:
@@ -91,44 +97,45 @@ def fit(recipe: Recipe, capacity: int | None = None, config: Any = None) -> tupl
         return plan(changed, capacity, config)
 
     chosen = _needed(recipe, planned)
-    settings, made = [], {}
+    settings = []
+    applied: dict[str, Any] = {}
     for key in sorted(chosen, key=[*COST].index):
-        before = planned(made)
-        made[key] = chosen[key]
-        settings.append(Setting(key, chosen[key], _reason(key, before, planned(made))))
+        before = planned(applied)
+        applied[key] = chosen[key]
+        reason = _reason(key, before, planned(applied))
+        settings.append(Setting(key, chosen[key], reason))
     return settings, planned(chosen)
 
 
 def faster(recipe: Recipe, capacity: int | None = None, config: Any = None) -> str | None:
-    """Says so where the rollouts could run in 16 bits on the same card: 4-bit
-    weights are unpacked for every token.
-    """
+    """Says so where rollouts could run in 16 bits on the card: 4-bit weights are unpacked for every token."""
     if recipe.model.weights != "nf4" or recipe.model.lora is None:
         return None
     config = config or find_config(recipe.model, recipe.where("model.id"))
-    found = plan(_with(recipe, ["model", "weights"], "bf16"), capacity, config)
-    if found.engine != PREFERRED or not found.fits:
+    in_16_bits = plan(_with(recipe, ["model", "weights"], "bf16"), capacity, config)
+    if in_16_bits.engine != PREFERRED or not in_16_bits.fits:
         return None
-    weights = next(part.bytes for part in found.parts if part.name == "base weights")
+    weights = next(part.bytes for part in in_16_bits.parts if part.name == "base weights")
+    nf4, bf16 = PUBLISHED
     return (
-        f"model.weights=bf16 {found.verdict()}, with {weights / 1e9:.1f} GB of weights once; published"
-        f" figures put decoding from 4 bits at {PUBLISHED[0] / PUBLISHED[1]:.2f} of the speed of 16"
-        f" ({PUBLISHED[0]:,} against {PUBLISHED[1]:,} tokens/s)"
+        f"model.weights=bf16 {in_16_bits.verdict()}, with {weights / 1e9:.1f} GB of weights once; "
+        f"published figures put decoding from 4 bits at {nf4 / bf16:.2f} of the speed of 16 "
+        f"({nf4:,} against {bf16:,} tokens/s)"
     )
 
 
 def _needed(recipe: Recipe, planned: Callable[[dict[str, Any]], Plan]) -> dict[str, Any]:
-    """Every move that helps, until it fits; then without those that are not needed
-    after all, the costliest first.
-    """
+    """Every move that helps, until it fits; then without those not needed after all, the costliest first."""
     chosen: dict[str, Any] = {}
     missing = _short(planned(chosen))
     for move in _moves(recipe):
         if not missing:
             break
-        less = _short(planned({**chosen, **move}))
-        if less < missing:
-            chosen, missing = {**chosen, **move}, less
+        candidate = {**chosen, **move}
+        still_missing = _short(planned(candidate))
+        if still_missing < missing:
+            chosen = candidate
+            missing = still_missing
     if missing:
         return chosen
     for key in reversed(chosen):
@@ -136,26 +143,32 @@ def _needed(recipe: Recipe, planned: Callable[[dict[str, Any]], Plan]) -> dict[s
         if not _short(planned(without)):
             chosen = without
     for key, value in chosen.items():
+        if type(value) is not int:
+            continue
         most = _get(recipe, key) or 2**20
-        while type(value) is int and 2 * value < most and not _short(planned({**chosen, key: 2 * value})):
+        while 2 * value < most:
             value *= 2
+            if _short(planned({**chosen, key: value})):
+                break
             chosen[key] = value
     return chosen
 
 
-def _short(found: Plan) -> int:
-    """Bytes that are missing, over all moments, since a move that helps one of
-    two is a step; and in CPU memory.
-    """
-    return sum(max(0, found.peak(moment) - found.capacity) for moment in MOMENTS) + max(
-        0, found.offloaded - HOST
-    )
+def _short(planned: Plan) -> int:
+    """Bytes missing, over all moments, since a move that helps one of two is a step; and in CPU memory."""
+    missing = max(0, planned.offloaded - HOST)
+    for moment in MOMENTS:
+        missing += max(0, planned.peak(moment) - planned.capacity)
+    return missing
 
 
 def _reason(key: str, before: Plan, after: Plan) -> str:
     moment = max(MOMENTS, key=lambda moment: before.peak(moment) - after.peak(moment))
-    change = [f"{plan.peak(moment) / GIB:.1f}" for plan in (before, after)]
-    return COST[key] if change[0] == change[1] else f"{COST[key]}; {moment} {change[0]} -> {change[1]} GiB"
+    old = f"{before.peak(moment) / GIB:.1f}"
+    new = f"{after.peak(moment) / GIB:.1f}"
+    if old == new:
+        return COST[key]
+    return f"{COST[key]}; {moment} {old} -> {new} GiB"
 
 
 def _get(section: Any, key: str) -> Any:
@@ -166,4 +179,6 @@ def _get(section: Any, key: str) -> Any:
 
 def _with(section: Any, path: list[str], value: Any) -> Any:
     head, *rest = path
-    return section.model_copy(update={head: _with(getattr(section, head), rest, value) if rest else value})
+    if rest:
+        value = _with(getattr(section, head), rest, value)
+    return section.model_copy(update={head: value})

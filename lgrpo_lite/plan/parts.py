@@ -43,7 +43,9 @@ class Part:
 
 
 def _count(numbers: int) -> str:
-    return f"{numbers / 1e9:.2f} billion" if numbers >= 1e9 else f"{numbers / 1e6:.1f} million"
+    if numbers >= 1e9:
+        return f"{numbers / 1e9:.2f} billion"
+    return f"{numbers / 1e6:.1f} million"
 
 
 @dataclass(frozen=True)
@@ -116,19 +118,21 @@ class Job:
     def stays(self) -> Iterator[Part]:
         """What does not come and go with a step."""
         model = self.recipe.model
-        base = f"{_count(sum(self.shape.parameters))} in {model.weights if model.lora else 'fp32'}"
-        adapter = f"{sum(self.sizes) / 1e6:.1f} million, rank {model.lora.rank}, fp32" if model.lora else ""
+        adapter = ""
+        if model.lora:
+            count = f"{sum(self.sizes) / 1e6:.1f} million"
+            adapter = f"{count}, rank {model.lora.rank}, fp32"
+        weights = model.weights if model.lora else "fp32"
+        numbers = _count(sum(self.shape.parameters))
         sizes = budget.graph_sizes(self.sequences)
+        graphs = f"assumed: {sizes} sizes, {budget.GRAPH >> 10} KiB a layer, with and without adapter"
         known = {
-            "base weights": (EVER, base),
+            "base weights": (EVER, f"{numbers} in {weights}"),
             "vLLM's own weights": (SERVED, "rollout.vllm.share_weights=false"),
             "adapter": ((*LEARNING, "export"), adapter),
             "optimiser moments": (LEARNING, self.recipe.optim.use),
             "adapter inside vLLM": (SERVED, "one slot"),
-            "CUDA graphs": (
-                SERVED,
-                f"assumed: {sizes} sizes, {budget.GRAPH >> 10} KiB a layer, with and without adapter",
-            ),
+            "CUDA graphs": (SERVED, graphs),
         }
         yield Part("CUDA context", CONTEXT, EVER, "assumed")
         for name, size in self.held.items():
@@ -137,71 +141,64 @@ class Job:
 
     def build(self) -> Iterator[Part]:
         """The trainer's probes: a pass of a few answers of which one layer is kept whole."""
-        shape, run, only = self.shape, self.run, ("build",)
-        kept = passes.saved_bytes(shape, run, passes.PROBED_TOKENS, shape.layers - 1)
-        yield Part(
-            "probes",
-            kept + sum(passes.work_bytes(shape, self.recipe, run, passes.PROBED_TOKENS).values()),
-            only,
-        )
+        shape = self.shape
+        kept = passes.saved_bytes(shape, self.run, passes.PROBED_TOKENS, shape.layers - 1)
+        work = passes.work_bytes(shape, self.recipe, self.run, passes.PROBED_TOKENS)
+        yield Part("probes", kept + sum(work.values()), ("build",))
 
     def rollout(self, room: int, cache_stays: int | None) -> Iterator[Part]:
-        """`room`: bytes before anything but CUDA's own is on the card. The server
-        of vllm-server has its own GPU.
-        """
+        """`room`: bytes before anything but CUDA's own is on the card. A vllm-server has its own GPU."""
         if self.colocated:
-            work, sampling = passes.sampling_bytes(self.shape, self.recipe), ("start", "rollout")
-            yield Part(
-                "vLLM's forward pass",
-                work,
-                sampling,
-                f"{passes.VLLM_TOKENS:,} tokens at once, or the proofs' scoring",
-            )
+            sampling = ("start", "rollout")
+            work = passes.sampling_bytes(self.shape, self.recipe)
+            note = f"{passes.VLLM_TOKENS:,} tokens at once, or the proofs' scoring"
+            yield Part("vLLM's forward pass", work, sampling, note)
             cache = cache_stays or self._cache(room, work)
-            there = SERVED if cache_stays else (*sampling, "wake")
+            cache_moments = SERVED if cache_stays else (*sampling, "wake")
         elif self.row.on_trainer:
-            sampling = there = ("rollout",)
-            work = passes.generate_bytes(
-                self.shape, self.run, self.sequences, self.recipe.model.max_prompt_tokens, self.longest
-            )
+            sampling = ("rollout",)
+            ahead = self.recipe.model.max_prompt_tokens
+            work = passes.generate_bytes(self.shape, self.run, self.sequences, ahead, self.longest)
             yield Part("generate()", work, sampling, f"{self.sequences} rows at once")
             cache = self.sequences * self.one
+            cache_moments = sampling
         else:
             return
-        held = (
-            f"{min(self.sequences, cache // self.one)} of {self.answers} answers at once,"
-            f" {self.one / 2**20:,.4g} MiB each"
-        )
-        yield Part(CACHE, cache, there, held)
+        at_once = min(self.sequences, cache // self.one)
+        size = f"{self.one / 2**20:,.4g} MiB"
+        note = f"{at_once} of {self.answers} answers at once, {size} each"
+        yield Part(CACHE, cache, cache_moments, note)
         yield Part("fragmentation", int(budget.FRAGMENTATION * work), sampling, "assumed")
 
     def _cache(self, room: int, work: int) -> int:
         fixed = self.recipe.rollout.vllm.kv_cache_gb
         if fixed is None:
-            return budget.cache_bytes(self.one, self.sequences, room, sum(self.held.values()), work)
+            held = sum(self.held.values())
+            return budget.cache_bytes(self.one, self.sequences, room, held, work)
         if fixed * GIB < self.one:
-            what = (
-                f"a KV cache of {fixed:g} GiB holds no answer: one of {self.longest:,} tokens takes"
-                f" {self.one / GIB:.3f}"
-            )
-            raise ConfigError(
-                what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it higher, or to null"
-            )
+            size = f"{self.one / GIB:.3f}"
+            one = f"one of {self.longest:,} tokens takes {size}"
+            what = f"a KV cache of {fixed:g} GiB holds no answer: {one}"
+            where = self.recipe.where("rollout.vllm.kv_cache_gb")
+            raise ConfigError(what, where=where, fix="set it higher, or to null")
         return int(fixed * GIB)
 
     def update(self, recomputed: int) -> Iterator[Part]:
         """Of one pass and, after all of them, of the optimiser's step."""
-        shape, run, n, only = self.shape, self.run, passes.pass_tokens(self.recipe), ("update",)
-        kept = passes.saved_bytes(shape, run, n, recomputed, offload=self.offload)
-        work = passes.work_bytes(shape, self.recipe, run, n, recomputed)
+        shape = self.shape
+        run = self.run
+        tokens = passes.pass_tokens(self.recipe)
+        only = ("update",)
+        kept = passes.saved_bytes(shape, run, tokens, recomputed, offload=self.offload)
+        work = passes.work_bytes(shape, self.recipe, run, tokens, recomputed)
         yield Part("gradient", 4 * sum(self.sizes), ("update", "step"), "fp32")
-        yield Part(
-            "activations", kept, only, f"{n:,} tokens, {recomputed} of {shape.layers} layers recomputed"
-        )
+        note = f"{tokens:,} tokens, {recomputed} of {shape.layers} layers recomputed"
+        yield Part("activations", kept, only, note)
         for name, size in work.items():
             if size:
                 yield Part(name, size, only)
-        lost = int(budget.FRAGMENTATION * (kept + sum(work.values()))) + budget.SPARE
+        whole = kept + sum(work.values())
+        lost = int(budget.FRAGMENTATION * whole) + budget.SPARE
         yield Part("fragmentation", lost, only, "assumed")
         if self.recipe.optim.use == "adamw":
             yield Part("optimiser in work", 4 * sum(self.sizes), ("step",))
@@ -215,7 +212,8 @@ class Job:
         def answering(rows: int) -> int:
             return passes.checked_bytes(self.shape, self.run, rows, self.recipe.model.max_prompt_tokens)
 
-        if beside := passes.verify_rows(lambda rows: merged + answering(rows), room):
+        beside = passes.verify_rows(lambda rows: merged + answering(rows), room)
+        if beside:
             yield Part("merged model", merged, ("export",), "beside the policy")
             yield Part("both answer", answering(beside), ("export",), f"{beside} prompts at once")
         else:
@@ -227,24 +225,24 @@ class Job:
         """Bytes in CPU memory: torch moves all that autograd keeps, plain weights too."""
         if not self.offload:
             return 0
-        plain = self.shape.layers * sum(linear.numbers for linear in self.shape.linears) * self.width
-        saved = passes.saved_bytes(self.shape, self.run, passes.pass_tokens(self.recipe), recomputed)
-        return saved + (0 if self.recipe.model.weights in ("nf4", "int8") or recomputed else plain)
+        tokens = passes.pass_tokens(self.recipe)
+        saved = passes.saved_bytes(self.shape, self.run, tokens, recomputed)
+        if recomputed or self.recipe.model.weights in ("nf4", "int8"):
+            return saved
+        a_layer = sum(linear.numbers for linear in self.shape.linears)
+        return saved + self.shape.layers * a_layer * self.width
 
     def warnings(self, offloaded: int) -> Iterator[str]:
-        model, use = self.recipe.model, self.recipe.optim.use
+        use = self.recipe.optim.use
+        context = self.shape.context
         if offloaded:
             yield f"offloaded activations take {offloaded / GIB:.1f} GiB of CPU memory"
-        if self.shape.context and self.longest > self.shape.context:
-            yield (
-                f"prompt and answer may have {self.longest:,} tokens, the model's context is"
-                f" {self.shape.context:,}"
-            )
+        if context and self.longest > context:
+            yield f"prompt and answer may have {self.longest:,} tokens, the model's context is {context:,}"
         if not (self.colocated or self.row.on_trainer):
             yield "the server's GPU is not counted: this is the trainer's"
         if use.startswith("paged"):
             yield f"{use}: moments of large tensors may leave the GPU and are not counted"
-        if model.weights == "int8":
-            yield (
-                "int8 layers hold their inputs even where a layer is recomputed or activations are offloaded"
-            )
+        if self.recipe.model.weights == "int8":
+            saving = "where a layer is recomputed or activations are offloaded"
+            yield f"int8 layers hold their inputs even {saving}"

@@ -1,11 +1,11 @@
-"""What a recipe takes on a GPU, part by part, at each moment of a run. From configs
-alone: nothing loaded, no torch.
+"""What a recipe takes on a GPU, part by part, at each moment of a run. From configs alone, without torch.
 
-found = plan(recipe, 24 * GIB)
-found.fits, found.parts, found.lines()
+result = plan(recipe, 24 * GIB)
+result.fits, result.parts, result.lines()
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,7 @@ UNKNOWN = 24  # GiB planned for where there is no GPU and the recipe names none
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`recomputed` of `layers` are checkpointed; `at_once` answers have room for keys and
-    values (0: a server's matter).
+    """`recomputed` of `layers` are checkpointed; `at_once` answers have room in the cache (0: a server's).
 
     size: the card's, as on its box; capacity: what torch sees of it.
     """
@@ -43,7 +42,7 @@ class Plan:
         return budget.visible(self.size)
 
     def peak(self, moment: str) -> int:
-        return sum(part.at(moment) for part in self.parts)
+        return _sum(self.parts, moment)
 
     @property
     def worst(self) -> str:
@@ -71,24 +70,37 @@ class Plan:
 
     def lines(self) -> list[str]:
         """As plain text: a line a part, GiB at the peak of each moment, and the verdict."""
-        rows = [(part.name, [part.at(moment) for moment in MOMENTS], part.note) for part in self.parts]
-        rows.append(("peak", [self.peak(moment) for moment in MOMENTS], f"GiB; engine {self.engine}"))
-        head = f"{'memory':24}" + "".join(f"{moment:>9}" for moment in MOMENTS)
-        body = [
-            f"{name:24}"
-            + "".join(f"{size / GIB:9.2f}" if size else " " * 9 for size in sizes)
-            + f"  {note}".rstrip()
-            for name, sizes, note in rows
-        ]
-        return [head, *body, self.verdict()]
+        head = f"{'memory':24}"
+        for moment in MOMENTS:
+            head += f"{moment:>9}"
+        lines = [head]
+        for part in self.parts:
+            sizes = [part.at(moment) for moment in MOMENTS]
+            lines.append(_line(part.name, sizes, part.note))
+        peaks = [self.peak(moment) for moment in MOMENTS]
+        lines.append(_line("peak", peaks, f"GiB; engine {self.engine}"))
+        lines.append(self.verdict())
+        return lines
 
     def demand(self, fix: str = "`lgrpo-lite plan … --fit` proposes settings") -> None:
         """OutOfMemory, with its largest part, where the plan does not fit."""
         if self.fits:
             return
         largest = max(self.parts, key=lambda part: part.at(self.worst))
-        where = f"{self.worst}, most of all {largest.name} with {largest.bytes / GIB:.2f} GiB"
+        size = f"{largest.bytes / GIB:.2f} GiB"
+        where = f"{self.worst}, most of all {largest.name} with {size}"
         raise OutOfMemory(f"the plan {self.verdict()}", where=where, fix=fix)
+
+
+def _sum(parts: Iterable[Part], moment: str) -> int:
+    return sum(part.at(moment) for part in parts)
+
+
+def _line(name: str, sizes: Iterable[int], note: str) -> str:
+    line = f"{name:24}"
+    for size in sizes:
+        line += f"{size / GIB:9.2f}" if size else " " * 9
+    return line + f"  {note}".rstrip()
 
 
 def too_small(size: int, gap: str, moment: str) -> str:
@@ -103,8 +115,7 @@ def _size(size: int) -> str:
 def plan(
     recipe: Recipe, size: int | None = None, config: Any = None, *, cache_stays: int | None = None
 ) -> Plan:
-    """The memory of a checked recipe. size: bytes (None: this GPU's, else what the
-    recipe is written for, else 24 GiB).
+    """The memory of a checked recipe. size: bytes (None: this GPU's, else the recipe's, else 24 GiB).
 
     config: the model's, where it is loaded already. A model that is not here, or whose type is not known:
     ConfigError. memory.checkpointing=auto recomputes as few layers as fit; without kv_cache_gb, keys and
@@ -112,39 +123,54 @@ def plan(
     cache_stays: bytes of keys and values that vLLM will not give back for training.
     """
     where = recipe.where("model.id")
-    job = Job(recipe, Shape.of(config or find_config(recipe.model, where), where), planned_engine(recipe))
+    shape = Shape.of(config or find_config(recipe.model, where), where)
+    job = Job(recipe, shape, planned_engine(recipe))
     size = size or card_size(recipe)
     capacity = budget.visible(size)
-    stays, layers, fixed = [*job.stays()], job.shape.layers, recipe.memory.checkpointing
-    beside = sum(part.at("update") for part in stays) + (cache_stays or 0)
+    stays = list(job.stays())
+    layers = shape.layers
+    fixed = recipe.memory.checkpointing
+    beside = _sum(stays, "update") + (cache_stays or 0)
 
     def fits(recomputed: int) -> bool:
-        return beside + sum(part.at("update") for part in job.update(recomputed)) <= capacity
+        return beside + _sum(job.update(recomputed), "update") <= capacity
 
     recomputed = layers if fixed is True else 0
     if fixed == "auto" and not job.offload:
         recomputed = bisect_left(range(layers), True, key=fits)
-    sampled = [*job.rollout(capacity - CONTEXT, cache_stays)]
-    alone = sum(part.at("export") for part in stays)
-    parts = (*stays, *sampled, *job.build(), *job.update(recomputed), *job.export(capacity - alone))
-    held = sum(part.bytes for part in parts if part.name == CACHE)
-    at_once = min(job.sequences, held // job.one)
-    away = job.offloaded(recomputed)
-    return Plan(job.engine, size, parts, recomputed, layers, at_once, away, tuple(job.warnings(away)))
+    alone = _sum(stays, "export")
+    parts = (
+        *stays,
+        *job.rollout(capacity - CONTEXT, cache_stays),
+        *job.build(),
+        *job.update(recomputed),
+        *job.export(capacity - alone),
+    )
+    cache = sum(part.bytes for part in parts if part.name == CACHE)
+    offloaded = job.offloaded(recomputed)
+    return Plan(
+        engine=job.engine,
+        size=size,
+        parts=parts,
+        recomputed=recomputed,
+        layers=layers,
+        at_once=min(job.sequences, cache // job.one),
+        offloaded=offloaded,
+        warnings=tuple(job.warnings(offloaded)),
+    )
 
 
 def planned_engine(recipe: Recipe) -> str:
-    """The recipe's engine; `auto` on a machine without a GPU is planned for one that has
-    it, so vllm where that can serve.
-    """
+    """The recipe's engine; `auto` without a GPU is planned as if there were one: vllm where it can serve."""
     if recipe.rollout.engine != "auto" or cuda_devices():
         return engine_name(recipe)
-    return FALLBACK if next(unservable(recipe, ENGINES[PREFERRED].can), None) else PREFERRED
+    faults = list(unservable(recipe, ENGINES[PREFERRED].can))
+    return FALLBACK if faults else PREFERRED
 
 
 def card_size(recipe: Recipe) -> int:
-    """Bytes of this machine's GPU as on its box, else of the one that the recipe is written for,
-    else 24 GiB.
-    """
-    here = gpu_memory()
-    return here[0][1] if here else int((recipe.recipe.min_vram_gb or UNKNOWN) * GIB)
+    """Bytes of this machine's GPU as on its box, else of the recipe's, else 24 GiB."""
+    cards = gpu_memory()
+    if cards:
+        return cards[0][1]
+    return int((recipe.recipe.min_vram_gb or UNKNOWN) * GIB)

@@ -34,8 +34,7 @@ class Weighed(NamedTuple):
 
 
 def weigh(recipe: Recipe) -> list[Weighed]:
-    """Base, adapter and what a small pass keeps, here; on a GPU also the peak of a full
-    pass. Raises what loading raises.
+    """Base, adapter and what a small pass keeps; on a GPU also a full pass's peak. Raises what loading does.
 
     Predicted is what this device computes with: a CPU runs quantised weights in float32 and has no kernels
     of its own for packed sequences.
@@ -45,54 +44,56 @@ def weigh(recipe: Recipe) -> list[Weighed]:
     from lgrpo_lite.policy.prove import PROBED, probe
 
     policy = Policy.load(recipe)
-    model, shape = recipe.model, Shape.of(policy.base.config, recipe.where("model.id"))
+    model = recipe.model
+    shape = Shape.of(policy.base.config, recipe.where("model.id"))
     base, adapter = loaded_bytes(policy.model)
     width = policy.dtype.itemsize
-    trained = model.lora is None
-    found = [
-        Weighed(
-            "base weights", budget.weights_bytes(shape, model.weights, compute=width, trained=trained), base
-        )
-    ]
+    predicted = budget.weights_bytes(shape, model.weights, compute=width, trained=model.lora is None)
+    weighed = [Weighed("base weights", predicted, base)]
     if model.lora:
-        found.append(Weighed("adapter", 4 * sum(budget.adapter_sizes(shape, model.lora)), adapter))
+        predicted = 4 * sum(budget.adapter_sizes(shape, model.lora))
+        weighed.append(Weighed("adapter", predicted, adapter))
     recompute(policy.base, 0)
     policy.offload = False
     batch = probe(shape.vocabulary, PROBED)
     with Saved(policy.model) as saved:
         policy.logprobs(batch)
-    tokens = batch.num_sequences * (int(batch.length.max()) - 1)
+    longest = int(batch.length.max())
+    tokens = batch.num_sequences * (longest - 1)
     run = Pass(width, model.lora, gathered=False)
-    found.append(
-        Weighed(f"activations of {tokens} tokens", passes.saved_bytes(shape, run, tokens), saved.bytes)
-    )
+    predicted = passes.saved_bytes(shape, run, tokens)
+    weighed.append(Weighed(f"activations of {tokens} tokens", predicted, saved.bytes))
     if policy.device.type == "cuda":
         policy.offload = recipe.memory.offload_activations
-        found.append(_peak(policy, recipe))
-    return found
+        weighed.append(_peak(policy, recipe))
+    return weighed
 
 
 def full_pass(policy: Any, recipe: Recipe) -> tuple[Any, int, int]:
-    """A batch of the recipe's longest answers that fills micro_tokens, its tokens as
-    laid out, and its predicted peak.
+    """A batch of the recipe's longest answers that fills micro_tokens, its tokens and its predicted peak.
 
-    Settles the policy's layouts and recomputed layers as a run does. The peak is without
-    sampler, moments and CUDA's own.
+    Settles the policy's layouts and recomputed layers as a run does. The peak is without sampler, moments
+    and CUDA's own.
     """
     from lgrpo_lite.layout import size_of, split
     from lgrpo_lite.policy.memory import recompute
     from lgrpo_lite.policy.prove import probe, prove
 
     prove(policy, recipe)
-    ahead, answer = recipe.model.max_prompt_tokens, recipe.model.max_new_tokens
-    budgeted = recipe.memory.micro_tokens
-    answers = ((ahead, answer),) * min(PROBED, budgeted // answer + 1)
-    _, micro = split(probe(Shape.of(policy.base.config).vocabulary, answers), budgeted, policy.layouts)[0]
+    prompt = recipe.model.max_prompt_tokens
+    answer = recipe.model.max_new_tokens
+    most = recipe.memory.micro_tokens
+    count = min(PROBED, most // answer + 1)
+    answers = ((prompt, answer),) * count
+    batch = probe(Shape.of(policy.base.config).vocabulary, answers)
+    _, micro = split(batch, most, policy.layouts)[0]
     tokens = size_of(micro, micro.layout)(range(micro.num_sequences))
     memory = recipe.memory.model_copy(update={"micro_tokens": tokens})
-    expected = plan(recipe.model_copy(update={"memory": memory}), config=policy.base.config)
+    resized = recipe.model_copy(update={"memory": memory})
+    expected = plan(resized, config=policy.base.config)
     recompute(policy.base, expected.recomputed)
-    return micro, tokens, sum(part.at("update") for part in expected.parts if part.name in TRAINER)
+    peak = sum(part.at("update") for part in expected.parts if part.name in TRAINER)
+    return micro, tokens, peak
 
 
 def _peak(policy: Any, recipe: Recipe) -> Weighed:
@@ -102,4 +103,5 @@ def _peak(policy: Any, recipe: Recipe) -> Weighed:
     micro, tokens, predicted = full_pass(policy, recipe)
     torch.cuda.reset_peak_memory_stats()
     policy.logprobs(micro).logp.sum().backward()
-    return Weighed(f"peak of a pass of {tokens:,} tokens", predicted, torch.cuda.max_memory_allocated())
+    measured = torch.cuda.max_memory_allocated()
+    return Weighed(f"peak of a pass of {tokens:,} tokens", predicted, measured)
