@@ -24,9 +24,7 @@ STYLES = ("direct", "short", "steps")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`question` as the model reads it, `answer` as a decimal string, `values` the
-    running value after each term.
-    """
+    """`question` as the model reads it, `answer` as a decimal string, `values` the sum after each term."""
 
     question: str
     answer: str
@@ -35,39 +33,49 @@ class Problem:
 
     def solution(self, style: str) -> str:
         """The worked answer in one of `STYLES`, ending in `#### answer`."""
-        stride = {"direct": len(self.terms), "short": 2, "steps": 1}[style]
-        lines, done = [], 0
-        while done < len(self.terms) - 1 and style != "direct":
-            upto = min(done + stride, len(self.terms) - 1)
-            lines.append(f"{self.values[done]}{''.join(self.terms[done + 1 : upto + 1])}={self.values[upto]}")
-            done = upto
-        return "\n".join([*lines, f"#### {self.answer}"])
+        last = len(self.terms) - 1
+        stride = {"direct": last, "short": 2, "steps": 1}[style]
+        lines = []
+        done = last if style == "direct" else 0
+        while done < last:
+            end = min(done + stride, last)
+            before = self.values[done]
+            after = self.values[end]
+            operations = "".join(self.terms[done + 1 : end + 1])
+            lines.append(f"{before}{operations}={after}")
+            done = end
+        lines.append(f"#### {self.answer}")
+        return "\n".join(lines)
 
 
 def split_of(question: str) -> Split:
-    """The split a question belongs to: a hash of its text,
-    so no two programs can disagree and none can leak.
-    """
-    return "heldout" if hashlib.sha256(question.encode()).digest()[0] % HELDOUT_SHARE == 0 else "train"
+    """The split a question belongs to: a hash of its text, so no two programs disagree and none can leak."""
+    first_byte = hashlib.sha256(question.encode()).digest()[0]
+    return "heldout" if first_byte % HELDOUT_SHARE == 0 else "train"
 
 
 def problems(seed: int, split: Split, *, terms: tuple[int, int] = (4, 5)) -> Iterator[Problem]:
     """Endless problems of one split, without repeats of a question; `terms` is the range of chain lengths."""
-    rng, seen = random.Random(f"{seed}/{split}"), set()
+    rng = random.Random(f"{seed}/{split}")
+    given: set[str] = set()
     while True:
         problem = _draw(rng, rng.randint(*terms))
-        if split_of(problem.question) == split and problem.question not in seen:
-            seen.add(problem.question)
+        question = problem.question
+        if split_of(question) == split and question not in given:
+            given.add(question)
             yield problem
 
 
 def _draw(rng: random.Random, count: int) -> Problem:
     value = rng.randint(10, 89)
-    terms, values = [str(value)], [value]
+    terms = [str(value)]
+    values = [value]
     while len(terms) < count:
-        step = rng.randint(1, 49) * rng.choice((1, -1))
+        size = rng.randint(1, 49)
+        step = size * rng.choice((1, -1))
         if 0 <= value + step <= 99:
             value += step
             terms.append(f"{step:+d}")
             values.append(value)
-    return Problem("".join(terms) + "=?", str(value), tuple(terms), tuple(values))
+    question = "".join(terms) + "=?"
+    return Problem(question, str(value), tuple(terms), tuple(values))

@@ -21,15 +21,15 @@ def criteria(items: object, column: str, place: str) -> tuple[Criterion, ...]:
         try:
             items = json.loads(items)
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"column {column!r} is not JSON: {error}", where=place, fix="a list of criteria as JSON"
-            ) from None
+            what = f"column {column!r} is not JSON: {error}"
+            raise DataError(what, where=place, fix="a list of criteria as JSON") from None
     if not isinstance(items, list) or not items:
         fix = 'at least one criterion, e.g. [{"text": "adds the two prices", "weight": 2}]'
         raise DataError(f"column {column!r} holds no list of criteria", where=place, fix=fix)
-    return tuple(
-        _criterion(item, f"criterion {i} in column {column!r}", place) for i, item in enumerate(items, 1)
-    )
+    checked = []
+    for i, item in enumerate(items, 1):
+        checked.append(_criterion(item, f"criterion {i} in column {column!r}", place))
+    return tuple(checked)
 
 
 def _criterion(item: object, name: str, place: str) -> Criterion:
@@ -40,27 +40,35 @@ def _criterion(item: object, name: str, place: str) -> Criterion:
         raise bad("not an object", f"an object with the keys {', '.join(CRITERION)}")
     # on the Hub a key that is not there is null
     given = {key: value for key, value in item.items() if value is not None}
-    if unknown := [key for key in given if key not in CRITERION]:
-        raise bad(
-            f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), CRITERION)}", f"use {', '.join(CRITERION)}"
-        )
-    text, kind, weight = given.get("text"), given.get("kind", "process"), given.get("weight", 1)
+    for key in given:
+        if key not in CRITERION:
+            what = f"unknown key {key!r}{nearest(str(key), CRITERION)}"
+            raise bad(what, f"use {', '.join(CRITERION)}")
+    text = given.get("text")
+    kind = given.get("kind", "process")
+    weight = given.get("weight", 1)
     if not isinstance(text, str) or not text.strip():
         raise bad("no text", "add text: what must hold, in words")
     if kind not in ("factual", "process"):
         raise bad(f"kind {kind!r}", "one of factual, process")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
+    if not _is_number(weight) or not 0 < weight <= MAX_WEIGHT:
         raise bad(f"weight {weight!r}", f"a number above 0, at most {MAX_WEIGHT:g}")
     rules: list[Rule] = [rule for rule in RULES if rule in given]
     if len(rules) > 1:
         raise bad(f"{' and '.join(rules)} at once", "keep one of them, or make two criteria of it")
-    rule = rules[0] if rules else None
-    return Criterion(text, kind, float(weight), rule, _value(rule, given[rule], bad) if rule else "")
+    if not rules:
+        return Criterion(text, kind, float(weight), None, "")
+    rule = rules[0]
+    return Criterion(text, kind, float(weight), rule, _value(rule, given[rule], bad))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _value(rule: str, value: object, bad: Callable[[str, str], DataError]) -> str:
     """What a rule compares with, checked."""
-    if rule == "numeric" and isinstance(value, int | float) and not isinstance(value, bool):
+    if rule == "numeric" and _is_number(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise bad(f"{rule} {value!r}", f"give {rule} as text")

@@ -1,5 +1,4 @@
-"""Files and data sets as rows of named values, each with the place an error names: JSONL,
-JSON, CSV, TSV, parquet, the Hub.
+"""JSONL, JSON, CSV, TSV, parquet and the Hub as rows of named values, each with the place an error names.
 
 Nothing here knows what a column means. A line that cannot be read is a record with a fault, so that a reader
 may go on after it; a file that cannot be read raises.
@@ -11,7 +10,8 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,8 +36,7 @@ class Record:
 
 
 def records(source: Source, where: str) -> Iterator[Record]:
-    """All rows of a `path` or an `hf` source, in order. The file's ending says
-    what it is; `.gz` may follow it.
+    """All rows of a `path` or an `hf` source, in order. The file's ending says what it is; `.gz` may follow.
 
     A source that cannot be opened: DataError. A package that reading needs: EnvironmentFault.
     """
@@ -45,41 +44,52 @@ def records(source: Source, where: str) -> Iterator[Record]:
         return _from_hub(source, where)
     path = Path(source.path)
     if not path.is_file():
-        raise DataError(
-            f"no such file: {path}", where=where, fix="check the path, relative to the current folder"
-        )
+        fix = "check the path, relative to the current folder"
+        raise DataError(f"no such file: {path}", where=where, fix=fix)
     if ending(path) == ".parquet":
         return _from_parquet(path, where)
-    reader = {".csv": _from_csv, ".tsv": _from_csv, ".json": _from_json}.get(ending(path), _from_lines)
-    return _opened(path, reader, where)
+    readers = {".csv": _from_csv, ".tsv": _from_csv, ".json": _from_json}
+    return _opened(path, readers.get(ending(path), _from_lines), where)
 
 
 def ending(path: Path) -> str:
     """`.csv` of `train.csv` and of `train.csv.gz`, in lower case."""
-    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    name = path.stem if _is_gzip(path) else path.name
+    return Path(name).suffix.lower()
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _opened(path: Path, reader, where: str) -> Iterator[Record]:
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if _is_gzip(path) else path.open("rb") as file:
             yield from reader(path, file)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"cannot read {path}: {error}", where=where, fix="check that the file is whole and readable"
-        ) from None
+        fix = "check that the file is whole and readable"
+        raise DataError(f"cannot read {path}: {error}", where=where, fix=fix) from None
 
 
 def _lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, bytes]]:
     """Numbered from 1, their ends included; a byte order mark is left out."""
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+    read_line = partial(file.readline, MAX_LINE + 1)
+    for number, line in enumerate(iter(read_line, b""), 1):
         if len(line) > MAX_LINE:
+            what = f"a line of more than {MAX_LINE // 2**20} MiB"
             fix = f"is this a {', '.join(ENDINGS[:-1])} file of one row a line?"
-            raise DataError(f"a line of more than {MAX_LINE // 2**20} MiB", where=f"{path}:{number}", fix=fix)
-        yield number, line.removeprefix(BOM) if number == 1 else line
+            raise DataError(what, where=f"{path}:{number}", fix=fix)
+        if number == 1:
+            line = line.removeprefix(BOM)
+        yield number, line
 
 
 def _from_lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
-    for number, line in _lines(path, file):
+    return _line_records(path, _lines(path, file))
+
+
+def _line_records(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[Record]:
+    for number, line in lines:
         if line.strip():
             yield _record(number, f"{path}:{number}", _parsed, line)
 
@@ -100,9 +110,8 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
 
 def _as_object(value: object, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(
-            "not a JSON object", where=place, fix="one JSON object a row, with the columns as keys"
-        )
+        fix = "one JSON object a row, with the columns as keys"
+        raise DataError("not a JSON object", where=place, fix=fix)
     return value
 
 
@@ -110,78 +119,77 @@ def _text(line: bytes, place: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8: {error.reason} at byte {error.start}", where=place, fix="save the file as UTF-8"
-        ) from None
+        what = f"not UTF-8: {error.reason} at byte {error.start}"
+        raise DataError(what, where=place, fix="save the file as UTF-8") from None
 
 
 def _from_json(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
-    """One list of objects, each named by the line it begins on. A file that does not
-    begin with `[` is read as JSONL.
-    """
-    lines = _lines(path, file)
-    head = next(((number, line) for number, line in lines if line.strip()), None)
+    """One list of objects, each named by the line it begins on. A file that begins otherwise is JSONL."""
+    lines = dropwhile(_is_blank, _lines(path, file))
+    head = next(lines, None)
     if head is None:
         return
+    first, line = head
     rest = chain([head], lines)
-    if not head[1].lstrip().startswith(b"["):
-        yield from (
-            _record(number, f"{path}:{number}", _parsed, line) for number, line in rest if line.strip()
-        )
+    if not line.lstrip().startswith(b"["):
+        yield from _line_records(path, rest)
         return
-    text = "".join(_text(line, f"{path}:{number}") for number, line in rest)
-    decoder, at, number = json.JSONDecoder(), text.index("[") + 1, head[0]
-    seen = 0
+    texts = [_text(line, f"{path}:{number}") for number, line in rest]
+    yield from _list_items(path, "".join(texts), first)
+
+
+def _is_blank(numbered: tuple[int, bytes]) -> bool:
+    _, line = numbered
+    return not line.strip()
+
+
+def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
+    """The items of a JSON list whose text begins on line `number`."""
+    decoder = json.JSONDecoder()
+    position = text.index("[") + 1
+    counted = 0  # up to here line breaks are in `number`
     while True:
-        at = _past(text, at, " \t\r\n,")
-        number += text.count("\n", seen, at)
-        seen = at
+        position = _skipped(text, position, " \t\r\n,")
+        number += text.count("\n", counted, position)
+        counted = position
         place = f"{path}:{number}"
-        if text.startswith("]", at):
+        if text.startswith("]", position):
             return
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"not JSON: {error}", where=place, fix="a list of JSON objects, closed by ]"
-            ) from None
+            fix = "a list of JSON objects, closed by ]"
+            raise DataError(f"not JSON: {error}", where=place, fix=fix) from None
         yield _record(number, place, _as_object, value)
 
 
-def _past(text: str, at: int, passed: str) -> int:
-    while at < len(text) and text[at] in passed:
-        at += 1
-    return at
+def _skipped(text: str, position: int, characters: str) -> int:
+    while position < len(text) and text[position] in characters:
+        position += 1
+    return position
 
 
 def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
-    """The first row names the columns. A value in quotes may hold line breaks; a row is
-    named by the line it begins on.
-    """
+    """The first row names the columns. A value in quotes may hold line breaks; a row begins on its line."""
     csv.field_size_limit(MAX_LINE)  # of this process: the module knows no other
     lines = (_text(line, f"{path}:{number}") for number, line in _lines(path, file))
-    rows = csv.reader(lines, delimiter="\t" if ending(path) == ".tsv" else ",", strict=True)
+    delimiter = "\t" if ending(path) == ".tsv" else ","
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     for number, row in _numbered(path, rows):
         place = f"{path}:{number}"
         if header is None:
             header = [name.strip() for name in row]
             if len(set(header)) < len(header) or "" in header:
-                raise DataError(
-                    "two columns of one name, or one without",
-                    where=place,
-                    fix="name every column in the first row",
-                )
+                what = "two columns of one name, or one without"
+                raise DataError(what, where=place, fix="name every column in the first row")
         elif len(row) != len(header):
             what = f"{len(row)} values, and the first row names {len(header)} columns"
-            fault = DataError(
-                what,
-                where=place,
-                fix="mend the row; a value with a comma, quote or line break goes into quotes",
-            )
-            yield Record(number, place, fault=fault)
+            fix = "mend the row; a value with a comma, quote or line break goes into quotes"
+            yield Record(number, place, fault=DataError(what, where=place, fix=fix))
         else:
-            yield Record(number, place, dict(zip(header, row, strict=True)))
+            fields = dict(zip(header, row, strict=True))
+            yield Record(number, place, fields)
 
 
 def _numbered(path: Path, rows) -> Iterator[tuple[int, list[str]]]:
@@ -191,10 +199,9 @@ def _numbered(path: Path, rows) -> Iterator[tuple[int, list[str]]]:
         try:
             row = next(rows, None)
         except csv.Error as error:
+            what = f"not CSV: {error}, in the row that begins here"
             fix = "close its quotes; a quote inside quotes is written twice"
-            raise DataError(
-                f"not CSV: {error}, in the row that begins here", where=f"{path}:{number}", fix=fix
-            ) from None
+            raise DataError(what, where=f"{path}:{number}", fix=fix) from None
         if row is None:
             return
         if row:
@@ -212,21 +219,19 @@ def _from_parquet(path: Path, where: str) -> Iterator[Record]:
             batches = (batch.to_pylist() for batch in file.iter_batches(READ_ROWS))
             yield from _indexed(chain.from_iterable(batches), str(path))
     except (ArrowException, OSError) as error:
-        what = f"cannot read {path}: {str(error).splitlines()[0]}"
-        raise DataError(what, where=where, fix="check that it is a whole parquet file") from None
+        reason = str(error).splitlines()[0]
+        fix = "check that it is a whole parquet file"
+        raise DataError(f"cannot read {path}: {reason}", where=where, fix=fix) from None
 
 
 def _from_hub(source: Source, where: str) -> Iterator[Record]:
-    """A data set by its Hub id, or a local folder that `datasets` can read:
-    `train.jsonl`, `data/train-*.parquet`, …
-    """
+    """A data set by Hub id, or a folder that `datasets` reads: `train.jsonl`, `data/train-*.parquet`, …"""
     try:
         from datasets import disable_progress_bars, load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
+        what = "reading from the Hub needs the package datasets"
         fix = 'pip install "lgrpo-lite[data]", or give path: FILE.jsonl'
-        raise EnvironmentFault(
-            "reading from the Hub needs the package datasets", where=where, fix=fix
-        ) from None
+        raise EnvironmentFault(what, where=where, fix=fix) from None
     disable_progress_bars()  # they would write over the live view
     try:
         progress.told(f"reading {source.hf}", 0)
@@ -234,10 +239,12 @@ def _from_hub(source: Source, where: str) -> Iterator[Record]:
         progress.told(f"reading {source.hf}", 1, 1)
     except Exception as error:  # the library raises a dozen kinds, from no network to no such split
         fix = "check the name, config and split, and the network; or give path: FILE.jsonl"
-        raise DataError(f"cannot load {source.hf} ({source.split}): {error}", where=where, fix=fix) from error
+        what = f"cannot load {source.hf} ({source.split}): {error}"
+        raise DataError(what, where=where, fix=fix) from error
     yield from _indexed(rows, source.hf or "")
 
 
 def _indexed(rows: Iterable[Any], name: str) -> Iterator[Record]:
     for index, fields in enumerate(rows):
-        yield Record(index, f"{name} row {index + 1} (index {index})", fields)
+        place = f"{name} row {index + 1} (index {index})"
+        yield Record(index, place, fields)

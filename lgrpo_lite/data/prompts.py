@@ -1,6 +1,4 @@
-"""Sources -> prompts: rows read and checked, golds looked at, the template applied, token ids
-decided once, all of it counted.
-"""
+"""Sources -> prompts: rows and golds checked, the template applied, token ids decided once, all counted."""
 
 import unicodedata
 from collections import Counter
@@ -30,18 +28,15 @@ class Counts:
 
     def notes(self) -> list[str]:
         """What a person should know, in sentences."""
-        told = []
+        notes = []
         if self.bad:
-            told.append(
-                f"{self.source}: bad rows left out: {len(self.bad)}, the first at {self.bad[0].where}:"
-                f" {self.bad[0].what}"
-            )
+            first = self.bad[0]
+            count = f"{len(self.bad)}, the first at {first.where}: {first.what}"
+            notes.append(f"{self.source}: bad rows left out: {count}")
         if self.repeated:
-            told.append(
-                f"{self.source}: questions that a row before them has: {self.repeated} of {self.rows}; they"
-                " are kept"
-            )
-        return told
+            count = f"{self.repeated} of {self.rows}"
+            notes.append(f"{self.source}: questions that a row before them has: {count}; they are kept")
+        return notes
 
 
 def read(
@@ -54,14 +49,14 @@ def read(
     """
     kept = 0
     for row in rows(source, where):
-        found = row if isinstance(row, DataError) else _checked(row, gold_fault)
-        if isinstance(found, Row):
+        checked = row if isinstance(row, DataError) else _checked(row, gold_fault)
+        if isinstance(checked, Row):
             kept += 1
-            yield found
+            yield checked
         elif source.bad_rows == "refuse":
-            raise found
+            raise checked
         elif counts is not None:
-            counts.bad.append(found)
+            counts.bad.append(checked)
         if kept == source.limit:
             return
 
@@ -69,29 +64,27 @@ def read(
 def survey(
     sources: Sequence[Source], where: Callable[[int], str], gold_fault: GoldFault | None = None
 ) -> tuple[list[list[Row]], list[Counts]]:
-    """All rows of several sources, each of them checked, and their counts. A source without any:
-    DataError.
-    """
-    found, counts, seen = [], [], set()
+    """All rows of several sources, each one checked, and their counts. A source without any: DataError."""
+    rows_of_sources = []
+    counts = []
+    questions: set[str] = set()
     for i, source in enumerate(sources):
         count = Counts(name(source))
-        found.append(list(read(source, where(i), gold_fault, count)))
-        count.rows = len(found[-1])
-        for row in found[-1]:
-            key = same(row.question)
-            count.repeated += key in seen
-            seen.add(key)
+        checked = list(read(source, where(i), gold_fault, count))
+        count.rows = len(checked)
+        for row in checked:
+            question = same(row.question)
+            count.repeated += question in questions
+            questions.add(question)
+        rows_of_sources.append(checked)
         counts.append(count)
-        if not count.rows:
-            hint = (
-                f": all {len(count.bad)} rows were left out, the first for: {count.bad[0].what}"
-                if count.bad
-                else ""
-            )
-            raise DataError(
-                f"the data set is empty{hint}", where=where(i), fix="check the file, the split and the limit"
-            )
-    return found, counts
+        if not checked:
+            what = "the data set is empty"
+            if count.bad:
+                first = count.bad[0].what
+                what += f": all {len(count.bad)} rows were left out, the first for: {first}"
+            raise DataError(what, where=where(i), fix="check the file, the split and the limit")
+    return rows_of_sources, counts
 
 
 def load(
@@ -102,49 +95,46 @@ def load(
     where: Callable[[int], str],
     gold_fault: GoldFault | None = None,
 ) -> tuple[list[Prompt], list[Counts]]:
-    """All prompts of several sources that are short enough, and the counts of
-    each source. None left: DataError.
+    """All prompts of several sources that are short enough, and each source's counts. None left: DataError.
 
     An id that an earlier prompt has gets `#2`, `#3`, …, so that an id names one prompt.
     """
-    found, counts = survey(sources, where, gold_fault)
+    rows_of_sources, counts = survey(sources, where, gold_fault)
     kept: list[Prompt] = []
-    shortest, ids = None, Counter()
-    for of_source, count in zip(found, counts, strict=True):
-        for prompt in (_prompt(row, data, tokenizer) for row in of_source):
+    lengths: list[int] = []
+    ids = Counter()
+    for source_rows, count in zip(rows_of_sources, counts, strict=True):
+        for row in source_rows:
+            prompt = _prompt(row, data, tokenizer)
+            lengths.append(len(prompt.token_ids))
             ids[prompt.id] += 1
-            length = len(prompt.token_ids)
-            shortest = min(length, length if shortest is None else shortest)
-            if length > max_prompt_tokens:
+            uses = ids[prompt.id]
+            if lengths[-1] > max_prompt_tokens:
                 count.too_long += 1
+            elif uses == 1:
+                kept.append(prompt)
             else:
-                kept.append(
-                    prompt if ids[prompt.id] == 1 else replace(prompt, id=f"{prompt.id}#{ids[prompt.id]}")
-                )
+                kept.append(replace(prompt, id=f"{prompt.id}#{uses}"))
     if not kept:
-        what = f"all {sum(map(len, found))} prompts are longer than {max_prompt_tokens} tokens"
-        raise DataError(
-            what, where=where(0), fix=f"raise model.max_prompt_tokens (shortest: {shortest} tokens)"
-        )
+        shortest = min(lengths, default=None)
+        what = f"all {len(lengths)} prompts are longer than {max_prompt_tokens} tokens"
+        fix = f"raise model.max_prompt_tokens (shortest: {shortest} tokens)"
+        raise DataError(what, where=where(0), fix=fix)
     return kept, counts
 
 
 def shared(train: Iterable[str], held_out: Iterable[str]) -> str | None:
     """A warning where questions of the evaluation are trained on; None where there are none."""
     known = {same(question) for question in train}
-    asked = [same(question) in known for question in held_out]
-    if not any(asked):
+    trained = [same(question) in known for question in held_out]
+    if not any(trained):
         return None
-    return (
-        f"questions of data.eval that are in data.train too: {sum(asked)} of {len(asked)}; the evaluation"
-        " flatters the run"
-    )
+    count = f"{sum(trained)} of {len(trained)}"
+    return f"questions of data.eval that are in data.train too: {count}; the evaluation flatters the run"
 
 
 def same(question: str) -> str:
-    """What two questions share that differ in spaces or in the composition of accents
-    only. Case tells variables apart.
-    """
+    """What two questions share that differ in spaces or in the composition of accents; case matters."""
     return " ".join(unicodedata.normalize("NFC", question).split())
 
 
@@ -155,7 +145,11 @@ def on_hub(source: Source) -> bool:
 
 def name(source: Source) -> str:
     """What a source is called in a message."""
-    return source.path or (f"{source.hf} ({source.split})" if source.hf else str(source.task))
+    if source.path:
+        return source.path
+    if source.hf:
+        return f"{source.hf} ({source.split})"
+    return str(source.task)
 
 
 def _checked(row: Row, gold_fault: GoldFault | None) -> Row | DataError:
@@ -167,6 +161,8 @@ def _checked(row: Row, gold_fault: GoldFault | None) -> Row | DataError:
 
 
 def _prompt(row: Row, data: Data, tokenizer) -> Prompt:
-    solution = tuple(tokenizer(row.solution, add_special_tokens=False)["input_ids"]) if row.solution else ()
+    solution = ()
+    if row.solution:
+        solution = tuple(tokenizer(row.solution, add_special_tokens=False)["input_ids"])
     ids = tokens(row.question, data, tokenizer, row.messages)
     return Prompt(row.id, row.question, ids, row.reference, solution, row.rubric)

@@ -22,9 +22,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A question, its gold answer, and what else its source has of it, as read;
-    `id` names the row of its source.
-    """
+    """A question, its gold answer, and what else its source has of it; `id` names the row of its source."""
 
     id: str
     question: str  # as a person reads it
@@ -42,9 +40,8 @@ def rows(source: Source, where: str) -> Iterator[Row | DataError]:
     elif source.task is not None:
         yield from _generated(source, where)
     else:
-        raise DataError(
-            "a source without data", where=where, fix="give path: FILE.jsonl, hf: NAME or task: arithmetic"
-        )
+        fix = "give path: FILE.jsonl, hf: NAME or task: arithmetic"
+        raise DataError("a source without data", where=where, fix=fix)
 
 
 def row_or_fault(source: Source, record: Record) -> Row | DataError:
@@ -66,30 +63,41 @@ def row(source: Source, record: Record) -> Row:
         "solution": source.solution,
         "rubric": source.rubric,
     }
-    found = {key: _column(record, key, column) for key, column in columns.items() if column is not None}
-    question, messages = _question(found["prompt"], source.prompt, place)
-    reference = _gold(found["answer"], source, place)
-    solution = _text(found["solution"], source.solution or "", place) if "solution" in found else ""
-    rubric = criteria(found["rubric"], source.rubric or "", place) if "rubric" in found else ()
+    values = {key: _column(record, key, column) for key, column in columns.items() if column is not None}
+    question, messages = _question(values["prompt"], source.prompt, place)
+    reference = _gold(values["answer"], source, place)
+    solution = ""
+    if source.solution is not None:
+        solution = _text(values["solution"], source.solution, place)
+    rubric = ()
+    if source.rubric is not None:
+        rubric = criteria(values["rubric"], source.rubric, place)
     return Row(
-        str(record.fields.get("id", record.number)), question, reference, solution, rubric, messages, place
+        id=str(record.fields.get("id", record.number)),
+        question=question,
+        reference=reference,
+        solution=solution,
+        rubric=rubric,
+        messages=messages,
+        place=place,
     )
 
 
 def gold(answer: str, extract: str) -> str | None:
-    """The gold answer cut out of its column. `gsm8k`: after `####` if there is one. `boxed`:
-    the last box. None: not found.
+    """The gold answer cut out of its column; None: not found.
+
+    `gsm8k`: after `####` if there is one. `boxed`: the last box.
     """
     if extract == "plain" or (extract == "gsm8k" and "####" not in answer):
         return answer.strip() or None
-    found = final_answer(answer, extract)
-    return found.replace(",", "") if found and extract == "gsm8k" else found
+    final = final_answer(answer, extract)
+    if final and extract == "gsm8k":
+        return final.replace(",", "")
+    return final
 
 
 def value_at(fields: Mapping[str, Any], column: str) -> Any:
-    """`fields[column]`, or with dots what lies inside it: `meta.level`,
-    `messages.0.content`. Absent: a mark of its own.
-    """
+    """`fields[column]`, or with dots what is in it: `meta.level`, `messages.0.content`. Absent: a mark."""
     if column in fields:
         return fields[column]
     value: Any = fields
@@ -106,29 +114,25 @@ def value_at(fields: Mapping[str, Any], column: str) -> Any:
 def _column(record: Record, key: str, column: str) -> Any:
     value = value_at(record.fields, column)
     if value is _MISSING:
-        have = ", ".join(map(str, list(record.fields)[:8]))
-        raise DataError(
-            f"no column {column!r}", where=record.place, fix=f"set {key}: to one of the columns there: {have}"
-        )
+        first = list(record.fields)[:8]
+        names = ", ".join(map(str, first))
+        fix = f"set {key}: to one of the columns there: {names}"
+        raise DataError(f"no column {column!r}", where=record.place, fix=fix)
     return value
 
 
 def _text(value: object, column: str, place: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        what = (
-            "" if value is None or isinstance(value, str) else f" but a value of type {type(value).__name__}"
-        )
-        raise DataError(f"column {column!r} holds no text{what}", where=place, fix="remove or mend the row")
+        what = f"column {column!r} holds no text"
+        if not isinstance(value, str | None):
+            what += f" but a value of type {type(value).__name__}"
+        raise DataError(what, where=place, fix="remove or mend the row")
     if "\0" in value:
-        raise DataError(
-            f"column {column!r} holds a NUL character", where=place, fix="remove it; is the file a text file?"
-        )
+        what = f"column {column!r} holds a NUL character"
+        raise DataError(what, where=place, fix="remove it; is the file a text file?")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(
-            f"column {column!r} holds half a surrogate pair, which no UTF-8 has",
-            where=place,
-            fix="mend the row",
-        )
+        what = f"column {column!r} holds half a surrogate pair, which no UTF-8 has"
+        raise DataError(what, where=place, fix="mend the row")
     return value
 
 
@@ -139,13 +143,20 @@ def _question(value: object, column: str, place: str) -> tuple[str, tuple[tuple[
     """
     if not isinstance(value, list):
         return _text(value, column, place), ()
-    turns = tuple(_message(item, f"{column}.{i}", place) for i, item in enumerate(value))
-    asked = [(role, text) for role, text in turns if role not in ("system", "developer")]
-    if not asked or asked[-1][0] == "assistant" or turns[-1] != asked[-1]:
-        last = turns[-1][0] if turns else "nobody"
+    turns = []
+    for i, item in enumerate(value):
+        turns.append(_message(item, f"{column}.{i}", place))
+    last = turns[-1][0] if turns else "nobody"
+    if last in ("nobody", "system", "developer", "assistant"):
+        what = f"the messages in column {column!r} end with {last}"
         fix = "name a column whose last message is the user's; the answer belongs into answer: COLUMN"
-        raise DataError(f"the messages in column {column!r} end with {last}", where=place, fix=fix)
-    return asked[0][1] if len(asked) == 1 else "\n\n".join(f"{role}: {text}" for role, text in asked), turns
+        raise DataError(what, where=place, fix=fix)
+    asked = [(role, text) for role, text in turns if role not in ("system", "developer")]
+    if len(asked) == 1:
+        [(_, question)] = asked
+    else:
+        question = "\n\n".join(f"{role}: {text}" for role, text in asked)
+    return question, tuple(turns)
 
 
 def _message(item: object, name: str, place: str) -> tuple[str, str]:
@@ -153,30 +164,28 @@ def _message(item: object, name: str, place: str) -> tuple[str, str]:
     if not isinstance(item, Mapping) or role not in ROLES:
         fix = f'{{"role": …, "content": …}} with one of {", ".join(ROLES)}'
         raise DataError(f"{name!r} is no chat message", where=place, fix=fix)
-    return str(role), _text(item.get("content"), f"{name}.content", place)
+    text = _text(item.get("content"), f"{name}.content", place)
+    return str(role), text
 
 
 def _gold(value: object, source: Source, place: str) -> str:
-    """A number or text is what it is, a list of one value that value; tests of
-    code may be objects, kept as JSON.
-    """
+    """A number or text is what it is, a list of one value that value; objects (tests of code) become JSON."""
     column = source.answer
-    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], Mapping | list):
-        value = value[0]
-    if isinstance(value, Mapping) or (
-        isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value)
-    ):
+    if isinstance(value, list) and len(value) == 1:
+        [only] = value
+        value = value if isinstance(only, Mapping | list) else only
+    objects = value if isinstance(value, list) else [value]
+    if objects and all(isinstance(item, Mapping) for item in objects):
         return json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, list | tuple | bytes):
         what = f"column {column!r} holds a {type(value).__name__} and not one gold answer"
         raise DataError(what, where=place, fix="name the column of the final answer, e.g. answers.0")
+    reference = None
     # pandas writes a missing one as NaN
-    empty = value is None or (isinstance(value, float) and not math.isfinite(value))
-    reference = (
-        None
-        if empty or not str(value).strip()
-        else gold(_text(str(value), column, place), source.answer_extract)
-    )
+    not_finite = isinstance(value, float) and not math.isfinite(value)
+    if value is not None and not not_finite and str(value).strip():
+        text = _text(str(value), column, place)
+        reference = gold(text, source.answer_extract)
     if reference is None:
         fix = f"mend the row, or set answer_extract (now {source.answer_extract})"
         raise DataError(f"no gold answer in column {column!r}", where=place, fix=fix)
@@ -185,11 +194,10 @@ def _gold(value: object, source: Source, place: str) -> str:
 
 def _generated(source: Source, where: str) -> Iterator[Row]:
     if source.rubric is not None:
-        fix = "remove rubric, or give path: FILE.jsonl"
-        raise DataError(
-            f"the task {source.task} has no column {source.rubric!r} of criteria", where=where, fix=fix
-        )
+        what = f"the task {source.task} has no column {source.rubric!r} of criteria"
+        raise DataError(what, where=where, fix="remove rubric, or give path: FILE.jsonl")
     split = "heldout" if source.split == "heldout" else "train"
-    for i, p in enumerate(islice(problems(0, split), source.limit or DEFAULT_TASK_SIZE)):
+    count = source.limit or DEFAULT_TASK_SIZE
+    for i, problem in enumerate(islice(problems(0, split), count)):
         name = f"{source.task}-{split}-{i}"
-        yield Row(name, p.question, p.answer, p.solution("steps"), place=name)
+        yield Row(name, problem.question, problem.answer, problem.solution("steps"), place=name)

@@ -10,12 +10,12 @@ from lgrpo_lite.types import Group, Prompt
 
 
 class PromptStream:
-    """Endless draws from a finite set. The state is how many places have been passed, and
-    which prompts they are places of.
-    """
+    """Endless draws from a finite set. The state is how many places were passed, and of which prompts."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: int):
-        self.prompts, self.seed, self.drawn = prompts, seed, 0
+        self.prompts = prompts
+        self.seed = seed
+        self.drawn = 0
         self._epoch: int | None = None
         self._order: list[int] = []
         self._skipped: frozenset[int] = frozenset()
@@ -27,9 +27,7 @@ class PromptStream:
         return fresh.draw(min(count, len(self.prompts)))
 
     def skip(self, unwanted: Callable[[Prompt], bool]) -> int:
-        """Pass over such prompts from now on, the order of the others unchanged;
-        returns how many there are.
-        """
+        """Pass over such prompts from now on, in unchanged order; returns how many there are."""
         self._skipped = frozenset(i for i, p in enumerate(self.prompts) if unwanted(p))
         return len(self._skipped)
 
@@ -47,11 +45,14 @@ class PromptStream:
         while True:
             epoch, place = divmod(self.drawn, len(self.prompts))
             if epoch != self._epoch:
-                self._epoch, self._order = epoch, list(range(len(self.prompts)))
-                random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+                self._epoch = epoch
+                self._order = list(range(len(self.prompts)))
+                rng = random.Random(f"{self.seed}/{epoch}")
+                rng.shuffle(self._order)
             self.drawn += 1
-            if self._order[place] not in self._skipped:
-                return self._order[place]
+            index = self._order[place]
+            if index not in self._skipped:
+                return index
 
     def observe(self, groups: Sequence[Group]) -> None:
         """This order does not depend on what was sampled."""
@@ -60,21 +61,20 @@ class PromptStream:
         return {"drawn": self.drawn, "digest": self.digest()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Other prompts than those of the state: DataError, since a
-        place would mean another prompt.
-        """
+        """Go on from there. Other prompts: DataError, since a place would mean another prompt."""
         if state.get("digest", self.digest()) != self.digest():
-            fix = (
-                "bring back the data and the template the run began with, or start again under another --name"
-            )
-            raise DataError("the prompts are not those of the checkpoint", where="data.train", fix=fix)
+            what = "the prompts are not those of the checkpoint"
+            before = "bring back the data and the template the run began with"
+            fix = f"{before}, or start again under another --name"
+            raise DataError(what, where="data.train", fix=fix)
         self.drawn = state["drawn"]
 
     def digest(self) -> str:
         """Of every prompt's token ids and gold answer, in their order."""
         if not self._digest:
-            found = hashlib.sha256()
-            for p in self.prompts:
-                found.update(repr((p.token_ids, p.reference)).encode("utf-8", "backslashreplace"))
-            self._digest = found.hexdigest()[:24]
+            digest = hashlib.sha256()
+            for prompt in self.prompts:
+                text = repr((prompt.token_ids, prompt.reference))
+                digest.update(text.encode("utf-8", "backslashreplace"))
+            self._digest = digest.hexdigest()[:24]
         return self._digest

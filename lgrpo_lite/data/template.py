@@ -1,6 +1,4 @@
-"""A question -> the token ids the model reads: the model's chat template, plain text,
-or a Jinja file of the user's.
-"""
+"""A question -> the token ids the model reads: by its chat template, plain text, or a user's Jinja file."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,31 +13,31 @@ Messages = tuple[tuple[str, str], ...]
 
 
 def tokens(question: str, data: Data, tokenizer, messages: Messages = ()) -> tuple[int, ...]:
-    """The ids the model reads. `messages` are the chat a question came in; data.system stands
-    before those without their own.
+    """The ids the model reads. `messages`: the chat a question came in; data.system precedes one without.
 
-    `plain`: system text and question, a line break after each. `chat`: the model's
-    template. A file: see `compiled`.
+    `plain`: system text and question, a line break after each. `chat`: the model's template. A file: see
+    `compiled`.
     """
-    turns = [{"role": role, "content": text} for role, text in messages or (("user", question),)]
+    messages = messages or (("user", question),)
+    turns = [{"role": role, "content": text} for role, text in messages]
     if data.system and turns[0]["role"] not in ("system", "developer"):
         turns.insert(0, {"role": "system", "content": data.system})
-    text = _plain(turns) if data.template == "plain" else _rendered(question, turns, data, tokenizer)
+    if data.template == "plain":
+        text = "".join(turn["content"] + "\n" for turn in turns)
+    else:
+        text = _rendered(question, turns, data, tokenizer)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def check_template(data: Data, where: str) -> None:
-    """A template that is neither a name nor a file: ConfigError. A file that does not compile
-    or shows no question: DataError.
-    """
+    """No name and no file: ConfigError. A file that does not compile or shows no question: DataError."""
     if data.template not in NAMED:
         compiled(data.template, where)
 
 
 @lru_cache(maxsize=8)
 def compiled(path: str, where: str = "data.template") -> Any:
-    """A Jinja file, read once a process and rendered in Jinja's sandbox, with the settings
-    of transformers' chat templates.
+    """A Jinja file, read once a process and rendered in Jinja's sandbox as transformers does chat templates.
 
     It sees `messages` (role and content, the system's first), `question`, `system` (data.system or empty),
     `bos_token`, `eos_token` and `add_generation_prompt`, so the file of a model's chat template fits too. One
@@ -66,22 +64,14 @@ def compiled(path: str, where: str = "data.template") -> Any:
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         place = f"{path}:{line}" if line else path
-        raise DataError(
-            f"the template does not compile: {error}", where=place, fix="mend the template"
-        ) from None
+        what = f"the template does not compile: {error}"
+        raise DataError(what, where=place, fix="mend the template") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the template: {error}", where=path, fix="a UTF-8 text file") from None
     if not read & set(SHOWN):
-        raise DataError(
-            "the template does not show the question",
-            where=path,
-            fix="put {{ question }} into it, or read messages",
-        )
+        what = "the template does not show the question"
+        raise DataError(what, where=path, fix="put {{ question }} into it, or read messages")
     return template
-
-
-def _plain(turns: list[dict[str, str]]) -> str:
-    return "".join(turn["content"] + "\n" for turn in turns)
 
 
 def _rendered(question: str, turns: list[dict[str, str]], data: Data, tokenizer) -> str:
@@ -92,20 +82,19 @@ def _rendered(question: str, turns: list[dict[str, str]], data: Data, tokenizer)
                 raise _no_chat_template()
             return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         fix = "mend the template"
-        marks = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
-        known = {
-            "messages": turns,
-            "question": question,
-            "system": data.system or "",
-            "add_generation_prompt": True,
-        }
-        return compiled(data.template).render(**known, **marks)
+        return compiled(data.template).render(
+            messages=turns,
+            question=question,
+            system=data.system or "",
+            add_generation_prompt=True,
+            bos_token=tokenizer.bos_token or "",
+            eos_token=tokenizer.eos_token or "",
+        )
     except (DataError, EnvironmentFault):
         raise
     except Exception as error:  # a template is a program: it may raise anything, and says so in its own words
-        raise DataError(
-            f"the template refuses a question: {error}", where=f"data.template={data.template}", fix=fix
-        ) from error
+        what = f"the template refuses a question: {error}"
+        raise DataError(what, where=f"data.template={data.template}", fix=fix) from error
 
 
 def _no_chat_template() -> DataError:
