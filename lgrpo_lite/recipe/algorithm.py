@@ -365,6 +365,6 @@ class Algorithm(Section):
 
 def compares_answers(advantage: str | None, surrogate: str | None, centre: str | None) -> bool:
     """Whether one answer alone has no advantage. Where a recipe does not say (None): as most algorithms."""
-    alone = not ADVANTAGES.get(advantage or "", OWN).compares_answers
+    compares = ADVANTAGES.get(advantage or "", OWN).compares_answers
     whole = SURROGATES.get(surrogate or "", OWN).anchored and centre == "group"
-    return not alone or whole
+    return compares or whole

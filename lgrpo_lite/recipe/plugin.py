@@ -11,21 +11,18 @@ from lgrpo_lite.errors import ConfigError, DataError, nearest
 
 
 def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
-    """The table's entry, or the function of a user's file. Unknown:
-    ConfigError that gives the nearest name.
-    """
+    """The table's entry, or the function of a user's file. Unknown: ConfigError with the nearest name."""
     if name in table:
         return table[name]
     if ".py:" in name:
         return from_file(name, where)
+    what = f"unknown {kind} {name!r}{nearest(name, list(table))}"
     fix = f"use one of {', '.join(table)}, or file.py:function"
-    raise ConfigError(f"unknown {kind} {name!r}{nearest(name, list(table))}", where=where, fix=fix)
+    raise ConfigError(what, where=where, fix=fix)
 
 
 def from_file(use: str, where: str) -> Callable:
-    """`path.py:function`, imported once a process. A file that does not import, or
-    lacks the function: DataError.
-    """
+    """`path.py:function`, imported once a process. A file that fails, or lacks the function: DataError."""
     path, _, name = use.rpartition(":")
     return from_text(read_file(path, where), path, name, where=where)
 
@@ -33,27 +30,27 @@ def from_file(use: str, where: str) -> Callable:
 def read_file(path: str, where: str) -> bytes:
     """The text of a user's Python file."""
     if not Path(path).is_file() or not path.endswith(".py"):
-        raise DataError(
-            f"no such Python file: {path}", where=where, fix="give the path of a .py file, then :function"
-        )
+        fix = "give the path of a .py file, then :function"
+        raise DataError(f"no such Python file: {path}", where=where, fix=fix)
     return Path(path).read_bytes()
 
 
 def from_text(text: bytes, path: str, name: str, *, where: str) -> Callable:
     """The function of a file whose text is given, so that a later change of the file changes nothing."""
-    known = f"lgrpo_lite_user_{hashlib.sha256(str(Path(path).resolve()).encode() + text).hexdigest()[:16]}"
-    if known not in sys.modules:
-        module = ModuleType(known)
-        module.__file__ = str(Path(path).resolve())
-        sys.modules[known] = module
+    file = str(Path(path).resolve())
+    digest = hashlib.sha256(file.encode() + text).hexdigest()
+    module_name = f"lgrpo_lite_user_{digest[:16]}"
+    if module_name not in sys.modules:
+        module = ModuleType(module_name)
+        module.__file__ = file
+        sys.modules[module_name] = module
         try:
             exec(compile(text, path, "exec"), module.__dict__)
         except Exception as error:
-            del sys.modules[known]
-            raise DataError(
-                f"{path} does not import: {error!r}", where=where, fix="run it with python first"
-            ) from error
-    function = getattr(sys.modules[known], name, None)
+            del sys.modules[module_name]
+            what = f"{path} does not import: {error!r}"
+            raise DataError(what, where=where, fix="run it with python first") from error
+    function = getattr(sys.modules[module_name], name, None)
     if not callable(function):
         raise DataError(f"{path} has no function {name!r}", where=where, fix="check the name after the colon")
     return function

@@ -1,6 +1,4 @@
-"""Reading recipes: a packaged name or a file, `key=value` on top, and every fault as one
-ConfigError that names its place.
-"""
+"""Reading recipes: a packaged name or a file, `key=value` on top; each fault a ConfigError with its place."""
 
 from importlib import resources
 from pathlib import Path
@@ -26,13 +24,15 @@ NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has
 
 def recipe_names() -> list[str]:
     """Names of the recipes inside the package, sorted."""
-    return sorted(f.name.removesuffix(".yaml") for f in packaged().iterdir() if f.name.endswith(".yaml"))
+    files = [file.name for file in packaged().iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
 def recipe_text(name_or_path: str) -> tuple[str, str]:
     """(text, how to call its place in messages) of a packaged recipe or of a file. Unknown: ConfigError."""
     if name_or_path in recipe_names():
-        return (packaged() / f"{name_or_path}.yaml").read_text("utf-8"), f"recipe {name_or_path}"
+        file = packaged() / f"{name_or_path}.yaml"
+        return file.read_text("utf-8"), f"recipe {name_or_path}"
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
         try:
@@ -41,12 +41,8 @@ def recipe_text(name_or_path: str) -> tuple[str, str]:
             what = getattr(error, "strerror", None) or "not UTF-8 text"
             fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
             raise ConfigError(f"cannot read the recipe: {what}", where=str(path), fix=fix) from None
-    hint = nearest(name_or_path, recipe_names())
-    raise ConfigError(
-        f"unknown recipe {name_or_path!r}{hint}",
-        where="command line",
-        fix="`lgrpo-lite recipe ls` lists them",
-    )
+    what = f"unknown recipe {name_or_path!r}{nearest(name_or_path, recipe_names())}"
+    raise ConfigError(what, where="command line", fix="`lgrpo-lite recipe ls` lists them")
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -88,57 +84,61 @@ def _override(raw: dict, marks: Marks, item: str) -> None:
     key, sign, value = item.partition("=")
     place = f"command line, {item}"
     if not sign or not key:
-        raise ConfigError(
-            f"not an override: {item!r}", where="command line", fix="write key=value, e.g. train.steps=50"
-        )
-    node: Any = raw
+        fix = "write key=value, e.g. train.steps=50"
+        raise ConfigError(f"not an override: {item!r}", where="command line", fix=fix)
     path = key.split(".")
-    for i, part in enumerate(path[:-1]):
-        inner = node[_index(node, part, place)] if isinstance(node, list) else node.get(part)
-        if inner is None and isinstance(node, dict):  # a section the file leaves out, or switches off
-            inner = node[part] = {}
+    *above, last = path
+    node: Any = raw
+    for i, part in enumerate(above):
+        if isinstance(node, list):
+            inner = node[_index(node, part, place)]
+        else:
+            inner = node.get(part)
+            if inner is None:  # a section the file leaves out, or switches off
+                inner = node[part] = {}
         if not isinstance(inner, dict | list):
-            raise ConfigError(
-                f"{'.'.join(path[: i + 1])} is a value, not a section", where=place, fix="check the key"
-            )
+            what = f"{'.'.join(path[: i + 1])} is a value, not a section"
+            raise ConfigError(what, where=place, fix="check the key")
         node = inner
-    node[_index(node, path[-1], place) if isinstance(node, list) else path[-1]] = parse_scalar(value, place)
+    parsed = parse_scalar(value, place)
+    if isinstance(node, list):
+        node[_index(node, last, place)] = parsed
+    else:
+        node[last] = parsed
     marks.lines[tuple(path)] = place
 
 
 def _index(node: list, part: str, place: str) -> int:
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise ConfigError(
-        f"{part!r} is no entry of a list of {len(node)}", where=place, fix=f"use 0 to {len(node) - 1}"
-    )
+    what = f"{part!r} is no entry of a list of {len(node)}"
+    raise ConfigError(what, where=place, fix=f"use 0 to {len(node) - 1}")
 
 
 def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_: str) -> ConfigError:
     """The first fault of a pydantic report, in this project's words."""
     first = error.errors(include_url=False)[0]
     loc = tuple(str(part) for part in first["loc"])
-    dotted, where = ".".join(loc), marks.where(loc)
+    dotted = ".".join(loc)
+    where = marks.where(loc)
     if first["type"] == "extra_forbidden":
-        if reason := NOT_HERE.get(dotted):
-            return ConfigError(
-                f"{dotted}: {reason}",
-                where=where,
-                fix="remove it; model.lora.rank is what gives an adapter more",
-            )
+        reason = NOT_HERE.get(dotted)
+        if reason:
+            fix = "remove it; model.lora.rank is what gives an adapter more"
+            return ConfigError(f"{dotted}: {reason}", where=where, fix=fix)
         known = _keys_at(schema, first["loc"][:-1])
+        what = f"unknown key {dotted!r}{nearest(loc[-1], known)}"
         fix = f"remove it, or use one of: {', '.join(known)}"
-        return ConfigError(f"unknown key {dotted!r}{nearest(loc[-1], known)}", where=where, fix=fix)
+        return ConfigError(what, where=where, fix=fix)
     if first["type"] == "missing":
         return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
     if first["type"] == "model_type":
-        fix = (
-            f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys:"
-            f" {', '.join(_keys_at(schema, first['loc']))}"
-        )
+        keys = ", ".join(_keys_at(schema, first["loc"]))
+        fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {keys}"
         return ConfigError(f"{dotted} is a section, not {first['input']!r}", where=where, fix=fix)
     given = repr(first["input"])
-    given = given if len(given) < 60 else given[:57] + "…"
+    if len(given) >= 60:
+        given = given[:57] + "…"
     return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix=help_)
 
 
@@ -146,6 +146,7 @@ def _keys_at(section: Any, loc: tuple) -> list[str]:
     for part in loc:
         if isinstance(part, int):
             continue
-        annotation = next(f.annotation for n, f in section.model_fields.items() if part in (n, f.alias))
+        fields = section.model_fields.items()
+        annotation = next(field.annotation for name, field in fields if part in (name, field.alias))
         section = section_inside(annotation)
     return [field.alias or name for name, field in section.model_fields.items()]

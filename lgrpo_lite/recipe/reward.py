@@ -66,4 +66,6 @@ class Reward(Section):
 
 def without_defaults(reward: dict[str, Any]) -> dict[str, Any]:
     """A reward's keys, less those of REWARD_KEYS that say nothing."""
-    return {k: v for k, v in reward.items() if k not in REWARD_KEYS or v != REWARD_KEYS[k]}
+    return {
+        key: value for key, value in reward.items() if key not in REWARD_KEYS or value != REWARD_KEYS[key]
+    }

@@ -1,8 +1,8 @@
-"""The schema of a recipe. Closed: an unknown key is an error that names the nearest one
-and its file:line. No torch here.
+"""The schema of a recipe. Closed: an unknown key is an error with the nearest name and its file:line.
 
 Order of truth: the defaults below < the recipe file < `key=value` on the command line. What an algorithm's
 name stands for is a row of `objective.named.NAMED`, laid under the keys of `algorithm` that the recipe sets.
+No torch here.
 """
 
 from typing import Annotated, Any, Literal
@@ -336,4 +336,8 @@ def section_inside(annotation: Any) -> type[Section] | None:
     """The section a field holds, alone, optionally or in a list; None for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    return next((found for a in getattr(annotation, "__args__", ()) if (found := section_inside(a))), None)
+    for argument in getattr(annotation, "__args__", ()):
+        section = section_inside(argument)
+        if section:
+            return section
+    return None
