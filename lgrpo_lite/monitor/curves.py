@@ -1,5 +1,5 @@
-"""Training curves: what a run came to, and several runs side by side. Pure functions of
-RunView; no files, no drawing.
+"""Training curves: what a run came to, and several runs side by side. Pure functions of RunView; no files, no
+drawing.
 """
 
 import itertools
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lite.monitor.alarms import standing
+from lgrpo_lite.monitor.numbers import finite
 from lgrpo_lite.monitor.tables import evaluations, interval
 from lgrpo_lite.monitor.tail import RunView
-from lgrpo_lite.monitor.theme import known
 from lgrpo_lite.recipe.marks import flat
 from lgrpo_lite.types import StepRecord
 
@@ -71,15 +71,20 @@ CURVES: dict[str, Callable[[StepRecord], float | None]] = {
 def points(
     records: Sequence[StepRecord], of: Callable[[StepRecord], float | None], most: int = MOST
 ) -> list[Point]:
-    """(step, value) of the records that have one; of more than `most`, means of as many
-    neighbours, at their last step.
+    """(step, value) of the records that have one; of more than `most`, means of as many neighbours, at their
+    last step.
     """
-    found = [(r.step, value) for r in records if (value := known(of(r))) is not None]
-    if len(found) <= most:
-        return found
-    edges = [round(i * len(found) / most) for i in range(most + 1)]
-    parts = [found[a:b] for a, b in itertools.pairwise(edges)]
-    return [(part[-1][0], statistics.fmean(value for _, value in part)) for part in parts]
+    values = [(record.step, finite(of(record))) for record in records]
+    path = [(step, value) for step, value in values if value is not None]
+    if len(path) <= most:
+        return path
+    edges = [round(i * len(path) / most) for i in range(most + 1)]
+    return [_mean_point(path[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def _mean_point(part: Sequence[Point]) -> Point:
+    last_step, _ = part[-1]
+    return last_step, statistics.fmean(value for _, value in part)
 
 
 def best_of(run: RunView) -> Best | None:
@@ -90,12 +95,11 @@ def best_of(run: RunView) -> Best | None:
 
 def best_row(rows: Sequence[dict[str, Any]], metric: str) -> Best | None:
     """`best_of` on rows of evals.jsonl, foreign ones passed over."""
-    scored = [
-        (score, int(step))
-        for row in rows
-        if (score := known(row.get(METRICS[metric]))) is not None
-        and (step := known(row.get("step"))) is not None
-    ]
+    scored = []
+    for row in rows:
+        score, step = finite(row.get(METRICS[metric])), finite(row.get("step"))
+        if score is not None and step is not None:
+            scored.append((score, int(step)))
     if not scored:
         return None
     value, step = max(scored, key=lambda pair: (pair[0], -pair[1]))
@@ -104,16 +108,17 @@ def best_row(rows: Sequence[dict[str, Any]], metric: str) -> Best | None:
 
 def outcomes(runs: Sequence[RunView]) -> list[Outcome]:
     """One for each run, in order, with the settings in which they differ. Wants runs that were read whole."""
-    differ = differing([run.recipe for run in runs])
-    return [_outcome(run, settings) for run, settings in zip(runs, differ, strict=True)]
+    settings = differing([run.recipe for run in runs])
+    return [_outcome(run, own) for run, own in zip(runs, settings, strict=True)]
 
 
 def _outcome(run: RunView, settings: dict[str, Any]) -> Outcome:
     records = run.records
-    last = records[-max(1, round(END * len(records))) :]
-    seconds = sum(sum(map(_positive, r.seconds.values())) for r in records)
+    count = max(1, round(END * len(records)))
+    last = records[-count:]
+    seconds = sum(sum(map(_positive, record.seconds.values())) for record in records)
     seconds += sum(_positive(row.get("seconds")) for row in run.evals)
-    lam = [r.length_lambda for r in records if known(r.length_lambda) is not None]
+    lambdas = [record.length_lambda for record in records if finite(record.length_lambda) is not None]
     return Outcome(
         name=run.path.name or str(run.path),
         path=str(run.path),
@@ -128,39 +133,45 @@ def _outcome(run: RunView, settings: dict[str, Any]) -> Outcome:
         length=_mean(r.length for r in last),
         tokens=sum(r.rollout_tokens for r in records),
         hours=seconds / 3600,
-        length_lambda=lam[-1] if lam else None,
+        length_lambda=lambdas[-1] if lambdas else None,
         skipped=sum(r.skipped is not None for r in records),
         alarms=tuple(raised.name for raised in standing(run)),
     )
 
 
 def differing(recipes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each recipe the settings, by dotted key, in which not all agree; names, logs and
-    what changes no curve left out.
+    """Of each recipe the settings, by dotted key, in which not all agree; names, logs and what changes no
+    curve left out.
     """
-    each = [flat(recipe) for recipe in recipes]
-    keys = sorted({key for one in each for key in one})
-    keys = [
-        key for key in keys if not any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)
-    ]
-    unequal = [key for key in keys if any(one.get(key) != each[0].get(key) for one in each)]
-    return [{key: one.get(key) for key in unequal} for one in each]
+    settings = [flat(recipe) for recipe in recipes]
+    keys = sorted({key for one in settings for key in one})
+    unequal = [key for key in keys if not _silent(key) and _differs(key, settings)]
+    return [{key: one.get(key) for key in unequal} for one in settings]
+
+
+def _silent(key: str) -> bool:
+    return any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)
+
+
+def _differs(key: str, settings: Sequence[dict[str, Any]]) -> bool:
+    return any(one.get(key) != settings[0].get(key) for one in settings)
 
 
 def held_out(run: RunView) -> list[tuple[int, float, float, float]]:
     """(step, avg@k, low, high) of every evaluation; without an interval both ends are the value."""
     rows = []
     for row in evaluations(run):
-        if (step := known(row.get("step"))) is not None:
-            low, high = interval(row, "accuracy") or (row["accuracy"], row["accuracy"])
-            rows.append((int(step), float(row["accuracy"]), low, high))
+        step, accuracy = finite(row.get("step")), row["accuracy"]
+        if step is not None:
+            low, high = interval(row, "accuracy") or (accuracy, accuracy)
+            rows.append((int(step), float(accuracy), low, high))
     return rows
 
 
 def _mean(values) -> float | None:
-    found = [value for value in map(known, values) if value is not None]
-    return statistics.fmean(found) if found else None
+    numbers = [value for value in map(finite, values) if value is not None]
+    return statistics.fmean(numbers) if numbers else None
 
 
 def _positive(value: Any) -> float:
-    return max(0.0, known(value) or 0.0)
+    return max(0.0, finite(value) or 0.0)

@@ -1,5 +1,5 @@
-"""A run at a glance, for a table of many: from the ends of its files, at the same few
-milliseconds however long it is.
+"""A run at a glance, for a table of many: from the ends of its files, in the same few milliseconds however
+long it is.
 """
 
 import json
@@ -16,7 +16,7 @@ from lgrpo_lite.monitor.curves import METRICS, Best, best_row
 from lgrpo_lite.monitor.health import Health
 from lgrpo_lite.monitor.health import health as health_of
 from lgrpo_lite.monitor.lines import Lines
-from lgrpo_lite.monitor.theme import known
+from lgrpo_lite.monitor.numbers import finite
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 END = 2**16  # bytes of metrics.jsonl that are read: some 30 steps
@@ -49,35 +49,42 @@ def glance(path: Path) -> Glance:
     status = _read(path / "STATUS.json", json.loads)
     recipe = _read(path / "config.resolved.yaml", lambda text: yaml.load(text, Loader=_LOADER))
     rows = _last_rows(path / "metrics.jsonl")
-    steps, rewards = (_numbers(rows, name) for name in ("step", "reward"))
-    keep = _inside(recipe, "train", "keep", "metric")
-    evals = Lines(path / "evals.jsonl", whole=True).read() or ([], True)
-    best = best_row(evals[0], keep if isinstance(keep, str) and keep in METRICS else "avg")
-    seen, alarms = known(status.get("heartbeat")), status.get("alarms")
-    wanted = known(_inside(recipe, "train", "steps"))
+    steps, rewards = _numbers(rows, "step"), _numbers(rows, "reward")
+    planned = finite(_inside(recipe, "train", "steps"))
+    heartbeat = finite(status.get("heartbeat"))
     return Glance(
         name=path.name,
         path=str(path),
         health=health_of(status, path, time.time(), _median(rows)),
         step=int(steps[-1] if steps else 0),
-        steps=None if wanted is None else int(wanted),
+        steps=None if planned is None else int(planned),
         algorithm=str(_inside(recipe, "algorithm", "use") or "?"),
         model=str(_inside(recipe, "model", "id") or "?"),
-        best=best,
+        best=_best(path, recipe),
         reward=rewards[-1] if rewards else None,
-        seen=_touched(path) if seen is None else seen,
-        alarms=tuple(str(a["name"]) for a in alarms if isinstance(a, dict) and "name" in a)
-        if isinstance(alarms, list)
-        else (),
+        seen=_touched(path) if heartbeat is None else heartbeat,
+        alarms=_alarm_names(status.get("alarms")),
     )
+
+
+def _best(path: Path, recipe: dict[str, Any]) -> Best | None:
+    metric = _inside(recipe, "train", "keep", "metric")
+    rows, _ = Lines(path / "evals.jsonl", whole=True).read() or ([], True)
+    return best_row(rows, metric if isinstance(metric, str) and metric in METRICS else "avg")
+
+
+def _alarm_names(alarms: Any) -> tuple[str, ...]:
+    if not isinstance(alarms, list):
+        return ()
+    return tuple(str(alarm["name"]) for alarm in alarms if isinstance(alarm, dict) and "name" in alarm)
 
 
 def _read(path: Path, parse) -> dict[str, Any]:
     try:
-        found = parse(path.read_text("utf-8"))
+        value = parse(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _last_rows(path: Path) -> list[dict[str, Any]]:
@@ -93,13 +100,18 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _numbers(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [value for row in rows if (value := known(row.get(name))) is not None]
+    values = [finite(row.get(name)) for row in rows]
+    return [value for value in values if value is not None]
 
 
 def _median(rows: Sequence[dict[str, Any]]) -> float | None:
     """Seconds of a step, of the last ones."""
-    phases = [row["seconds"] for row in rows[-20:] if isinstance(row.get("seconds"), dict) and row["seconds"]]
-    times = sorted(sum(known(value) or 0.0 for value in one.values()) for one in phases)
+    times = []
+    for row in rows[-20:]:
+        phases = row.get("seconds")
+        if isinstance(phases, dict) and phases:
+            times.append(sum(finite(value) or 0.0 for value in phases.values()))
+    times.sort()
     return times[len(times) // 2] if times else None
 
 

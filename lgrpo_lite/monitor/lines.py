@@ -1,5 +1,5 @@
-"""The lines of a growing JSONL file, at a cost that does not grow with it: its
-end whole, the rest in samples.
+"""The lines of a growing JSONL file, at a cost that does not grow with it: its end whole, the rest in
+samples.
 """
 
 import os
@@ -15,26 +15,24 @@ SAMPLES = 300  # lines read of what lies between
 
 
 class Lines:
-    """Follows one file: `read()` returns what it newly found. A file that
-    shrank or was replaced is read anew.
+    """Follows one file: `read()` returns what is new. A file that shrank or was replaced is read anew.
 
-    `whole`: nothing is left out. Half a last line waits for its rest; lines that are
-    no JSON objects are passed over.
+    `whole`: nothing is left out. Half a last line waits for its rest; lines that are no JSON objects are
+    passed over.
     """
 
     def __init__(self, path: Path, *, whole: bool = False):
         self.path, self.whole = path, whole
-        self.sparse: list[
-            dict[str, Any]
-        ] = []  # from before the part that is read in full, in order, with gaps
+        # from before the part that is read in full, in order, with gaps
+        self.sparse: list[dict[str, Any]] = []
         self._offset, self._inode = 0, None
 
     def read(self) -> tuple[list[dict[str, Any]], bool] | None:
         """(new rows, whether they replace all that was read before); None while nothing changed."""
         try:
             with self.path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                size, inode = found.st_size, (found.st_ino, found.st_dev)
+                stat = os.fstat(file.fileno())
+                size, inode = stat.st_size, (stat.st_ino, stat.st_dev)
                 anew = inode != self._inode or size < self._offset
                 if not anew and size == self._offset:
                     return None
@@ -51,8 +49,8 @@ class Lines:
         return (rows, anew) if rows or anew else None
 
     def _skip(self, file: BinaryIO, size: int) -> int:
-        """Reads the beginning and samples of the middle into `sparse`;
-        where the part to read in full begins.
+        """Reads the beginning and samples of the middle into `sparse`; where the part to read in full
+        begins.
         """
         self.sparse = []
         if size <= WHOLE + HEAD:
@@ -60,14 +58,15 @@ class Lines:
         head = file.read(HEAD)
         head = head[: head.rfind(b"\n") + 1]
         end = _line_after(file, size - WHOLE)
-        taken, at = [*head.splitlines()], len(head)
+        lines = head.splitlines()
+        read_to = len(head)
         for i in range(SAMPLES):
             begin = _line_after(file, len(head) + i * (end - len(head)) // SAMPLES)
-            if at <= begin < end:
+            if read_to <= begin < end:
                 file.seek(begin)
-                taken.append(file.readline())
-                at = file.tell()
-        self.sparse = list(objects(taken))
+                lines.append(file.readline())
+                read_to = file.tell()
+        self.sparse = list(objects(lines))
         return end
 
 

@@ -1,5 +1,5 @@
-"""Plots of a comparison and of a run, as PNG and SVG. Without matplotlib there are none,
-and `MISSING` says what to do.
+"""Plots of a comparison and of a run, as PNG and SVG. Without matplotlib there are none, and `MISSING` says
+what to do.
 
 Equal data give equal SVG files: no date, and identifiers from a fixed salt.
 """
@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.monitor.curves import CURVES, held_out, points
+from lgrpo_lite.monitor.curves import CURVES, Point, held_out, points
+from lgrpo_lite.monitor.numbers import finite
 from lgrpo_lite.monitor.tables import evaluations, interval
 from lgrpo_lite.monitor.tail import RunView
-from lgrpo_lite.monitor.theme import known
 from lgrpo_lite.types import StepRecord
 
 MISSING = 'no plots: matplotlib is not installed; pip install "lgrpo-lite[train]"'
@@ -45,8 +45,8 @@ def plot_comparison(
     """Pass@k curves, the gained/lost table as bars, and where B's right answers lie in the base's
     likelihoods, if that is known.
 
-    `found` is a comparison as JSON; `likelihoods` are mean log-probs a token under the base: of
-    its samples, of B's right ones.
+    `found` is a comparison as JSON; `likelihoods` are mean log-probs a token under the base: of its samples,
+    of B's right ones.
     """
     shown = 3 if found["support"] else 2
     with _styled():
@@ -55,15 +55,14 @@ def plot_comparison(
         _coverage(axes[1], found["coverage"])
         if found["support"]:
             _likelihoods(axes[2], likelihoods, found["support"]["threshold"])
-        figure.suptitle(
-            f"{found['suite']}: A = {found['a']}, B = {found['b']}", x=0.01, ha="left", fontsize=10
-        )
+        title = f"{found['suite']}: A = {found['a']}, B = {found['b']}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         return _save(figure, folder, name, ("png", "svg"))
 
 
 def plot_run(run: RunView, folder: Path, name: str = "report") -> list[Path]:
-    """What a run did, by step: reward, length, share of groups with a signal, λ or where
-    the credit falls, evaluations.
+    """What a run did, by step: reward, length, share of groups with a signal, λ or where the credit falls,
+    evaluations.
     """
     records = [*run.sparse, *run.records]
     panels = [(title, points(records, of)) for title, of in CURVES.items()]
@@ -86,34 +85,19 @@ def plot_run(run: RunView, folder: Path, name: str = "report") -> list[Path]:
 
 
 def plot_curves(runs: Sequence[tuple[str, RunView]], folder: Path, name: str = "curves") -> list[Path]:
-    """Runs over each other, by step and under their names: the curves that any
-    of them has, and held-out avg@k.
+    """Runs over each other, by step and under their names: the curves that any of them has, and held-out
+    avg@k.
     """
     with _styled():
         figure, axes = _figure(2, 3, (13.0, 6.4))
-        places = iter(axes)
+        free = iter(axes)
         for title, of in CURVES.items():
             lines = [(label, points([*run.sparse, *run.records], of)) for label, run in runs]
             if any(rows for _, rows in lines):
-                axis = next(places)
-                for i, (label, rows) in enumerate(lines):
-                    axis.plot(*_columns(rows), label=label, **_look(i))
-                axis.set_title(title)
+                _overlay(next(free), title, lines)
         if any(held_out(run) for _, run in runs):
-            axis = next(places)
-            for i, (label, run) in enumerate(runs):
-                rows = held_out(run)
-                colour = str(_look(i)["color"])
-                _band(
-                    axis,
-                    [row[0] for row in rows],
-                    [row[1:] for row in rows],
-                    colour,
-                    label,
-                    linestyle=_look(i)["linestyle"],
-                )
-            axis.set_title("avg@k on held-out problems, 95 % intervals")
-        rest = [*places]
+            _held_out(next(free), runs)
+        rest = [*free]
         shown = axes[: len(axes) - len(rest)]
         for axis in shown:
             axis.set_xlabel("step")
@@ -122,6 +106,22 @@ def plot_curves(runs: Sequence[tuple[str, RunView]], folder: Path, name: str = "
         for axis in rest:
             axis.set_visible(False)
         return _save(figure, folder, name, ("png", "svg"))
+
+
+def _overlay(axis: Any, title: str, lines: Sequence[tuple[str, Sequence[Point]]]) -> None:
+    for i, (label, rows) in enumerate(lines):
+        axis.plot(*_columns(rows), label=label, **_look(i))
+    axis.set_title(title)
+
+
+def _held_out(axis: Any, runs: Sequence[tuple[str, RunView]]) -> None:
+    for i, (label, run) in enumerate(runs):
+        rows = held_out(run)
+        steps = [step for step, *_ in rows]
+        bands = [band for _, *band in rows]
+        look = _look(i)
+        _band(axis, steps, bands, look["color"], label, linestyle=look["linestyle"])
+    axis.set_title("avg@k on held-out problems, 95 % intervals")
 
 
 def _field(name: str, record: StepRecord) -> float | None:
@@ -133,16 +133,18 @@ def _look(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.1}
 
 
-def _columns(rows: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [step for step, _ in rows], [value for _, value in rows]
+def _columns(rows: Sequence[Point]) -> tuple[list[int], list[float]]:
+    steps = [step for step, _ in rows]
+    values = [value for _, value in rows]
+    return steps, values
 
 
-def _line(axis: Any, title: str, rows: Sequence[tuple[int, float]]) -> None:
+def _line(axis: Any, title: str, rows: Sequence[Point]) -> None:
     axis.plot(*_columns(rows), color=B, linewidth=1.0)
     axis.set_title(title)
 
 
-def _thirds(axis: Any, thirds: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> None:
+def _thirds(axis: Any, thirds: Sequence[tuple[str, Sequence[Point]]]) -> None:
     for (part, rows), colour, dash in zip(thirds, (B, "#2ca02c", A), DASHES, strict=False):
         axis.plot(*_columns(rows), color=colour, linestyle=dash, linewidth=1.2, label=f"{part} third")
     axis.set_ylim(0, 1)
@@ -150,21 +152,23 @@ def _thirds(axis: Any, thirds: Sequence[tuple[str, Sequence[tuple[int, float]]]]
     axis.legend(fontsize=8)
 
 
-def _curves(axis: Any, found: dict[str, Any]) -> None:
-    for estimates, colour, label in zip(found["curves"], (A, B), "AB", strict=True):
-        _band(axis, found["ks"], [(e["value"], e["low"], e["high"]) for e in estimates], colour, label)
-    if found["crossover"] is not None:
-        axis.axvline(found["crossover"], color=GREY, linestyle="--", linewidth=1.0)
+def _curves(axis: Any, comparison: dict[str, Any]) -> None:
+    ks, crossover = comparison["ks"], comparison["crossover"]
+    for estimates, colour, label in zip(comparison["curves"], (A, B), "AB", strict=True):
+        bands = [(estimate["value"], estimate["low"], estimate["high"]) for estimate in estimates]
+        _band(axis, ks, bands, colour, label)
+    if crossover is not None:
+        axis.axvline(crossover, color=GREY, linestyle="--", linewidth=1.0)
         axis.annotate(
-            f"A above B from {found['crossover']}",
-            (found["crossover"], axis.get_ylim()[0]),
+            f"A above B from {crossover}",
+            (crossover, axis.get_ylim()[0]),
             fontsize=8,
             rotation=90,
             xytext=(3, 4),
             textcoords="offset points",
         )
     axis.set_xscale("log", base=2)
-    axis.set_xticks(found["ks"], [str(k) for k in found["ks"]])
+    axis.set_xticks(ks, [str(k) for k in ks])
     axis.set_xlabel("samples k")
     axis.set_title("pass@k, 95 % intervals")
     axis.legend()
@@ -196,27 +200,27 @@ def _evaluations(axis: Any, run: RunView) -> None:
         ("pass_at_k", "pass@k", A),
         ("maj", "maj@k", "#2ca02c"),
     ):
-        rows = []
+        steps, bands = [], []
         for row in evaluations(run):
-            step, value = known(row.get("step")), known(row.get(key))
+            step, value = finite(row.get("step")), finite(row.get(key))
             if step is not None and value is not None:
-                rows.append((step, (value, *(interval(row, key) or (value, value)))))
-        if rows:
-            _band(axis, [step for step, _ in rows], [band for _, band in rows], colour, label)
+                low, high = interval(row, key) or (value, value)
+                steps.append(step)
+                bands.append((value, low, high))
+        if steps:
+            _band(axis, steps, bands, colour, label)
     axis.set_title("held-out problems, 95 % intervals")
     axis.legend()
 
 
 def _band(
-    axis: Any, at: Sequence[float], rows: Sequence[Band], colour: str, label: str, linestyle: str = "-"
+    axis: Any, steps: Sequence[float], bands: Sequence[Band], colour: str, label: str, linestyle: str = "-"
 ) -> None:
-    values = [row[0] for row in rows]
-    axis.plot(
-        at, values, color=colour, linestyle=linestyle, marker="o", markersize=3, linewidth=1.2, label=label
-    )
-    axis.fill_between(
-        at, [row[1] for row in rows], [row[2] for row in rows], color=colour, alpha=0.2, linewidth=0
-    )
+    """A line through the values, and their intervals as a band around it."""
+    values, lows, highs = ([band[i] for band in bands] for i in range(3))
+    style: Any = {"color": colour, "linestyle": linestyle, "linewidth": 1.2, "label": label}
+    axis.plot(steps, values, marker="o", markersize=3, **style)
+    axis.fill_between(steps, lows, highs, color=colour, alpha=0.2, linewidth=0)
 
 
 def _styled() -> AbstractContextManager:
@@ -235,9 +239,10 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, li
 
 
 def _save(figure: Any, folder: Path, name: str, kinds: Sequence[str]) -> list[Path]:
-    done = [folder / f"{name}.{kind}" for kind in kinds]
-    for path, kind in zip(done, kinds, strict=True):
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
+    for path, kind in zip(paths, kinds, strict=True):
         fresh = path.with_name(f".{path.name}.new")
-        figure.savefig(fresh, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        varying = "Date" if kind == "svg" else "Software"
+        figure.savefig(fresh, format=kind, metadata={varying: None})
         os.replace(fresh, path)
-    return done
+    return paths

@@ -5,9 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
+from lgrpo_lite.monitor.numbers import finite
 from lgrpo_lite.monitor.tail import RunView
 from lgrpo_lite.monitor.text import sparkline
-from lgrpo_lite.monitor.theme import clean, known
+from lgrpo_lite.monitor.theme import clean
 from lgrpo_lite.objective.named import NAMED
 
 FIGURES = (
@@ -22,36 +23,36 @@ FIGURES = (
 
 def evaluations(run: RunView) -> list[dict[str, Any]]:
     """The evaluations that have an accuracy; foreign rows are left out."""
-    return [row for row in run.evals if known(row.get("accuracy")) is not None]
+    return [row for row in run.evals if finite(row.get("accuracy")) is not None]
 
 
 def interval(row: dict[str, Any], key: str) -> tuple[float, float] | None:
     """The 95 % interval of a figure of an evaluation, where it has one."""
-    found = row.get("intervals")
-    pair = found.get(key) if isinstance(found, dict) else None
+    intervals = row.get("intervals")
+    pair = intervals.get(key) if isinstance(intervals, dict) else None
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         return None
-    low, high = map(known, pair)
+    low, high = map(finite, pair)
     return None if low is None or high is None else (low, high)
 
 
 def title(run: RunView) -> tuple[str, str]:
-    """(name as its paper has it, `arXiv:…` or empty) of the run's algorithm; a
-    row of one's own keeps its key.
+    """(name as its paper has it, `arXiv:…` or empty) of the run's algorithm; a row of one's own keeps its
+    key.
     """
     use = run.get("algorithm.use", "?")
     row = NAMED.get(use) if isinstance(use, str) else None
-    found = re.match(r"([^:(]+) \((arXiv:[\d.]+)\)", (row.__doc__ or "") if row else "")
-    return (found[1], found[2]) if found else (clean(use, 60), "")
+    document = (row.__doc__ or "") if row else ""
+    match = re.match(r"([^:(]+) \((arXiv:[\d.]+)\)", document)
+    return (match[1], match[2]) if match else (clean(use, 60), "")
 
 
 def result_table(run: RunView) -> Table:
     """Before and after, side by side."""
     name, paper = title(run)
-    table = Table(
-        title=f"{clean(run.name)}: {name}{f' ({paper})' if paper else ''}, {run.step} steps",
-        title_justify="left",
-    )
+    source = f" ({paper})" if paper else ""
+    words = f"{clean(run.name)}: {name}{source}, {run.step} steps"
+    table = Table(title=words, title_justify="left")
     for column in ("", "before", "after", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for cells in result_rows(run):
@@ -65,33 +66,40 @@ def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
     if not rows:
         return []
     first, last = rows[0], rows[-1]
-    words = [f"{clean(first.get('problems', '?'), 20)} problems × {clean(first.get('k', '?'), 20)} samples"]
-    words += [f"T={heat:g}"] if (heat := known(first.get("temperature"))) is not None else []
-    told = []
-    for name, key, form in ((f"accuracy, {', '.join(words)}", "accuracy", ".3f"), *FIGURES):
-        before, after = known(first.get(key)), known(last.get(key))
+    problems, k = clean(first.get("problems", "?"), 20), clean(first.get("k", "?"), 20)
+    accuracy = f"accuracy, {problems} problems × {k} samples"
+    temperature = finite(first.get("temperature"))
+    if temperature is not None:
+        accuracy += f", T={temperature:g}"
+    lines = []
+    for name, key, form in ((accuracy, "accuracy", ".3f"), *FIGURES):
+        before, after = finite(first.get(key)), finite(last.get(key))
         if before is not None and after is not None:
-            told.append(
-                (name, _estimate(first, key, form), _estimate(last, key, form), f"{after - before:+{form}}")
-            )
-    return told
+            change = f"{after - before:+{form}}"
+            lines.append((name, _estimate(first, key, form), _estimate(last, key, form), change))
+    return lines
 
 
 def _estimate(row: dict[str, Any], key: str, form: str) -> str:
-    """A figure with its 95 % interval; evaluations of earlier versions have a
-    standard error of the accuracy alone.
+    """A figure with its 95 % interval; evaluations of earlier versions have a standard error of the accuracy
+    alone.
     """
     value = f"{row[key]:{form}}"
-    if found := interval(row, key):
-        return f"{value} ({found[0]:{form}} to {found[1]:{form}})"
-    error = known(row.get("stderr"))
+    ends = interval(row, key)
+    if ends:
+        low, high = ends
+        return f"{value} ({low:{form}} to {high:{form}})"
+    error = finite(row.get("stderr"))
     return f"{value} ± {error:.3f}" if key == "accuracy" and error is not None else value
 
 
 def lambda_path(run: RunView, points: int = 8) -> str:
     """λ over the run in a few numbers; empty without a token preference."""
-    path = [x for x in map(known, run.series("length_lambda")) if x is not None]
+    values = map(finite, run.series("length_lambda"))
+    path = [value for value in values if value is not None]
     if not path:
         return ""
-    picked = [path[round(i * (len(path) - 1) / max(1, points - 1))] for i in range(min(points, len(path)))]
-    return f"λ {sparkline(path, 24)} " + " → ".join(f"{x:+.3f}" for x in picked)
+    count = min(points, len(path))
+    picked = [round(i * (len(path) - 1) / max(1, points - 1)) for i in range(count)]
+    numbers = " → ".join(f"{path[i]:+.3f}" for i in picked)
+    return f"λ {sparkline(path, 24)} {numbers}"

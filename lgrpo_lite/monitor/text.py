@@ -27,13 +27,11 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
     """One greppable line: `name value` fields in a fixed order, those that do not apply left out."""
     fields = [f"step {record.step}/{steps}", f"{sum(record.seconds.values()):.1f}s"]
     if None not in (record.reward, record.reward_std, record.length, record.truncated):
-        fields += [
-            f"reward {record.reward:.3f}±{record.reward_std:.2f}",
-            f"signal {record.groups_mixed}/{record.groups}",
-        ]
-        fields += [f"len {record.length:.0f} (trunc {record.truncated:.0%})"]
+        fields.append(f"reward {record.reward:.3f}±{record.reward_std:.2f}")
+        fields.append(f"signal {record.groups_mixed}/{record.groups}")
+        fields.append(f"len {record.length:.0f} (trunc {record.truncated:.0%})")
     if record.length_lambda is not None:
-        fields += [f"λ {record.length_lambda:+.4f}"]
+        fields.append(f"λ {record.length_lambda:+.4f}")
     for name, value, form in (
         ("clip", _sum(record.clip_low, record.clip_high), ".1%"),
         ("kl", record.kl, ".4f"),
@@ -48,7 +46,8 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
         fields.append(f"roll {record.rollout_tokens / record.seconds['rollout']:,.0f} tok/s")
     if record.guide_tokens is not None:
         fields.append(f"guide {record.guide_tokens}")
-    if (free := record.memory.get("free")) is not None:
+    free = record.memory.get("free")
+    if free is not None:
         total = sum(size for name, size in record.memory.items() if not name.startswith("host"))
         fields.append(f"vram {(total - free) / GIB:.1f}/{total / GIB:.1f}")
     if record.missing:
@@ -56,23 +55,25 @@ def step_line(record: StepRecord, steps: int, eta: float | None) -> str:
     if record.alarms:
         fields.append(f"alarms {','.join(record.alarms)}")
     if record.skipped:
-        fields.append(f"skipped: {' '.join(record.skipped.replace('|', '/').split())}")
+        why = " ".join(record.skipped.replace("|", "/").split())
+        fields.append(f"skipped: {why}")
     return " | ".join([*fields, f"eta {duration(eta)}"])
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The last values as block characters, scaled to their own range; longer
-    series are averaged down to `width`.
+    """The last values as block characters, scaled to their own range; longer series are averaged down to
+    `width`.
     """
-    known = [v for v in values if v is not None]
-    if not known or width < 1:
+    series = [value for value in values if value is not None]
+    if not series or width < 1:
         return ""
-    if len(known) > width:
-        edges = [round(i * len(known) / width) for i in range(width + 1)]
-        known = [sum(known[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-    low, high = min(known), max(known)
+    if len(series) > width:
+        edges = [round(i * len(series) / width) for i in range(width + 1)]
+        series = [sum(series[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(series), max(series)
     span = (high - low) or 1.0
-    return "".join(BLOCKS[int((v - low) / span * (len(BLOCKS) - 1))] for v in known)
+    top = len(BLOCKS) - 1
+    return "".join(BLOCKS[int((value - low) / span * top)] for value in series)
 
 
 def duration(seconds: float | None) -> str:
@@ -81,17 +82,21 @@ def duration(seconds: float | None) -> str:
         return "?"
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def visible(text: str) -> str:
-    """Control characters and direction marks as their escapes,
-    so that a completion cannot move the cursor.
+    """Control characters and direction marks as their escapes, so that a completion cannot move the
+    cursor.
     """
-    return "".join(
-        c if c == "\n" or (c.isprintable() and c != "\x7f") else c.encode("unicode_escape").decode()
-        for c in text
-    )
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    plain = character == "\n" or (character.isprintable() and character != "\x7f")
+    return character if plain else character.encode("unicode_escape").decode()
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

@@ -1,9 +1,10 @@
-"""The tokens of an answer as text that shows their credit: by colour, and without
-colour by a strip of marks below it.
+"""The tokens of an answer as text that shows their credit: by colour, and without colour by a strip of marks
+below it.
 
 Credit is advantage × weight: above zero the update makes the token more likely, below zero less.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from lgrpo_lite.monitor.theme import BAD, ELLIPSIS, GOOD, LABEL, clean, known, place
+from lgrpo_lite.monitor.numbers import finite
+from lgrpo_lite.monitor.theme import BAD, ELLIPSIS, GOOD, LABEL, clean, place
 
 RAISED, LOWERED = "▁▃▅▇", "·░▒▓"  # weak to strong: bars for what is raised, shades for what is lowered
 GREENS = ("on #0d2818", "on #124427", "on #1a6637", "on #228b49")
@@ -43,16 +45,18 @@ def tokens_of(row: dict[str, Any]) -> Tokens:
     """From a row of a completions file; without pieces that can be read, the plain text by characters."""
     pieces, credit = row.get("pieces"), row.get("credit")
     if not isinstance(pieces, list) or not pieces or not all(isinstance(p, str) for p in pieces[:READ]):
-        return Tokens(tuple(str(row.get("completion", ""))[: 4 * READ]), (), None)
-    found = [known(c) for c in credit[: len(pieces)]] if isinstance(credit, list) else []
-    return Tokens(tuple(pieces[:READ]), tuple(c or 0.0 for c in found[:READ]), len(pieces))
+        text = str(row.get("completion", ""))
+        return Tokens(tuple(text[: 4 * READ]), (), None)
+    shown = pieces[:READ]
+    values = credit[: len(shown)] if isinstance(credit, list) else []
+    return Tokens(tuple(shown), tuple(finite(value) or 0.0 for value in values), len(pieces))
 
 
 def drawn(
     tokens: Tokens, width: int, lines: int, scale: float, *, length: int = 0, marked: bool = False
 ) -> list[Text]:
-    """The beginning of an answer in at most `lines` lines of `width` cells, the
-    rest counted: `… (+412 tokens)`.
+    """The beginning of an answer in at most `lines` lines of `width` cells, the rest counted:
+    `… (+412 tokens)`.
 
     `scale`: the credit drawn strongest. `length`: characters of the whole text where pieces are characters.
     `marked`: every second line is the strip of marks of the line above it.
@@ -61,19 +65,19 @@ def drawn(
     if rows < 1 or width < 1:
         return []
     texts, strips, used = _filled(tokens, width, rows, scale)
-    left = (tokens.total if tokens.total is not None else length) - used
-    if left > 0:
-        _close(texts, strips, width, left, "tokens" if tokens.total is not None else "characters")
-    return (
-        [line for pair in zip(texts, strips, strict=True) for line in pair][: max(lines, 1)]
-        if marked
-        else texts
-    )
+    total, what = (length, "characters") if tokens.total is None else (tokens.total, "tokens")
+    if total > used:
+        _close(texts, strips, width, total - used, what)
+    if not marked:
+        return texts
+    pairs = itertools.chain.from_iterable(zip(texts, strips, strict=True))
+    return [*pairs][: max(lines, 1)]
 
 
 def _filled(tokens: Tokens, width: int, rows: int, scale: float) -> tuple[list[Text], list[Text], int]:
     """Lines, their strips, and how many pieces they show whole."""
-    texts, strips, room = [Text()], [Text()], width
+    texts, strips = [Text()], [Text()]
+    room = width
     for used, (piece, level) in enumerate(_levels(tokens, scale)):
         style, mark = _style(level)
         rest = clean(piece.replace("\n", "⏎"), 400)
@@ -89,7 +93,9 @@ def _filled(tokens: Tokens, width: int, rows: int, scale: float) -> tuple[list[T
             if rest:
                 if len(texts) == rows:
                     return texts, strips, used
-                texts, strips, room = [*texts, Text()], [*strips, Text()], width
+                texts.append(Text())
+                strips.append(Text())
+                room = width
     return texts, strips, len(tokens.pieces)
 
 
@@ -97,18 +103,19 @@ def _levels(tokens: Tokens, scale: float) -> Iterator[tuple[str, int]]:
     """Pieces with 1 to 4 for a raised token, -1 to -4 for a lowered one, 0 for none."""
     for i, piece in enumerate(tokens.pieces):
         credit = tokens.credit[i] if i < len(tokens.credit) else 0.0
-        strength = min(4, 1 + int(4 * min(1.0, abs(credit) / scale))) if credit and scale > 0 else 0
+        strength = 0
+        if credit and scale > 0:
+            share = min(1.0, abs(credit) / scale)
+            strength = min(4, 1 + int(4 * share))
         yield piece, strength if credit > 0 else -strength
 
 
 def _style(level: int) -> tuple[str, str]:
-    if not level:
-        return "", " "
-    return (
-        (f"white {GREENS[level - 1]}", RAISED[level - 1])
-        if level > 0
-        else (f"white {REDS[-level - 1]}", LOWERED[-level - 1])
-    )
+    if level > 0:
+        return f"white {GREENS[level - 1]}", RAISED[level - 1]
+    if level < 0:
+        return f"white {REDS[-level - 1]}", LOWERED[-level - 1]
+    return "", " "
 
 
 def _close(texts: list[Text], strips: list[Text], width: int, left: int, what: str) -> None:
@@ -123,16 +130,16 @@ def _close(texts: list[Text], strips: list[Text], width: int, left: int, what: s
 
 
 def stamp(tokens: Tokens) -> tuple[str, str]:
-    """One number for an answer: `▲ +0.84 on every token`, `▼ -0.31 at most`,
-    or that it was not trained on.
+    """One number for an answer: `▲ +0.84 on every token`, `▼ -0.31 at most`, or that it was not trained
+    on.
     """
     if not tokens.credit:
         return ("credit unknown" if tokens.total is None else "not trained on"), LABEL
-    top = tokens.strongest
-    if not top:
+    strongest = tokens.strongest
+    if not strongest:
         return "· no credit", LABEL
-    where = "on every token" if tokens.even else "at most"
-    return (f"▲ {top:+.3g} {where}", GOOD) if top > 0 else (f"▼ {top:+.3g} {where}", BAD)
+    words = f"{strongest:+.3g} {'on every token' if tokens.even else 'at most'}"
+    return (f"▲ {words}", GOOD) if strongest > 0 else (f"▼ {words}", BAD)
 
 
 def scales_of(shown: Sequence[Tokens]) -> list[float]:
@@ -141,5 +148,5 @@ def scales_of(shown: Sequence[Tokens]) -> list[float]:
     Where an answer's tokens differ, its own largest, so that it shows where the credit falls; where they do
     not, the largest of all such answers, so that it shows which answer counts more.
     """
-    largest = max((abs(t.strongest) for t in shown if t.even), default=0.0)
-    return [largest if t.even else abs(t.strongest) for t in shown]
+    largest = max((abs(tokens.strongest) for tokens in shown if tokens.even), default=0.0)
+    return [largest if tokens.even else abs(tokens.strongest) for tokens in shown]

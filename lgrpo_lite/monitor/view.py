@@ -1,23 +1,24 @@
-"""RunView -> what the terminal shows. Pure: no files, no clock, no training; never
-more than width × height cells.
+"""RunView -> what the terminal shows. Pure: no files, no clock, no training; never more than width × height
+cells.
 
-Panels (panels_*.py) make lines; here is which of them stand where, and the frame around them.
+Panels (panels/) make lines; here is which of them stand where, and the frame around them.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Group
 from rich.text import Text
 
+from lgrpo_lite.monitor.numbers import figure
 from lgrpo_lite.monitor.panels import credit, learning, machine
 from lgrpo_lite.monitor.panels.panel import Panel
 from lgrpo_lite.monitor.panels.run import alarms, doing, eta_words, head, state, step_words, trouble
 from lgrpo_lite.monitor.panels.samples import samples, wanted
 from lgrpo_lite.monitor.tables import lambda_path, result_rows, result_table
 from lgrpo_lite.monitor.tail import RunView
-from lgrpo_lite.monitor.theme import LABEL, WARN, clean, fit, number
+from lgrpo_lite.monitor.theme import LABEL, WARN, clean, fit
 
 __all__ = ["lambda_path", "live", "result_rows", "result_table"]
 
@@ -77,69 +78,69 @@ def live(run: RunView, width: int, height: int) -> Group:
 
 def in_words(run: RunView, width: int) -> list[Text]:
     """The most important of it for a terminal that has no room for panels."""
-    said = state(run)
-    lines = [
-        said,
-        Text(step_words(run) + ("" if run.health.ended else f" eta {eta_words(run)}")),
-        *trouble(run, width, 5),
-    ]
-    if now := doing(run, width):
+    eta = "" if run.health.ended else f" eta {eta_words(run)}"
+    lines = [state(run), Text(step_words(run) + eta), *trouble(run, width, 5)]
+    now = doing(run, width)
+    if now:
         lines.append(now)
     if run.records:
         r = run.records[-1]
-        lines.append(Text(f"reward {number(r.reward)}±{number(r.reward_std, '.2f')}"))
+        lines.append(Text(f"reward {figure(r.reward)}±{figure(r.reward_std, '.2f')}"))
         lines.append(Text(f"signal {r.groups_mixed}/{r.groups}"))
-        lines.append(Text(f"len {number(r.length, '.0f')} (trunc {number(r.truncated, '.0%')})"))
-        lines += [Text(f"λ {number(r.length_lambda, '+.4f')}")] if r.length_lambda is not None else []
+        lines.append(Text(f"len {figure(r.length, '.0f')} (trunc {figure(r.truncated, '.0%')})"))
+        if r.length_lambda is not None:
+            lines.append(Text(f"λ {figure(r.length_lambda, '+.4f')}"))
     return [*lines, Text(clean(run.name), LABEL)]
 
 
 def _framed(run: RunView, width: int, height: int) -> list[Text]:
     rows = _chosen(width, height, len(trouble(run, width - 4)), wanted(run, width - 4))
     heights = _heights(rows, height - len(rows) - 1)
-    cells = [_widths(row, width) for row in rows]
-    drawn = [
-        [_panel(name, run, w - 2, tall) for name, w in zip(row.names, widths, strict=True)]
-        for row, widths, tall in zip(rows, cells, heights, strict=True)
-    ]
     lines: list[Text] = []
-    for i, (panels, widths, tall) in enumerate(zip(drawn, cells, heights, strict=True)):
-        lines.append(_rule(width, cells[i - 1] if i else [], widths, [p.title for p in panels]))
-        for n in range(tall):
-            lines.append(_line([p.lines[n] if n < len(p.lines) else Text("") for p in panels], widths))
-    return [*lines, _rule(width, cells[-1], [], [])]
+    above: list[int] = []
+    for row, tall in zip(rows, heights, strict=True):
+        widths = _widths(row, width)
+        panels = [_panel(name, run, w - 2, tall) for name, w in zip(row.names, widths, strict=True)]
+        lines.append(_rule(width, above, widths, [panel.title for panel in panels]))
+        columns = [[*panel.lines[:tall], *[Text("")] * (tall - len(panel.lines))] for panel in panels]
+        lines += [_line(texts, widths) for texts in zip(*columns, strict=True)]
+        above = widths
+    return [*lines, _rule(width, above, [], [])]
 
 
 def _chosen(width: int, height: int, trouble: int, samples: int) -> tuple[Row, ...]:
-    """The first layout that fits; trouble is told in the run's row, which then grows;
-    samples take what they can fill.
+    """The first layout that fits; trouble is told in the run's row, which then grows; samples take what they
+    can fill.
     """
     for extra in (trouble, 0):
-        for least, rows in LAYOUTS:
-            told = (replace(rows[0], least=rows[0].least + extra, most=rows[0].most + extra), *rows[1:])
-            told = tuple(
-                replace(row, most=max(row.least, samples)) if row.names == ("samples",) else row
-                for row in told
-            )
-            if width >= least and sum(row.least for row in told) + len(told) + 1 <= height:
-                return told
+        for least, (run, *others) in LAYOUTS:
+            rows = [replace(run, least=run.least + extra, most=run.most + extra)]
+            for row in others:
+                rows.append(replace(row, most=max(row.least, samples)) if row.names == ("samples",) else row)
+            needed = sum(row.least for row in rows) + len(rows) + 1
+            if width >= least and needed <= height:
+                return tuple(rows)
     return LAYOUTS[-1][1]
 
 
 def _heights(rows: tuple[Row, ...], lines: int) -> list[int]:
-    """Lines of each row: what it needs, then one by one to the row that lacks most of its share of the
-    rest.
-    """
+    """Lines of each row: what it needs, then one by one to the row that lacks most of its share."""
+
+    def share(i: int) -> float:
+        """What row i has of its share of the spare lines, with one more."""
+        return (heights[i] - rows[i].least + 1) / (rows[i].more or 1.0)
+
     heights = [row.least for row in rows]
     for _ in range(lines - sum(heights)):
-        open_ = [i for i, row in enumerate(rows) if row.more and heights[i] < row.most] or [len(rows) - 2]
-        heights[min(open_, key=lambda i: (heights[i] - rows[i].least + 1) / (rows[i].more or 1.0))] += 1
+        growing = [i for i, row in enumerate(rows) if row.more and heights[i] < row.most]
+        heights[min(growing or [len(rows) - 2], key=share)] += 1
     return heights
 
 
 def _widths(row: Row, width: int) -> list[int]:
     """Cells inside each panel's borders."""
-    room, shares = width - len(row.names) - 1, row.widths or (1.0,) * len(row.names)
+    room = width - len(row.names) - 1
+    shares = row.widths or (1.0,) * len(row.names)
     edges = [round(room * sum(shares[:i]) / sum(shares)) for i in range(len(shares) + 1)]
     return [b - a for a, b in itertools.pairwise(edges)]
 
@@ -153,32 +154,42 @@ def _panel(name: str, run: RunView, width: int, height: int) -> Panel:
 
 
 def _rule(width: int, above: list[int], below: list[int], titles: list[Text | str]) -> Text:
-    """A line of the frame, shared by the panels above and below it (none: an edge),
-    with the titles of those below.
+    """A line of the frame, shared by the panels above and below it (none: an edge), with the titles of those
+    below.
     """
-    ups, downs = _borders(above), _borders(below)
-    cells = ["─"] * width
-    for at in ups | downs:
-        cells[at] = "┼" if at in ups & downs else "┴" if at in ups else "┬"
-    cells[0], cells[-1] = "├┤" if above and below else "╭╮" if below else "╰╯"
-    line, at = Text(), 0
-    for begin, wide, title in zip([0, *sorted(downs)], below, titles, strict=False):
+    borders = _borders(below)
+    cells = _cells(width, above, below)
+    line = Text()
+    end = 0
+    for begin, wide, title in zip([0, *borders], below, titles, strict=False):
         words = Text(title, "bold") if isinstance(title, str) else title.copy()
         words = fit(words, min(words.cell_len, wide - 3))
-        line.append("".join(cells[at : begin + 2]), LABEL).append(" ").append_text(words).append(" ")
-        at = begin + 4 + words.cell_len
-    return line.append("".join(cells[at:]), LABEL)
+        line.append("".join(cells[end : begin + 2]), LABEL).append(" ").append_text(words).append(" ")
+        end = begin + 4 + words.cell_len
+    return line.append("".join(cells[end:]), LABEL)
 
 
-def _borders(widths: list[int]) -> set[int]:
-    places, at = set(), 0
-    for wide in widths[:-1]:
-        at += wide + 1
-        places.add(at)
-    return places
+def _cells(width: int, above: list[int], below: list[int]) -> list[str]:
+    """The characters of a rule without its titles."""
+    ups, downs = _borders(above), _borders(below)
+    cells = ["─"] * width
+    for cell in ups:
+        cells[cell] = "┴"
+    for cell in downs:
+        cells[cell] = "┼" if cell in ups else "┬"
+    if above and below:
+        cells[0], cells[-1] = "├┤"
+    else:
+        cells[0], cells[-1] = "╭╮" if below else "╰╯"
+    return cells
 
 
-def _line(texts: list[Text], widths: list[int]) -> Text:
+def _borders(widths: list[int]) -> list[int]:
+    """The cells at which the borders between panels stand."""
+    return [edge + i for i, edge in enumerate(itertools.accumulate(widths[:-1]), 1)]
+
+
+def _line(texts: Sequence[Text], widths: list[int]) -> Text:
     line = Text().append("│", LABEL)
     for text, wide in zip(texts, widths, strict=True):
         line.append(" ", LABEL).append_text(fit(text, wide - 2)).append(" │", LABEL)

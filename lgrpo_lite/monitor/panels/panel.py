@@ -1,5 +1,6 @@
 """What a panel is, and what all of them read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -24,3 +25,7 @@ class Panel:
 
 def last(run: RunView) -> StepRecord:
     return run.records[-1] if run.records else EMPTY
+
+
+def ranked(rank: int, lines: Iterable[Text]) -> Ranked:
+    return [(rank, line) for line in lines]
