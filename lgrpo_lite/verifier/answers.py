@@ -118,7 +118,8 @@ def _replaced(text: str) -> str | None:
 def _stated(text: str) -> str | None:
     """After the last "answer is" that is not "answer is not"."""
     for match in reversed(list(_SAYS.finditer(text))):
-        rest = text[match.end() : match.end() + 4000].lstrip()
+        begin = match.end()
+        rest = text[begin : begin + 4000].lstrip()
         if rest and not rest.lower().startswith("not "):
             return _in_sentence(rest)
     return None
@@ -141,7 +142,8 @@ def _in_sentence(rest: str) -> str | None:
     sentence = _HEDGE.sub("", _REASON.split(sentence, maxsplit=1)[0])
     if is_prose(sentence):
         return _last_formula(sentence)
-    return sentence.strip().strip("*_` ").rstrip(".").strip("*_` ") or None
+    sentence = sentence.strip().strip("*_` ")
+    return sentence.rstrip(".").strip("*_` ") or None
 
 
 def _last_line(text: str) -> str | None:

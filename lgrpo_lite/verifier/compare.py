@@ -121,8 +121,8 @@ def _is_one_tuple(members: Sequence[Node]) -> bool:
 
 def _coordinates(node: Node) -> list[Node] | None:
     """Of a tuple in round brackets, which a bare list may give too; None of one in others."""
-    _, opening, closing, *coordinates = node
-    return coordinates if opening == "(" and closing == ")" else None
+    _, _, _, *coordinates = node
+    return coordinates if _brackets(node) == ("(", ")") else None
 
 
 def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
@@ -277,11 +277,16 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _same_tuples(p: Node, g: Node, policy: Leniency) -> bool:
-    _, opening, closing, *members = p
-    _, gold_opening, gold_closing, *gold_members = g
-    if opening != gold_opening or closing != gold_closing:
+    if _brackets(p) != _brackets(g):
         return False
+    _, _, _, *members = p
+    _, _, _, *gold_members = g
     return _in_order(members, gold_members, policy)
+
+
+def _brackets(node: Node) -> tuple[str, str]:
+    _, opening, closing, *_ = node
+    return opening, closing
 
 
 def _same_bases(p: Node, g: Node, policy: Leniency) -> bool:
@@ -306,17 +311,21 @@ def _never_same(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _ambiguous(node: Node) -> bool:
-    return node[0] not in ("rel", "tuple", "matrix", "list", "set") and holds(node, "pm")
+    if node[0] in ("rel", "tuple", "matrix", "list", "set"):
+        return False
+    return holds(node, "pm")
 
 
 def _is_list(kinds: set[str], p: Node, g: Node) -> bool:
-    return bool(kinds & {"list", "set"}) or _ambiguous(p) or _ambiguous(g)
+    if kinds & {"list", "set"}:
+        return True
+    return _ambiguous(p) or _ambiguous(g)
 
 
 def _is_statement(kinds: set[str], p: Node, g: Node) -> bool:
     if "rel" in kinds or kinds & _SETS:
         return True
-    return kinds == {"tuple"} and p[1:3] != g[1:3]
+    return kinds == {"tuple"} and _brackets(p) != _brackets(g)
 
 
 def _is_matrix(kinds: set[str], p: Node, g: Node) -> bool:

@@ -48,7 +48,8 @@ def _added(matrices: Sequence[Node]) -> Node | None:
     if len(shapes) != 1:
         return None
     sums = []
-    for rows in zip(*(matrix[1] for matrix in matrices), strict=True):
+    all_rows = [rows for _, rows, *_ in matrices]
+    for rows in zip(*all_rows, strict=True):
         entries = zip(*rows, strict=True)
         sums.append(tuple(("+", *terms) for terms in entries))
     _, _, *bars = matrices[0]

@@ -88,7 +88,7 @@ class Parser:
                 joined = _JOINED_BY.get(by, by)
             statements.append(self.statement())
         self.depth -= 1
-        node = statements[0] if len(statements) == 1 else ("list", joined, *statements)
+        node = ("list", joined, *statements) if len(statements) > 1 else statements[0]
         if self.take("over"):  # {7 \\over 18}
             return ("/", node, self.items())
         if self.take("choose"):

@@ -20,8 +20,11 @@ def same_ratios(p: Node, g: Node) -> bool:
     if any(rational(term) == 0 for term in (*terms, *gold_terms)):
         return False
     (first, gold_first), *others = pairs
-    crossed = ((("*", term, gold_first), ("*", gold_term, first)) for term, gold_term in others)
-    return all(equal(product, gold_product) for product, gold_product in crossed)
+
+    def cross_products_agree(term: Node, gold_term: Node) -> bool:
+        return equal(("*", term, gold_first), ("*", gold_term, first))
+
+    return all(cross_products_agree(term, gold_term) for term, gold_term in others)
 
 
 def _is_quotient(ratio: Node, number: Node) -> bool:

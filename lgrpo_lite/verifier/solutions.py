@@ -2,6 +2,7 @@
 ..., {x | ...}, excluded points.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -222,16 +223,16 @@ def _combined(kind: str, parts: list[Solutions | None]) -> Solutions | None:
 def _position(node: Node) -> Any:
     """Where an end lies, to be ordered."""
     if node in (INF, ("+", INF)):
-        return float("inf")
+        return math.inf
     if node == MINUS_INF:
-        return float("-inf")
+        return -math.inf
     return constant(node)
 
 
 def _below(a: Node, b: Node) -> bool:
     x, y = _position(a), _position(b)
-    if isinstance(x, float) or isinstance(y, float):
-        return x != y and (x == float("-inf") or y == float("inf"))
+    if isinstance(x, float) or isinstance(y, float):  # an infinite end
+        return x != y and (x == -math.inf or y == math.inf)
     if equal(a, b):
         return False
     gap = constant(("+", b, ("neg", a)))
@@ -329,7 +330,8 @@ def same_solutions(p: Node, g: Node) -> bool:
         mine, gold = _merged(mine), _merged(gold)
     if len(mine) != len(gold):
         return False
-    return all(_same_piece(piece, other) for piece, other in zip(mine, gold, strict=True))
+    pairs = zip(mine, gold, strict=True)
+    return all(_same_piece(piece, other) for piece, other in pairs)
 
 
 def _same_piece(piece: Piece, other: Piece) -> bool:

@@ -104,8 +104,7 @@ def _plain(character: str) -> str:
         return rf"\frac{{{top}}}{{{bottom}}}"
     if folded == character:
         return character
-    spelled = [part if part.isascii() else _plain(part) for part in folded]
-    return "".join(spelled)
+    return "".join(part if part.isascii() else _plain(part) for part in folded)
 
 
 # a scale is no more than a unit

@@ -147,7 +147,9 @@ def _ends_with_value(before: list[Token]) -> bool:
     if not before:
         return False
     last = before[-1]
-    return last.kind in ("number", "symbol", "text") or last.value in _CLOSING or last.value == "pi"
+    if last.kind in ("number", "symbol", "text"):
+        return True
+    return last.value in _CLOSING or last.value == "pi"
 
 
 def _text(words: str, before: list[Token]) -> list[Token]:
@@ -187,7 +189,11 @@ def _letters(run: str, before: list[Token], glued: bool) -> list[Token]:
     if run.lower() in _ENGLISH:
         return [Token("text", run)]
     if len(run) <= 3 or (len(run) <= 5 and _joins(before, glued)):
-        return [Token("symbol", letter, None, glued or i > 0) for i, letter in enumerate(run)]
+        first, *others = run
+        return [
+            Token("symbol", first, glued=glued),
+            *(Token("symbol", other, glued=True) for other in others),
+        ]
     return [Token("text", run)]
 
 
@@ -195,7 +201,9 @@ def _is_known_unit(run: str) -> bool:
     """Whether letters name a unit; a single one is a variable, and two count in their own case only."""
     if len(run) == 1:
         return False
-    return run in KNOWN or (len(run) > 2 and run.lower() in KNOWN)
+    if run in KNOWN:
+        return True
+    return len(run) > 2 and run.lower() in KNOWN
 
 
 def _joins(before: list[Token], glued: bool) -> bool:

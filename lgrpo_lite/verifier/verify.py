@@ -191,4 +191,5 @@ def _unbalanced(answer: str) -> str | None:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    shortened = text if len(text) <= 60 else text[:57] + "..."
+    return repr(shortened)
