@@ -1,6 +1,4 @@
-"""Out of a run: the adapter in PEFT's format, or a merged model in plain transformers'
-format that was checked first.
-"""
+"""Out of a run: the adapter in PEFT's format, or a checked merged model in plain transformers' format."""
 
 import copy
 import dataclasses
@@ -11,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -38,39 +37,37 @@ from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Prompt
 
-CPU_PROMPTS = (
-    8  # of them where the policy is on a GPU and the merged model, which answers slowly there, is not
-)
+# of them where the policy is on a GPU and the merged model is on the CPU, where it answers slowly
+CPU_PROMPTS = 8
 CPU = torch.device("cpu")
 
 
 @contextmanager
 def memory_told() -> Iterator[None]:
-    """Memory that ends inside it is an OutOfMemory (exit 4) that speaks of the
-    export, which can be made again.
-    """
+    """Memory that ends inside it is an OutOfMemory (exit 4) of the export, which can be made again."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise _no_room(str(error).strip().split(". ")[0] or type(error).__name__) from error
+        raise _no_room(_first_sentence(error) or type(error).__name__) from error
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).strip().split(". ")[0]
 
 
 def _no_room(what: str) -> OutOfMemory:
-    fix = (
-        "nothing is lost: `lgrpo-lite export RUN merged` makes it from the last checkpoint, here or where"
-        " more memory is free"
-    )
+    again = "`lgrpo-lite export RUN merged` makes it from the last checkpoint"
+    fix = f"nothing is lost: {again}, here or where more memory is free"
     return OutOfMemory(f"the export does not fit into memory: {what}", where="export", fix=fix)
 
 
 def export_adapter(policy: Policy, out: Path) -> Path:
     """The adapter and the tokenizer, as `PeftModel.from_pretrained(base, out)` reads them."""
     if not policy.has_adapter:
-        raise ConfigError(
-            "all parameters were trained, there is no adapter", where="model.lora=null", fix="export merged"
-        )
+        what = "all parameters were trained, there is no adapter"
+        raise ConfigError(what, where="model.lora=null", fix="export merged")
     partial = _partial(out)
     policy.save(partial)
     policy.tokenizer.save_pretrained(partial)
@@ -86,9 +83,9 @@ def export_merged(
     base: str = "auto",
     tolerance: float | None = None,
 ) -> tuple[Path, Comparison]:
-    """Merge, verify, then put in place; a failed check raises VerificationError (exit 6) and leaves nothing
-    at `out`. Where neither the policy's device nor the CPU has room for the merged model, OutOfMemory (exit
-    4).
+    """Merge, verify, then put in place. A failed check: VerificationError (exit 6) and nothing at `out`.
+
+    Where neither the policy's device nor the CPU has room for the merged model: OutOfMemory (exit 4).
 
     base auto: the weights the policy was trained on (a quantised base dequantized). original: the
     checkpoint's own 16- or 32-bit weights; for a quantised policy these differ by the quantisation error, so
@@ -100,32 +97,32 @@ def export_merged(
     try:
         with memory_told():
             original = _original(recipe, policy.dtype) if other else None
-            merge.write_shards(merge.merged_tensors(policy.model, policy.dtype, original), partial)
-            del original
+            tensors = merge.merged_tensors(policy.model, policy.dtype, original)
+            merge.write_shards(tensors, partial)
+            del original, tensors
             _write_config(policy, recipe, partial)
-            result, device = _verify(
-                policy, recipe, partial, prompts[:VERIFY_PROMPTS], tolerance, judged=not other
-            )
-        report = dataclasses.asdict(result) | {
-            "base": "original" if other else "as trained",
-            "dtype": str(policy.dtype),
-        }
+            asked = prompts[:VERIFY_PROMPTS]
+            result, device = _verify(policy, recipe, partial, asked, tolerance, judged=not other)
+        report = dataclasses.asdict(result)
+        report["base"] = "original" if other else "as trained"
+        report["dtype"] = str(policy.dtype)
         report["device"] = device.type  # of the merged model
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
-            raise VerificationError(
-                f"the merged model is not the policy: mean |Δlogit| {result.mean_logit_diff:.3g} (accepted"
-                f" {result.tolerance}), same top token at {result.same_top:.1%} of {result.tokens} positions",
-                where=str(out),
-                fix=(
-                    "export adapter instead, or accept a larger difference with --tolerance; nothing was"
-                    " written"
-                ),
-            )
+            raise _another_model(result, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return _place(partial, out), result
+
+
+def _another_model(result: Comparison, out: Path) -> VerificationError:
+    difference = f"mean |Δlogit| {result.mean_logit_diff:.3g} (accepted {result.tolerance})"
+    same = f"same top token at {result.same_top:.1%} of {result.tokens} positions"
+    what = f"the merged model is not the policy: {difference}, {same}"
+    accept = "accept a larger difference with --tolerance"
+    fix = f"export adapter instead, or {accept}; nothing was written"
+    return VerificationError(what, where=str(out), fix=fix)
 
 
 def _verify(
@@ -137,131 +134,132 @@ def _verify(
     *,
     judged: bool,
 ) -> tuple[Comparison, torch.device]:
-    """How the model in `folder` compares, and where it was: on the policy's
-    device, or in less and less memory.
-    """
+    """How the model in `folder` compares, and where it was: the policy's device, or ever less memory."""
     merged = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    usual, least = verify.ROUNDED if recipe.model.weights == "int8" else verify.TOLERANCE[policy.dtype]
-    accepted = (usual if tolerance is None else tolerance) if judged else None
-    training, reason = policy.model.training, ""
+    limits = verify.limits(policy.dtype, recipe.model.weights, tolerance, judged=judged)
+    training = policy.model.training
+    reason = ""
     policy.model.eval()
     for device, rows in places(policy, recipe, merged, prompts):
-        asked, what = prompts, "verifying the merged model"
+        asked = prompts
+        what = "verifying the merged model"
         if device != policy.device:
-            asked, what = prompts[:CPU_PROMPTS], "verifying on the CPU: no room beside the policy"
+            asked = prompts[:CPU_PROMPTS]
+            what = "verifying on the CPU: no room beside the policy"
         try:
             with bars_told():
                 model = _loaded(folder, policy.dtype, device)
-            result = _compared(policy, model, asked, rows, accepted, least, what)
+            result = _compared(policy, model, asked, rows, limits, what)
             policy.model.train(training)
             return result, device
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            reason = f": {str(error).strip().split('. ')[0]}"
+            reason = f": {_first_sentence(error)}"
         model = None
         collect()
-    raise _no_room(f"the merged model takes {merged / GIB:.2f} GiB, and as much again is not free{reason}")
+    size = f"{merged / GIB:.2f} GiB"
+    raise _no_room(f"the merged model takes {size}, and as much again is not free{reason}")
 
 
 def places(
     policy: Policy, recipe: Recipe, merged: int, prompts: Sequence[Prompt]
 ) -> list[tuple[torch.device, int]]:
-    """Where to put a merged model of `merged` bytes and how many prompts to answer at once; each
-    takes less than the one before.
+    """Where to put a merged model of `merged` bytes and how many prompts to answer at once, in order of size.
 
     Empty: there is no room for it on the policy's device, nor in the machine's memory.
     """
-    here, longest = policy.device, max(len(prompt.token_ids) for prompt in prompts)
+    here = policy.device
+    longest = max(len(prompt.token_ids) for prompt in prompts)
     free = free_bytes(here)
-    beside, alone = (room_for(policy, recipe, size, longest, free) for size in (merged, 0))
-    found = []
+    beside = room_for(policy, recipe, merged, longest, free)
+    alone = room_for(policy, recipe, 0, longest, free)
+    choices = []
     if beside or here.type == "cpu":
-        found += [(here, max(beside, VERIFY_ROWS)), (here, VERIFY_ROWS), (here, 1)]
+        choices += [(here, rows) for rows in (max(beside, VERIFY_ROWS), VERIFY_ROWS, 1)]
     if here.type != "cpu" and merged <= free_bytes(CPU):
-        found += [(CPU, max(alone, VERIFY_ROWS)), (CPU, VERIFY_ROWS), (CPU, 1)]
-    return list(dict.fromkeys(found))
+        choices += [(CPU, rows) for rows in (max(alone, VERIFY_ROWS), VERIFY_ROWS, 1)]
+    return list(dict.fromkeys(choices))
 
 
 def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: int) -> int:
     """Prompts that both models can answer at once, VERIFY_ROWS to VERIFY_PROMPTS; 0: not even so few.
 
-    merged: bytes of the merged model on the policy's device, where `free` are free;
-    longest: tokens of the longest prompt.
+    merged: bytes of the merged model on the policy's device, where `free` are free; longest: tokens of the
+    longest prompt.
     """
-    return verify_rows(lambda rows: merged + answering_bytes(policy, recipe, rows, longest), free)
+
+    def needed(rows: int) -> int:
+        return merged + answering_bytes(policy, recipe, rows, longest)
+
+    return verify_rows(needed, free)
 
 
 def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> int:
-    """What it takes to answer so many prompts at once: their keys and values, and what
-    is in work where that is known.
-    """
-    config, width = policy.base.config.to_dict(), policy.dtype.itemsize
+    """Bytes to answer so many prompts at once: keys and values, and what is in work where that is known."""
+    config = policy.base.config.to_dict()
+    width = policy.dtype.itemsize
     try:
-        return checked_bytes(Shape.of(config), Pass(width, recipe.model.lora), rows, longest)
+        shape = Shape.of(config)
+        return checked_bytes(shape, Pass(width, recipe.model.lora), rows, longest)
     except ConfigError:  # a family whose size is not known from its config
         return rows * (longest + VERIFY_TOKENS) * kv_bytes_per_token(config, width)
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
-    """The merged model as plain transformers loads it;
-    on a GPU without a copy of it in the machine's memory.
-    """
-    there = {} if device.type == "cpu" else {"device_map": {"": device}}
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", **there
-    ).eval()
+    """The merged model as plain transformers loads it; on a GPU without a copy in the machine's memory."""
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if device.type != "cpu":
+        options["device_map"] = {"": device}
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
 def _compared(
-    policy: Policy,
-    model,
-    prompts: Sequence[Prompt],
-    rows: int,
-    accepted: float | None,
-    least_same_top: float,
-    what: str,
+    policy: Policy, model, prompts: Sequence[Prompt], rows: int, limits: tuple[float | None, float], what: str
 ) -> Comparison:
-    """Both models answer, `rows` prompts at a time, then their logits are compared, a
-    prompt at a time. Told as `what`.
-    """
+    """Both models answer, `rows` prompts at a time, then logits are compared by prompt. Shown as `what`."""
     merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
-    told = partial(progress.told, what, of=3 * len(prompts))  # two models answer, then their logits
-    told(0)
+    report = partial(progress.told, what, of=3 * len(prompts))  # two models answer, then their logits
+    report(0)
 
     def answered(share: float) -> None:
-        told(int(share * 2 * len(prompts)))
+        report(int(share * 2 * len(prompts)))
 
-    answers = []
-    for asked, tick in ((policy, share_of(answered, 0.0, 0.5)), (merged, share_of(answered, 0.5, 0.5))):
-        greedy = SamplingParams(0.0, VERIFY_TOKENS, tick=tick)
-        answers.append(
-            [one[0].token_ids for one in TransformersSampler(asked, rows).generate(prompts, 1, greedy)]
-        )
+    def answers_of(one: Policy, begin: float) -> list[tuple[int, ...]]:
+        greedy = SamplingParams(0.0, VERIFY_TOKENS, tick=share_of(answered, begin, 0.5))
+        answers = TransformersSampler(one, rows).generate(prompts, 1, greedy)
+        return [row[0].token_ids for row in answers]
+
+    policy_answers = answers_of(policy, 0.0)
+    merged_answers = answers_of(merged, 0.5)
     compared = itertools.count(2 * len(prompts))
 
-    def logits_of_policy(ids: torch.Tensor) -> torch.Tensor:
-        told(next(compared))
+    def policy_logits(ids: torch.Tensor) -> torch.Tensor:
+        report(next(compared))
         return policy.model(input_ids=ids.to(policy.device)).logits
 
+    def merged_logits(ids: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=ids.to(merged.device)).logits
+
+    tolerance, least_same_top = limits
     with policy.compute():
         result = verify.compare(
-            logits_of_policy,
-            lambda ids: model(input_ids=ids.to(merged.device)).logits,
-            [p.token_ids for p in prompts],
-            *answers,
-            tolerance=accepted,
+            policy_logits,
+            merged_logits,
+            [prompt.token_ids for prompt in prompts],
+            policy_answers,
+            merged_answers,
+            tolerance=tolerance,
             least_same_top=least_same_top,
         )
-    told(3 * len(prompts))
+    report(3 * len(prompts))
     return result
 
 
 def check_original(recipe: Recipe) -> None:
-    """export.base=original needs weights that are not quantised: ConfigError
-    where the model was saved without.
-    """
-    if saved := saved_as(recipe.model, recipe.where("model.id")):
+    """export.base=original needs weights that are not quantised: ConfigError where the model has none."""
+    saved = saved_as(recipe.model, recipe.where("model.id"))
+    if saved:
         what = f"{recipe.model.id} was saved as {saved}: there is no original to merge into"
         fix = "set export.base=dequantized, or model.id to the model that it was made from"
         raise ConfigError(what, where=recipe.where("export.base"), fix=fix)
@@ -270,7 +268,8 @@ def check_original(recipe: Recipe) -> None:
 def _original(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     check_original(recipe)
     kind = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    model = load_base(recipe.model.model_copy(update={"weights": kind}), torch.device("cpu"))
+    settings = recipe.model.model_copy(update={"weights": kind})
+    model = load_base(settings, CPU)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
@@ -281,32 +280,26 @@ def _write_config(policy: Policy, recipe: Recipe, folder: Path) -> None:
     config.dtype = policy.dtype
     config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+    revision = recipe.model.revision or "main"
     try:
-        generation = GenerationConfig.from_pretrained(
-            locate(recipe.model.id), revision=recipe.model.revision or "main"
-        )
+        generation = GenerationConfig.from_pretrained(locate(recipe.model.id), revision=revision)
     except OSError:  # the base has none
         generation = GenerationConfig(eos_token_id=sorted(policy.eos_ids))
     generation.save_pretrained(folder)
 
 
 def _partial(out: Path) -> Path:
-    """An empty folder beside `out`. `out` itself is replaced only by an export
-    of ours, never a foreign folder.
-    """
+    """A folder to be beside `out`. Only an earlier export at `out` is ever replaced, no foreign folder."""
+    fix = "choose another --out"
     ours = any((out / name).exists() for name in ("merge_report.json", "adapter_config.json"))
     if out.exists() and not ours:
-        raise ConfigError(
-            "that folder exists and is no earlier export", where=str(out), fix="choose another --out"
-        )
+        raise ConfigError("that folder exists and is no earlier export", where=str(out), fix=fix)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"cannot write: {error.strerror}", where=str(out), fix="choose another --out"
-        ) from None
+        raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix=fix) from None
     return partial
 
 

@@ -1,5 +1,4 @@
-"""Merge an adapter into 16- or 32-bit weights, tensor by tensor in float32. There is no
-way here to merge into 4 bits.
+"""Merge an adapter into 16- or 32-bit weights, tensor by tensor in float32. Nothing merges into 4 bits.
 
 W_merged = W + scale · B A
 
@@ -25,8 +24,7 @@ SHARD_BYTES = 2 * 1024**3
 def merged_tensors(
     model: nn.Module, dtype: torch.dtype, original: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name in the plain model, merged tensor on the CPU) for every weight of a
-    model, with or without an adapter.
+    """(name in the plain model, merged tensor on the CPU) for every weight, with or without an adapter.
 
     `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from.
     Tied weights come once. Told as "merging".
@@ -36,43 +34,37 @@ def merged_tensors(
         progress.told("merging", done, len(weights))
         weight = original[name] if original is not None else dense(parameter, holder)
         if isinstance(module, LoraLayer) and name.endswith(".weight"):
-            weight = weight.float() + sum(_delta(module, a).to(weight.device) for a in module.active_adapters)
+            deltas = [_delta(module, adapter) for adapter in module.active_adapters]
+            weight = weight.float() + sum(delta.to(weight.device) for delta in deltas)
         yield name, weight.to(dtype).cpu().contiguous()
     progress.told("merging", len(weights), len(weights))
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any, nn.Module]]:
-    """(name in the plain model, weight, its module, what holds it inside that), each once;
-    an adapter's own are left out.
-    """
-    seen: set[int] = set()
+    """(name in the plain model, weight, its module, what holds it in that), once each; no adapter's own."""
+    visited: set[int] = set()
     for path, module in model.named_modules():
-        if "lora_" in path:
+        if "lora_" in path or path.endswith(".base_layer"):
             continue
         holder = module.get_base_layer() if isinstance(module, LoraLayer) else module
-        if path.endswith(".base_layer"):
-            continue
         for leaf, parameter in holder.named_parameters(recurse=False):
-            if id(parameter) in seen:
+            if id(parameter) in visited:
                 continue
-            seen.add(id(parameter))
-            yield plain_name(f"{path}.{leaf}" if path else leaf), parameter, module, holder
+            visited.add(id(parameter))
+            name = f"{path}.{leaf}" if path else leaf
+            yield plain_name(name), parameter, module, holder
 
 
 def _delta(module: Any, adapter: str) -> Tensor:
-    return module.get_delta_weight(
-        adapter
-    ).float()  # every peft layer with a weight has it, their common base has not
+    # every peft layer with a weight has it, their common base has not
+    return module.get_delta_weight(adapter).float()
 
 
 def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
-    """A weight as an ordinary tensor: bitsandbytes 4-bit and 8-bit are dequantized to the
-    values the policy computes with.
-    """
+    """A weight as an ordinary tensor: bitsandbytes ones are dequantized to what the policy computes with."""
     if parameter.dtype == torch.int8:
-        return parameter.data.float() * (
-            row_scale(parameter, holder).to(parameter.device).float()[:, None] / 127
-        )
+        scale = row_scale(parameter, holder).to(parameter.device).float()
+        return parameter.data.float() * (scale[:, None] / 127)
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return parameter.detach()
@@ -82,9 +74,7 @@ def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
 
 
 def row_scale(parameter: Any, holder: Any) -> Tensor:
-    """The largest number of each row of an 8-bit weight; bitsandbytes moves it to the
-    layer's state at the first pass.
-    """
+    """The largest number of each row of an 8-bit weight; the first pass moves it to the layer's state."""
     return parameter.SCB if parameter.SCB is not None else holder.state.SCB
 
 
@@ -94,31 +84,33 @@ def plain_name(name: str) -> str:
 
 
 def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Safetensors files of at most `shard_bytes` (or one tensor), with
-    transformers' index when there are several.
-    """
+    """Safetensors files of at most `shard_bytes` (or one tensor), with an index when there are several."""
     shards: list[list[str]] = []
-    held: dict[str, Tensor] = {}
+    shard: dict[str, Tensor] = {}
     size = total = 0
     for name, tensor in tensors:
         bytes_ = tensor.numel() * tensor.element_size()
-        if held and size + bytes_ > shard_bytes:
-            _flush(held, folder, shards)
-            held, size = {}, 0
-        held[name] = tensor
-        size, total = size + bytes_, total + bytes_
-    _flush(held, folder, shards)
+        if shard and size + bytes_ > shard_bytes:
+            _flush(shard, folder, shards)
+            shard = {}
+            size = 0
+        shard[name] = tensor
+        size += bytes_
+        total += bytes_
+    _flush(shard, folder, shards)
     if len(shards) == 1:
         (folder / "part-00001").rename(folder / "model.safetensors")
         return
     index = {"metadata": {"total_size": total}, "weight_map": {}}
     for i, names in enumerate(shards, 1):
+        part = folder / f"part-{i:05d}"
         final = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"part-{i:05d}").rename(folder / final)
+        part.rename(folder / final)
         index["weight_map"] |= dict.fromkeys(names, final)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), "utf-8")
 
 
-def _flush(held: dict[str, Tensor], folder: Path, shards: list[list[str]]) -> None:
-    shards.append(list(held))
-    save_file(held, folder / f"part-{len(shards):05d}", metadata={"format": "pt"})
+def _flush(shard: dict[str, Tensor], folder: Path, shards: list[list[str]]) -> None:
+    shards.append(list(shard))
+    file = folder / f"part-{len(shards):05d}"
+    save_file(shard, file, metadata={"format": "pt"})

@@ -9,7 +9,11 @@ from torch import Tensor
 # Largest accepted mean |Δlogit|, and least accepted share of positions with the same top token. The mean,
 # because a bf16 logit near 30 is itself rounded to 1/8, so that the worst of 10^5 says little, while a
 # wrong merge moves all of them.
-TOLERANCE = {torch.float32: (1e-3, 0.999), torch.float16: (0.03, 0.99), torch.bfloat16: (0.2, 0.95)}
+TOLERANCE = {
+    torch.float32: (1e-3, 0.999),
+    torch.float16: (0.03, 0.99),
+    torch.bfloat16: (0.2, 0.95),
+}  # fmt: skip
 ROUNDED = (0.3, 0.9)  # LLM.int8 rounds activations too, as no merged model does
 
 
@@ -27,6 +31,16 @@ class Comparison:
     passed: bool
 
 
+def limits(
+    dtype: torch.dtype, weights: str, tolerance: float | None, *, judged: bool
+) -> tuple[float | None, float]:
+    """(accepted mean |Δlogit|, least share of the same top token); None: not `judged`, reported only."""
+    usual, least = ROUNDED if weights == "int8" else TOLERANCE[dtype]
+    if not judged:
+        return None, least
+    return usual if tolerance is None else tolerance, least
+
+
 @torch.no_grad()
 def compare(
     policy_logits: Callable[[Tensor], Tensor],
@@ -39,27 +53,34 @@ def compare(
     least_same_top: float,
 ) -> Comparison:
     """Logits are compared where they predict the policy's greedy answer. Anything not finite fails."""
-    worst, total, same, count = 0.0, 0.0, 0, 0
-    values = 0
+    worst = total = 0.0
+    same = count = values = 0
     for prompt, answer in zip(prompts, policy_answers, strict=True):
         ids = torch.tensor([[*prompt, *answer]])
-        window = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
-        ours, theirs = (f(ids)[0, window].float().cpu() for f in (policy_logits, merged_logits))
+        begin = len(prompt) - 1
+        window = slice(begin, begin + len(answer))
+        ours = policy_logits(ids)[0, window].float().cpu()
+        theirs = merged_logits(ids)[0, window].float().cpu()
         diff = (ours - theirs).abs()
-        worst = max(worst, diff.max().item()) if torch.isfinite(diff).all() else float("inf")
-        total, values = total + diff.sum().item(), values + diff.numel()
-        same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        largest = diff.max().item() if torch.isfinite(diff).all() else float("inf")
+        worst = max(worst, largest)
+        total += diff.sum().item()
+        values += diff.numel()
+        agree = ours.argmax(-1) == theirs.argmax(-1)
+        same += int(agree.sum())
         count += len(answer)
+    equal = [list(a) == list(b) for a, b in zip(policy_answers, merged_answers, strict=True)]
     same_top = same / count
+    mean = total / values
     finite = worst < float("inf")
-    within = tolerance is None or (total / values <= tolerance and same_top >= least_same_top)
+    within = tolerance is None or (mean <= tolerance and same_top >= least_same_top)
     return Comparison(
         prompts=len(prompts),
         tokens=count,
-        greedy_equal=sum(list(a) == list(b) for a, b in zip(policy_answers, merged_answers, strict=True)),
+        greedy_equal=sum(equal),
         same_top=same_top,
         max_logit_diff=worst if finite else -1.0,
-        mean_logit_diff=total / values if finite else -1.0,
+        mean_logit_diff=mean if finite else -1.0,
         tolerance=tolerance,
         passed=finite and within,
     )
