@@ -30,7 +30,8 @@ HABIT = {"direct": 0.68, "short": 0.10, "steps": 0.22}
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, two special tokens: reads any text, never an unknown token."""
-    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {char: i for i, char in enumerate(alphabet)}
     core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
@@ -39,7 +40,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
     """Head size 32, because vLLM's CPU attention refuses smaller ones."""
-    eos, pad = (tokenizer.get_vocab()[token] for token in (EOS, PAD))
+    vocab = tokenizer.get_vocab()
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -50,31 +51,31 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=eos,
-        pad_token_id=pad,
+        eos_token_id=vocab[EOS],
+        pad_token_id=vocab[PAD],
     )
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, size: int, mixture: dict[str, float]):
-    """Endless (input_ids [B, L], labels [B, L]); -100 marks the prompt and the padding,
-    which carry no loss.
-    """
-    rng, stream = random.Random(seed), problems(seed, "train")
-    styles, shares = list(mixture), list(mixture.values())
+    """Endless (input_ids [B, L], labels [B, L]); -100 marks prompt and padding, which carry no loss."""
+    rng = random.Random(seed)
+    stream = problems(seed, "train")
+    styles = list(mixture)
+    shares = list(mixture.values())
     while True:
         rows = []
         for problem in itertools.islice(stream, size):
             prompt = tokenizer(problem.question + "\n")["input_ids"]
-            answer = tokenizer(problem.solution(rng.choices(styles, shares)[0]))["input_ids"]
+            style = rng.choices(styles, shares)[0]
+            answer = tokenizer(problem.solution(style))["input_ids"]
             rows.append((prompt, [*answer, tokenizer.eos_token_id]))
-        width = max(len(p) + len(a) for p, a in rows)
-        pad = [[tokenizer.pad_token_id] * (width - len(p) - len(a)) for p, a in rows]
-        yield (
-            torch.tensor([p + a + x for (p, a), x in zip(rows, pad, strict=True)]),
-            torch.tensor(
-                [[-100] * len(p) + a + [-100] * len(x) for (p, a), x in zip(rows, pad, strict=True)]
-            ),
-        )
+        width = max(len(prompt) + len(answer) for prompt, answer in rows)
+        ids, labels = [], []
+        for prompt, answer in rows:
+            padding = width - len(prompt) - len(answer)
+            ids.append(prompt + answer + [tokenizer.pad_token_id] * padding)
+            labels.append([-100] * len(prompt) + answer + [-100] * padding)
+        yield torch.tensor(ids), torch.tensor(labels)
 
 
 def stage(
@@ -88,15 +89,24 @@ def stage(
     mixture: dict[str, float],
 ):
     """Supervised training on one mixture: AdamW, warm-up, cosine."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+    )  # fmt: skip
     warmup = max(1, min(200, steps // 10))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(1, s / steps))) + 0.01)
-    )
+
+    def factor(done: int) -> float:
+        rise = (done + 1) / warmup
+        share = min(1, done / steps)
+        fall = 0.5 * (1 + math.cos(math.pi * share)) + 0.01
+        return min(rise, fall)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    stream = batches(tokenizer, seed, batch, mixture)
     began = time.monotonic()
-    for step, (ids, labels) in zip(
-        range(1, steps + 1), batches(tokenizer, seed, batch, mixture), strict=False
-    ):
+    for step, (ids, labels) in zip(range(1, steps + 1), stream, strict=False):
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -104,22 +114,21 @@ def stage(
         schedule.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == steps:
-            print(
-                f"step {step}/{steps} | loss {loss.item():.4f} | {time.monotonic() - began:.0f}s", flush=True
-            )
+            seconds = time.monotonic() - began
+            line = f"step {step}/{steps} | loss {loss.item():.4f} | {seconds:.0f}s"
+            print(line, flush=True)
 
 
 def pretrain(out: Path, *, steps: int = 3000, batch: int = 192, seed: int = 0) -> Path:
-    """Train the skill, then a tenth as long the habit; save in bfloat16 (safetensors)
-    with the tokenizer under `out`.
-    """
+    """Train the skill, then a tenth as long the habit; save in bfloat16 with the tokenizer under `out`."""
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer()
     model = Qwen2ForCausalLM(tiny_config(tokenizer))
     stage(model, tokenizer, steps=steps, batch=batch, lr=2e-3, seed=seed, mixture=SKILL)
     # what would be shipped, so that the second stage can also be taken up from a file
     model = model.bfloat16().float()
-    stage(model, tokenizer, steps=max(1, steps // 10), batch=batch, lr=3e-4, seed=seed + 1, mixture=HABIT)
+    fewer = max(1, steps // 10)
+    stage(model, tokenizer, steps=fewer, batch=batch, lr=3e-4, seed=seed + 1, mixture=HABIT)
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return out
