@@ -380,7 +380,7 @@ def _fill(card: Card, net, config, weights: str, dtype: torch.dtype) -> int:
     import bitsandbytes.nn
     from bitsandbytes.functional import QuantState
 
-    from lgrpo_lite.engines.shared import Piece, _set_linear4bit, _set_plain
+    from lgrpo_lite.engines.shared import Piece, set_linear4bit, set_plain
 
     def packed(data, requires_grad=False, **known):
         """bitsandbytes' Params4bit cannot be made of a FakeTensor."""
@@ -404,11 +404,11 @@ def _fill(card: Card, net, config, weights: str, dtype: torch.dtype) -> int:
                     absmax, code = (card.tensor(n, dtype=torch.float32) for n in (-(-count // 64), 16))
                     state = QuantState(absmax, empty.shape, code, 64, "nf4", dtype)
                     data = card.tensor(-(-count // 2), 1, dtype=torch.uint8)
-                    _set_linear4bit(net, path, module, Piece(data, state), dtype)
+                    set_linear4bit(net, path, module, Piece(data, state), dtype)
                     held += data.nbytes + absmax.nbytes + code.nbytes
                 else:
                     data = card.tensor(*empty.shape, dtype=dtype)
-                    _set_plain(net.get_submodule(path), path, leaf, empty, data)
+                    set_plain(net.get_submodule(path), path, leaf, empty, data)
                     held += data.nbytes
     net.tie_weights()
     return held

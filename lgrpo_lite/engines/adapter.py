@@ -1,6 +1,4 @@
-"""The adapter on its way to vLLM: each version a PEFT folder of its own, whole before it
-can be seen, gone with the run.
-"""
+"""The adapter on its way to vLLM: a PEFT folder a version, visible once complete, gone with the run."""
 
 import contextlib
 import fcntl
@@ -24,8 +22,7 @@ OLD = 60.0  # seconds; a younger folder may be about to be locked
 
 
 class AdapterFolder:
-    """A folder `lgrpo-XXXXXXXX` under `root`, removed by `close`, when this object
-    dies, or when the process exits.
+    """A folder `lgrpo-XXXXXXXX` under `root`, removed by `close`, with this object, or when the process ends.
 
     root None: $TMPDIR where it is set, else /dev/shm, else the system's temporary folder, readable by this
     user alone. A root that is given must exist; who may read below it is the umask's decision. `setting` is
@@ -40,21 +37,22 @@ class AdapterFolder:
             self.path.mkdir(mode=0o700 if root is None else 0o777)
         except OSError as error:
             fix = f"set {setting} to a folder that exists and can be written"
-            raise EnvironmentFault(
-                f"no folder for adapters: {error.strerror}", where=str(parent), fix=fix
-            ) from error
-        held = os.open(self.path, os.O_RDONLY)  # as long as this process lives
-        fcntl.flock(held, fcntl.LOCK_EX)
+            what = f"no folder for adapters: {error.strerror}"
+            raise EnvironmentFault(what, where=str(parent), fix=fix) from error
+        descriptor = os.open(self.path, os.O_RDONLY)  # open and locked as long as this process lives
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         if root is None:
             _sweep(parent)
-        self._cleanup = weakref.finalize(self, _remove, self.path, os.getpid(), held)
+        self._cleanup = weakref.finalize(self, _remove, self.path, os.getpid(), descriptor)
 
     def publish(self, policy: Policy) -> Path:
-        """The policy's adapter in a fresh folder v1, v2, …; nothing stays behind when it
-        cannot be written: EnvironmentFault.
+        """The policy's adapter in a fresh folder v1, v2, …
+
+        Where it cannot be written nothing stays behind: EnvironmentFault.
         """
         self._count += 1
-        final, partial = self.path / f"v{self._count}", self.path / f".partial-{self._count}"
+        final = self.path / f"v{self._count}"
+        partial = self.path / f".partial-{self._count}"
         try:
             policy.save(partial)
             partial.rename(final)
@@ -72,13 +70,13 @@ class AdapterFolder:
         self._cleanup()
 
     def _fault(self, policy: Policy, error: Exception) -> EnvironmentFault:
-        wanted = sum(p.numel() * p.element_size() for p in policy.trainable())
+        size = sum(p.numel() * p.element_size() for p in policy.trainable())
         reason = error.strerror if isinstance(error, OSError) else str(error)
         try:
             free = f"{shutil.disk_usage(self.path).free:,}"
         except OSError:  # the folder itself is gone
             free = "no"
-        what = f"the adapter cannot be written: {reason}; it takes {wanted:,} bytes, {free} are free"
+        what = f"the adapter cannot be written: {reason}; it takes {size:,} bytes, {free} are free"
         fix = f"free some room there, or set {self.setting} to a folder with more"
         return EnvironmentFault(what, where=str(self.path), fix=fix)
 
@@ -87,17 +85,18 @@ def checksum(policy: Policy) -> str:
     """SHA-256 of what is trained, in order: equal only while no bit of it changed."""
     digest = hashlib.sha256()
     for parameter in policy.trainable():
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        values = parameter.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def default_root() -> Path:
-    """Where adapters go when no setting says: memory rather than a disk,
-    but a TMPDIR that was set is meant.
-    """
+    """Where adapters go when no setting says: TMPDIR if it is set, else memory rather than a disk."""
     if chosen := os.environ.get("TMPDIR"):
         return Path(chosen)
-    return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    if os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        return SHARED_MEMORY
+    return Path(tempfile.gettempdir())
 
 
 def _sweep(parent: Path) -> None:
@@ -106,15 +105,15 @@ def _sweep(parent: Path) -> None:
         with contextlib.suppress(OSError):  # another user's, or locked
             if time.time() - folder.stat().st_mtime < OLD:
                 continue
-            held = os.open(folder, os.O_RDONLY)
+            descriptor = os.open(folder, os.O_RDONLY)
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
-                os.close(held)
+                os.close(descriptor)
 
 
-def _remove(path: Path, owner: int, held: int) -> None:
+def _remove(path: Path, owner: int, descriptor: int) -> None:
     if os.getpid() == owner:  # a forked child runs this too when it exits
         shutil.rmtree(path, ignore_errors=True)
-        os.close(held)
+        os.close(descriptor)

@@ -1,5 +1,4 @@
-"""Rollout engines: who samples. No sampler exists outside `serving`, so nothing
-can sample from stale weights.
+"""Rollout engines: who samples. No sampler exists outside `serving`, so none can hold stale weights.
 
 net = engine.network(recipe)                 # the policy's network if the engine owns the weights, else None
 with engine.serving(policy) as sampler:      # adapter in on entry, memory back on exit
@@ -10,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lgrpo_lite.errors import ConfigError, LgrpoError, nearest
@@ -70,17 +69,13 @@ class RolloutEngine(Protocol):
     caches_prefixes: bool  # whether keys and values of a prompt outlive a rollout
 
     def network(self, recipe: Recipe):
-        """The policy's network with a fresh adapter, built on the engine's own base weights;
-        None: the policy loads its own.
-        """
+        """The policy's network with a fresh adapter on the engine's base weights; None: it loads its own."""
         ...
 
     def serving(self, policy) -> AbstractContextManager[Sampler]: ...
 
     def fingerprint(self) -> str | None:
-        """A checksum of the base weights that it samples with, exact in every bit; None: the
-        policy's own, or out of reach.
-        """
+        """A checksum of all bits of the base weights it samples with; None: the policy's, or out of reach."""
         ...
 
     def close(self) -> None: ...
@@ -88,9 +83,7 @@ class RolloutEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can serve; `checks.check` refuses recipes that ask for more,
-    before anything is loaded.
-    """
+    """What an engine can serve; `checks.check` refuses recipes that ask for more before anything loads."""
 
     weights: tuple[str, ...] = ("nf4", "int8", "bf16", "fp16", "fp32")
     all_parameters: bool = True  # model.lora=null
@@ -115,17 +108,31 @@ class Engine:
 
 _VLLM = Capabilities(("nf4", "bf16", "fp16", "fp32"), all_parameters=False, max_rank=512, head_adapter=False)
 ENGINES = {
-    "transformers": Engine("lgrpo_lite.engines.transformers:TransformersEngine", on_trainer=True),
+    "transformers": Engine(
+        path="lgrpo_lite.engines.transformers:TransformersEngine",
+        on_trainer=True,
+    ),
     "vllm": Engine(
-        "lgrpo_lite.engines.vllm:VllmEngine", ("vllm",), "vllm", can=_VLLM, colocated=True, own_copy=True,
+        path="lgrpo_lite.engines.vllm:VllmEngine",
+        packages=("vllm",),
+        extra="vllm",
+        can=_VLLM,
+        colocated=True,
+        own_copy=True,
     ),
     "unsloth": Engine(
-        "lgrpo_lite.engines.unsloth:UnslothEngine", ("unsloth", "unsloth_zoo", "vllm"), "unsloth",
+        path="lgrpo_lite.engines.unsloth:UnslothEngine",
+        packages=("unsloth", "unsloth_zoo", "vllm"),
+        extra="unsloth",
         needs_gpu=True,
-        can=Capabilities(("nf4", "bf16"), all_parameters=False, max_rank=512, head_adapter=False),
-        colocated=True, rows_only=True,
+        can=replace(_VLLM, weights=("nf4", "bf16")),
+        colocated=True,
+        rows_only=True,
     ),
-    "vllm-server": Engine("lgrpo_lite.engines.server:ServerEngine", can=_VLLM),
+    "vllm-server": Engine(
+        path="lgrpo_lite.engines.server:ServerEngine",
+        can=_VLLM,
+    ),
 }  # fmt: skip
 
 
@@ -134,21 +141,22 @@ PREFERRED, FALLBACK = "vllm", "transformers"
 
 
 def engine_name(recipe: Recipe) -> str:
-    """The engine's name; `auto` is vllm where vLLM and a GPU are and it can serve
-    the recipe, else transformers.
+    """The engine's name; `auto` is vllm where vLLM, a GPU and a recipe it can serve are, else transformers.
 
     Unknown: ConfigError. Imports nothing heavy.
     """
-    name, where = recipe.rollout.engine, recipe.where("rollout.engine")
+    name = recipe.rollout.engine
+    where = recipe.where("rollout.engine")
     if name == "auto":
         row = ENGINES[PREFERRED]
         here = not missing_packages(row, recipe.model.weights) and cuda_devices() > 0
-        return PREFERRED if here and next(unservable(recipe, row.can), None) is None else FALLBACK
+        if not here:
+            return FALLBACK
+        faults = list(unservable(recipe, row.can))
+        return FALLBACK if faults else PREFERRED
     if name not in ENGINES:
-        hint = nearest(name, list(ENGINES))
-        raise ConfigError(
-            f"unknown engine {name!r}{hint}", where=where, fix=f"use one of: auto, {', '.join(ENGINES)}"
-        )
+        what = f"unknown engine {name!r}{nearest(name, list(ENGINES))}"
+        raise ConfigError(what, where=where, fix=f"use one of: auto, {', '.join(ENGINES)}")
     return name
 
 
@@ -165,10 +173,13 @@ def open_engine(recipe: Recipe) -> RolloutEngine:
 def missing_packages(row: Engine, weights: str) -> list[str]:
     """Packages the recipe needs that are not installed, without importing any."""
     quantised = weights in ("nf4", "int8")
-    wanted = ["torch", "transformers", "peft", *(["bitsandbytes"] if quantised else []), *row.packages]
+    packages = ["torch", "transformers", "peft"]
+    if quantised:
+        packages.append("bitsandbytes")
+    packages += row.packages
     if quantised and "vllm" in row.packages:
-        wanted.append("vllm_bnb_plugin")
-    return [name for name in wanted if not installed(name)]
+        packages.append("vllm_bnb_plugin")
+    return [name for name in packages if not installed(name)]
 
 
 def installed(package: str) -> bool:
@@ -179,25 +190,21 @@ def installed(package: str) -> bool:
 
 def unservable(recipe: Recipe, can: Capabilities) -> Iterator[tuple[str, str, str]]:
     """What the recipe asks of an engine that it cannot do: (why, the key, what to do)."""
-    model, lora, name = recipe.model, recipe.model.lora, recipe.rollout.engine
+    model = recipe.model
+    lora = recipe.model.lora
+    name = recipe.rollout.engine
     if model.weights not in can.weights:
-        yield (
-            f"the engine {name!r} cannot serve {model.weights} weights",
-            "model.weights",
-            f"use {' or '.join(can.weights)}",
-        )
+        what = f"the engine {name!r} cannot serve {model.weights} weights"
+        yield what, "model.weights", f"use {' or '.join(can.weights)}"
     if lora is None and not can.all_parameters:
         what = f"the engine {name!r} takes adapters, and model.lora=null trains all parameters"
         yield what, "rollout.engine", "train an adapter, or set rollout.engine=transformers"
     if lora and can.max_rank and lora.rank > can.max_rank:
-        yield (
-            f"vLLM serves adapters up to rank {can.max_rank}",
-            "model.lora.rank",
-            f"set it to {can.max_rank} or less",
-        )
+        what = f"vLLM serves adapters up to rank {can.max_rank}"
+        yield what, "model.lora.rank", f"set it to {can.max_rank} or less"
     if lora and not can.head_adapter:
-        wanted = [lora.targets] if isinstance(lora.targets, str) else lora.targets
-        for target in wanted:
+        targets = [lora.targets] if isinstance(lora.targets, str) else lora.targets
+        for target in targets:
             if target.rpartition(".")[2] in ("lm_head", "embed_tokens"):
                 what = f"vLLM serves no adapter on {target}"
                 yield what, "model.lora.targets", "leave it out, or set rollout.engine=transformers"
@@ -206,10 +213,10 @@ def unservable(recipe: Recipe, can: Capabilities) -> Iterator[tuple[str, str, st
 def given_tokens(
     prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]] | None, limit: int
 ) -> list[tuple[int, ...]]:
-    """What each prompt's completions begin with, cut to the `limit` of their
-    tokens; without prefixes nothing.
-    """
-    return [()] * len(prompts) if prefixes is None else [tuple(prefix)[:limit] for prefix in prefixes]
+    """What each prompt's completions begin with, cut to `limit` tokens; nothing without prefixes."""
+    if prefixes is None:
+        return [()] * len(prompts)
+    return [tuple(prefix)[:limit] for prefix in prefixes]
 
 
 def not_finite(version: int) -> LgrpoError:
@@ -217,8 +224,6 @@ def not_finite(version: int) -> LgrpoError:
     return LgrpoError(
         "the policy's probabilities are not finite, nothing can be sampled",
         where=f"rollout, policy version {version}",
-        fix=(
-            "look at the last steps in metrics.jsonl; start again under another --name with a smaller"
-            " optim.lr"
-        ),
+        fix="look at the last steps in metrics.jsonl; "
+        "start again under another --name with a smaller optim.lr",
     )

@@ -20,9 +20,7 @@ WEIGHTS = {
     "fp16": "--dtype float16",
     "fp32": "--dtype float32",
 }
-NOT_FINITE = (  # what becomes of a log-prob that is not a number on its way into JSON
-    "Out of range float values"
-)
+NOT_FINITE = "Out of range float values"  # what becomes of a log-prob that is no number on its way into JSON
 LONGEST = 300  # characters of a server's words that are shown
 
 
@@ -34,24 +32,24 @@ class Connection:
     """
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.timeout = recipe, recipe.rollout.server.timeout
-        self.url, self.where = (
-            recipe.rollout.server.url.rstrip("/").removesuffix("/v1"),
-            recipe.where("rollout.server.url"),
-        )
+        self.recipe = recipe
+        self.timeout = recipe.rollout.server.timeout
+        self.url = recipe.rollout.server.url.rstrip("/").removesuffix("/v1")
+        self.where = recipe.where("rollout.server.url")
         address = _address(self.url, self.where)
         near = is_loopback(address.hostname or "")
         self.notes = () if near else tuple(_far(address))
-        name, unset = recipe.rollout.server.api_key_env, "rollout.server.api_key_env"
-        key = read_key(name, "the server's", where=recipe.where(unset), unset=unset) if name else None
+        name = recipe.rollout.server.api_key_env
+        unset = "rollout.server.api_key_env"
+        key = None
+        if name:
+            key = read_key(name, "the server's", where=recipe.where(unset), unset=unset)
         self._client = Client(self.url, key=key)
 
     def ask(
         self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None
     ) -> tuple[int, Any]:
-        """Status and body of a GET, or with `body` of a POST; text where it is no JSON.
-        `timeout` in seconds.
-        """
+        """Status and body of a GET, or of a POST with `body`; text where it is no JSON. `timeout` in s."""
         try:
             status, reply = self._client.ask(path, body, timeout=timeout or self.timeout)
         except OSError as error:
@@ -64,33 +62,28 @@ class Connection:
             return status, reply.decode(errors="replace")
 
     def complete(self, body: dict[str, Any], version: int = 0) -> list[dict[str, Any]]:
-        """The choices of one completion request; `version` of the policy is for the error
-        that it cannot be sampled from.
-        """
+        """The choices of one completion request; `version` is named where nothing can be sampled."""
         status, reply = self.ask("/v1/completions", body)
         if status != 200 and NOT_FINITE in said(reply):
             raise not_finite(version)
         choices = reply.get("choices") if isinstance(reply, dict) else None
-        if status != 200 or not isinstance(choices, list) or len(choices) != body.get("n", 1):
-            raise self.refused("/v1/completions", status, reply)
-        return choices
+        if status == 200 and isinstance(choices, list) and len(choices) == body.get("n", 1):
+            return choices
+        raise self.refused("/v1/completions", status, reply)
 
     def refused(self, path: str, status: int, reply: Any) -> EnvironmentFault:
-        what = f"the server at {self.url} answers {path} with HTTP {status}: {said(reply)}"
-        return EnvironmentFault(
-            what, where=self.where, fix=f"read its log; it should run as: {launch_line(self.recipe)}"
-        )
+        reason = said(reply)
+        what = f"the server at {self.url} answers {path} with HTTP {status}: {reason}"
+        fix = f"read its log; it should run as: {launch_line(self.recipe)}"
+        return EnvironmentFault(what, where=self.where, fix=fix)
 
     def _unauthorized(self) -> EnvironmentFault:
         name = self.recipe.rollout.server.api_key_env
-        what = f"the server at {self.url} " + (
-            f"does not take the key in {name}" if name else "wants an API key"
-        )
-        fix = (
-            f"set {name} to the --api-key it was started with"
-            if name
-            else "name its variable as rollout.server.api_key_env"
-        )
+        what = f"the server at {self.url} wants an API key"
+        fix = "name its variable as rollout.server.api_key_env"
+        if name:
+            what = f"the server at {self.url} does not take the key in {name}"
+            fix = f"set {name} to the --api-key it was started with"
         return EnvironmentFault(what, where=self.recipe.where("rollout.server.api_key_env"), fix=fix)
 
     def _unanswered(self, error: OSError) -> LgrpoError:
@@ -104,7 +97,8 @@ class Connection:
 
 def launch_line(recipe: Recipe) -> str:
     """The command that starts a server which can serve this recipe at its address."""
-    model, server = recipe.model, recipe.rollout.server
+    model = recipe.model
+    server = recipe.rollout.server
     assert model.lora is not None, "capabilities refuse recipes without an adapter"
     address = urlsplit(server.url)
     host = "127.0.0.1" if is_loopback(address.hostname or "") else address.hostname
@@ -115,19 +109,22 @@ def launch_line(recipe: Recipe) -> str:
         WEIGHTS[model.weights],
         f"--enable-lora --max-lora-rank {rank} --max-loras 2 --logprobs-mode processed_logprobs",
     ]
-    # on a CPU a seeded prompt that is cut ends the server
-    words += [] if cuda_devices() else ["--no-enable-chunked-prefill"]
-    words += [f"--revision {model.revision}"] if model.revision else []
-    words += [f"--served-model-name {shlex.quote(server.model)}"] if server.model else []
-    words += [f'--api-key "${server.api_key_env}"'] if server.api_key_env else []
+    if not cuda_devices():  # on a CPU a seeded prompt that is cut ends the server
+        words.append("--no-enable-chunked-prefill")
+    if model.revision:
+        words.append(f"--revision {model.revision}")
+    if server.model:
+        words.append(f"--served-model-name {shlex.quote(server.model)}")
+    if server.api_key_env:
+        words.append(f'--api-key "${server.api_key_env}"')
     return " ".join(words)
 
 
 def tokens_of(choice: dict[str, Any], connection: Connection) -> tuple[list[int], list[float]]:
     """Sampled ids and their log-probs. EnvironmentFault for a server that sends none."""
     try:
-        tokens, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        return [int(t) for t, _ in zip(tokens, logp, strict=True)], [float(x) for x in logp]
+        pairs = list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
+        return [int(token) for token, _ in pairs], [float(logp) for _, logp in pairs]
     except (KeyError, TypeError, ValueError) as error:
         what = f"the server at {connection.url} sends no token ids with their log-probs"
         raise EnvironmentFault(what, where=connection.where, fix='serve with "vllm>=0.32,<0.33"') from error
@@ -143,18 +140,13 @@ def said(reply: Any) -> str:
 def _address(url: str, where: str) -> SplitResult:
     try:
         address = urlsplit(url)
-        if (
-            address.scheme in ("http", "https")
-            and address.hostname
-            and address.username is None
-            and address.port != 0
-        ):
+        plain = address.username is None and address.port != 0
+        if address.scheme in ("http", "https") and address.hostname and plain:
             return address
     except ValueError:
         pass
-    raise ConfigError(
-        f"no address of a server: {url!r}", where=where, fix="write it like http://127.0.0.1:8000"
-    )
+    fix = "write it like http://127.0.0.1:8000"
+    raise ConfigError(f"no address of a server: {url!r}", where=where, fix=fix)
 
 
 def _far(address: SplitResult) -> Iterator[str]:

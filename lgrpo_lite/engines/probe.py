@@ -1,5 +1,4 @@
-"""Does the sampler hold this policy? Numbers, not trust: log-probs of a few fixed prompts
-from the sampler and the trainer.
+"""Does the sampler hold this policy? Measured by log-probs of a few fixed prompts, sampler beside trainer.
 
 The sampler answers; the trainer scores the same tokens with the adapter, without it, with the adapter of
 the last proof, and at another temperature. Noise of the two kernels scatters around the trainer's
@@ -57,9 +56,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """β and its standard error: a jackknife over answers, so that one token which dominates
-    shows as doubt and not as a fault.
-    """
+    """β and its standard error, a jackknife over answers: one token that dominates shows as doubt only."""
 
     beta: float
     error: float
@@ -69,12 +66,14 @@ class Slope:
         """`answer`: which answer each token belongs to."""
         count = int(answer.max()) + 1
         zero = torch.zeros(count, dtype=r.dtype)
-        product, square = zero.index_add(0, answer, r * d), zero.index_add(0, answer, d * d)
+        product = zero.index_add(0, answer, r * d)
+        square = zero.index_add(0, answer, d * d)
         rest = square.sum() - square
         if not bool((rest > 0).all()):
             return cls(0.0, math.inf)
         without = (product.sum() - product) / rest
-        error = ((count - 1) / count * ((without - without.mean()) ** 2).sum()).sqrt()
+        deviation = without - without.mean()
+        error = ((count - 1) / count * (deviation**2).sum()).sqrt()
         return cls(float(product.sum() / square.sum()), float(error))
 
     @property
@@ -85,32 +84,32 @@ class Slope:
         return self.beta > 0.5
 
     def __str__(self) -> str:
-        return (
-            f"β {self.beta:.2f} ± {self.error:.2f}" if self.held is not None else "too small a change to tell"
-        )
+        if self.held is None:
+            return "too small a change to tell"
+        return f"β {self.beta:.2f} ± {self.error:.2f}"
 
 
 class SyncProof:
-    """What later proofs compare with: the base weights' checksum and answers at the start, and
-    the adapter of the last proof.
-    """
+    """What later proofs compare with: the base's checksum and first answers, the last proof's adapter."""
 
     def __init__(
         self, engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], *, weights: str, longest: int
     ):
-        self.engine, self.policy, self.weights = engine, policy, weights
-        self.prompts = probe_prompts(prompts, min(LONGEST, max(2 * CUTS, longest - TOKENS)))
+        self.engine = engine
+        self.policy = policy
+        self.weights = weights
+        room = max(2 * CUTS, longest - TOKENS)
+        self.prompts = probe_prompts(prompts, min(LONGEST, room))
         self.count = 0
-        self._own, self._served = fingerprint(policy.model), engine.fingerprint()
+        self._own = fingerprint(policy.model)
+        self._served = engine.fingerprint()
         self._canary: list[Completion] | None = None
         self._before: list[Tensor] | None = None  # the adapter of the last proof
         self._last: list[Tensor] | None = None  # that of the last version, where it is another one
         self._rounding: float | None = None  # of a prompt that comes out of the prefix cache
 
     def __call__(self, sampler: Sampler) -> list[Check]:
-        """All checks, inside `engine.serving`. No random number of the run is
-        used up, no parameter is changed.
-        """
+        """All checks, inside `engine.serving`. Uses no random number of the run and changes no parameter."""
         policy = self.policy
         training = policy.model.training
         policy.model.eval()
@@ -122,13 +121,12 @@ class SyncProof:
         finally:
             policy.model.train(training)
         if policy.has_adapter:
-            self._before, self._last = self._copy(), None
+            self._before = self._copy()
+            self._last = None
         return checks
 
     def remember(self) -> None:
-        """The adapter as it is now is the last version of the next proof: a sampler that
-        is one update behind holds it.
-        """
+        """Keep the adapter for the next proof: a sampler that is one update behind holds it."""
         if self.policy.has_adapter:
             self._last = self._copy()
 
@@ -136,11 +134,15 @@ class SyncProof:
         return [p.detach().cpu().clone() for p in self.policy.trainable()]
 
     def _checks(self, sampler: Sampler) -> Iterator[Check]:
-        policy, temperature = self.policy, self.policy.temperature
+        policy = self.policy
+        temperature = self.policy.temperature
         answers = sampler.generate(self.prompts, ANSWERS, SamplingParams(temperature, TOKENS))
-        pairs = [(prompt, c) for prompt, row in zip(self.prompts, answers, strict=True) for c in row]
+        pairs = []
+        for prompt, row in zip(self.prompts, answers, strict=True):
+            pairs += [(prompt, completion) for completion in row]
         batch = for_scoring(pairs)
-        said, scored = batch.sampler_logp.double(), self._scored(batch)
+        said = batch.sampler_logp.double()
+        scored = self._scored(batch)
         yield self._stamps(pairs)
         yield self._base_weights()
         if policy.has_adapter:
@@ -148,16 +150,15 @@ class SyncProof:
                 off = self._scored(batch)
             slope = Slope.of(said - off, scored - off, batch.seq)
             yield _slope("adapter", slope, scored - off, "with the adapter", "without it")
-            for name, kept in (("version", self._before), ("last update", self._last)):
+            earlier = (
+                ("version", self._before, "with the last proof's"),
+                ("last update", self._last, "with the one before the last update"),
+            )
+            for name, kept, other in earlier:
                 if kept is not None:
                     with self._adapter(kept):
                         old = self._scored(batch)
                     slope = Slope.of(said - old, scored - old, batch.seq)
-                    other = (
-                        "with the last proof's"
-                        if name == "version"
-                        else "with the one before the last update"
-                    )
                     yield _slope(name, slope, scored - old, "with this version's adapter", other)
         yield self._temperature(batch, said - scored, scored, temperature)
         yield self._agreement(said - scored)
@@ -185,105 +186,98 @@ class SyncProof:
     # ------------------------------------------------------------------------------------------- checks
 
     def _stamps(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Check:
-        found = sorted({c.policy_version for _, c in pairs})
-        return Check(
-            "stamp",
-            found == [self.policy.version],
-            f"answers of version {found}, the policy is {self.policy.version}",
-        )
+        version = self.policy.version
+        stamps = sorted({c.policy_version for _, c in pairs})
+        return Check("stamp", stamps == [version], f"answers of version {stamps}, the policy is {version}")
 
     def _base_weights(self) -> Check:
-        same = fingerprint(self.policy.model) == self._own if self.policy.has_adapter else True
+        same = not self.policy.has_adapter or fingerprint(self.policy.model) == self._own
         served = self.engine.fingerprint() == self._served
         what = "the base weights have every bit they started with"
         if not (same and served):
             what = f"the {'sampler' if same else 'trainer'}'s base weights are no longer those of the start"
         return Check("base weights", same and served, what)
 
-    def _temperature(self, batch: TrainBatch, apart: Tensor, scored: Tensor, temperature: float) -> Check:
+    def _temperature(self, batch: TrainBatch, gap: Tensor, scored: Tensor, temperature: float) -> Check:
         self.policy.temperature = NUDGE * temperature
         try:
             nudged = self._scored(batch)
         finally:
             self.policy.temperature = temperature
-        slope = Slope.of(apart, nudged - scored, batch.seq)
-        off, error = (NUDGE - 1) * slope.beta, (NUDGE - 1) * slope.error
+        slope = Slope.of(gap, nudged - scored, batch.seq)
+        off = (NUDGE - 1) * slope.beta
+        error = (NUDGE - 1) * slope.error
         if not math.isfinite(error) or error > 0.1:
             return Check("temperature", True, "these answers hardly depend on it", sure=False)
-        found = (
-            f"the sampler's log-probs fit {temperature * (1 + off):.3g} ± {temperature * error:.2g}, set is"
-            f" {temperature:g}"
-        )
-        return Check("temperature", abs(off) <= 0.03 + SIGMA * error, found)
+        fitted = f"{temperature * (1 + off):.3g} ± {temperature * error:.2g}"
+        text = f"the sampler's log-probs fit {fitted}, set is {temperature:g}"
+        return Check("temperature", abs(off) <= 0.03 + SIGMA * error, text)
 
-    def _agreement(self, apart: Tensor) -> Check:
-        mean, band = float(apart.abs().mean()), BAND[self.weights]
-        largest = float(apart.abs().max())
-        found = (
-            f"mean |Δlogp| {mean:.2g}, largest {largest:.2g} over {len(apart)} tokens; accepted mean {band:g}"
-        )
-        return Check("agreement", mean <= band, found)
+    def _agreement(self, gap: Tensor) -> Check:
+        band = BAND[self.weights]
+        mean = float(gap.abs().mean())
+        largest = float(gap.abs().max())
+        gaps = f"mean |Δlogp| {mean:.2g}, largest {largest:.2g} over {len(gap)} tokens"
+        return Check("agreement", mean <= band, f"{gaps}; accepted mean {band:g}")
 
     def _prefixes(self, sampler: Sampler, temperature: float) -> Check:
-        """First tokens through the prefix cache and past it, after the long prompts
-        and after what is left of them.
+        """First tokens through the prefix cache and past it, after the long prompts and what is left of them.
 
         At the first proof there was one adapter only, so nothing can be stale: what differs then is
         rounding, since cached and fresh prompts may take different kernels. Later ones may differ by some of
         that more, as far as kernels may at all.
         """
-        cut = [
-            replace(p, token_ids=p.token_ids[: len(p.token_ids) - k])
-            for p in self.prompts[2:]
-            for k in range(CUTS)
-        ]
+        cut = []
+        for prompt in self.prompts[2:]:
+            length = len(prompt.token_ids)
+            cut += [replace(prompt, token_ids=prompt.token_ids[: length - k]) for k in range(CUTS)]
         draw = SamplingParams(FLATTER * temperature, 1)  # log-probs of unlikely tokens move most
+        uncached = replace(draw, salt=f"proof-{self.policy.version}-{self.count}")
         cached = sampler.generate(cut, FIRST, draw)
-        fresh = sampler.generate(cut, FIRST, replace(draw, salt=f"proof-{self.policy.version}-{self.count}"))
-        pairs = [(_by_token(one), _by_token(other)) for one, other in zip(cached, fresh, strict=True)]
-        apart = [
-            abs(one[token] - other[token]) for one, other in pairs for token in one.keys() & other.keys()
-        ]
-        mean = sum(apart) / len(apart) if apart else 0.0
+        fresh = sampler.generate(cut, FIRST, uncached)
+        gaps = []
+        for row, other_row in zip(cached, fresh, strict=True):
+            logp = _by_token(row)
+            other = _by_token(other_row)
+            shared = logp.keys() & other.keys()
+            gaps += [abs(logp[token] - other[token]) for token in shared]
+        mean = _mean(gaps)
         limit = BAND[self.weights]
         if self._rounding is None:
             self._rounding = mean
         else:
             limit = min(limit, max(SAME[self.weights], 5 * self._rounding))
-        found = (
-            f"{len(apart)} first tokens through the prefix cache and past it: mean |Δlogp| {mean:.2g},"
-            f" accepted {limit:.2g}"
-        )
-        return Check("prefix cache", mean <= limit, found, sure=bool(apart))
+        tokens = f"{len(gaps)} first tokens through the prefix cache and past it"
+        text = f"{tokens}: mean |Δlogp| {mean:.2g}, accepted {limit:.2g}"
+        return Check("prefix cache", mean <= limit, text, sure=bool(gaps))
 
     def _base_answers(self, sampler: Sampler) -> Check:
-        """Greedy answers of the base model, which no training changes: the canary of
-        sleeping, waking and swapping.
-        """
+        """Greedy answers of the base, which training never changes: the canary of sleep, waking and swaps."""
+        greedy = SamplingParams(0.0, TOKENS)
         with sampler.reference():
-            now = [row[0] for row in sampler.generate(self.prompts, 1, SamplingParams(0.0, TOKENS))]
-        then, self._canary = self._canary or now, self._canary or now
-        apart, lost = [], 0
-        for one, other in zip(then, now, strict=True):
-            agree = next(
-                (i for i, (a, b) in enumerate(zip(one.token_ids, other.token_ids, strict=False)) if a != b),
-                None,
-            )
+            now = [row[0] for row in sampler.generate(self.prompts, 1, greedy)]
+        self._canary = self._canary or now
+        gaps = []
+        lost = 0
+        for one, other in zip(self._canary, now, strict=True):
+            agree = _common_prefix(one.token_ids, other.token_ids)
             lost += agree == 0
-            pairs = zip((one.logprobs or ())[:agree], (other.logprobs or ())[:agree], strict=False)
-            apart += [abs(a - b) for a, b in pairs]
-        mean = sum(apart) / len(apart) if apart else 0.0
-        found = (
-            f"greedy answers of the base and those of the start: mean |Δlogp| {mean:.2g}, {lost} of"
-            f" {len(now)} begin otherwise"
-        )
-        return Check("base answers", mean <= SAME[self.weights] and lost <= len(now) // 2, found)
+            before = (one.logprobs or ())[:agree]
+            after = (other.logprobs or ())[:agree]
+            gaps += [abs(a - b) for a, b in zip(before, after, strict=False)]
+        mean = _mean(gaps)
+        text = "greedy answers of the base and those of the start: "
+        text += f"mean |Δlogp| {mean:.2g}, {lost} of {len(now)} begin otherwise"
+        passed = mean <= SAME[self.weights] and lost <= len(now) // 2
+        return Check("base answers", passed, text)
 
 
 @torch.no_grad()
 def scored(policy: Policy, batch: TrainBatch) -> Float[Tensor, " T"]:
-    """`policy.logprobs` of a batch without gradient, in passes of at most SCORED_TOKENS tokens: a sampler's
-    keys and values may be on the GPU too."""
+    """`policy.logprobs` of a batch without gradient, in passes of at most SCORED_TOKENS tokens.
+
+    They are that small since a sampler's keys and values may be on the GPU too.
+    """
     logp = torch.empty_like(batch.advantage)
     for rows, part in split(batch, SCORED_TOKENS):
         logp[batch.tokens_of(rows)] = policy.logprobs(part).logp
@@ -292,8 +286,20 @@ def scored(policy: Policy, batch: TrainBatch) -> Float[Tensor, " T"]:
 
 def _slope(name: str, slope: Slope, d: Tensor, one: str, other: str) -> Check:
     size = float(d.abs().mean())
-    found = f"{slope} (1: {one}, 0: {other}), which moves log-probs by {size:.2g} in the mean"
-    return Check(name, slope.held is not False, found, sure=slope.held is not None)
+    text = f"{slope} (1: {one}, 0: {other}), which moves log-probs by {size:.2g} in the mean"
+    return Check(name, slope.held is not False, text, sure=slope.held is not None)
+
+
+def _mean(gaps: Sequence[float]) -> float:
+    return sum(gaps) / len(gaps) if gaps else 0.0
+
+
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """How many tokens both begin with; None where no token differs."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return None
 
 
 def _by_token(row: Sequence[Completion]) -> dict[int, float]:
@@ -302,9 +308,7 @@ def _by_token(row: Sequence[Completion]) -> dict[int, float]:
 
 
 def probe_prompts(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
-    """Two prompts of the run, and two that are as long as allowed, so that a
-    prefix cache holds blocks of them.
-    """
+    """Two prompts of the run, and two as long as allowed, so that a prefix cache holds blocks of them."""
     first = [prompt.token_ids for prompt in prompts[:64]]
     whole = [token for ids in first for token in ids]
     whole *= math.ceil(2 * longest / len(whole))
@@ -321,11 +325,10 @@ def demand_passed(checks: Sequence[Check], where: str) -> None:
     """VerificationError (exit 6) that names every check that failed."""
     failed = [check for check in checks if not check.passed]
     if failed:
-        raise VerificationError(
-            "the rollouts do not come from this policy: " + "; ".join(f"{c.name}: {c.found}" for c in failed),
-            where=where,
-            fix="look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers",
-        )
+        reasons = "; ".join(f"{check.name}: {check.found}" for check in failed)
+        what = f"the rollouts do not come from this policy: {reasons}"
+        fix = "look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers"
+        raise VerificationError(what, where=where, fix=fix)
 
 
 def proof_of(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], recipe) -> SyncProof:

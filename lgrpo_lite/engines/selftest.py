@@ -1,6 +1,4 @@
-"""The proofs of a run, made hard on purpose: an adapter that changes much, twice, and
-another temperature. And its speed.
-"""
+"""The proofs of a run, made hard: an adapter that changes much, twice, another temperature. And its speed."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,12 +16,11 @@ from lgrpo_lite.types import Prompt
 MOVED = 0.1  # mean |Δ log-prob| that a made-up adapter shall cause at least, nats a token
 OTHER = 0.7  # temperature tried when the recipe's is 1
 # at most, of the rollout that is timed: seconds, where a whole one may take minutes
-TIMED_ANSWERS, TIMED_TOKENS = (128, 64)
+TIMED_ANSWERS, TIMED_TOKENS = 128, 64
 
 
 def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[tuple[str, Sequence[Check]]]:
-    """(what was tried, its checks). Leaves the policy with a made-up adapter, so
-    nothing may be trained after it.
+    """(what was tried, its checks). Leaves the policy with a made-up adapter: train nothing after it.
 
     Each stage enters `serving` anew, so what sleeps between rollouts slept here too.
     """
@@ -35,7 +32,7 @@ def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[
             progress.told("proving the rollouts", done, tried)
             moved = stir(engine, policy, proof, seed=policy.version)
             checks = _proved(engine, policy, proof)
-            yield f"{name} that moves log-probs by {moved:.2g}", [_certain(check) for check in checks]
+            yield f"{name} that moves log-probs by {moved:.2g}", list(map(_certain, checks))
     progress.told("proving the rollouts", tried - 1, tried)
     policy.temperature = 1.0 if policy.temperature != 1.0 else OTHER
     yield f"temperature {policy.temperature:g}", _proved(engine, policy, proof)
@@ -55,15 +52,17 @@ def _proved(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Sequence
 
 @torch.no_grad()
 def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) -> float:
-    """Add noise to the adapter until answers change clearly; the next version. Returns
-    the mean |Δ log-prob| it causes.
-    """
+    """Add noise to the adapter until answers change clearly: the next version. Returns mean |Δ log-prob|."""
     with engine.serving(policy) as sampler:
         answers = sampler.generate(proof.prompts, 1, SamplingParams(policy.temperature, 16))
-    batch = for_scoring([(prompt, row[0]) for prompt, row in zip(proof.prompts, answers, strict=True)])
+    first = [row[0] for row in answers]
+    batch = for_scoring(list(zip(proof.prompts, first, strict=True)))
     before = scored(policy, batch)
-    drawn = torch.Generator().manual_seed(seed)
-    noise = [torch.randn(p.shape, generator=drawn) * (2e-3 * p.shape[-1] ** -0.5) for p in policy.trainable()]
+    generator = torch.Generator().manual_seed(seed)
+    noise = []
+    for parameter in policy.trainable():
+        scale = 2e-3 * parameter.shape[-1] ** -0.5
+        noise.append(torch.randn(parameter.shape, generator=generator) * scale)
     moved = 0.0
     for _ in range(14):
         for parameter, change in zip(policy.trainable(), noise, strict=True):
@@ -78,9 +77,7 @@ def stir(engine: RolloutEngine, policy: Policy, proof: SyncProof, *, seed: int) 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One rollout: how many answers of at most `limit` tokens, how many tokens they
-    came to, and how long that took.
-    """
+    """One rollout: its answers of at most `limit` tokens, the tokens they came to, and how long that took."""
 
     answers: int
     limit: int
@@ -93,15 +90,15 @@ class Speed:
 
 
 def timed(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], n: int, *, longest: int) -> Speed:
-    """The rollout of a step, n answers to each prompt, cut to TIMED_ANSWERS of TIMED_TOKENS.
-    Waking and handing over apart.
-    """
+    """The rollout of a step, n answers a prompt, cut to TIMED_ANSWERS of TIMED_TOKENS. Waking is left out."""
     n = min(n, TIMED_ANSWERS)
-    asked, limit = prompts[: max(1, TIMED_ANSWERS // n)], min(longest, TIMED_TOKENS)
+    asked = prompts[: max(1, TIMED_ANSWERS // n)]
+    limit = min(longest, TIMED_TOKENS)
     progress.told("timing a rollout", 0, 1)
     with engine.serving(policy) as sampler:
         begin = time.perf_counter()
         rows = sampler.generate(asked, n, SamplingParams(policy.temperature, limit))
         seconds = time.perf_counter() - begin
     progress.told("timing a rollout", 1, 1)
-    return Speed(n * len(asked), limit, sum(len(c.token_ids) for row in rows for c in row), seconds)
+    tokens = sum(len(answer.token_ids) for row in rows for answer in row)
+    return Speed(n * len(asked), limit, tokens, seconds)

@@ -1,5 +1,4 @@
-"""Rollouts by a running `vllm serve`: adapters go there as PEFT folders, token ids and
-log-probs come and go by HTTP.
+"""Rollouts by a running `vllm serve`: adapters go there as PEFT folders, token ids and log-probs by HTTP.
 
 What this rests on, all of it asked when the engine is opened: /v1/models, /v1/load_lora_adapter under a new
 name each version (a reused one would serve cached prefixes of the old adapter), token ids in /v1/completions,
@@ -28,27 +27,29 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
-# a server fills these in from the model's own generation settings, and any
-# other value biases the policy ratio
+# a server fills these in from the model's own generation settings; any other value biases the policy ratio
 NEUTRAL = {
-    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
     "watermarking": False,
-}  # fmt: skip
+}
 # 0: of the sampled token alone
 TOKENS = {"logprobs": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
 FAREWELL = 5.0  # seconds that `close` waits for the server
 
 
 class ServerEngine:
-    """The server has its own copy of the base weights; `notes` say what an
-    address beyond this machine asks for.
-    """
+    """The server has its own base weights; `notes` say what an address beyond this machine asks for."""
 
     caches_prefixes = True
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.parallel = recipe, recipe.rollout.server.parallel
+        self.recipe = recipe
+        self.parallel = recipe.rollout.server.parallel
         self.server = Connection(recipe)
         self.base = self._served()
         self.notes = (*self.server.notes, *self._untested())
@@ -69,85 +70,80 @@ class ServerEngine:
 
     def _served(self) -> str:
         """The name under which the server samples from the base model."""
-        recipe, url = self.recipe, self.server.url
-        model, server = recipe.model, recipe.rollout.server
+        recipe = self.recipe
+        url = self.server.url
+        model = recipe.model
+        server = recipe.rollout.server
         local = locate(model.id, recipe.where("model.id"))
-        wanted = {server.model} if server.model else {model.id, local, str(Path(local).resolve())}
+        names = {model.id, local, str(Path(local).resolve())}
+        if server.model:
+            names = {server.model}
         cards = [card for card in self._cards() if card.get("parent") is None]
-        card = next((card for card in cards if {card["id"], card.get("root")} & wanted), None)
-        if card is None:
-            names = ", ".join(card["id"] for card in cards) or "nothing"
-            what = f"the server at {url} serves {names}, not {server.model or local}"
-            fix = (
-                f"start one that does: {launch_line(recipe)}; or give the right name as rollout.server.model"
-            )
-            raise ConfigError(
-                what, where=recipe.where("rollout.server.model" if server.model else "model.id"), fix=fix
-            )
-        longest, wanted = card.get("max_model_len"), model.max_prompt_tokens + model.max_new_tokens
-        if longest and longest < wanted:
-            what = f"the server at {url} reads {longest} tokens at most, the recipe asks for {wanted}"
-            fix = (
-                f"start it with --max-model-len {wanted}, or lower model.max_prompt_tokens or"
-                " model.max_new_tokens"
-            )
+        matches = [card for card in cards if {card["id"], card.get("root")} & names]
+        if not matches:
+            served = ", ".join(card["id"] for card in cards) or "nothing"
+            key = "rollout.server.model" if server.model else "model.id"
+            what = f"the server at {url} serves {served}, not {server.model or local}"
+            start = f"start one that does: {launch_line(recipe)}"
+            fix = f"{start}; or give the right name as rollout.server.model"
+            raise ConfigError(what, where=recipe.where(key), fix=fix)
+        longest = matches[0].get("max_model_len")
+        needed = model.max_prompt_tokens + model.max_new_tokens
+        if longest and longest < needed:
+            what = f"the server at {url} reads {longest} tokens at most, the recipe asks for {needed}"
+            lower = "lower model.max_prompt_tokens or model.max_new_tokens"
+            fix = f"start it with --max-model-len {needed}, or {lower}"
             raise EnvironmentFault(what, where=recipe.where("model.max_new_tokens"), fix=fix)
-        return card["id"]
+        return matches[0]["id"]
 
     def _cards(self) -> list[dict[str, Any]]:
         status, body = self.server.ask("/v1/models")
         cards = body.get("data") if isinstance(body, dict) else None
-        if (
-            status != 200
-            or not isinstance(cards, list)
-            or not all(isinstance(c, dict) and "id" in c for c in cards)
-        ):
+        if status != 200 or not isinstance(cards, list):
+            raise self.server.refused("/v1/models", status, body)
+        if not all(isinstance(card, dict) and "id" in card for card in cards):
             raise self.server.refused("/v1/models", status, body)
         return cards
 
     def _untested(self) -> Iterator[str]:
         """A version of another range may serve as well: what is needed of it is asked for here."""
         status, body = self.server.ask("/version")
-        found = body.get("version") if status == 200 and isinstance(body, dict) else None
+        version = body.get("version") if status == 200 and isinstance(body, dict) else None
         least, below = map(Version, TESTED)
         try:
-            tested = found is None or least <= Version(found) < below
+            tested = version is None or least <= Version(version) < below
         except InvalidVersion:
             tested = False
         if not tested:
-            yield f"the server is vLLM {found}; tested was {least} up to but not {below}"
+            yield f"the server is vLLM {version}; tested was {least} up to but not {below}"
 
     def _check_loading(self) -> None:
         """Ask for an adapter that does not exist; a server that takes adapters says just that."""
         status, body = self._load("lgrpo-lite-asks-whether-adapters-load", Path("/lgrpo-lite-asks"))
         if status == 404 and isinstance(body, dict) and "error" in body:
             return
-        what = f"the server at {self.server.url} takes no adapters while it runs"
-        reason = ": VLLM_ALLOW_RUNTIME_LORA_UPDATING is not set there" if status == 404 else f": {said(body)}"
-        raise EnvironmentFault(
-            what + reason, where=self.server.where, fix=f"start it as: {launch_line(self.recipe)}"
-        )
+        reason = "VLLM_ALLOW_RUNTIME_LORA_UPDATING is not set there" if status == 404 else said(body)
+        what = f"the server at {self.server.url} takes no adapters while it runs: {reason}"
+        fix = f"start it as: {launch_line(self.recipe)}"
+        raise EnvironmentFault(what, where=self.server.where, fix=fix)
 
     def _check_logprobs(self) -> None:
-        """Where only two tokens are allowed, processed log-probs are theirs alone, and their
-        distance goes with 1/temperature.
-        """
-        warm, cold = self._pair(1.0), self._pair(0.5)
-        if all(
-            math.isclose(sum(map(math.exp, pair)), 1.0, abs_tol=1e-3) for pair in (warm, cold)
-        ) and math.isclose(cold[0] - cold[1], 2 * (warm[0] - warm[1]), rel_tol=0.05, abs_tol=0.05):
+        """Processed log-probs of two allowed tokens are a distribution; their gap goes with 1/temperature."""
+        warm = self._pair(1.0)
+        cold = self._pair(0.5)
+        sums = (sum(map(math.exp, pair)) for pair in (warm, cold))
+        whole = all(math.isclose(total, 1.0, abs_tol=1e-3) for total in sums)
+        gap = cold[0] - cold[1]
+        expected = 2 * (warm[0] - warm[1])
+        if whole and math.isclose(gap, expected, rel_tol=0.05, abs_tol=0.05):
             return
-        what = (
-            f"the log-probs of the server at {self.server.url} are not those of the distribution that it"
-            " samples from"
-        )
+        needed = "those of the distribution that it samples from"
+        what = f"the log-probs of the server at {self.server.url} are not {needed}"
         fix = f"start it with --logprobs-mode processed_logprobs: {launch_line(self.recipe)}"
         raise EnvironmentFault(what, where=self.server.where, fix=fix)
 
     def _pair(self, temperature: float) -> list[float]:
-        """Log-probs of tokens 0 and 1 when nothing else may be sampled; one that is not among the answers has
-        0.
-        """
+        """Log-probs of tokens 0 and 1 when only they may be sampled; 0 for one that is not in the reply."""
         body = {
             **NEUTRAL,
             **TOKENS,
@@ -156,8 +152,10 @@ class ServerEngine:
             "max_tokens": 1,
             "temperature": temperature,
             "seed": 0,
+            "allowed_token_ids": [0, 1],
+            "logprobs": 2,
         }
-        [choice] = self.server.complete(body | {"allowed_token_ids": [0, 1], "logprobs": 2})
+        [choice] = self.server.complete(body)
         tokens_of(choice, self.server)
         top = choice["logprobs"]["top_logprobs"][0]
         return [top.get(f"token_id:{token}", 0.0) for token in (0, 1)]
@@ -183,29 +181,27 @@ class ServerEngine:
             self.folder.drop(path)
             raise self._rejected(status, body)
         if not self._lists(name, path):
-            what = (
-                f"the server at {self.server.url} took the adapter and does not list it: rollouts would be"
-                " another policy's"
-            )
+            what = f"the server at {self.server.url} took the adapter and does not list it: "
+            what += "rollouts would be another policy's"
             fix = "let one server process answer there: no load balancer, --api-server-count 1"
             raise VerificationError(what, where=f"policy version {policy.version}, adapter {name}", fix=fix)
         self._retire()
-        self._adapter, self._synced = (name, path), now
+        self._adapter = (name, path)
+        self._synced = now
 
     def _load(self, name: str, path: Path) -> tuple[int, Any]:
         return self.server.ask("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
 
     def _lists(self, name: str, path: Path) -> bool:
-        return any(card["id"] == name and card.get("root") == str(path) for card in self._cards())
+        served = [(card["id"], card.get("root")) for card in self._cards()]
+        return (name, str(path)) in served
 
     def _rejected(self, status: int, body: Any) -> EnvironmentFault:
         what = f"the server at {self.server.url} refuses the adapter: {said(body)}"
         if status == 404 or "Permission denied" in what:
-            fix = (
-                "set rollout.server.adapter_dir to a folder that the server's user can read, by the same path"
-                " there"
-            )
-            return EnvironmentFault(what, where=self.recipe.where("rollout.server.adapter_dir"), fix=fix)
+            key = "rollout.server.adapter_dir"
+            fix = f"set {key} to a folder that the server's user can read, by the same path there"
+            return EnvironmentFault(what, where=self.recipe.where(key), fix=fix)
         fix = f"start the server as: {launch_line(self.recipe)}"
         return EnvironmentFault(what, where=self.recipe.where("model.lora.rank"), fix=fix)
 
@@ -226,23 +222,18 @@ class ServerEngine:
 
 
 class ServerSampler:
-    """One request a prompt, `parallel` at a time; seeds come from torch's generator, so a
-    resumed run asks for the same.
-    """
+    """One request a prompt, `parallel` at a time; seeds are torch's, so a resumed run asks for the same."""
 
     def __init__(self, server: Connection, policy: Policy, adapter: str, base: str, parallel: int):
-        self.server, self.policy, self.model, self.base, self.parallel = (
-            server,
-            policy,
-            adapter,
-            base,
-            parallel,
-        )
+        self.server, self.policy = server, policy
+        self.model, self.base = adapter, base
+        self.parallel = parallel
         self.policy_version = policy.version
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        model, self.model = self.model, self.base
+        model = self.model
+        self.model = self.base
         try:
             yield
         finally:
@@ -258,44 +249,53 @@ class ServerSampler:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
         limit = sampling.max_new_tokens
         given = given_tokens(prompts, prefixes, limit)
-        rows = list(zip(prompts, given, strict=True))
-        room = [i for i, prefix in enumerate(given) if len(prefix) < limit]
-        asked = [
-            self._request((*rows[i][0].token_ids, *given[i]), n, sampling, limit - len(given[i]))
-            for i in room
-        ]
+        unfinished = []
+        requests = []
+        for i, (prompt, prefix) in enumerate(zip(prompts, given, strict=True)):
+            if len(prefix) < limit:
+                unfinished.append(i)
+                requests.append(self._request(prompt, prefix, n, sampling))
         if sampling.temperature > 0:
-            seeds = torch.randint(
-                2**62, (len(asked),)
-            ).tolist()  # the n answers of a request take the seeds that follow
-            asked = [body | {"seed": seed} for body, seed in zip(asked, seeds, strict=True)]
+            # the n answers of a request take the seeds that follow
+            seeds = torch.randint(2**62, (len(requests),)).tolist()
+            for request, seed in zip(requests, seeds, strict=True):
+                request["seed"] = seed
         answers = [[self._completion([], [], prefix)] * n for prefix in given]
-        with ThreadPoolExecutor(max(1, min(self.parallel, len(asked)))) as pool:
-            replies = []
-            for reply in pool.map(partial(self.server.complete, version=self.policy_version), asked):
-                replies.append(reply)
-                if sampling.tick is not None:
-                    sampling.tick(len(replies) / len(asked))
-        for i, choices in zip(room, replies, strict=True):
-            made = [
-                self._read(choice, given[i], limit) for choice in sorted(choices, key=lambda c: c["index"])
-            ]
-            answers[i] = made if len(made) == n else made * n  # greedy: n times the same
+        replies = self._replies(requests, sampling)
+        for i, choices in zip(unfinished, replies, strict=True):
+            choices.sort(key=lambda choice: choice["index"])
+            completions = [self._read(choice, given[i], limit) for choice in choices]
+            answers[i] = completions if len(completions) == n else completions * n  # greedy: n times the same
         return answers
 
-    def _request(self, ids: Sequence[int], n: int, sampling: SamplingParams, room: int) -> dict[str, Any]:
+    def _replies(self, requests: Sequence[dict[str, Any]], sampling: SamplingParams) -> list[list]:
+        """The choices of each request, in order."""
+        complete = partial(self.server.complete, version=self.policy_version)
+        replies = []
+        with ThreadPoolExecutor(max(1, min(self.parallel, len(requests)))) as pool:
+            for reply in pool.map(complete, requests):
+                replies.append(reply)
+                if sampling.tick is not None:
+                    sampling.tick(len(replies) / len(requests))
+        return replies
+
+    def _request(
+        self, prompt: Prompt, given: Sequence[int], n: int, sampling: SamplingParams
+    ) -> dict[str, Any]:
         body = {
             **NEUTRAL,
             **TOKENS,
             "model": self.model,
-            "prompt": list(ids),
+            "prompt": [*prompt.token_ids, *given],
             "temperature": sampling.temperature,
             "n": n if sampling.temperature > 0 else 1,
-            "max_tokens": room,
+            "max_tokens": sampling.max_new_tokens - len(given),
             "stop_token_ids": sorted(self.policy.eos_ids),
             "ignore_eos": True,  # the policy's end tokens and no others
         }
-        return body if sampling.salt is None else body | {"cache_salt": sampling.salt}
+        if sampling.salt is not None:
+            body["cache_salt"] = sampling.salt
+        return body
 
     def _read(self, choice: dict[str, Any], given: Sequence[int], limit: int) -> Completion:
         tokens, logp = tokens_of(choice, self.server)
@@ -303,10 +303,8 @@ class ServerSampler:
             raise not_finite(self.policy_version)
         completion = self._completion(tokens, logp, given)
         if completion.finish_reason == "length" and len(completion.token_ids) < limit:
-            what = (
-                f"the server at {self.server.url} stopped an answer after {len(tokens)} of"
-                f" {limit - len(given)} tokens"
-            )
+            count = f"{len(tokens)} of {limit - len(given)} tokens"
+            what = f"the server at {self.server.url} stopped an answer after {count}"
             fix = "start it with a larger --max-model-len"
             raise EnvironmentFault(what, where=f"finish_reason {choice.get('finish_reason')}", fix=fix)
         return completion

@@ -27,75 +27,71 @@ class Piece:
 
 
 def share(served: nn.Module, net: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Put vLLM's tensors into `net`, a transformers model of the same architecture
-    without weights (on the meta device).
+    """Put vLLM's tensors into `net`, a transformers model of the same architecture on the meta device.
 
     Nothing is copied: every parameter of `net` has the data pointer of the one that vLLM samples
     with, and is frozen. Unshareable, with `net` in no usable state, if any parameter has no
     counterpart of the right shape.
     """
     table = {name.replace(".base_layer", ""): parameter for name, parameter in served.named_parameters()}
-    fused = {
-        part: (whole, parts)
-        for whole, parts in getattr(served, "packed_modules_mapping", {}).items()
-        for part in parts
-    }
+    fused = {}
+    for whole, parts in getattr(served, "packed_modules_mapping", {}).items():
+        fused |= dict.fromkeys(parts, (whole, parts))
     for path, module in list(net.named_modules()):
         for leaf, empty in list(module.named_parameters(recurse=False)):
             if path.endswith("lm_head") and f"{path}.{leaf}" not in table:
                 continue  # tied to the embedding
             piece = _find(table, fused, net, path, leaf)
             if piece.quant_state is not None:
-                _set_linear4bit(net, path, module, piece, compute_dtype)
+                set_linear4bit(net, path, module, piece, compute_dtype)
             else:
-                _set_plain(net.get_submodule(path), path, leaf, empty, piece.data)
+                set_plain(net.get_submodule(path), path, leaf, empty, piece.data)
     net.tie_weights()  # pyright: ignore[reportCallIssue]
-    left = [name for name, parameter in net.named_parameters() if parameter.is_meta]
-    if left:
-        raise Unshareable(f"vLLM's model has no {left[0]}")
+    missing = [name for name, parameter in net.named_parameters() if parameter.is_meta]
+    if missing:
+        raise Unshareable(f"vLLM's model has no {missing[0]}")
 
 
 def _find(table: dict, fused: dict, net: nn.Module, path: str, leaf: str) -> Piece:
-    if (whole := table.get(f"{path}.{leaf}")) is not None:
+    whole = table.get(f"{path}.{leaf}")
+    if whole is not None:
         return next(_pieces(whole, [whole.shape[0]]))
     above, _, last = path.rpartition(".")
     name, parts = fused.get(last, (None, []))
     whole = table.get(f"{above}.{name}.{leaf}")
     if whole is None:
         raise Unshareable(f"vLLM's model has no {path}.{leaf}")
-    sizes = [getattr(net.get_submodule(f"{above}.{part}"), leaf).shape[0] for part in parts]
+    layers = [net.get_submodule(f"{above}.{part}") for part in parts]
+    sizes = [getattr(layer, leaf).shape[0] for layer in layers]
     return list(_pieces(whole, sizes))[parts.index(last)]
 
 
 def _pieces(whole: Tensor, sizes: list[int]) -> Iterator[Piece]:
-    """The parts of a vLLM parameter, in order. `sizes`: rows of each, which 4-bit
-    parameters know themselves, in bytes.
-    """
+    """The parts of a vLLM parameter, in order. `sizes`: rows of each; 4-bit ones know theirs, in bytes."""
     states = getattr(whole, "bnb_quant_state", None)
     if states is None:
-        yield from map(Piece, whole.data.split(sizes) if sum(sizes) == len(whole) else [whole.data])
+        parts = whole.data.split(sizes) if sum(sizes) == len(whole) else [whole.data]
+        yield from map(Piece, parts)
         return
     offsets = whole.bnb_shard_offsets.tolist()  # pyright: ignore[reportAttributeAccessIssue]
     for number, (begin, end) in enumerate(pairwise(offsets)):
         yield Piece(whole.data[begin:end], states[number])
 
 
-def _set_plain(module: nn.Module, path: str, leaf: str, empty: Tensor, found: Tensor) -> None:
+def set_plain(module: nn.Module, path: str, leaf: str, empty: Tensor, data: Tensor) -> None:
+    """Put `data` in the place of the parameter `leaf`, which is `empty`. Another shape: Unshareable."""
     if isinstance(module, nn.Embedding) or path.endswith("lm_head"):
-        found = found[: len(empty)]  # vLLM pads the vocabulary
-    if found.shape != empty.shape:
-        raise Unshareable(
-            f"{path}.{leaf} is {tuple(found.shape)} in vLLM, {tuple(empty.shape)} in transformers"
-        )
-    setattr(module, leaf, nn.Parameter(found, requires_grad=False))
+        data = data[: len(empty)]  # vLLM pads the vocabulary
+    if data.shape != empty.shape:
+        shapes = f"{tuple(data.shape)} in vLLM, {tuple(empty.shape)} in transformers"
+        raise Unshareable(f"{path}.{leaf} is {shapes}")
+    setattr(module, leaf, nn.Parameter(data, requires_grad=False))
 
 
-def _set_linear4bit(
+def set_linear4bit(
     net: nn.Module, path: str, module: nn.Module, piece: Piece, compute_dtype: torch.dtype
 ) -> None:
-    """Replace a linear layer by bitsandbytes' 4-bit one around the packed bytes; its
-    bias follows as a plain parameter.
-    """
+    """Replace a linear layer by bitsandbytes' 4-bit one around the packed bytes; its bias is set later."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     assert isinstance(module, nn.Linear), "only linear layers are quantised"
@@ -106,12 +102,12 @@ def _set_linear4bit(
         layer = Linear4bit(
             module.in_features, module.out_features, module.bias is not None, compute_dtype, quant_type="nf4"
         )
-    known: dict[str, Any] = {
+    options: dict[str, Any] = {
         "quant_state": state,
         "quant_type": "nf4",
         "bnb_quantized": True,
         "module": layer,
     }
-    layer.weight = Params4bit(piece.data, requires_grad=False, **known)
+    layer.weight = Params4bit(piece.data, requires_grad=False, **options)
     layer.quant_state = state  # pyright: ignore[reportAttributeAccessIssue]
     net.set_submodule(path, layer)

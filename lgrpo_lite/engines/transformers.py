@@ -1,10 +1,9 @@
-"""Rollouts by `generate()` on the training model itself: needs nothing else, works
-everywhere, is the oracle of the others.
-"""
+"""Rollouts by `generate()` on the training model: needs nothing else, works everywhere, the others' check."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import (
@@ -24,9 +23,7 @@ TOKENS_A_TICK = 16  # of each row between two words on how far it is
 
 
 class TransformersEngine:
-    """The weights are the policy's own, so there is nothing to sync; entering switches to
-    eval mode and the KV cache on.
-    """
+    """The weights are the policy's own, so nothing is synced; entering sets eval mode and the KV cache."""
 
     notes: tuple[str, ...] = ()
     caches_prefixes = False
@@ -57,7 +54,8 @@ class TransformersSampler:
     """Batched, KV-cached, length-sorted sampling; log-probs are of the distribution that was sampled from."""
 
     def __init__(self, policy: Policy, batch_rows: int):
-        self.policy, self.batch_rows = policy, batch_rows
+        self.policy = policy
+        self.batch_rows = batch_rows
         self.policy_version = policy.version
 
     def reference(self) -> AbstractContextManager[None]:
@@ -71,39 +69,50 @@ class TransformersSampler:
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
-        prefix = given_tokens(prompts, prefixes, sampling.max_new_tokens)
-        rows = [
-            (prompt.token_ids, given) for prompt, given in zip(prompts, prefix, strict=True) for _ in range(n)
-        ]
-        order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]) + len(rows[r][1]))
-        full = [r for r in order if len(rows[r][1]) == sampling.max_new_tokens]
-        done = {r: self._completion([], [], rows[r][1]) for r in full}  # nothing is left to sample
-        order = [r for r in order if r not in done]
-        for begin in range(0, len(order), self.batch_rows):
-            chunk = order[begin : begin + self.batch_rows]
-            tick = share_of(sampling.tick, begin / len(order), len(chunk) / len(order))
-            made = self._sample([rows[r] for r in chunk], replace(sampling, tick=tick))
-            done |= zip(chunk, made, strict=True)
-        return [[done[i * n + k] for k in range(n)] for i in range(len(prompts))]
+        limit = sampling.max_new_tokens
+        starts = given_tokens(prompts, prefixes, limit)
+        rows = []
+        for prompt, given in zip(prompts, starts, strict=True):
+            rows += [(prompt.token_ids, given)] * n
+        done = {}
+        unfinished = []
+        for r, (_, given) in enumerate(rows):
+            if len(given) == limit:
+                done[r] = self._completion([], [], given)
+            else:
+                unfinished.append(r)
+        total = len(unfinished)
+        lengths = [len(ids) + len(given) for ids, given in rows]
+        unfinished.sort(key=lengths.__getitem__)
+        for begin in range(0, total, self.batch_rows):
+            chunk = unfinished[begin : begin + self.batch_rows]
+            tick = share_of(sampling.tick, begin / total, len(chunk) / total)
+            chunk_rows = [rows[r] for r in chunk]
+            completions = self._sample(chunk_rows, replace(sampling, tick=tick))
+            done |= zip(chunk, completions, strict=True)
+        groups = []
+        for i in range(len(prompts)):
+            groups.append([done[i * n + k] for k in range(n)])
+        return groups
 
     @torch.no_grad()
     def _sample(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], sampling: SamplingParams
     ) -> list[Completion]:
-        """One completion per (prompt, prefix). Rows go on together until the one with the most room is
-        full.
-        """
-        policy, read = self.policy, [[*prompt, *given] for prompt, given in rows]
-        pad, width = policy.tokenizer.pad_token_id, max(len(ids) for ids in read)
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in read])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in read])
+        """One completion per (prompt, prefix). Rows go on until the one with the most room is full."""
+        policy = self.policy
+        pad = policy.tokenizer.pad_token_id
+        texts = [[*prompt, *given] for prompt, given in rows]
+        ids, mask = _left_padded(texts, pad)
+        width = ids.shape[1]
         room = [sampling.max_new_tokens - len(given) for _, given in rows]
         tempered = _Tempered(sampling.temperature or 1.0)
         recorder = _Recorder(tempered, max(room), sampling.tick)
-        # no truncation: it would bias the ratio
-        whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        drawing: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:  # no truncation: it would bias the ratio
+            drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         settings = GenerationConfig(
-            **whole if sampling.temperature > 0 else {"do_sample": False},
+            **drawing,
             max_new_tokens=max(room),
             eos_token_id=sorted(policy.eos_ids),
             pad_token_id=pad,
@@ -124,19 +133,32 @@ class TransformersSampler:
             raise
         if sampling.tick is not None:
             sampling.tick(1.0)
-        sampled, logp = out[:, width:].tolist(), torch.stack(recorder.logp, 1).tolist()
+        sampled = out[:, width:].tolist()
+        logp = torch.stack(recorder.logp, 1).tolist()
         return [
             self._completion(tokens[:most], row[:most], given)
             for tokens, row, most, (_, given) in zip(sampled, logp, room, rows, strict=True)
         ]
 
     def _completion(self, tokens: list[int], logp: list[float], given: Sequence[int]) -> Completion:
-        end = next((i + 1 for i, token in enumerate(tokens) if token in self.policy.eos_ids), None)
-        count = len(tokens) if end is None else end
+        ends = [i for i, token in enumerate(tokens) if token in self.policy.eos_ids]
+        count = ends[0] + 1 if ends else len(tokens)
         whole = (*given, *tokens[:count])
         text = self.policy.tokenizer.decode(whole, skip_special_tokens=True)
-        reason = "length" if end is None else "stop"
+        reason = "stop" if ends else "length"
         return Completion(whole, tuple(logp[:count]), text, reason, self.policy_version, given=len(given))
+
+
+def _left_padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of one length, padded on the left, and the mask that is 0 on the padding."""
+    width = max(len(row) for row in rows)
+    ids = []
+    mask = []
+    for row in rows:
+        padding = width - len(row)
+        ids.append([pad] * padding + row)
+        mask.append([0] * padding + [1] * len(row))
+    return torch.tensor(ids), torch.tensor(mask)
 
 
 class _Tempered(LogitsProcessor):
@@ -152,18 +174,19 @@ class _Tempered(LogitsProcessor):
 
 
 class _Recorder(StoppingCriteria):
-    """Keeps the log-prob of each token just sampled: rows × V floats at a time, not
-    rows × tokens × V. It never stops.
-    """
+    """Keeps each sampled token's log-prob: rows × V floats at a time, not rows × tokens × V. Never stops."""
 
     def __init__(self, tempered: _Tempered, longest: int, tick: Tick):
-        self.tempered, self.longest, self.tick = tempered, longest, tick
+        self.tempered = tempered
+        self.longest = longest
+        self.tick = tick
         self.logp: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
         latest = self.tempered.scores
         assert latest is not None, "a token is sampled from scores"
-        self.logp.append(latest.gather(-1, input_ids[:, -1:])[:, 0] - latest.logsumexp(-1))
+        chosen = latest.gather(-1, input_ids[:, -1:])[:, 0]
+        self.logp.append(chosen - latest.logsumexp(-1))
         if self.tick is not None and len(self.logp) % TOKENS_A_TICK == 0:
             self.tick(len(self.logp) / self.longest)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -1,7 +1,6 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportMissingImports=false
 # (this file has the name of the package that it imports)
-"""Unsloth in this process: it starts vLLM, the trainer's model stands on vLLM's
-weights, adapters go over in memory.
+"""Unsloth in this process: it starts vLLM, whose weights the trainer shares; adapters go over in memory.
 
 What this rests on: FastLanguageModel.from_pretrained with fast_inference=True and get_peft_model;
 `vllm_engine` and `load_lora`, which they set on the model; and the switches of ENVIRONMENT.
@@ -25,7 +24,7 @@ from lgrpo_lite.engines.adapter import AdapterFolder
 from lgrpo_lite.engines.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
 from lgrpo_lite.engines.vllm_sampler import VllmSampler, longest_request
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, OutOfMemory
-from lgrpo_lite.machine.stacks import compare, installed_packages
+from lgrpo_lite.machine.stacks import Package, compare, installed_packages
 from lgrpo_lite.policy import budget, passes
 from lgrpo_lite.policy.fetch import OTHERS, WEIGHTS, download_bar
 from lgrpo_lite.policy.load import config_of, locate, settle
@@ -45,16 +44,15 @@ ENVIRONMENT = VLLM_ENVIRONMENT | {  # read by Unsloth when it is imported or loa
 
 
 class UnslothEngine:
-    """Sampler and trainer share Unsloth's base weights; one GPU. What it cannot work with:
-    ConfigError, EnvironmentFault.
-    """
+    """Sampler and trainer share Unsloth's base weights; one GPU. Unfit: ConfigError or EnvironmentFault."""
 
     caches_prefixes = True
     expandable_segments = False  # its standby refuses them
 
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()
-        self.recipe, self.where = recipe, recipe.where("rollout.engine")
+        self.recipe = recipe
+        self.where = recipe.where("rollout.engine")
         check_installed(recipe)
         check_process(self.where)
         self.folder = AdapterFolder()
@@ -65,16 +63,14 @@ class UnslothEngine:
     # ------------------------------------------------------------------------------------------- start
 
     def network(self, recipe: Recipe):
-        """The policy's network: Unsloth's model on vLLM's weights, with a fresh float32
-        adapter. vLLM sleeps when it returns.
-        """
+        """Unsloth's model on vLLM's weights, with a fresh float32 adapter. vLLM sleeps when it returns."""
         assert self._model is None, "an engine has one network"
         config = config_of(recipe.model, recipe.where("model.id"))
         folder = checkpoint(recipe.model, recipe.where("model.id"))
         progress.told("starting Unsloth and vLLM", 0)
         unsloth = self._import()
         options = self._options(folder, config)
-        with self._told():
+        with self._errors_translated():
             model, _ = unsloth.from_pretrained(**options)
             self._vllm = engine_of(model, self.where)
             self._check_loaded(model, options["max_seq_length"])
@@ -87,8 +83,7 @@ class UnslothEngine:
         # rebuilt from the weights, the model does not know its generation_config.json
         with contextlib.suppress(OSError):
             model.generation_config = GenerationConfig.from_pretrained(folder)
-        # Unsloth's own forward pass drops masks in training, so rows of one
-        # sequence are all that it can be given.
+        # Unsloth's own forward pass drops masks in training: rows of one sequence are all it can be given
         model._can_set_attn_implementation = lambda: False
         settle(model, DTYPE)
         return self._model.train()
@@ -96,19 +91,18 @@ class UnslothEngine:
     def _import(self):
         os.environ.update(ENVIRONMENT)
         os.environ["UNSLOTH_COMPILE_LOCATION"] = str(self.folder.path / "compiled")  # else the current folder
-        os.environ["UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE"] = (
-            "1" if self.recipe.rollout.vllm.kv_cache_gb else "0"
-        )
-        with self._told(), warnings.catch_warnings():
-            # Of what it replaces in transformers and peft, nothing that was imported here
-            # before is used with its models.
+        fixed_cache = self.recipe.rollout.vllm.kv_cache_gb
+        os.environ["UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE"] = "1" if fixed_cache else "0"
+        with self._errors_translated(), warnings.catch_warnings():
+            # nothing that it replaces in transformers and peft was imported here to be used with its models
             warnings.filterwarnings("ignore", message="WARNING: Unsloth should be imported before")
             from unsloth import FastLanguageModel
         return FastLanguageModel
 
     def _options(self, folder: str, config) -> dict[str, Any]:
         """Of from_pretrained; it hands the last three on to vLLM."""
-        recipe, vllm = self.recipe, self.recipe.rollout.vllm
+        recipe = self.recipe
+        vllm = self.recipe.rollout.vllm
         lora = recipe.model.lora
         assert lora is not None, "capabilities refuse recipes without an adapter"
         options = {
@@ -127,38 +121,30 @@ class UnslothEngine:
             "enforce_eager": not vllm.cuda_graphs,
             "max_logprobs": 1,
         }
-        share = (
-            {}
-            if vllm.kv_cache_gb is None
-            else {"gpu_memory_utilization": self._share(config, vllm.kv_cache_gb)}
-        )
-        return options | share
+        if vllm.kv_cache_gb is not None:
+            options["gpu_memory_utilization"] = self._share(config, vllm.kv_cache_gb)
+        return options
 
     def _share(self, config, kv_cache_gb: float) -> float:
         """Part of the free memory that vLLM may use so that this much is left for its cache."""
-        model, shape, width = self.recipe.model, Shape.of(config), DTYPE.itemsize
+        model = self.recipe.model
+        shape = Shape.of(config)
+        width = DTYPE.itemsize
         assert model.lora is not None, "capabilities refuse recipes without an adapter"
-        own = budget.weights_bytes(shape, model.weights, by_vllm=True) + budget.slot_bytes(
-            shape, model.lora.rank, width
-        )
-        needed = (
-            own
-            + passes.vllm_bytes(shape, width, budget.sequences_at_once(self.recipe))
-            + int(kv_cache_gb * budget.GIB)
-        )
+        weights = budget.weights_bytes(shape, model.weights, by_vllm=True)
+        slot = budget.slot_bytes(shape, model.lora.rank, width)
+        work = passes.vllm_bytes(shape, width, budget.sequences_at_once(self.recipe))
+        needed = weights + slot + work + int(kv_cache_gb * budget.GIB)
         free, _ = torch.cuda.mem_get_info()
         if needed > free:
-            what = (
-                f"vLLM needs {needed / budget.GIB:.1f} GiB with this cache, {free / budget.GIB:.1f} GiB are"
-                " free"
-            )
-            raise OutOfMemory(
-                what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix="set it lower, or to null"
-            )
+            sizes = [f"{size / budget.GIB:.1f} GiB" for size in (needed, free)]
+            what = f"vLLM needs {sizes[0]} with this cache, {sizes[1]} are free"
+            where = self.recipe.where("rollout.vllm.kv_cache_gb")
+            raise OutOfMemory(what, where=where, fix="set it lower, or to null")
         return needed / free
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_translated(self) -> Iterator[None]:
         """What Unsloth prints goes to standard error; what it raises becomes an error of this project."""
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -168,28 +154,25 @@ class UnslothEngine:
         except Exception as error:  # of any class: asserts and bare RuntimeErrors are how it talks to users
             if isinstance(error, MemoryError) or "memory" in str(error).lower():
                 raise self._no_room(error) from error
+            what = f"Unsloth cannot serve here: {_first_line(error)}"
             fix = "run `lgrpo-lite doctor`, or set rollout.engine=vllm"
-            raise EnvironmentFault(
-                f"Unsloth cannot serve here: {_first_line(error)}", where=self.where, fix=fix
-            ) from error
+            raise EnvironmentFault(what, where=self.where, fix=fix) from error
 
     def _no_room(self, error: BaseException) -> OutOfMemory:
         where = self.recipe.where("rollout.vllm.kv_cache_gb")
-        fix = (
-            "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit`"
-            " proposes settings"
-        )
+        lower = "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower"
+        fix = f"{lower}; `lgrpo-lite plan --fit` proposes settings"
         return OutOfMemory(f"vLLM finds no room: {_first_line(error)}", where=where, fix=fix)
 
-    def _check_loaded(self, model, wanted: int) -> None:
+    def _check_loaded(self, model, tokens: int) -> None:
         """Unsloth prints and goes on where it cannot do what was asked."""
-        quantised = any(getattr(p, "quant_state", None) is not None for p in model.parameters())
-        if quantised != (self.recipe.model.weights == "nf4"):
-            what = (
-                f"Unsloth loaded {'4-bit' if quantised else '16-bit'} weights, the recipe wants"
-                f" {self.recipe.model.weights}"
-            )
-            fix = f"set model.weights={'nf4' if quantised else 'bf16'}, or rollout.engine=vllm"
+        weights = self.recipe.model.weights
+        states = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
+        quantised = any(state is not None for state in states)
+        if quantised != (weights == "nf4"):
+            loaded, name = ("4-bit", "nf4") if quantised else ("16-bit", "bf16")
+            what = f"Unsloth loaded {loaded} weights, the recipe wants {weights}"
+            fix = f"set model.weights={name}, or rollout.engine=vllm"
             raise ConfigError(what, where=self.recipe.where("model.weights"), fix=fix)
         dtype = model.get_input_embeddings().weight.dtype
         if dtype != DTYPE:
@@ -197,8 +180,8 @@ class UnslothEngine:
             fix = "set rollout.engine=transformers, or rollout.engine=vllm with model.weights=fp16"
             raise EnvironmentFault(what, where=self.where, fix=fix)
         longest = self._vllm.llm_engine.vllm_config.model_config.max_model_len
-        if longest < wanted:
-            what = f"the KV cache holds sequences of {longest} tokens, the recipe needs {wanted}"
+        if longest < tokens:
+            what = f"the KV cache holds sequences of {longest} tokens, the recipe needs {tokens}"
             fix = "set rollout.vllm.kv_cache_gb higher, or model.max_new_tokens lower"
             raise OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix=fix)
 
@@ -206,9 +189,7 @@ class UnslothEngine:
 
     @contextmanager
     def serving(self, policy: Policy) -> Iterator[VllmSampler]:
-        """Wakes the cache and hands the adapter over, under a new id each time;
-        memory goes back on the way out.
-        """
+        """Wakes the cache, hands the adapter over under a new id each time; frees memory on the way out."""
         assert self._model is policy.model, "the policy's network is the engine's own"
         if self._sleeps:
             self._vllm.wake_up()
@@ -223,7 +204,8 @@ class UnslothEngine:
         vLLM scales B in place, in a copy only where it has to convert; from float32 it has to.
         """
         request = policy.model.load_lora(str(self.folder.path / "adapter"), load_tensors=True)
-        request.lora_tensors = {name: value.detach().float() for name, value in request.lora_tensors.items()}
+        tensors = request.lora_tensors
+        request.lora_tensors = {name: tensor.detach().float() for name, tensor in tensors.items()}
         try:
             loaded = self._vllm.llm_engine.add_lora(request)
         except (RuntimeError, ValueError) as error:
@@ -232,11 +214,8 @@ class UnslothEngine:
             raise ConfigError(what, where=self.recipe.where("model.lora"), fix=fix) from error
         if not loaded:
             where = f"policy version {policy.version}"
-            raise LgrpoError(
-                "vLLM did not take the new adapter",
-                where=where,
-                fix="--resume auto goes on; please report it",
-            )
+            fix = "--resume auto goes on; please report it"
+            raise LgrpoError("vLLM did not take the new adapter", where=where, fix=fix)
         return request
 
     def _sleep(self) -> None:
@@ -257,19 +236,24 @@ class UnslothEngine:
 
 
 def check_installed(recipe: Recipe) -> None:
-    """EnvironmentFault that names each package of Unsloth's stack that is missing or
-    outside its range. Imports none.
-    """
-    needed = (*NEEDED, "vllm-bnb-plugin", "bitsandbytes") if recipe.model.weights == "nf4" else NEEDED
-    rows = [p for p in compare("unsloth", installed_packages()) if p.name in needed and not p.fits]
-    if rows:
-        found = (
-            f"{p.name} {f'{p.installed} is {p.status}' if p.installed else 'is not installed'}" for p in rows
-        )
-        ranges = ", ".join(p.name + p.allowed for p in rows)
+    """EnvironmentFault that names each package of the stack that is missing or out of range. Imports none."""
+    needed = NEEDED
+    if recipe.model.weights == "nf4":
+        needed = (*NEEDED, "vllm-bnb-plugin", "bitsandbytes")
+    packages = compare("unsloth", installed_packages())
+    unfit = [package for package in packages if package.name in needed and not package.fits]
+    if unfit:
+        problems = ", ".join(map(_problem, unfit))
+        ranges = ", ".join(package.name + package.allowed for package in unfit)
         fix = 'pip install "lgrpo-lite[unsloth]", or set rollout.engine=vllm'
-        what = f"{', '.join(found)}: this engine takes {ranges}"
+        what = f"{problems}: this engine takes {ranges}"
         raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix=fix)
+
+
+def _problem(package: Package) -> str:
+    if not package.installed:
+        return f"{package.name} is not installed"
+    return f"{package.name} {package.installed} is {package.status}"
 
 
 def check_process(where: str) -> None:
@@ -284,9 +268,7 @@ def check_process(where: str) -> None:
 
 
 def checkpoint(model: Model, where: str = "model.id") -> str:
-    """A folder with the model. One on the Hub is fetched at its revision, which Unsloth would
-    ignore. Not found: ConfigError.
-    """
+    """A folder with the model, fetched at its revision, which Unsloth would ignore. None: ConfigError."""
     path = locate(model.id, where)
     if Path(path).is_dir():
         return path
@@ -300,13 +282,12 @@ def checkpoint(model: Model, where: str = "model.id") -> str:
         )
     except (OSError, ValueError) as error:
         fix = "check the name, the revision and the network, or give a folder"
-        raise ConfigError(f"cannot load {model.id}: {_first_line(error)}", where=where, fix=fix) from error
+        what = f"cannot load {model.id}: {_first_line(error)}"
+        raise ConfigError(what, where=where, fix=fix) from error
 
 
 def engine_of(model, where: str):
-    """Unsloth's vLLM. EnvironmentFault where it went on without: it prints that, and
-    answers by `generate` instead.
-    """
+    """Unsloth's vLLM. EnvironmentFault where it went on without, which it only prints."""
     if not hasattr(model, "vllm_engine"):
         fix = "run `lgrpo-lite doctor`, or set rollout.engine=transformers"
         raise EnvironmentFault("Unsloth loaded the model without vLLM", where=where, fix=fix)

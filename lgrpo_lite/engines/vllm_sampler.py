@@ -16,31 +16,37 @@ from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 CONTEXT = 256  # tokens a request may have at least, for the proofs' prompts
+Sampled = tuple[Sequence[int], Sequence[float]]  # an answer's tokens and their log-probs
 
 
 def longest_request(recipe: Recipe, config) -> int:
     """Tokens of a prompt and its answer, with room for questions that quote an answer where there are any."""
-    model, algorithm = recipe.model, recipe.algorithm
-    wanted = model.max_prompt_tokens + model.max_new_tokens
-    quotes = algorithm.best_draft or algorithm.refine_best or any(r.use == "rubric" for r in recipe.rewards)
+    model = recipe.model
+    algorithm = recipe.algorithm
+    size = model.max_prompt_tokens + model.max_new_tokens
+    rubric = any(reward.use == "rubric" for reward in recipe.rewards)
+    if algorithm.best_draft or algorithm.refine_best or rubric:
+        size *= 2
     most = getattr(config, "max_position_embeddings", None) or math.inf
-    return int(min(most, max(CONTEXT, 2 * wanted if quotes else wanted)))
+    return int(min(most, max(CONTEXT, size)))
 
 
 class VllmSampler:
-    """Requests go in as token ids and come back as token ids; `request` is the
-    adapter, None samples the base.
+    """Token ids go in and come back; `request` is the adapter, None samples the base.
 
     `version` is that of the adapter as it was handed over, which is the policy's if the engine did its work.
     """
 
     def __init__(self, llm, policy: Policy, request, *, version: int):
-        self.llm, self.policy, self.request = llm, policy, request
+        self.llm = llm
+        self.policy = policy
+        self.request = request
         self.policy_version = version
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        request, self.request = self.request, None
+        request = self.request
+        self.request = None
         try:
             yield
         finally:
@@ -55,19 +61,28 @@ class VllmSampler:
     ) -> list[list[Completion]]:
         """n completions of each prompt, in order; each begins with its prompt's prefix."""
         given = given_tokens(prompts, prefixes, sampling.max_new_tokens)
-        room = [i for i, prefix in enumerate(given) if len(prefix) < sampling.max_new_tokens]
-        asked = [_prompt(prompts[i], given[i], sampling.salt) for i in room]
-        settings = {size: self._settings(n, sampling, size) for size in {len(given[i]) for i in room}}
-        each = [settings[len(given[i])] for i in room]
+        unfinished = []
+        requests = []
+        settings = []
+        by_size = {}
+        for i, prefix in enumerate(given):
+            size = len(prefix)
+            if size == sampling.max_new_tokens:
+                continue
+            if size not in by_size:
+                by_size[size] = self._settings(n, sampling, size)
+            unfinished.append(i)
+            requests.append(_prompt(prompts[i], prefix, sampling.salt))
+            settings.append(by_size[size])
+        outputs = []
         with _numpy_after_torch():
-            outputs = (
-                self.llm.generate(asked, each, lora_request=self.request, use_tqdm=False) if asked else []
-            )
-        made: list[list[tuple[Sequence[int], Sequence[float]]]] = [[((), ())] * n for _ in prompts]
-        for i, output in zip(room, outputs, strict=True):
+            if requests:
+                outputs = self.llm.generate(requests, settings, lora_request=self.request, use_tqdm=False)
+        sampled: list[list[Sampled]] = [[((), ())] * n for _ in prompts]
+        for i, output in zip(unfinished, outputs, strict=True):
             answers = [(o.token_ids, o.logprobs.logprobs) for o in output.outputs]
-            made[i] = answers if len(answers) == n else answers * n  # greedy: n times the same
-        return self._completions(made, given)
+            sampled[i] = answers if len(answers) == n else answers * n  # greedy: n times the same
+        return [self._completions(row, prefix) for row, prefix in zip(sampled, given, strict=True)]
 
     def _settings(self, n: int, sampling: SamplingParams, given: int):
         from vllm import SamplingParams as VllmParams
@@ -85,44 +100,27 @@ class VllmSampler:
             detokenize=False,
         )
 
-    def _completions(
-        self,
-        made: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]],
-        given: Sequence[tuple[int, ...]],
-    ) -> list[list[Completion]]:
-        """Sampled tokens with their log-probs, as answers that begin with what was given."""
-        if not all(math.isfinite(value) for row in made for _, logp in row for value in logp):
-            raise not_finite(self.policy_version)
-        whole = [[(*prefix, *tokens) for tokens, _ in row] for row, prefix in zip(made, given, strict=True)]
-        texts = iter(
-            self.policy.tokenizer.batch_decode(
-                [ids for row in whole for ids in row], skip_special_tokens=True
+    def _completions(self, sampled: Sequence[Sampled], given: tuple[int, ...]) -> list[Completion]:
+        """What was sampled for one prompt, as answers that begin with what was given."""
+        whole = [(*given, *tokens) for tokens, _ in sampled]
+        texts = self.policy.tokenizer.batch_decode(whole, skip_special_tokens=True)
+        completions = []
+        for ids, text, (tokens, logp) in zip(whole, texts, sampled, strict=True):
+            if not all(map(math.isfinite, logp)):
+                raise not_finite(self.policy_version)
+            reason = "stop" if tokens and tokens[-1] in self.policy.eos_ids else "length"
+            completions.append(
+                Completion(ids, tuple(logp), text, reason, self.policy_version, given=len(given))
             )
-        )
-        eos = self.policy.eos_ids
-        return [
-            [
-                Completion(
-                    ids,
-                    tuple(logp),
-                    next(texts),
-                    "stop" if tokens and tokens[-1] in eos else "length",
-                    self.policy_version,
-                    given=len(prefix),
-                )
-                for ids, (tokens, logp) in zip(all_ids, row, strict=True)
-            ]
-            for all_ids, row, prefix in zip(whole, made, given, strict=True)
-        ]
+        return completions
 
 
 @contextmanager
 def _numpy_after_torch() -> Iterator[None]:
-    """Model Runner V2 draws the seeds of its requests from numpy's global generator:
-    inside it that follows torch's.
+    """Model Runner V2 draws its requests' seeds from numpy's global generator: inside, that follows torch's.
 
-    So whoever seeds, forks or saves torch's random numbers has done so for vLLM's. numpy's go
-    on as if nothing had been drawn.
+    So whoever seeds, forks or saves torch's random numbers has done so for vLLM's. numpy's go on as if
+    nothing had been drawn.
     """
     before = np.random.get_state()
     np.random.seed(int(torch.randint(2**32, ())))
@@ -134,4 +132,6 @@ def _numpy_after_torch() -> Iterator[None]:
 
 def _prompt(prompt: Prompt, given: Sequence[int], salt: str | None) -> dict[str, Any]:
     request: dict[str, Any] = {"prompt_token_ids": [*prompt.token_ids, *given]}
-    return request if salt is None else request | {"cache_salt": salt}
+    if salt is not None:
+        request["cache_salt"] = salt
+    return request
