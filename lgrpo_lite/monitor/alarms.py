@@ -130,5 +130,6 @@ def _read(row: Any) -> Raised | None:
         return None
     numbers = (alarm.count, alarm.first, alarm.last)
     words = (alarm.name, alarm.what, alarm.fix)
-    usable = all(type(number) is int for number in numbers) and all(isinstance(word, str) for word in words)
-    return alarm if usable else None
+    if not all(type(number) is int for number in numbers):
+        return None
+    return alarm if all(isinstance(word, str) for word in words) else None

@@ -97,7 +97,8 @@ def best_row(rows: Sequence[dict[str, Any]], metric: str) -> Best | None:
     """`best_of` on rows of evals.jsonl, foreign ones passed over."""
     scored = []
     for row in rows:
-        score, step = finite(row.get(METRICS[metric])), finite(row.get("step"))
+        score = finite(row.get(METRICS[metric]))
+        step = finite(row.get("step"))
         if score is not None and step is not None:
             scored.append((score, int(step)))
     if not scored:
@@ -161,7 +162,8 @@ def held_out(run: RunView) -> list[tuple[int, float, float, float]]:
     """(step, avg@k, low, high) of every evaluation; without an interval both ends are the value."""
     rows = []
     for row in evaluations(run):
-        step, accuracy = finite(row.get("step")), row["accuracy"]
+        step = finite(row.get("step"))
+        accuracy = row["accuracy"]
         if step is not None:
             low, high = interval(row, "accuracy") or (accuracy, accuracy)
             rows.append((int(step), float(accuracy), low, high))

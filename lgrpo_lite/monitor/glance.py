@@ -49,7 +49,8 @@ def glance(path: Path) -> Glance:
     status = _read(path / "STATUS.json", json.loads)
     recipe = _read(path / "config.resolved.yaml", lambda text: yaml.load(text, Loader=_LOADER))
     rows = _last_rows(path / "metrics.jsonl")
-    steps, rewards = _numbers(rows, "step"), _numbers(rows, "reward")
+    steps = _numbers(rows, "step")
+    rewards = _numbers(rows, "reward")
     planned = finite(_inside(recipe, "train", "steps"))
     heartbeat = finite(status.get("heartbeat"))
     return Glance(

@@ -84,7 +84,8 @@ def _runs(status: dict[str, Any]) -> bool:
 
 
 def _ended(status: dict[str, Any]) -> str:
-    state, code = status.get("state"), status.get("exit_code")
+    state = status.get("state")
+    code = status.get("exit_code")
     if state == "stopped":
         return STOPPED.get(code, "stopped") if isinstance(code, int) else "stopped"
     return f"failed, exit {code}" if state == "failed" else ""

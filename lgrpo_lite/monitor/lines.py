@@ -32,7 +32,8 @@ class Lines:
         try:
             with self.path.open("rb") as file:
                 stat = os.fstat(file.fileno())
-                size, inode = stat.st_size, (stat.st_ino, stat.st_dev)
+                size = stat.st_size
+                inode = (stat.st_ino, stat.st_dev)
                 anew = inode != self._inode or size < self._offset
                 if not anew and size == self._offset:
                     return None

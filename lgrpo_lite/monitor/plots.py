@@ -153,7 +153,8 @@ def _thirds(axis: Any, thirds: Sequence[tuple[str, Sequence[Point]]]) -> None:
 
 
 def _curves(axis: Any, comparison: dict[str, Any]) -> None:
-    ks, crossover = comparison["ks"], comparison["crossover"]
+    ks = comparison["ks"]
+    crossover = comparison["crossover"]
     for estimates, colour, label in zip(comparison["curves"], (A, B), "AB", strict=True):
         bands = [(estimate["value"], estimate["low"], estimate["high"]) for estimate in estimates]
         _band(axis, ks, bands, colour, label)
@@ -200,9 +201,11 @@ def _evaluations(axis: Any, run: RunView) -> None:
         ("pass_at_k", "pass@k", A),
         ("maj", "maj@k", "#2ca02c"),
     ):
-        steps, bands = [], []
+        steps = []
+        bands = []
         for row in evaluations(run):
-            step, value = finite(row.get("step")), finite(row.get(key))
+            step = finite(row.get("step"))
+            value = finite(row.get(key))
             if step is not None and value is not None:
                 low, high = interval(row, key) or (value, value)
                 steps.append(step)
@@ -217,7 +220,9 @@ def _band(
     axis: Any, steps: Sequence[float], bands: Sequence[Band], colour: str, label: str, linestyle: str = "-"
 ) -> None:
     """A line through the values, and their intervals as a band around it."""
-    values, lows, highs = ([band[i] for band in bands] for i in range(3))
+    values = [value for value, _, _ in bands]
+    lows = [low for _, low, _ in bands]
+    highs = [high for _, _, high in bands]
     style: Any = {"color": colour, "linestyle": linestyle, "linewidth": 1.2, "label": label}
     axis.plot(steps, values, marker="o", markersize=3, **style)
     axis.fill_between(steps, lows, highs, color=colour, alpha=0.2, linewidth=0)

@@ -59,7 +59,8 @@ class Signal:
         self.solved = Recent(RECENT, UNTRAINED)
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        groups, solved = finite(record.groups), finite(record.solved)
+        groups = finite(record.groups)
+        solved = finite(record.solved)
         if not groups or solved is None or _or_zero(record.truncated) > TRUNCATED:
             return None  # every reward is missing, or the step was refused
         if self.compares:
@@ -109,7 +110,8 @@ class Truncation:
         self.solved = Recent(FEW, UNTRAINED)
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        cut, ended = finite(record.truncated), finite(record.length_ended)
+        cut = finite(record.truncated)
+        ended = finite(record.length_ended)
         if cut is None:
             return None
         self.cut.add(cut)
@@ -138,7 +140,8 @@ class Entropy:
         self.solved = Recent(RECENT, START)
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        entropy, solved = finite(record.entropy), finite(record.solved)
+        entropy = finite(record.entropy)
+        solved = finite(record.solved)
         if entropy is None or solved is None:
             return None
         self.entropy.add(entropy)
@@ -161,7 +164,8 @@ class Disagreement:
         self.run = 0
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        error, kl = finite(record.token_mult_error), finite(record.mismatch_kl)
+        error = finite(record.token_mult_error)
+        kl = finite(record.mismatch_kl)
         if error is None and kl is None:
             return None
         error, kl = error or 0, kl or 0
@@ -208,7 +212,8 @@ class Weights:
         self.run = 0
 
     def __call__(self, record: StepRecord) -> Alarm | None:
-        short, long = finite(record.weight_short), finite(record.weight_long)
+        short = finite(record.weight_short)
+        long = finite(record.weight_long)
         if short is None or long is None:
             return None
         small, large = sorted((short, long))
@@ -261,7 +266,8 @@ class Memory:
     """What stays between steps grows."""
 
     def __init__(self, recipe: dict[str, Any]):
-        self.host, self.device = Growth(), Growth()
+        self.host = Growth()
+        self.device = Growth()
         self.steps = 0
 
     def __call__(self, record: StepRecord) -> Alarm | None:

@@ -65,15 +65,18 @@ def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
     rows = evaluations(run)
     if not rows:
         return []
-    first, last = rows[0], rows[-1]
-    problems, k = clean(first.get("problems", "?"), 20), clean(first.get("k", "?"), 20)
+    first = rows[0]
+    last = rows[-1]
+    problems = clean(first.get("problems", "?"), 20)
+    k = clean(first.get("k", "?"), 20)
     accuracy = f"accuracy, {problems} problems × {k} samples"
     temperature = finite(first.get("temperature"))
     if temperature is not None:
         accuracy += f", T={temperature:g}"
     lines = []
     for name, key, form in ((accuracy, "accuracy", ".3f"), *FIGURES):
-        before, after = finite(first.get(key)), finite(last.get(key))
+        before = finite(first.get(key))
+        after = finite(last.get(key))
         if before is not None and after is not None:
             change = f"{after - before:+{form}}"
             lines.append((name, _estimate(first, key, form), _estimate(last, key, form), change))

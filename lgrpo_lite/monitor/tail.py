@@ -133,7 +133,8 @@ class Tail:
         rows[:] = [*lines.sparse, *fresh] if anew else [*rows, *fresh]
 
     def _metrics(self) -> None:
-        lines, view = self._lines["metrics.jsonl"], self.view
+        lines = self._lines["metrics.jsonl"]
+        view = self.view
         news = lines.read()
         if news is None:
             return
@@ -216,7 +217,7 @@ def record_of(row: dict[str, Any]) -> StepRecord | None:
     counts = (getattr(record, name) for name in _COUNTS)
     usable = (
         all(number is None or _is_number(number) for number in numbers)
-        and all(isinstance(count, int) and abs(count) < 1e15 for count in counts)
+        and all(map(_is_count, counts))
         and all(map(_of_numbers, (record.reward_parts, record.seconds, record.memory)))
         and isinstance(record.skipped, str | None)
         and isinstance(record.alarms, list | tuple)
@@ -230,6 +231,10 @@ def _records(rows: Iterable[dict[str, Any]]) -> list[StepRecord]:
 
 def _of_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < 1e15
 
 
 def _is_number(value: Any) -> bool:

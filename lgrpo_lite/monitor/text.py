@@ -70,7 +70,8 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     if len(series) > width:
         edges = [round(i * len(series) / width) for i in range(width + 1)]
         series = [sum(series[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-    low, high = min(series), max(series)
+    low = min(series)
+    high = max(series)
     span = (high - low) or 1.0
     top = len(BLOCKS) - 1
     return "".join(BLOCKS[int((value - low) / span * top)] for value in series)

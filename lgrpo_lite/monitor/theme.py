@@ -88,7 +88,8 @@ def wrapped(text: str, width: int, most: int) -> list[str]:
     room = width * most
     if cell_len(text) > room:
         half = max(0, room // 2 - most - 2)
-        beginning, end = text[:half], text[len(text) - half :]
+        beginning = text[:half]
+        end = text[len(text) - half :]
         text = f"{beginning} {ELLIPSIS} {end}"
     lines: list[str] = []
     for word in text.split(" "):

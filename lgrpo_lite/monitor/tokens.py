@@ -43,7 +43,8 @@ class Tokens:
 
 def tokens_of(row: dict[str, Any]) -> Tokens:
     """From a row of a completions file; without pieces that can be read, the plain text by characters."""
-    pieces, credit = row.get("pieces"), row.get("credit")
+    pieces = row.get("pieces")
+    credit = row.get("credit")
     if not isinstance(pieces, list) or not pieces or not all(isinstance(p, str) for p in pieces[:READ]):
         text = str(row.get("completion", ""))
         return Tokens(tuple(text[: 4 * READ]), (), None)
@@ -76,7 +77,8 @@ def drawn(
 
 def _filled(tokens: Tokens, width: int, rows: int, scale: float) -> tuple[list[Text], list[Text], int]:
     """Lines, their strips, and how many pieces they show whole."""
-    texts, strips = [Text()], [Text()]
+    texts = [Text()]
+    strips = [Text()]
     room = width
     for used, (piece, level) in enumerate(_levels(tokens, scale)):
         style, mark = _style(level)

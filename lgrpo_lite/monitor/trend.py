@@ -65,6 +65,7 @@ def _steady(floors: Sequence[float]) -> bool:
     """Every part lies above the one before, and the later half rises about as fast."""
     rises = [b - a for a, b in itertools.pairwise(floors)]
     half = len(rises) // 2
-    early, late = sum(rises[:half]), sum(rises[half:])
+    early = sum(rises[:half])
+    late = sum(rises[half:])
     every_part_rises = min(rises) >= RISE * sum(rises) / len(rises)
     return every_part_rises and late >= LATER * early

@@ -102,8 +102,9 @@ def _framed(run: RunView, width: int, height: int) -> list[Text]:
         widths = _widths(row, width)
         panels = [_panel(name, run, w - 2, tall) for name, w in zip(row.names, widths, strict=True)]
         lines.append(_rule(width, above, widths, [panel.title for panel in panels]))
-        columns = [[*panel.lines[:tall], *[Text("")] * (tall - len(panel.lines))] for panel in panels]
-        lines += [_line(texts, widths) for texts in zip(*columns, strict=True)]
+        for i in range(tall):
+            texts = [panel.lines[i] if i < len(panel.lines) else Text("") for panel in panels]
+            lines.append(_line(texts, widths))
         above = widths
     return [*lines, _rule(width, above, [], [])]
 
@@ -171,7 +172,8 @@ def _rule(width: int, above: list[int], below: list[int], titles: list[Text | st
 
 def _cells(width: int, above: list[int], below: list[int]) -> list[str]:
     """The characters of a rule without its titles."""
-    ups, downs = _borders(above), _borders(below)
+    ups = _borders(above)
+    downs = _borders(below)
     cells = ["─"] * width
     for cell in ups:
         cells[cell] = "┴"

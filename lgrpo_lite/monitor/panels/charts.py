@@ -30,7 +30,8 @@ def curve(values: Sequence[float], height: int = 1) -> list[str]:
     """One column a value, `height` lines, scaled to the values' own range; a constant runs through the
     middle.
     """
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     levels = 8 * height
     if _flat(low, high):
         filled = [levels // 2] * len(values)
@@ -63,8 +64,10 @@ def plot(values: Sequence[Any], width: int, height: int, form: str, style: str) 
     if not series or height < 1:
         return []
     averaged = columns(series, max(1, width - 8))
-    lowest, highest = min(averaged), max(averaged)
-    low, high = figure(lowest, form), figure(highest, form)
+    lowest = min(averaged)
+    highest = max(averaged)
+    low = figure(lowest, form)
+    high = figure(highest, form)
     one_line = height == 1 or _flat(lowest, highest)
     scale = f" {low}" if low == high else f" {low}…{high}"
     margin = len(scale) if one_line else max(len(low), len(high)) + 1
@@ -136,7 +139,8 @@ def meter(value: Any, full: float, width: int, style: str, mark: float | None = 
     place = -1 if mark is None else round(mark / full * width)
     if 0 <= place < width:
         cells[place] = "┿" if place < filled else "┼"
-    bar, rest = "".join(cells[:filled]), "".join(cells[filled:])
+    bar = "".join(cells[:filled])
+    rest = "".join(cells[filled:])
     return Text().append(bar, style).append(rest, LABEL)
 
 

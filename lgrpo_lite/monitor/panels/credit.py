@@ -75,7 +75,8 @@ def _weights(r: StepRecord, width: int) -> Ranked:
 
 def _effective(run: RunView, r: StepRecord) -> str:
     """How many answers of a group count."""
-    count, share = finite(run.number("rollout.group_size")), finite(r.weight_effective)
+    count = finite(run.number("rollout.group_size"))
+    share = finite(r.weight_effective)
     if share is None:
         return "–"
     return f"{share * count:.1f} of {count:g} answers" if count else f"{share:.0%} of the answers"
@@ -120,7 +121,8 @@ def _rate(run: RunView) -> float | None:
 
 def trace(run: RunView, width: int, height: int) -> Panel:
     """GRPO-λ: how far back a token is credited, and where in the answers the credit falls."""
-    r, settings = last(run), run.get("algorithm.trace")
+    r = last(run)
+    settings = run.get("algorithm.trace")
     traced = isinstance(settings, dict)
     lines = _trace_settings(run, settings) if traced else ranked(4, _no_trace(run, width))
     lines += _thirds(r, width)
@@ -136,7 +138,8 @@ def trace(run: RunView, width: int, height: int) -> Panel:
 def _trace_settings(run: RunView, settings: dict[str, Any]) -> Ranked:
     decay = run.number("algorithm.trace.gamma", 1.0) * run.number("algorithm.trace.lambda", 1.0)
     horizon = f"{1 / (1 - decay):,.0f} tokens" if decay < 1 else "∞"
-    style, mode = clean(settings.get("style", "?"), 12), clean(settings.get("mode", "?"), 12)
+    style = clean(settings.get("style", "?"), 12)
+    mode = clean(settings.get("mode", "?"), 12)
     return [
         (0, row("γλ", figure(decay), ("  horizon ", LABEL), horizon, labels=4)),
         (4, row("style", style, ("  mode ", LABEL), mode, labels=7)),

@@ -50,7 +50,8 @@ def _headline(r: StepRecord) -> Text:
 def _trend(run: RunView) -> Text:
     """Mean of the first and of the last steps."""
     beginning = [*run.sparse[:TREND], *run.records[:TREND]][:TREND]
-    first, now = _rewards(beginning), _rewards(run.records[-TREND:])
+    first = _rewards(beginning)
+    now = _rewards(run.records[-TREND:])
     if not first or not now:
         return row("at first", "–")
     before = sum(first) / len(first)
@@ -80,7 +81,8 @@ def _held_out(run: RunView, width: int) -> Ranked:
     rows = evaluations(run)
     if not rows:
         return [(2, row("held-out", ("not evaluated yet", LABEL)))]
-    first, now = rows[0], rows[-1]
+    first = rows[0]
+    now = rows[-1]
     label = f"held-out avg@{clean(now.get('k', '?'), 6)}"
     line = row(label[:20], figure(first["accuracy"]), labels=17)
     if len(rows) > 1:
@@ -102,7 +104,8 @@ def _held_out(run: RunView, width: int) -> Ranked:
 
 
 def _direction(first: dict, now: dict) -> Text:
-    before, after = interval(first, "accuracy"), interval(now, "accuracy")
+    before = interval(first, "accuracy")
+    after = interval(now, "accuracy")
     if before is None or after is None:
         return Text("")
     if after[0] > before[1]:
@@ -181,8 +184,10 @@ def missing(r: StepRecord) -> list[Text]:
 def length(run: RunView, width: int, height: int) -> Panel:
     """How long answers are, right and wrong ones, and how many were cut off."""
     r = last(run)
-    mean, p95 = figure(r.length, ",.1f", 8), figure(r.length_p95, ",.0f")
-    right, wrong = figure(r.length_right, ",.1f", 8), figure(r.length_wrong, ",.1f")
+    mean = figure(r.length, ",.1f", 8)
+    p95 = figure(r.length_p95, ",.0f")
+    right = figure(r.length_right, ",.1f", 8)
+    wrong = figure(r.length_wrong, ",.1f")
     truncated = judged("truncated", r.truncated, ".1%", 8)
     limit = amount(run.get("model.max_new_tokens"))
     curve = plot(run.series("length"), width, max(1, min(12, height - 4)), ",.0f", CALM)

@@ -57,7 +57,8 @@ def policy(run: RunView, width: int, height: int) -> Panel:
 
 
 def _clip(r: StepRecord) -> Text:
-    low, high = finite(r.clip_low), finite(r.clip_high)
+    low = finite(r.clip_low)
+    high = finite(r.clip_high)
     both = None if low is None or high is None else low + high
     sign = verdict(level("clip", both))
     return row("clip low", figure(low, ".1%", 8), sign, (" high ", LABEL), figure(high, ".1%"))
@@ -158,7 +159,9 @@ def speed(run: RunView, width: int, height: int) -> Panel:
     trained = ratio(r.trained_tokens, r.seconds.get("update"))
     answers = ratio(3600 * r.rollout_answers, total)
     share = ratio(r.seconds.get("reward", 0.0), total)
-    median, p50, p95 = seconds(of(run, "step_seconds")), seconds(r.reward_p50), seconds(r.reward_p95)
+    median = seconds(of(run, "step_seconds"))
+    p50 = seconds(r.reward_p50)
+    p95 = seconds(r.reward_p95)
     sign = verdict("warn" if r.reward_timeouts else "")
     lines: Ranked = [
         (0, row("sampled", amount(sampled, 8), ("   tok/s", LABEL))),

@@ -63,8 +63,10 @@ def head(run: RunView, width: int, height: int) -> Panel:
 
 def _what(run: RunView, width: int) -> Text:
     name, paper = title(run)
-    model, weights = clean(run.get("model.id", "?"), 60), clean(run.get("model.weights", ""), 12)
-    engine, version = clean(run.get("rollout.engine", "?"), 20), amount(last(run).policy_version)
+    model = clean(run.get("model.id", "?"), 60)
+    weights = clean(run.get("model.weights", ""), 12)
+    engine = clean(run.get("rollout.engine", "?"), 20)
+    version = amount(last(run).policy_version)
     items = [
         Text.assemble((name, "bold"), (f" {paper}" if paper else "", LABEL)),
         Text.assemble(model, (f" {weights}", LABEL)),
@@ -99,7 +101,8 @@ def _how_far(run: RunView, width: int) -> Text:
     words = f"{step_words(run)}  "
     eta = "" if run.health.ended else f"  eta {eta_words(run)}"
     room = width - left.cell_len - len(words) - (12 if eta else 0)
-    done, steps = finite(run.step) or 0.0, finite(run.number("train.steps")) or 0.0
+    done = finite(run.step) or 0.0
+    steps = finite(run.number("train.steps")) or 0.0
     bar = progress(done, steps, max(0, room), CALM)
     return left + Text(words) + bar + Text(eta, LABEL)
 
@@ -188,14 +191,15 @@ def _lately(run: RunView, width: int) -> Text:
         items.append(f"saved at step {amount(saved.get('step'))}{_ago(run, saved)}")
     rows = evaluations(run)
     if rows:
-        step, accuracy = amount(rows[-1].get("step")), figure(rows[-1]["accuracy"])
+        step = amount(rows[-1].get("step"))
+        accuracy = figure(rows[-1]["accuracy"])
         items.append(f"evaluated at step {step}: {accuracy}")
     attempts = (finite(event.get("attempt")) for event in reversed(run.events))
     attempt = next((number for number in attempts if number is not None), None)
     if attempt and attempt > 1:
         items.append(f"attempt {amount(attempt)}")
-    sampled = 0 if run.sparse else sum(record.rollout_tokens for record in run.records)
-    if sampled:
+    sampled = sum(record.rollout_tokens for record in run.records)
+    if sampled and not run.sparse:
         items.append(f"{amount(sampled)} tokens sampled")
     shown = flow((Text(item, LABEL) for item in items), width, 1, gap=3)
     return shown[0] if shown else Text("nothing saved yet", LABEL)
@@ -237,7 +241,8 @@ def _alarm(alarm: Raised, width: int, room: int) -> list[Text]:
     """On one line where it fits, else on two; on a last line, what it means gives way to what to do."""
     since = f" ×{amount(alarm.count)} since step {amount(alarm.first)}  "
     name = Text.assemble((f"✗ {clean(alarm.name, 30)}", BAD), (since, LABEL))
-    what, fix = clean(alarm.what, 400), f"→ {clean(alarm.fix, 400)}"
+    what = clean(alarm.what, 400)
+    fix = f"→ {clean(alarm.fix, 400)}"
     spare = width - name.cell_len - cell_len(fix) - 1
     if spare < cell_len(what) and room > 1:
         return [name + Text(what), Text(f"  {fix}", CALM)]
@@ -246,7 +251,8 @@ def _alarm(alarm: Raised, width: int, room: int) -> list[Text]:
 
 def _happened(run: RunView, event: dict[str, Any]) -> str:
     """An event that is worth a line when nothing is wrong."""
-    kind, step = event.get("kind"), amount(event.get("step"))
+    kind = event.get("kind")
+    step = amount(event.get("step"))
     words = {
         "saved": f"saved at step {step}",
         "resumed": f"resumed at step {step}",

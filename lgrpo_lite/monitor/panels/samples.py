@@ -43,7 +43,9 @@ def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     kinds: set[str] = set()
     texts: set[tuple[str, str]] = set()
-    first, other, again = [], [], []
+    first = []
+    other = []
+    again = []
     for row in rows[:MOST]:
         kind = kind_of(row)
         text = (str(row.get("prompt")), str(row.get("completion")))
@@ -139,12 +141,14 @@ def _words(event: dict[str, Any]) -> list[tuple[str, str, str]]:
         style = WARN if kind == "warning" else LABEL
         return [(str(kind), style, clean(event.get("message", ""), 400))]
     if kind == "chosen":
-        key, value = clean(event.get("key", "?"), 60), clean(event.get("value", "?"), 60)
+        key = clean(event.get("key", "?"), 60)
+        value = clean(event.get("value", "?"), 60)
         why = clean(event.get("why", ""), 200)
         return [("chosen", CALM, f"{key} = {value}: {why}")]
     if kind == "plan" and isinstance(event.get("lines"), list):
         return [("plan", LABEL, clean(line, 300)) for line in event["lines"][:20]]
     if kind == "baseline" and finite(event.get("solved")) is not None:
-        share, answers = figure(event["solved"], ".0%"), amount(event.get("answers"))
+        share = figure(event["solved"], ".0%")
+        answers = amount(event.get("answers"))
         return [("baseline", LABEL, f"{share} of {answers} answers solved before training")]
     return []
