@@ -37,9 +37,13 @@ def crossover(base: Sequence[float], tuned: Sequence[float], ks: Sequence[int]) 
 
 def coverage(base: Sequence[int], tuned: Sequence[int]) -> dict[str, int]:
     """Problems solved at least once by both, gained, lost, or by neither, from counts of right samples."""
-    pairs = [(b > 0, t > 0) for b, t in zip(base, tuned, strict=True)]
-    names = {(True, True): "both", (False, True): "gained", (True, False): "lost", (False, False): "neither"}
-    return {name: pairs.count(pair) for pair, name in names.items()}
+    pairs = [(before > 0, after > 0) for before, after in zip(base, tuned, strict=True)]
+    return {
+        "both": pairs.count((True, True)),
+        "gained": pairs.count((False, True)),
+        "lost": pairs.count((True, False)),
+        "neither": pairs.count((False, False)),
+    }
 
 
 def tilted(p: float, beta: float) -> float:

@@ -161,9 +161,8 @@ def passes(problems: Sequence[Problem], j: int) -> list[float]:
     """pass@j of each problem; NaN where fewer than j samples have a reward."""
     chances = []
     for problem in problems:
-        marks = problem.marks
-        enough = len(marks) >= j
-        chances.append(pass_at_k(len(marks), sum(marks), j) if enough else math.nan)
+        right, count = sum(problem.marks), len(problem.marks)
+        chances.append(pass_at_k(count, right, j) if count >= j else math.nan)
     return chances
 
 
@@ -179,8 +178,10 @@ def majority(problem: Problem) -> float:
     if not votes:
         return 0.0
     winner = max(votes, key=votes.count)  # max keeps the first of equals
-    marks = [s.right for s in problem.samples if s.vote == winner and s.right is not None]
-    return float(marks[0]) if marks else math.nan
+    for sample in problem.samples:
+        if sample.vote == winner and sample.right is not None:
+            return float(sample.right)
+    return math.nan
 
 
 def estimates(values: np.ndarray) -> list[Estimate | None]:

@@ -109,7 +109,7 @@ def compare(a: Side, b: Side) -> Comparison:
     warnings = _comparable(a, b)
     k = (a.k, b.k)
     avg = np.array([table(side.problems, side.k)["avg"] for side in (a, b)])
-    both = ~np.isnan(avg).any(axis=0)
+    both = ~np.isnan(avg[0] + avg[1])
     if not both.any():
         fix = "look into the rewards of the two evaluations"
         raise ConfigError("no problem has a reward on both sides", where=f"{a.path}, {b.path}", fix=fix)
@@ -117,11 +117,15 @@ def compare(a: Side, b: Side) -> Comparison:
     [difference] = estimates((avg[1] - avg[0])[None])
     assert difference is not None, "there is a problem with both"
     ks = powers(min(k))
-    curve_a, curve_b = _curve(a.problems, ks), _curve(b.problems, ks)
-    ks = ks[: min(len(curve_a), len(curve_b))]
-    curve_a, curve_b = curve_a[: len(ks)], curve_b[: len(ks)]
-    equal = [_first_samples(side.problems, both, min(k)) for side in (a, b)]  # as many chances for both
-    solved_a, solved_b = ([sum(p.marks) for p in problems] for problems in equal)
+    curve_a = _curve(a.problems, ks)
+    curve_b = _curve(b.problems, ks)
+    shorter = min(len(curve_a), len(curve_b))
+    ks, curve_a, curve_b = ks[:shorter], curve_a[:shorter], curve_b[:shorter]
+    # as many chances for both
+    equal_a = _first_samples(a.problems, both, min(k))
+    equal_b = _first_samples(b.problems, both, min(k))
+    solved_a = [sum(problem.marks) for problem in equal_a]
+    solved_b = [sum(problem.marks) for problem in equal_b]
     reason = _no_support(a, b)
     return Comparison(
         a=a.name,
@@ -135,8 +139,8 @@ def compare(a: Side, b: Side) -> Comparison:
         ks=ks,
         curves=(curve_a, curve_b),
         crossover=crossover([e.value for e in curve_a], [e.value for e in curve_b], ks),
-        maj=_majorities(*equal),
-        support=None if reason else support(*equal),
+        maj=_majorities(equal_a, equal_b),
+        support=None if reason else support(equal_a, equal_b),
         no_support=reason,
         sentence=sentence(difference, int(both.sum())),
         warnings=warnings,
@@ -154,7 +158,7 @@ def _first_samples(problems: Sequence[Problem], kept: np.ndarray, count: int) ->
 
 def change(before: Sequence[Problem], after: Sequence[Problem], names: tuple[str, str]) -> str | None:
     """`sentence` on two sets of samples; None where they are not of the same problems."""
-    if [(p.question, p.reference) for p in before] != [(p.question, p.reference) for p in after]:
+    if _asked(before) != _asked(after):
         return None
     avg = np.array([table(problems, 1)["avg"] for problems in (before, after)])
     [difference] = estimates((avg[1] - avg[0])[None])
@@ -177,8 +181,9 @@ def sentence(difference: Estimate, problems: int, names: tuple[str, str] = ("A",
     else:
         better, worse = names
         least, most = sorted((-low, -high))
-    text = f"{_upper(better)} solves {_number(abs(points))} more of every 100 problems than {worse} "
-    text += f"(95 % interval {_number(least)} to {_number(most)}): "
+    more, low, high = _number(abs(points)), _number(least), _number(most)
+    text = f"{_upper(better)} solves {more} more of every 100 problems than {worse} "
+    text += f"(95 % interval {low} to {high}): "
     if least <= 0:
         return text + "this may be chance."
     if problems < FEW:
@@ -221,15 +226,14 @@ def support(base: Sequence[Problem], tuned: Sequence[Problem]) -> Support | None
 def _comparable(a: Side, b: Side) -> list[str]:
     """Warnings for what differs and may; ConfigError for what may not."""
     where = f"{a.path}, {b.path}"
-    sizes = len(a.problems), len(b.problems)
-    suites = a.about["suite"], b.about["suite"]
-    same_size = sizes[0] == sizes[1]
-    if not same_size or _hash_of(a) != _hash_of(b):
-        what = f"{suites[0]} with {sizes[0]} problems and {suites[1]} with {sizes[1]}"
-        same_name = suites[0] == suites[1]
-        more = ", whose questions or gold answers differ" if same_name and same_size else ""
+    size_a, size_b = len(a.problems), len(b.problems)
+    if size_a != size_b or _hash_of(a) != _hash_of(b):
+        suite_a, suite_b = a.about["suite"], b.about["suite"]
+        what = f"{suite_a} with {size_a} problems and {suite_b} with {size_b}"
+        if (suite_a, size_a) == (suite_b, size_b):
+            what += ", whose questions or gold answers differ"
         fix = "evaluate both with the same --suite and --limit"
-        raise ConfigError(f"these are not the same problems: {what}{more}", where=where, fix=fix)
+        raise ConfigError(f"these are not the same problems: {what}", where=where, fix=fix)
     if a.about["checker"] != b.about["checker"]:
         raise ConfigError(
             "the answers were checked by different rewards",
@@ -250,8 +254,12 @@ def _comparable(a: Side, b: Side) -> list[str]:
     return warnings
 
 
+def _asked(problems: Sequence[Problem]) -> list[tuple[str, str]]:
+    return [(problem.question, problem.reference) for problem in problems]
+
+
 def _hash_of(side: Side) -> str:
-    return problems_hash((p.question, p.reference) for p in side.problems)
+    return problems_hash(_asked(side.problems))
 
 
 def _no_support(a: Side, b: Side) -> str:
@@ -276,10 +284,10 @@ def _curve(problems: Sequence[Problem], ks: Sequence[int]) -> list[Estimate]:
 
 def _majorities(*sides: Sequence[Problem]) -> tuple[float, float] | None:
     """maj@k of both; None where the rewards of one read no answer."""
-    votes = [np.array(table(problems, 1)["maj"]) for problems in sides]
-    if any(np.isnan(row).all() for row in votes):
+    a, b = (np.array(table(problems, 1)["maj"]) for problems in sides)
+    if np.isnan(a).all() or np.isnan(b).all():
         return None
-    return float(np.nanmean(votes[0])), float(np.nanmean(votes[1]))
+    return float(np.nanmean(a)), float(np.nanmean(b))
 
 
 def _upper(text: str) -> str:
@@ -288,5 +296,6 @@ def _upper(text: str) -> str:
 
 def _number(points: float) -> str:
     """Whole numbers from 10 on, else one decimal, without a minus zero."""
-    text = f"{points:.0f}" if abs(points) >= 10 else f"{points:.1f}"
+    decimals = 0 if abs(points) >= 10 else 1
+    text = f"{points:.{decimals}f}"
     return "0.0" if text == "-0.0" else text

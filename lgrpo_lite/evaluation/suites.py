@@ -165,7 +165,7 @@ def _marks(suite: Suite, recipe: Recipe) -> Marks:
     """Where the keys of the combined recipe come from."""
     origin = f"suite {suite.suite.name}"
     replaced = {"data"}
-    own = {("data", "eval"): f"{origin}, data"}
+    own: dict[tuple[str, ...], str] = {("data", "eval"): f"{origin}, data"}
     if suite.rewards:
         replaced.add("rewards")
         own[("rewards",)] = f"{origin}, rewards"
@@ -221,11 +221,13 @@ def _fault_note(prompts: list[Prompt], gold_fault: GoldFault) -> list[str]:
 
 def _read(suite: Suite, recipe: Recipe, tokenizer) -> Iterator[tuple[Prompt, dict[str, str]]]:
     for i, source in enumerate(recipe.data.eval):
-        for row, fields in islice(_rows(source, recipe.where(f"data.eval.{i}")), source.limit):
+        source_rows = _rows(source, recipe.where(f"data.eval.{i}"))
+        for row, fields in islice(source_rows, source.limit):
             reference, options = row.reference, ""
             if suite.choices is not None:
                 wrong = [_option(fields, column, row.place) for column in suite.choices.wrong]
-                options, reference = _shuffled(reference, wrong, f"{suite.choices.seed}/{row.question}")
+                seed = f"{suite.choices.seed}/{row.question}"
+                options, reference = _shuffled(reference, wrong, seed)
             question = _filled(suite.prompt.question, row.question, options)
             ids = tokens(question, recipe.data, tokenizer, row.messages)
             category = {}
@@ -271,5 +273,7 @@ def _shuffled(right: str, wrong: list[str], seed: str) -> tuple[str, str]:
     order = list(range(len(wrong) + 1))
     random.Random(seed).shuffle(order)
     options = [right, *wrong]
-    lines = [f"{letter}) {options[i]}" for letter, i in zip(LETTERS, order, strict=False)]
+    lines = []
+    for letter, i in zip(LETTERS, order, strict=False):
+        lines.append(f"{letter}) {options[i]}")
     return "\n".join(lines), LETTERS[order.index(0)]

@@ -58,5 +58,6 @@ def log_probs(policy: Policy, pairs: Sequence[tuple[Prompt, Completion]], micro_
     total = torch.zeros(len(pairs), dtype=torch.float64)
     for rows, micro in split(batch, micro_tokens, policy.layouts):
         logp = policy.logprobs(micro).logp.double().cpu()
-        total[rows] = torch.zeros(len(rows), dtype=torch.float64).index_add(0, micro.seq, logp)
+        sums = torch.zeros(len(rows), dtype=torch.float64)
+        total[rows] = sums.index_add(0, micro.seq, logp)
     return total.tolist()

@@ -76,9 +76,11 @@ def _head(run: RunView) -> Iterator[str]:
     yield f"# {_inline(run.path.resolve().name)}"
     yield ""
     algorithm = f"{_inline(name)} ({paper})" if paper else _inline(name)
-    model, weights = _inline(run.get("model.id", "?")), _inline(run.get("model.weights", "?"))
+    model = _inline(run.get("model.id", "?"))
+    weights = _inline(run.get("model.weights", "?"))
     seed = _inline(run.get("seed", 0))
-    yield f"{algorithm} on {model} ({weights}), {run.step:,} of {run.steps:,} steps, seed {seed}."
+    steps = f"{run.step:,} of {run.steps:,} steps"
+    yield f"{algorithm} on {model} ({weights}), {steps}, seed {seed}."
     yield ""
     yield _state(run)
     if run.unread:
@@ -87,7 +89,8 @@ def _head(run: RunView) -> Iterator[str]:
 
 def _state(run: RunView) -> str:
     """One line: is it alive, and if not, why."""
-    why = f" {_upper(_inline(run.health.why))}." if run.health.why else ""
+    why = _upper(_inline(run.health.why))
+    why = f" {why}." if run.health.why else ""
     if run.health.state in ENDS:
         return ENDS[run.health.state] + why
     state = _inline(run.status.get("state") or "starting")
@@ -124,9 +127,9 @@ def _change(run: RunView, first: dict[str, Any], last: dict[str, Any]) -> str | 
     steps = [known(row.get("step")) for row in (first, last)]
     if None in steps or steps[0] == steps[1]:
         return None
-    files = [run.path / "evals" / f"step-{int(step or 0):06d}.jsonl.gz" for step in steps]
+    names = [f"step-{int(step or 0):06d}.jsonl.gz" for step in steps]
     try:
-        before, after = map(read_samples, files)
+        before, after = (read_samples(run.path / "evals" / name) for name in names)
         return change(before, after, names=("the policy before training", "the trained policy"))
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
@@ -174,7 +177,10 @@ def _time(run: RunView) -> Iterator[str]:
     yield from _table(("phase", "time", "share"), rows, "|---|---:|---:|")
     yield ""
     tokens = sum(r.rollout_tokens for r in run.records)
-    speed = f", {tokens / spent['rollout']:,.0f} a second of rollout" if spent["rollout"] else ""
+    speed = ""
+    if spent["rollout"]:
+        rate = tokens / spent["rollout"]
+        speed = f", {rate:,.0f} a second of rollout"
     yield f"{tokens:,} tokens sampled in {_of_steps(run)}{speed}."
 
 
@@ -216,8 +222,10 @@ def _chosen(run: RunView) -> Iterator[str]:
     rows = []
     for event in chosen:
         if event.get("attempt") == chosen[-1].get("attempt"):
-            key, value = _cell(event.get("key", "?")), _cell(event.get("value", "?"))
-            rows.append((f"`{key}`", value, _cell(event.get("why", ""))))
+            key = _cell(event.get("key", "?"))
+            value = _cell(event.get("value", "?"))
+            why = _cell(event.get("why", ""))
+            rows.append((f"`{key}`", value, why))
     if rows:
         yield from _table(("setting", "value", "why"), rows, "|---|---|---|")
 
@@ -240,14 +248,16 @@ def _settings(run: RunView) -> Iterator[str]:
 def _alarms(run: RunView) -> Iterator[str]:
     for raised in standing(run):
         name = _inline(raised.name)
-        yield (
-            f"- **{name}**, {_times(raised.count)} from step {raised.first:,} to {raised.last:,}:"
-            f" {_inline(raised.what)}. What to do: {_inline(raised.fix)}. See `{FAILURES}#{name}`."
-        )
+        when = f"{_times(raised.count)} from step {raised.first:,} to {raised.last:,}"
+        what, fix = _inline(raised.what), _inline(raised.fix)
+        yield f"- **{name}**, {when}: {what}. What to do: {fix}. See `{FAILURES}#{name}`."
 
 
 def _warnings(run: RunView) -> Iterator[str]:
-    texts = [str(row.get("message") or row.get("reason") or row.get("kind")) for row in run.warnings]
+    texts = []
+    for row in run.warnings:
+        text = row.get("message") or row.get("reason") or row.get("kind")
+        texts.append(str(text))
     newest = list(dict.fromkeys(texts[-1000:]))
     for text in newest[-MANY:]:
         count = texts.count(text)

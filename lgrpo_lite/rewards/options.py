@@ -113,5 +113,6 @@ def _explained(
     if first["type"] == "missing":
         section = place.rpartition(".")[0]
         return ConfigError(f"{place} is missing", where=where(section), fix=f"add {option}: …")
-    what = f"{place}={first['input']!r}: {first['msg'].lower()}"
+    value, message = first["input"], first["msg"].lower()
+    what = f"{place}={value!r}: {message}"
     return ConfigError(what, where=where(place), fix="see docs/rewards.md")

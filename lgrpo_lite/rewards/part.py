@@ -140,7 +140,8 @@ def _check(options: dict[str, Any], reward: Reward, key: str, where: Callable[[s
         cache = options.get("cache", 0)
         _check_lengths(options["limit"], cache, lambda name: where(f"{key}.{name}"))
     if "judge" in options and "endpoint" in options:
-        at_judge, at_endpoint = where(f"{key}.judge"), where(f"{key}.endpoint")
+        at_judge = where(f"{key}.judge")
+        at_endpoint = where(f"{key}.endpoint")
         _check_judge(options["judge"], options["endpoint"], at_judge, at_endpoint)
 
 

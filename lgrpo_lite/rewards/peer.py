@@ -12,6 +12,8 @@ import operator
 import os
 
 MAX_MESSAGE = 64 << 20
+QUIET = (StopIteration, StopAsyncIteration)
+CHANGEABLE = (list, dict, set, bytearray)
 COMPARE = ("eq", "lt", "le", "gt", "ge")
 COMBINE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "and_", "or_", "xor")
 
@@ -197,8 +199,8 @@ class Peer:
             result = ASK[op](target, args, named)
             reply = {"ok": self.pack(result)}
             if result is None and op == "call":  # only what returns nothing works on its arguments
-                changed = [i for i, a in enumerate(args) if type(a) in (list, dict, set, bytearray)]
-                reply["changed"] = [[i, self.pack(args[i])] for i in changed]
+                changeable = [i for i, a in enumerate(args) if type(a) in CHANGEABLE]
+                reply["changed"] = [[i, self.pack(args[i])] for i in changeable]
         except StopIteration:
             reply = {"end": True} if op == "next" else {"raise": ["RuntimeError"], "args": []}
         except BaseException as error:
@@ -213,11 +215,12 @@ class Peer:
         """An exception of the nearest class this end knows; none that would end a loop or process quietly."""
         for name in names:
             kind = self.raises.get(name) or getattr(builtins, name, None)
-            if _is_loud(kind):
-                try:
-                    return kind(*[self.unpack(a) for a in args])
-                except Exception:
-                    break
+            if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, QUIET):
+                continue
+            try:
+                return kind(*[self.unpack(a) for a in args])
+            except Exception:
+                break
         return RuntimeError(names[:1])
 
     def pack(self, value):
@@ -250,13 +253,6 @@ class Peer:
             return FROM_TEXT[letter](inner)
         values = [self.unpack(v) for v in inner]
         return FROM_VALUES[letter](values)
-
-
-def _is_loud(kind):
-    """Whether that is a class of exceptions that end nothing quietly."""
-    if not isinstance(kind, type) or not issubclass(kind, Exception):
-        return False
-    return not issubclass(kind, (StopIteration, StopAsyncIteration))
 
 
 def _harmless(op, target, args):

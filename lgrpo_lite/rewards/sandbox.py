@@ -206,7 +206,8 @@ def _drop(open_ends: set[int], *ends: int) -> None:
 
 def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -> Box:
     """`stderr` None: kept, to tell what went wrong."""
-    memory, seconds = str(limits.memory << 20), str(int(limits.seconds) + 2)
+    memory = str(limits.memory << 20)
+    seconds = str(int(limits.seconds) + 2)
     argv = ["-I", "-X", "utf8", "-c", _source(), role, memory, seconds]
     complaints = tempfile.TemporaryFile() if stderr is None else None  # noqa: SIM115 - closed by _demand_ready
     container = f"lgrpo-lite-{uuid.uuid4().hex}" if sandbox.kind == "docker" else None
@@ -256,7 +257,8 @@ def _cpu_and_waits(boxes: Sequence[Box]) -> tuple[float, float]:
         pids += _tree(box.process.pid)
     for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            fields = stat.rpartition(")")[2].split()
             ticks = int(fields[11]) + int(fields[12])  # user and system
             cpu += ticks / os.sysconf("SC_CLK_TCK")
             for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -51,6 +51,11 @@ class Scored:
         """Whether it scored as it must: 1 for a right one, 0 for a wrong one. A missing reward is neither."""
         return self.score.value == (1.0 if self.case.label else 0.0)
 
+    @property
+    def ok(self) -> bool:
+        """Whether the reward calls it right."""
+        return self.score.outcome is Outcome.ok
+
     def to_json(self) -> dict[str, Any]:
         case = self.case
         return {
@@ -100,12 +105,14 @@ def near_misses(gold: str) -> list[str]:
     misses = [_digit(gold)]
     if number is not None:
         if re.fullmatch(r"[-+]?\d+", plain):
-            misses += [str(int(number) + 1), str(int(number) - 1)]
+            whole = int(number)
+            misses += [str(whole + 1), str(whole - 1)]
         misses.append(_negated(plain))
     else:
         misses.append(_without_last(gold))
         if re.fullmatch(r"\(?[A-Y]\)?", plain):
-            misses.append(re.sub("[A-Y]", lambda letter: chr(ord(letter[0]) + 1), plain))
+            letter = plain.strip("()")
+            misses.append(plain.replace(letter, chr(ord(letter) + 1)))
     return [miss for miss in dict.fromkeys(misses) if miss and not _same(miss, gold)]
 
 
@@ -151,8 +158,9 @@ def _separates(text: str, i: int) -> bool:
     """Whether a comma or an operator stands there; a sign with nothing to operate on before it is none."""
     if i == 0 or text[i] not in ",+-":
         return False
-    if text[i - 1] != " ":
-        return text[i - 1] not in NO_OPERAND
+    before = text[i - 1]
+    if before != " ":
+        return before not in NO_OPERAND
     return i > 1 and text[i] != "," and text[i - 2] not in NO_OPERAND
 
 
@@ -242,7 +250,7 @@ def counts(rows: Sequence[Scored]) -> dict[str, Any]:
     """Right is what the reward calls ok; a missing reward calls nothing right. `accuracy`: agreement with the
     labels.
     """
-    pairs = Counter((row.case.label, row.score.outcome is Outcome.ok) for row in rows)
+    pairs = Counter((row.case.label, row.ok) for row in rows)
     return {
         "cases": len(rows),
         "accuracy": (pairs[True, True] + pairs[False, False]) / len(rows),
@@ -255,7 +263,7 @@ def counts(rows: Sequence[Scored]) -> dict[str, Any]:
 
 def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
     """Of all cases, by tier and by category; the first disagreements; seconds a case, CPU waits left out."""
-    wrong = [row for row in rows if row.case.label != (row.score.outcome is Outcome.ok)]
+    wrong = [row for row in rows if row.case.label != row.ok]
     by_tier = {tier: counts(group) for tier, group in _by(rows, lambda case: case.tier)}
     by_category = {name: counts(group) for name, group in _by(rows, lambda case: case.category)}
     shares = {"p50": 0.5, "p95": 0.95, "max": 1.0}

@@ -48,7 +48,8 @@ def refine_best(groups: Sequence[Group], settings: RefineBest, template: str, to
     hints = [_hint(group, settings, template, tools) for group in groups]
     prompts = []
     for group, hint in zip(groups, hints, strict=True):
-        prompts.append(group.prompt if hint is None else tools.ask(group.prompt, hint))
+        prompt = group.prompt
+        prompts.append(prompt if hint is None else tools.ask(prompt, hint))
     answers = list(tools.generate(prompts, 1))
     for i, hint in enumerate(hints):
         if hint is not None:
@@ -58,7 +59,8 @@ def refine_best(groups: Sequence[Group], settings: RefineBest, template: str, to
     for group, more, hint in zip(groups, extra, hints, strict=True):
         added = [replace(rollout, off=hint is not None) for rollout in more.rollouts]
         rollouts = (*group.rollouts, *added)
-        larger.append(replace(group, rollouts=rollouts, missing=group.missing + more.missing))
+        missing = group.missing + more.missing
+        larger.append(replace(group, rollouts=rollouts, missing=missing))
     return larger
 
 

@@ -22,7 +22,8 @@ def no_clock(phase: str) -> AbstractContextManager[None]:
 @dataclass(frozen=True, slots=True)
 class Tools:
     """Valid inside `engine.serving(policy)`; made anew for every step. `count` adds up what was sampled,
-    `tally` what scoring took."""
+    `tally` what scoring took.
+    """
 
     sampler: Sampler
     sampling: SamplingParams
@@ -50,7 +51,8 @@ class Tools:
         self._check_version(answers)
         self.count["answers"] += n * len(prompts)
         for row in answers:
-            self.count["tokens"] += sum(len(c.token_ids) - c.given for c in row)
+            for answer in row:
+                self.count["tokens"] += len(answer.token_ids) - answer.given
         return answers
 
     def _check_version(self, answers: Sequence[Sequence[Completion]]) -> None:
@@ -72,7 +74,9 @@ class Tools:
 
     def judge(self, questions: Sequence[str]) -> list[str | None]:
         """The policy with its adapter off, greedy: one reply a question."""
-        prompts = [Prompt(f"judge-{i}", q, self.encode(q), "") for i, q in enumerate(questions)]
+        prompts = []
+        for i, question in enumerate(questions):
+            prompts.append(Prompt(f"judge-{i}", question, self.encode(question), ""))
         with self.reference():
             replies = self.sampler.generate(prompts, 1, SamplingParams(0.0, JUDGE_TOKENS))
         return [row[0].text for row in replies]
