@@ -118,7 +118,7 @@ def _held_out(axis: Any, runs: Sequence[tuple[str, RunView]]) -> None:
     for i, (label, run) in enumerate(runs):
         rows = held_out(run)
         steps = [step for step, *_ in rows]
-        bands = [band for _, *band in rows]
+        bands = [(value, low, high) for _, value, low, high in rows]
         look = _look(i)
         _band(axis, steps, bands, look["color"], label, linestyle=look["linestyle"])
     axis.set_title("avg@k on held-out problems, 95 % intervals")

@@ -185,8 +185,8 @@ class Clamp:
     def __init__(self, recipe: dict[str, Any]):
         clamp = _setting(recipe, "algorithm.length_preference.clamp")
         pair = isinstance(clamp, list | tuple) and len(clamp) == 2
-        bounds = [finite(bound) for bound in clamp] if pair else [None]
-        self.clamp = None if None in bounds else bounds
+        low, high = map(finite, clamp) if pair else (None, None)
+        self.clamp = None if low is None or high is None else (low, high)
         self.run = 0
 
     def __call__(self, record: StepRecord) -> Alarm | None:
