@@ -67,7 +67,7 @@ class VllmSampler:
         by_size = {}
         for i, prefix in enumerate(given):
             size = len(prefix)
-            if size == sampling.max_new_tokens:
+            if size >= sampling.max_new_tokens:
                 continue
             if size not in by_size:
                 by_size[size] = self._settings(n, sampling, size)
