@@ -56,7 +56,7 @@ class VllmEngine:
 
     def __init__(self, recipe: Recipe):
         self.notes: tuple[str, ...] = ()
-        self.told: list[str] = []
+        self.notices: list[str] = []
         self.recipe = recipe
         self.share_weights = recipe.rollout.vllm.share_weights
         check_version(recipe.where("rollout.engine"))
@@ -256,7 +256,7 @@ class VllmEngine:
             self.llm.release_kv_cache_memory()
         except Exception as error:
             self.releases = False
-            self.told.append(f"vLLM keeps its KV cache while training from here on: {_first_line(error)}")
+            self.notices.append(f"vLLM keeps its KV cache while training from here on: {_first_line(error)}")
             with suppress(OutOfMemory):  # the next `serving` meets it again
                 self._wake()
 

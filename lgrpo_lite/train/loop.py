@@ -166,7 +166,7 @@ def _recorded(
 
 def _warn(run: Run, folder: RunFolder, step: int) -> None:
     """Of what did not fit, and of what the engine found out."""
-    for notices in (run.notices, getattr(run.engine, "told", [])):
+    for notices in (run.notices, getattr(run.engine, "notices", [])):
         for message in notices:
             folder.event("warning", step=step, message=message)
         notices.clear()

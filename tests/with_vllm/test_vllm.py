@@ -172,7 +172,7 @@ def test_between_rollouts_the_cache_is_away_and_sampling_goes_on(run):
         engine._pause()
         with pytest.raises(RuntimeError, match="discard is not supported on CPU"):
             engine.llm.release_kv_cache_memory()
-    assert answers() == before and not engine.told
+    assert answers() == before and not engine.notices
 
 
 def test_a_vllm_that_refuses_to_give_back_its_cache_keeps_it(run):
