@@ -94,7 +94,7 @@ def next_value(groups: Sequence[Group], parts: Algorithm) -> list[list[Credit]]:
     values = iter(whitened(sampled, kind))
     for row, first in probed:
         row[first:] = [next(values) for _ in row[first:]]
-    return credits
+    return [list(rows) for rows in credits]
 
 
 ADVANTAGE: dict[str, Advantage] = {name: globals()[name] for name in ADVANTAGES}

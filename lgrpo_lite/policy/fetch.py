@@ -59,8 +59,7 @@ class Told(tqdm):
             progress.told(self.name, done, total)
         elif (total or done) >= MB:
             total_mb = None if total is None else -(-total // MB)
-            finished = total_mb and done == total
-            done_mb = total_mb if finished else done // MB
+            done_mb = total_mb if total_mb and done == total else done // MB
             progress.told(f"{self.name}, MB", done_mb, total_mb)
 
 

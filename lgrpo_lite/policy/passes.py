@@ -111,10 +111,10 @@ def _hidden_bytes(shape: Shape, p: Pass, *, adapted: bool = True) -> int:
     """
     if not p.int8 or p.width == 4:
         return 0
-    keeps_inputs = p.lora is not None and not p.lora.dropout
+    lora = p.lora if p.lora is not None and not p.lora.dropout else None  # keeps the input as it is
     inputs = {}
     for linear in shape.linears:
-        kept = keeps_inputs and targeted(p.lora, f"model.layers.0.{linear.name}")
+        kept = lora is not None and targeted(lora, f"model.layers.0.{linear.name}")
         if adapted or not kept:
             inputs[linear.source] = linear.inputs
     if not p.gathered:

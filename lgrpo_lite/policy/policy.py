@@ -94,7 +94,7 @@ class Policy:
     def eos_ids(self) -> frozenset[int]:
         """All tokens that end an answer, by the model's generation settings and its tokenizer."""
         eos = self.base.generation_config.eos_token_id  # None, a number, or several
-        ends = [eos] if eos is None or isinstance(eos, int) else eos
+        ends: list = [eos] if eos is None or isinstance(eos, int) else eos
         return frozenset([*ends, self.tokenizer.eos_token_id]) - {None}
 
     def trainable(self) -> list[torch.nn.Parameter]:
