@@ -170,7 +170,7 @@ class StepRecord:
     guide_tokens: int | None = None  # guidance length of the next step (arXiv:2508.13023)
     trained_tokens: int = 0  # completion tokens with a gradient
     seconds: dict[str, float] = field(default_factory=dict)  # by phase: sync, rollout, reward, score, update
-    memory: dict[str, int] = field(default_factory=dict)  # bytes, see policy.memory.pools
+    memory: dict[str, int] = field(default_factory=dict)  # bytes, see policy.memory.measured
     alarms: tuple[str, ...] = ()  # names of monitor.alarms whose condition holds
 
     def after_update(

@@ -68,8 +68,9 @@ def _show(glances) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from lgrpo_lite.monitor.numbers import figure
     from lgrpo_lite.monitor.panels.run import STATES
-    from lgrpo_lite.monitor.theme import LABEL, amount, clean, number
+    from lgrpo_lite.monitor.theme import LABEL, amount, clean
 
     screen = console(highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -90,7 +91,7 @@ def _show(glances) -> None:
             clean(row.model, 60),
             best,
             best_step,
-            number(row.reward),
+            figure(row.reward),
             _age(time.time() - row.seen),
             str(len(row.alarms)) if row.alarms else "–",
         )

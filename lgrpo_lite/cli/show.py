@@ -178,9 +178,10 @@ def _completion(number: int, row: Row, tokens, width: int, scale: float) -> Iter
 
 def _facts(row: Row) -> list[str]:
     """What a completion came to, in words."""
-    from lgrpo_lite.monitor.theme import amount, number
+    from lgrpo_lite.monitor.numbers import figure
+    from lgrpo_lite.monitor.theme import amount
 
-    facts = [f"reward {number(row.get('reward'), '.3f')}", *_parts(row.get("parts"))]
+    facts = [f"reward {figure(row.get('reward'), '.3f')}", *_parts(row.get("parts"))]
     facts.append(f"{amount(row.get('tokens'))} tokens")
     facts.append(ENDS.get(str(row.get("finish_reason")), "end unknown"))
     if row.get("given"):
@@ -192,12 +193,13 @@ def _facts(row: Row) -> list[str]:
 
 def _parts(parts: Any) -> list[str]:
     """The unweighted rewards, where there is more than one."""
-    from lgrpo_lite.monitor.theme import clean, number
+    from lgrpo_lite.monitor.numbers import figure
+    from lgrpo_lite.monitor.theme import clean
 
     if not isinstance(parts, dict) or len(parts) < 2:
         return []
     shown = list(parts.items())[:12]
-    return [f"{clean(name, 40)} {number(value, '.2f')}" for name, value in shown]
+    return [f"{clean(name, 40)} {figure(value, '.2f')}" for name, value in shown]
 
 
 def _lines(text: str, width: int) -> Iterator[str]:
@@ -247,7 +249,7 @@ def _split(tokens) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
 
 def _tokens(row: Row):
     """All tokens of an answer; of an earlier version's, without pieces, the text."""
-    from lgrpo_lite.monitor.theme import known
+    from lgrpo_lite.monitor.numbers import finite
     from lgrpo_lite.monitor.tokens import Tokens
 
     pieces, credit = row.get("pieces"), row.get("credit")
@@ -255,7 +257,7 @@ def _tokens(row: Row):
         return Tokens((str(row.get("completion", "")),), (), None)
     if not isinstance(credit, list):
         credit = []
-    values = tuple(known(value) or 0.0 for value in credit[: len(pieces)])
+    values = tuple(finite(value) or 0.0 for value in credit[: len(pieces)])
     return Tokens(tuple(pieces), values, len(pieces))
 
 

@@ -13,10 +13,11 @@ from lgrpo_lite.machine.disk import write_whole
 from lgrpo_lite.monitor import plots
 from lgrpo_lite.monitor.alarms import standing
 from lgrpo_lite.monitor.curves import best_of
+from lgrpo_lite.monitor.numbers import finite
 from lgrpo_lite.monitor.tables import evaluations, lambda_path, result_rows, title
 from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.text import duration, sparkline
-from lgrpo_lite.monitor.theme import clean, known
+from lgrpo_lite.monitor.theme import clean
 
 PICTURE = "report.svg"
 FAILURES = "docs/failures.md"  # of this project; it has a section for each alarm
@@ -115,7 +116,7 @@ def _in_words(run: RunView) -> Iterator[str]:
     first, last = rows[0], rows[-1]
     if comparison := _change(run, first, last):
         yield from (comparison, "")
-    problems = known(first.get("problems"))
+    problems = finite(first.get("problems"))
     if problems is not None and problems < FEW:
         yield f"{problems:.0f} problems are few: the intervals in brackets (95 %, bootstrap) are too narrow."
     elif first.get("intervals") or last.get("intervals"):
@@ -124,7 +125,7 @@ def _in_words(run: RunView) -> Iterator[str]:
 
 def _change(run: RunView, first: dict[str, Any], last: dict[str, Any]) -> str | None:
     """None for one evaluation alone, and where the samples of one are not there or cannot be read."""
-    steps = [known(row.get("step")) for row in (first, last)]
+    steps = [finite(row.get("step")) for row in (first, last)]
     if None in steps or steps[0] == steps[1]:
         return None
     names = [f"step-{int(step or 0):06d}.jsonl.gz" for step in steps]
@@ -141,7 +142,7 @@ def _curves(run: RunView) -> Iterator[str]:
     yield _picture(run)
     yield ""
     for name in ("reward", "length"):
-        values = [known(value) for value in run.series(name)]
+        values = [finite(value) for value in run.series(name)]
         yield f"    {name}  {sparkline(values, 60)}"
     if line := lambda_path(run):
         yield f"    {line}"
@@ -193,14 +194,14 @@ def _spent(run: RunView) -> dict[str, float]:
     saved = [event for event in run.events if event.get("kind") == "saved"]
     for name, rows in (("evaluations", run.evals), ("checkpoints", saved)):
         if run.sparse:
-            rows = [row for row in rows if (known(row.get("step")) or 0) >= first]
+            rows = [row for row in rows if (finite(row.get("step")) or 0) >= first]
         spent[name] = _total(row.get("seconds") for row in rows)
     return spent
 
 
 def _total(seconds: Iterable[Any]) -> float:
     """The sum of what is a number and not negative."""
-    return sum(max(0.0, known(value) or 0.0) for value in seconds)
+    return sum(max(0.0, finite(value) or 0.0) for value in seconds)
 
 
 def _checkpoints(run: RunView) -> Iterator[str]:

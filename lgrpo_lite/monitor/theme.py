@@ -26,7 +26,6 @@ _ODD = re.compile("[\ufe00-\ufe0f]")  # variation selectors: terminals disagree 
 _STACKED = 2
 
 Part = str | tuple[str, str]
-known, number = finite, figure  # as the report and the commands call them
 
 
 def clean(value: Any, most: int = 2000) -> str:

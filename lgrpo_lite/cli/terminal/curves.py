@@ -102,25 +102,26 @@ def _table(title: str, runs: Sequence[Run]):
 
 
 def _figures(runs: Sequence[Run]):
-    from lgrpo_lite.monitor.theme import amount, clean, number
+    from lgrpo_lite.monitor.numbers import figure
+    from lgrpo_lite.monitor.theme import amount, clean
 
     figures: dict[str, Callable[[Run], str]] = {
         "algorithm": lambda run: clean(run["algorithm"], 60),
         "model": lambda run: clean(run["model"], 60),
         "state": lambda run: run["state"],
         "steps": lambda run: f"{amount(run['step'])} of {amount(run['steps'])}",
-        "reward, last 10 % of steps": lambda run: number(run["reward"]),
+        "reward, last 10 % of steps": lambda run: figure(run["reward"]),
         "best on held-out problems": lambda run: _best(run["best"]),
-        "tokens of an answer, last 10 %": lambda run: number(run["length"], ".1f"),
+        "tokens of an answer, last 10 %": lambda run: figure(run["length"], ".1f"),
         "tokens sampled": lambda run: amount(run["tokens"]),
-        "hours of steps and evaluations": lambda run: number(run["hours"], ".2f"),
-        "λ at the end": lambda run: number(run["length_lambda"], "+.4f"),
+        "hours of steps and evaluations": lambda run: figure(run["hours"], ".2f"),
+        "λ at the end": lambda run: figure(run["length_lambda"], "+.4f"),
         "steps without an update": lambda run: amount(run["skipped"]),
         "alarms": lambda run: ", ".join(run["alarms"]) or "–",
     }
     table = _table(f"{len(runs)} runs", runs)
-    for name, figure in figures.items():
-        cells = [figure(run) for run in runs]
+    for name, shown in figures.items():
+        cells = [shown(run) for run in runs]
         if any(cell.strip("– ") for cell in cells):
             table.add_row(name, *cells)
     return table
