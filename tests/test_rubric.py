@@ -360,7 +360,7 @@ def test_a_request_and_its_key(server, caplog):
 )
 def test_a_failed_request_is_no_reply_and_one_line(server, caplog, word, cause):
     caplog.set_level(logging.DEBUG)
-    judge = endpoint_judge(Endpoint(url=server.url, model="m", api_key_env="JUDGE_KEY", timeout=0.3))
+    judge = endpoint_judge(Endpoint(url=server.url, model="m", api_key_env="JUDGE_KEY", timeout=1))
     assert judge([f"{word} 1", "good", f"{word} 2"]) == [None, "1: yes", None]
     assert [r.getMessage() for r in caplog.records] == [f"judge m: 2 of 3 requests failed: {cause} x2"]
     assert KEY not in caplog.text and not any(path == "/elsewhere" for path, _, _ in server.seen)

@@ -1,6 +1,5 @@
 """JSON over HTTP to one vLLM server, and what to do when it does not answer as it should."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from lgrpo_lite.engines.base import not_finite
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError
 from lgrpo_lite.machine.facts import cuda_devices
-from lgrpo_lite.machine.http import Client, is_loopback, read_key
+from lgrpo_lite.machine.http import MOST, Client, decoded, is_loopback, read_key
 from lgrpo_lite.policy.budget import SLOT_RANKS
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.recipe.schema import Recipe
@@ -22,13 +21,14 @@ WEIGHTS = {
 }
 NOT_FINITE = "Out of range float values"  # what becomes of a log-prob that is no number on its way into JSON
 LONGEST = 300  # characters of a server's words that are shown
+A_TOKEN = 512  # bytes of a reply that a token may take; vLLM's take about 120
 
 
 class Connection:
     """To the server of a recipe. `notes` say what an address beyond this machine asks for.
 
-    No answer: EnvironmentFault with the command that starts a server; a slow one: LgrpoError; a key that is
-    missing or wrong: EnvironmentFault. No message holds the key.
+    No answer, or one that is too long: EnvironmentFault with the command that starts a server; a slow one:
+    LgrpoError; a key that is missing or wrong: EnvironmentFault. No message holds the key.
     """
 
     def __init__(self, recipe: Recipe):
@@ -47,28 +47,34 @@ class Connection:
         self._client = Client(self.url, key=key)
 
     def ask(
-        self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None
+        self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None, most: int = MOST
     ) -> tuple[int, Any]:
-        """Status and body of a GET, or of a POST with `body`; text where it is no JSON. `timeout` in s."""
+        """Status and body of a GET, or of a POST with `body`; text where it is no JSON, or JSON that is
+        nested too deep. `timeout`: seconds; `most`: bytes of a reply.
+        """
         try:
-            status, reply = self._client.ask(path, body, timeout=timeout or self.timeout)
+            status, reply = self._client.ask(path, body, timeout=timeout or self.timeout, most=most)
         except OSError as error:
             raise self._unanswered(error) from error
         if status in (401, 403):
             raise self._unauthorized()
         try:
-            return status, json.loads(reply)
+            return status, decoded(reply)
         except ValueError:
             return status, reply.decode(errors="replace")
 
     def complete(self, body: dict[str, Any], version: int = 0) -> list[dict[str, Any]]:
-        """The choices of one completion request; `version` is named where nothing can be sampled."""
-        status, reply = self.ask("/v1/completions", body)
+        """The choices of one completion request, in the order of their `index`; `version` is named where
+        nothing can be sampled.
+        """
+        answers = body.get("n", 1)
+        most = MOST + A_TOKEN * (answers * body["max_tokens"] + len(body["prompt"]))
+        status, reply = self.ask("/v1/completions", body, most=most)
         if status != 200 and NOT_FINITE in said(reply):
             raise not_finite(version)
         choices = reply.get("choices") if isinstance(reply, dict) else None
-        if status == 200 and isinstance(choices, list) and len(choices) == body.get("n", 1):
-            return choices
+        if status == 200 and _are_choices(choices, answers):
+            return sorted(choices, key=_index)
         raise self.refused("/v1/completions", status, reply)
 
     def refused(self, path: str, status: int, reply: Any) -> EnvironmentFault:
@@ -121,13 +127,28 @@ def launch_line(recipe: Recipe) -> str:
 
 
 def tokens_of(choice: dict[str, Any], connection: Connection) -> tuple[list[int], list[float]]:
-    """Sampled ids and their log-probs. EnvironmentFault for a server that sends none."""
+    """Sampled ids and their log-probs. EnvironmentFault for a server that sends none, or no numbers."""
     try:
         pairs = list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
         return [int(token) for token, _ in pairs], [float(logp) for _, logp in pairs]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"the server at {connection.url} sends no token ids with their log-probs"
         raise EnvironmentFault(what, where=connection.where, fix='serve with "vllm>=0.32,<0.33"') from error
+
+
+def _are_choices(choices: Any, count: int) -> bool:
+    """Whether they are as many as were asked for, each with an index of its own."""
+    if not isinstance(choices, list) or len(choices) != count:
+        return False
+    if not all(isinstance(choice, dict) for choice in choices):
+        return False
+    return sorted(map(_index, choices)) == list(range(count))
+
+
+def _index(choice: dict[str, Any]) -> int:
+    """-1 where a choice has none."""
+    index = choice.get("index")
+    return index if isinstance(index, int) else -1
 
 
 def said(reply: Any) -> str:

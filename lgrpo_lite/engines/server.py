@@ -101,7 +101,7 @@ class ServerEngine:
         cards = body.get("data") if isinstance(body, dict) else None
         if status != 200 or not isinstance(cards, list):
             raise self.server.refused("/v1/models", status, body)
-        if not all(isinstance(card, dict) and "id" in card for card in cards):
+        if not all(_is_card(card) for card in cards):
             raise self.server.refused("/v1/models", status, body)
         return cards
 
@@ -112,7 +112,7 @@ class ServerEngine:
         least, below = map(Version, TESTED)
         try:
             tested = version is None or least <= Version(version) < below
-        except InvalidVersion:
+        except (InvalidVersion, TypeError):
             tested = False
         if not tested:
             yield f"the server is vLLM {version}; tested was {least} up to but not {below}"
@@ -157,8 +157,11 @@ class ServerEngine:
         }
         [choice] = self.server.complete(body)
         tokens_of(choice, self.server)
-        top = choice["logprobs"]["top_logprobs"][0]
-        return [top.get(f"token_id:{token}", 0.0) for token in (0, 1)]
+        try:
+            top = choice["logprobs"]["top_logprobs"][0]
+            return [float(top.get(f"token_id:{token}", 0.0)) for token in (0, 1)]
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            return [0.0, 0.0]  # no distribution, which is what is said of it
 
     # ------------------------------------------------------------------------------------------- serving
 
@@ -263,7 +266,6 @@ class ServerSampler:
         answers = [[self._completion([], [], prefix)] * n for prefix in given]
         replies = self._replies(requests, sampling)
         for i, choices in zip(unfinished, replies, strict=True):
-            choices.sort(key=lambda choice: choice["index"])
             completions = [self._read(choice, given[i], limit) for choice in choices]
             answers[i] = completions if len(completions) == n else completions * n  # greedy: n times the same
         return answers
@@ -301,6 +303,7 @@ class ServerSampler:
         tokens, logp = tokens_of(choice, self.server)
         if not all(map(math.isfinite, logp)):
             raise not_finite(self.policy_version)
+        self._check_tokens(tokens, limit - len(given))
         completion = self._completion(tokens, logp, given)
         if completion.finish_reason == "length" and len(completion.token_ids) < limit:
             count = f"{len(tokens)} of {limit - len(given)} tokens"
@@ -309,8 +312,30 @@ class ServerSampler:
             raise EnvironmentFault(what, where=f"finish_reason {choice.get('finish_reason')}", fix=fix)
         return completion
 
+    def _check_tokens(self, tokens: Sequence[int], asked: int) -> None:
+        """A server may not hand the trainer what it cannot have sampled."""
+        vocabulary = self.policy.base.get_output_embeddings().weight.shape[0]
+        strange = [token for token in tokens if not 0 <= token < vocabulary]
+        what = f"the server at {self.server.url} answers with "
+        if len(tokens) > asked:
+            what += f"{len(tokens)} tokens where at most {asked} were asked for"
+        elif strange:
+            what += f"the token {strange[0]}, and the model has {vocabulary}"
+        else:
+            return
+        raise EnvironmentFault(what, where=self.server.where, fix='serve with "vllm>=0.32,<0.33"')
+
     def _completion(self, tokens: Sequence[int], logp: Sequence[float], given: Sequence[int]) -> Completion:
         whole = (*given, *tokens)
         text = self.policy.tokenizer.decode(whole, skip_special_tokens=True)
         reason = "stop" if tokens and tokens[-1] in self.policy.eos_ids else "length"
         return Completion(whole, tuple(logp), text, reason, self.policy_version, given=len(given))
+
+
+def _is_card(card: Any) -> bool:
+    """Whether a server's entry of a model has the fields that are read, of their types."""
+    if not isinstance(card, dict) or not isinstance(card.get("id"), str):
+        return False
+    if not isinstance(card.get("root"), str | None):
+        return False
+    return isinstance(card.get("max_model_len"), int | None)

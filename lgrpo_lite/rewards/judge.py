@@ -1,17 +1,15 @@
 """Judges: questions -> replies, None where no reply came. Here: the one over HTTP; the policy is another."""
 
-import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lgrpo_lite.machine.http import Client, read_key
+from lgrpo_lite.machine.http import Client, Refused, decoded, read_key
 from lgrpo_lite.recipe.reward import Endpoint, Reward
 
 Judge = Callable[[list[str]], list[str | None]]
-MAX_REPLY = 1 << 20  # bytes; no verdict is longer
 
 
 def endpoint_judge(settings: Endpoint) -> Judge:
@@ -30,10 +28,8 @@ def endpoint_judge(settings: Endpoint) -> Judge:
         message = {"role": "user", "content": question}
         body = {"model": settings.model, "messages": [message], "temperature": 0}
         try:
-            status, reply = client.ask(
-                "/chat/completions", body, timeout=settings.timeout, most=MAX_REPLY, whole=True
-            )
-            return _content(reply) if status == 200 else Refused(f"HTTP {status}")
+            status, reply = client.ask("/chat/completions", body, timeout=settings.timeout)
+            return _content(reply) if status == 200 else OtherStatus(f"HTTP {status}")
         except Exception as error:  # a server may fail in any way; the reward is then missing
             return error
 
@@ -65,8 +61,8 @@ def missing_variables(rewards: Sequence[Reward]) -> list[str]:
 
 def _content(body: bytes) -> str:
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (LookupError, TypeError, RecursionError):
+        content = decoded(body)["choices"][0]["message"]["content"]
+    except (LookupError, TypeError):
         content = None
     if not isinstance(content, str):
         raise ValueError("no chat completion")
@@ -75,10 +71,10 @@ def _content(body: bytes) -> str:
 
 def _cause(error: Exception) -> str:
     """The failure without any text of the server or of the request, which may hold the key."""
-    if isinstance(error, Refused):
+    if isinstance(error, OtherStatus | Refused):
         return str(error)
     return "no chat completion" if isinstance(error, ValueError) else type(error).__name__
 
 
-class Refused(Exception):
+class OtherStatus(Exception):
     """Another status than 200."""
