@@ -6,7 +6,8 @@ Standard library only, any Python from 3.8 on.
 
 program   the text on stdin is a program; what follows it on stdin is its input
 solution  the text defines functions, which the other side may call
-tests     the text is test code; names it does not define are the solution's, which stands in another sandbox
+tests     the text is test code; names it does not define are Python's (`leaning.py`), or the solution's,
+          which stands in another sandbox
 """
 
 import builtins
@@ -17,14 +18,13 @@ import resource
 import sys
 import types
 
-from lgrpo_lite.rewards.peer import Peer, exactly  # there both files are one text
+# where this runs, these files are one text
+from lgrpo_lite.rewards.collected import RAN, read, run
+from lgrpo_lite.rewards.leaning import STANDARD, Fault, of_python
+from lgrpo_lite.rewards.peer import Peer, Remote, exactly
 
 NOT_PYTHON = 97  # exit code of a program that does not compile
-MAX_FILE, MAX_FILES, MAX_PROCESSES = 16 << 20, 64, 64
-
-
-class Fault(Exception):
-    """The tests themselves are no good: that is nobody's wrong answer."""
+MAX_FILE, MAX_FILES, MAX_PROCESSES, MAX_SIGNALS = 16 << 20, 64, 64, 1024
 
 
 def _module(name):
@@ -87,10 +87,8 @@ def tests(text):
 
 def _judge(peer, text):
     hello = peer.receive()
-    try:
-        code = compile(text, "tests.py", "exec")
-    except (SyntaxError, ValueError) as error:
-        raise Fault(f"the tests are no Python: {error}") from None
+    tree, names = read(text)
+    pythons = of_python(text, tree)
     if "names" not in hello:
         why = str(hello.get("died"))[:300]
         return {"failed": why, "syntax": hello.get("syntax") is True}
@@ -98,13 +96,15 @@ def _judge(peer, text):
     module = _module("tests")
     for name, what in hello["names"].items():
         value = _theirs(peer, name, what)
-        if value is not None and not hasattr(builtins, name) and not name.startswith("__"):
+        known = hasattr(builtins, name) or name in pythons or name.startswith("__")
+        if value is not None and not known:
             setattr(theirs, name, value)
             setattr(module, name, value)
-    exec(code, module.__dict__)
-    for name, value in list(module.__dict__.items()):
-        if name.startswith("test") and isinstance(value, types.FunctionType):
-            value()
+    module.__dict__.update(pythons)
+    ran = set()
+    setattr(module, RAN, ran.add)
+    exec(compile(tree, "tests.py", "exec"), module.__dict__)
+    run(module, names, ran)
     if not peer.asked:
         raise Fault("the tests never call the solution")
     return {"passed": True}
@@ -112,11 +112,13 @@ def _judge(peer, text):
 
 def _theirs(peer, name, what):
     if "value" in what:
-        return peer.unpack(what["value"])
+        value = peer.unpack(what["value"])
+        # what the tests make of a class of the solution is theirs to compare; a function's results are not
+        named_as_class = name[:1].isupper() and name != "Solution"
+        return Remote(*value._lgrpo[:2], "class") if isinstance(value, Remote) and named_as_class else value
     if "module" in what:  # tests may lean on the imports of the text they were written for
-        known = getattr(sys, "stdlib_module_names", ("math", "collections", "itertools"))
         package = what["module"].partition(".")[0]
-        return importlib.import_module(what["module"]) if package in known else None
+        return importlib.import_module(what["module"]) if package in STANDARD else None
     bases = [getattr(builtins, n, None) for n in what["exception"]]
     base = next(b for b in bases if isinstance(b, type) and issubclass(b, Exception))
     peer.raises[name] = type(name, (base,), {})
@@ -140,16 +142,20 @@ def main(role, memory, seconds):
         "NOFILE": MAX_FILES,
         "NPROC": MAX_PROCESSES,
         "CORE": 0,
+        "MSGQUEUE": 0,
+        "SIGPENDING": MAX_SIGNALS,
     }
     for name, most in limits.items():
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (most, most))
+        kind = getattr(resource, "RLIMIT_" + name, None)
+        if kind is not None:
+            resource.setrlimit(kind, (most, most))
     size = int.from_bytes(exactly(0, 8), "big")
     text = exactly(0, size).decode("utf-8", "replace")
     os.write(2, b"ready\n")  # until here a failure is the sandbox's
     if role == "program":
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    run = {"program": program, "solution": solution, "tests": tests}[role]
-    run(text)
+    part = {"program": program, "solution": solution, "tests": tests}[role]
+    part(text)
 
 
 if __name__ == "__main__":

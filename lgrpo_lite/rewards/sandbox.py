@@ -1,10 +1,11 @@
 """Running code that nobody has read: bubblewrap, or a docker container. Nothing runs outside one of them.
 
-Inside: no network, a read-only system without home folders, 64 MiB of /tmp, no environment, no second
-process, memory and CPU time limited, ended with the process that started it. A worker that is killed takes
-its sandboxes along.
+Inside: no network, a read-only system without home folders, a small /tmp, no environment, no second
+process, memory and CPU time limited and watched, ended with the process that started it. A worker that is
+killed takes its sandboxes along.
 """
 
+import ast
 import contextlib
 import functools
 import os
@@ -21,13 +22,13 @@ from select import select
 from typing import IO, Literal, NamedTuple
 
 from lgrpo_lite.errors import EnvironmentFault
-from lgrpo_lite.rewards import inside, peer
-from lgrpo_lite.rewards.bubblewrap import TMP_BYTES, bubblewrap, closed_calls, python
+from lgrpo_lite.rewards import collected, inside, leaning, peer, values
+from lgrpo_lite.rewards.bubblewrap import bubblewrap, closed_calls, python, tmp_bytes
+from lgrpo_lite.rewards.watch import MAX_WALL, HostShort, Watch, tree
 
 MAX_PRINTED = 1 << 20  # bytes
 POLL = 0.02  # seconds between two looks at the clocks
 PROBE_SECONDS = 30.0
-MAX_WALL = 30  # times its limit: the end of code on a machine that gives it no CPU at all
 Kind = Literal["auto", "bwrap", "docker"]
 
 
@@ -42,7 +43,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`seconds`: of all processes of a job, CPU waits left out. `memory`: MiB of address space, each."""
+    """`seconds`: of all processes of a job, CPU waits left out. `memory`: MiB that each sandbox may hold."""
 
     seconds: float
     memory: int
@@ -63,37 +64,6 @@ class Ran(NamedTuple):
     printed: str
     exit_code: int | None
     seconds: float
-
-
-class Clock:
-    """The time of some boxes from now on: wall time less waits for a CPU, or their CPU time if that is more.
-
-    A busy machine thus changes no verdict, and code that sleeps is ended too. Of a container only wall time
-    is known.
-    """
-
-    def __init__(self, startup: float):
-        self.began = time.monotonic()
-        self.startup = startup
-        self.cpu = 0.0
-        self.waits = 0.0
-
-    def look(self, boxes: Sequence[Box]) -> None:
-        """Read the boxes' clocks; what has ended keeps what it had."""
-        cpu, waits = _cpu_and_waits(boxes)
-        self.cpu = max(cpu, self.cpu)
-        self.waits = max(waits, self.waits)
-
-    @property
-    def wall(self) -> float:
-        return time.monotonic() - self.began - self.startup
-
-    @property
-    def used(self) -> float:
-        return max(self.cpu, self.wall - self.waits, 0.0)
-
-    def over(self, limit: float) -> bool:
-        return self.used > limit or self.wall > MAX_WALL * limit
 
 
 class SandboxFault(RuntimeError):
@@ -140,18 +110,18 @@ def _probe(kind: Literal["bwrap", "docker"], image: str | None) -> Sandbox | str
 
 def run_program(sandbox: Sandbox, text: str, given: str, limits: Limits) -> Ran:
     """A program on the input `given`. More than MAX_PRINTED bytes are not read."""
-    clock = Clock(sandbox.startup)
+    watch = Watch(sandbox.startup, limits.seconds, limits.memory)
     with tempfile.TemporaryFile() as stdin:
         stdin.write(_sized(text) + given.encode("utf-8", "replace"))
         stdin.seek(0)
         box = _start(sandbox, "program", limits, stdin, subprocess.PIPE, None)
     try:
-        out, whole = _read(box.process.stdout, [box], clock, limits)
-        code = _wait(box, clock, limits) if whole else None
+        out, whole = _read(box.process.stdout, [box], watch)
+        code = _wait(box, watch) if whole else None
     finally:
         _end([box])
     _demand_ready(box)
-    return Ran(out.decode("utf-8", "replace"), code, clock.used)
+    return Ran(out.decode("utf-8", "replace"), code, watch.used)
 
 
 def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
@@ -161,7 +131,7 @@ def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
     """
     to_tests, to_solution = os.pipe(), os.pipe()
     boxes: list[Box] = []
-    clock = Clock(sandbox.startup)
+    watch = Watch(sandbox.startup, limits.seconds, limits.memory)
     open_ends = {*to_tests, *to_solution}
     try:
         boxes.append(_start(sandbox, "tests", limits, to_tests[0], to_solution[1], subprocess.PIPE))
@@ -173,7 +143,7 @@ def run_tests(sandbox: Sandbox, text: str, tests: str, limits: Limits) -> bytes:
         with contextlib.suppress(BrokenPipeError):
             _put(to_solution[1], text)
         _drop(open_ends, to_solution[1])
-        verdict, _ = _read(boxes[0].process.stderr, boxes, clock, limits)
+        verdict, _ = _read(boxes[0].process.stderr, boxes, watch)
     finally:
         _drop(open_ends, *tuple(open_ends))
         _end(boxes)
@@ -217,15 +187,17 @@ def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -
         return Box(process, container, complaints)
     with closed_calls() as rules:
         pass_fds = [rules.fileno()] if rules else []
-        command = [*bubblewrap(pass_fds), python(), "-S", *argv]
+        command = [*bubblewrap(pass_fds, limits.memory), python(), "-S", *argv]
         process = subprocess.Popen(
             command, stdin=stdin, stdout=stdout, stderr=complaints or stderr, pass_fds=pass_fds
         )
     return Box(process, container, complaints)
 
 
-def _read(pipe: IO[bytes] | None, boxes: Sequence[Box], clock: Clock, limits: Limits) -> tuple[bytes, bool]:
-    """What comes out of a pipe, and whether that is all: not if it took too long, or is over MAX_PRINTED."""
+def _read(pipe: IO[bytes] | None, boxes: Sequence[Box], watch: Watch) -> tuple[bytes, bool]:
+    """What comes out of a pipe, and whether that is all: not if it took too much time or memory, or is over
+    MAX_PRINTED.
+    """
     assert pipe is not None, "the box was started with a pipe"
     output = b""
     while len(output) <= MAX_PRINTED:
@@ -235,51 +207,31 @@ def _read(pipe: IO[bytes] | None, boxes: Sequence[Box], clock: Clock, limits: Li
             if not part:
                 return output, True
             output += part
-        clock.look(boxes)
-        if clock.over(limits.seconds):
+        _look(watch, boxes)
+        if watch.over:
             break
     return output, False
 
 
-def _wait(box: Box, clock: Clock, limits: Limits) -> int | None:
-    while not clock.over(limits.seconds):
+def _wait(box: Box, watch: Watch) -> int | None:
+    while not watch.over:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return box.process.wait(POLL)
-        clock.look([box])
+        _look(watch, [box])
     return None
 
 
-def _cpu_and_waits(boxes: Sequence[Box]) -> tuple[float, float]:
-    """Seconds of all processes; zeros where the system does not tell, which is so of containers."""
-    cpu = waits = 0.0
-    pids = []
-    for box in boxes:
-        pids += _tree(box.process.pid)
-    for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            fields = stat.rpartition(")")[2].split()
-            ticks = int(fields[11]) + int(fields[12])  # user and system
-            cpu += ticks / os.sysconf("SC_CLK_TCK")
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                nanoseconds = (thread / "schedstat").read_text().split()[1]
-                waits += int(nanoseconds) / 1e9
-    return cpu, waits
-
-
-def _tree(pid: int) -> list[int]:
-    """bubblewrap and the process inside it."""
+def _look(watch: Watch, boxes: Sequence[Box]) -> None:
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return [pid]
-    return [pid, *map(int, children)]
+        watch.look([box.process.pid for box in boxes])
+    except HostShort as short:
+        raise SandboxFault(str(short)) from None
 
 
 def _end(boxes: Sequence[Box]) -> None:
     for box in boxes:
         if box.process.poll() is None:
-            for pid in _tree(box.process.pid)[1:]:
+            for pid in tree(box.process.pid)[1:]:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         if box.process.poll() is None:
@@ -308,10 +260,17 @@ def _demand_ready(box: Box) -> None:
 
 @functools.cache
 def _source() -> str:
-    """Both files as one text: where it runs there is no package to import from."""
-    text = Path(peer.__file__).read_text("utf-8") + Path(inside.__file__).read_text("utf-8")
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("from lgrpo_lite"))
+    """These files as one text: where it runs there is no package to import from."""
+    lines = []
+    for module in (values, peer, leaning, collected, inside):
+        text = Path(module.__file__).read_text("utf-8")
+        own = text.splitlines()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lgrpo_lite"):
+                last = node.end_lineno or node.lineno
+                own[node.lineno - 1 : last] = [""] * (last - node.lineno + 1)
+        lines += own
+    return "\n".join(lines)
 
 
 def _docker(name: str, image: str, limits: Limits) -> list[str]:
@@ -331,7 +290,7 @@ def _docker(name: str, image: str, limits: Limits) -> list[str]:
         "--user",
         "65534:65534",
         "--tmpfs",
-        f"/tmp:size={TMP_BYTES},mode=1777",
+        f"/tmp:size={tmp_bytes(limits.memory)},mode=1777",
         "--workdir",
         "/tmp",
         "--memory",
