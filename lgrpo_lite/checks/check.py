@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
-from lgrpo_lite.checks.rules import contradictions
+from lgrpo_lite.checks.addresses import check_addresses
+from lgrpo_lite.checks.fault import Fault
+from lgrpo_lite.checks.rules import contradictions, whatever_trains
 from lgrpo_lite.data.files import ending
 from lgrpo_lite.data.prompts import GoldFault
 from lgrpo_lite.data.template import check_template
@@ -13,45 +16,86 @@ from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
-from lgrpo_lite.recipe.algorithm import ADVANTAGES, SURROGATES
-from lgrpo_lite.recipe.plugin import from_file
+from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
+from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.code import missing_sandbox
 from lgrpo_lite.rewards.judge import missing_variables
 from lgrpo_lite.rewards.part import complete as complete_rewards
 from lgrpo_lite.rewards.part import parts_of
 
+PARTS = ("algorithm.advantage", "algorithm.surrogate")  # that a file may give
 
-def check(recipe: Recipe) -> Recipe:
-    """The recipe with its algorithm and rewards complete. A contradiction: ConfigError (exit 2)."""
+
+def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
+    """The recipe with its algorithm and rewards complete. A contradiction: ConfigError (exit 2).
+
+    `imports`: run the Python files that it names, as every run does. Without it they are looked at alone,
+    and what comes out of them (`files_of`) is neither checked nor completed.
+    """
     marks = recipe._marks
-    algorithm = complete(recipe.algorithm, recipe.where("algorithm.use"))
-    recipe = recipe.model_copy(update={"algorithm": algorithm})
+    known = imports or not is_file(recipe.algorithm.use)
+    if known:
+        algorithm = complete(recipe.algorithm, recipe.where("algorithm.use"))
+        recipe = recipe.model_copy(update={"algorithm": algorithm})
+        recipe._marks = marks
+    for key, use in files_of(recipe):
+        if not imports:
+            look_at(use, recipe.where(key))
+        elif key in PARTS:
+            from_file(use, recipe.where(key))
+    for fault in contradictions(recipe) if known else whatever_trains(recipe):
+        _refuse(recipe, fault)
+    for fault in _weights(recipe):
+        _refuse(recipe, fault)
+    check_template(recipe.data, recipe.where("data.template"))
+    recipe = recipe.model_copy(update={"rewards": _rewards(recipe, imports)})
     recipe._marks = marks
+    check_addresses(recipe)
+    for fault in unservable(recipe, engine_row(recipe).can):
+        _refuse(recipe, fault)
+    return recipe
 
-    def refuse(what: str, key: str, fix: str) -> None:
-        raise ConfigError(what, where=recipe.where(key), fix=fix)
 
-    for key, table in (("advantage", ADVANTAGES), ("surrogate", SURROGATES)):
-        name = getattr(recipe.algorithm, key)
-        if name not in table:
-            from_file(name, recipe.where(f"algorithm.{key}"))
-    for fault in contradictions(recipe):
-        refuse(*fault)
+def files_of(recipe: Recipe) -> list[tuple[str, str]]:
+    """(key, file.py:function) of all code that a run of the recipe runs besides ours."""
+    named = {"algorithm.use": recipe.algorithm.use}
+    for key in PARTS:
+        named[key] = getattr(recipe.algorithm, key.rpartition(".")[2])
+    for i, reward in enumerate(recipe.rewards):
+        named[f"rewards.{i}.use"] = reward.use
+    return [(key, use) for key, use in named.items() if is_file(use)]
+
+
+def _refuse(recipe: Recipe, fault: Fault) -> NoReturn:
+    what, key, fix = fault
+    raise ConfigError(what, where=recipe.where(key), fix=fix)
+
+
+def _weights(recipe: Recipe) -> Iterator[Fault]:
     quantised = recipe.model.weights in ("nf4", "int8")
     if quantised and recipe.model.lora is None:
         fix = "set model.weights=bf16, or train an adapter"
-        refuse("quantised weights cannot be trained themselves", "model.weights", fix)
+        yield "quantised weights cannot be trained themselves", "model.weights", fix
     if not quantised and recipe.export.base == "dequantized":
-        refuse("only a quantised base can be dequantized", "export.base", "set export.base=auto")
-    check_template(recipe.data, recipe.where("data.template"))
-    parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)
-    rewards = complete_rewards(recipe.rewards, recipe.where)
-    recipe = recipe.model_copy(update={"rewards": rewards})
-    recipe._marks = marks
-    for fault in unservable(recipe, engine_row(recipe).can):
-        refuse(*fault)
-    return recipe
+        yield "only a quantised base can be dequantized", "export.base", "set export.base=auto"
+
+
+def _rewards(recipe: Recipe, imports: bool) -> list[Reward]:
+    """All rewards, checked and with their options complete where they may be imported."""
+    read = [i for i, reward in enumerate(recipe.rewards) if imports or not is_file(reward.use)]
+    rewards = list(recipe.rewards)
+    known = [rewards[i] for i in read]
+
+    def where(key: str) -> str:
+        """Of a key of the rewards that are read, by its place in the recipe."""
+        rewards, number, *rest = key.split(".")
+        return recipe.where(".".join([rewards, str(read[int(number)]), *rest]))
+
+    parts_of(known, where, recipe.model.max_new_tokens)
+    for i, reward in zip(read, complete_rewards(known, where), strict=True):
+        rewards[i] = reward
+    return rewards
 
 
 def gold_fault_of(recipe: Recipe) -> GoldFault | None:

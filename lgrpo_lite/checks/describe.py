@@ -1,6 +1,6 @@
 """What a run of a recipe would be, in words, without loading anything."""
 
-from lgrpo_lite.checks.check import gold_fault_of
+from lgrpo_lite.checks.check import files_of, gold_fault_of
 from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.data.prompts import name, on_hub, shared, survey
 from lgrpo_lite.recipe.schema import Recipe
@@ -35,6 +35,14 @@ def describe(recipe: Recipe) -> list[str]:
     ]
     lines += [f"warning    {line}" for line in warnings(recipe)]
     return [*lines, *_describe_data(recipe)]
+
+
+def not_run(recipe: Recipe) -> list[str]:
+    """What `check(…, imports=False)` left unknown, in sentences."""
+    files = dict.fromkeys(use.rpartition(":")[0] for _, use in files_of(recipe))
+    return [
+        f"{file} is code of the recipe and was not run; --import runs it, to check it too" for file in files
+    ]
 
 
 def _describe_data(recipe: Recipe) -> list[str]:

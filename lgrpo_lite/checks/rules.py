@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from lgrpo_lite.checks.fault import Fault, that_hold
 from lgrpo_lite.checks.loss import loss
+from lgrpo_lite.checks.sense import nonsense, unlikely
 from lgrpo_lite.checks.unread import unread
 from lgrpo_lite.recipe.algorithm import Algorithm
 from lgrpo_lite.recipe.schema import Recipe
@@ -20,18 +21,24 @@ TEMPLATES = (
 def contradictions(recipe: Recipe) -> Iterator[Fault]:
     """Every fault of a recipe whose algorithm is complete."""
     a = recipe.algorithm
+    yield from whatever_trains(recipe)
     yield from _groups(recipe, a)
     yield from _references(recipe, a)
     yield from loss(recipe, a)
     yield from _rollout(recipe, a)
     yield from unread(recipe, a)
+
+
+def whatever_trains(recipe: Recipe) -> Iterator[Fault]:
+    """Faults that are faults under any algorithm."""
+    yield from nonsense(recipe)
     yield from _evaluation(recipe)
 
 
 def warnings(recipe: Recipe) -> list[str]:
     """Combinations that run and are seldom meant."""
     a = recipe.algorithm
-    lines = []
+    lines = [*unlikely(recipe)]
     if a.kl.coef > 0 and a.anchored and a.residual.anchor == "ref":
         lines.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
     if a.anchored and a.admit != "all":

@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_json, add_recipe, console, print_json
+from lgrpo_lite.cli.terminal.output import add_import, add_json, add_recipe, console, print_json
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -15,7 +15,9 @@ UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB] [--fit] [--probe] [--json]"
+    parser.usage = (
+        "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB] [--fit] [--probe] [--import] [--json]"
+    )
     add_recipe(parser, "RECIPE|FILE")
     size = (
         "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); "
@@ -30,25 +32,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="load the model here and measure beside the prediction"
     )
+    add_import(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.checks.check import check
+    from lgrpo_lite.checks.describe import not_run
     from lgrpo_lite.plan.fit import faster, fit
     from lgrpo_lite.plan.plan import plan
     from lgrpo_lite.recipe.read import load_recipe
 
     name, *overrides = args.words
-    recipe = check(load_recipe(name, overrides))
+    recipe = check(load_recipe(name, overrides), imports=args.imports)
+    unknown = [] if args.imports else not_run(recipe)
+    if args.probe and unknown:
+        what, fix = "--probe builds the run, and so runs the recipe's own code", "add --import"
+        raise ConfigError(what, where="command line, --probe", fix=fix)
     capacity = _capacity(args.gpu)
     settings, closest = fit(recipe, capacity) if args.fit else ([], plan(recipe, capacity))
     if not closest.fits:
         settings = []
     if settings:
-        recipe = check(load_recipe(name, [*overrides, *map(str, settings)]))
+        recipe = check(load_recipe(name, [*overrides, *map(str, settings)]), imports=args.imports)
     planned = plan(recipe, capacity)
-    notes = [*planned.warnings]
+    notes = [*planned.warnings, *unknown]
     hint = faster(recipe, capacity) if args.fit else None
     if hint:
         notes.append(hint)

@@ -1,13 +1,16 @@
-"""`lgrpo-lite validate`: schema, contradictions, local data columns. No GPU, no download, no torch."""
+"""`lgrpo-lite validate`: schema, contradictions, local data columns. No GPU, no download, no torch, and no
+code of the recipe unless asked.
+"""
 
 import argparse
 
-from lgrpo_lite.cli.terminal.output import add_recipe
+from lgrpo_lite.cli.terminal.output import add_import, add_recipe
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict]"
+    parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict] [--import]"
     add_recipe(parser, "FILE|NAME")
+    add_import(parser)
     parser.add_argument(
         "--strict", action="store_true", help="also demand a pinned revision of a model on the Hub"
     )
@@ -15,11 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.checks.check import check
-    from lgrpo_lite.checks.describe import describe
+    from lgrpo_lite.checks.describe import describe, not_run
     from lgrpo_lite.errors import ConfigError
     from lgrpo_lite.recipe.read import load_recipe
 
-    recipe = check(load_recipe(args.words[0], args.words[1:]))
+    recipe = check(load_recipe(args.words[0], args.words[1:]), imports=args.imports)
     from_hub = not recipe.model.id.startswith(("builtin:", "/", "."))
     if args.strict and from_hub and recipe.model.revision is None:
         raise ConfigError(
@@ -29,5 +32,8 @@ def run(args: argparse.Namespace) -> int:
         )
     for line in describe(recipe):
         print(line)
+    if not args.imports:
+        for line in not_run(recipe):
+            print(f"note       {line}")
     print("valid")
     return 0

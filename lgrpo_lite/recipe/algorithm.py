@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lgrpo_lite.errors import nearest
+from lgrpo_lite.recipe.bounds import AdamRate
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ class Residual(Section):
     is_form: Literal["clipped", "released"] = Field(
         default="clipped", description="released: FlowRL's first code, clipped times unclipped ratio"
     )
-    log_z_lr: float | None = Field(
-        default=None, gt=0, description="AdamW rate of the log Z head; null is optim.lr"
+    log_z_lr: AdamRate | None = Field(
+        default=None, description="AdamW rate of the log Z head; null is optim.lr"
     )
 
 
@@ -124,7 +125,7 @@ class LengthPreference(Section):
 
     lambda_init: float = 0.0
     r: float = Field(default=1 / 9, gt=0, description="reduction of the standardised length, h = 1 + r z")
-    lr: float = Field(default=0.1, ge=0, description="of λ's own SGD")
+    lr: float = Field(default=0.1, ge=0, le=1000, description="of λ's own SGD")
     clamp: tuple[float, float] | None = Field(
         default=(-5.0, 5.0), description="bounds of λ after a step; null as in the paper"
     )

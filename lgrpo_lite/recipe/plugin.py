@@ -1,6 +1,10 @@
-"""The whole plug-in system: wherever a recipe takes a name of a table, it takes `file.py:function` too."""
+"""The whole plug-in system: wherever a recipe takes a name of a table, it takes `file.py:function` too.
+
+So a recipe is code: whoever runs it runs the files that it names.
+"""
 
 import hashlib
+import symtable
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +18,7 @@ def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
     """The table's entry, or the function of a user's file. Unknown: ConfigError with the nearest name."""
     if name in table:
         return table[name]
-    if ".py:" in name:
+    if is_file(name):
         return from_file(name, where)
     what = f"unknown {kind} {name!r}{nearest(name, list(table))}"
     fix = f"use one of {', '.join(table)}, or file.py:function"
@@ -25,6 +29,28 @@ def from_file(use: str, where: str) -> Callable:
     """`path.py:function`, imported once a process. A file that fails, or lacks the function: DataError."""
     path, _, name = use.rpartition(":")
     return from_text(read_file(path, where), path, name, where=where)
+
+
+def is_file(name: str) -> bool:
+    """Whether a name that a recipe gives is one of a file, not of a table."""
+    return ".py:" in name
+
+
+def look_at(use: str, where: str) -> None:
+    """`path.py:function`, without running it. A file that is no Python or names no such thing: DataError.
+
+    What the name holds, and whether the file imports, stays unknown.
+    """
+    path, _, name = use.rpartition(":")
+    text = read_file(path, where)
+    try:
+        names = symtable.symtable(text, path, "exec").get_identifiers()
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", None) or "it cannot be parsed"
+        line = getattr(error, "lineno", None) or 1
+        raise DataError(f"{path} is no Python: {reason}", where=f"{path}:{line}", fix="mend it") from None
+    if name not in names and b"import *" not in text:
+        raise DataError(f"{path} has no function {name!r}", where=where, fix="check the name after the colon")
 
 
 def read_file(path: str, where: str) -> bytes:

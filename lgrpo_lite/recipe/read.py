@@ -1,5 +1,6 @@
 """Reading recipes: a packaged name or a file, `key=value` on top; each fault a ConfigError with its place."""
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,10 +9,12 @@ from pydantic import ValidationError
 
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.recipe.algorithm import Section
-from lgrpo_lite.recipe.marks import Marks, load_marked, parse_scalar
+from lgrpo_lite.recipe.marks import SHOWN, Marks, load_marked, parse_scalar, shown
 from lgrpo_lite.recipe.schema import Recipe, section_inside
 
 S = TypeVar("S", bound=Section)
+LONGEST = 1 << 20  # bytes of a recipe's file
+SECRET = re.compile(r"(?<=://)[^/?#]*(?=@)|(?<=[?#]).*")  # of a URL: a password, a query that may hold a key
 NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
     "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
     "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
@@ -35,14 +38,24 @@ def recipe_text(name_or_path: str) -> tuple[str, str]:
         return file.read_text("utf-8"), f"recipe {name_or_path}"
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
-        try:
-            return path.read_text("utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            what = getattr(error, "strerror", None) or "not UTF-8 text"
-            fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
-            raise ConfigError(f"cannot read the recipe: {what}", where=str(path), fix=fix) from None
-    what = f"unknown recipe {name_or_path!r}{nearest(name_or_path, recipe_names())}"
+        return read_text(path), str(path)
+    what = f"unknown recipe {shown(name_or_path)}{nearest(name_or_path[:SHOWN], recipe_names())}"
     raise ConfigError(what, where="command line", fix="`lgrpo-lite recipe ls` lists them")
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe's file. A pipe, a device, a folder, one too long or not UTF-8: ConfigError."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe waits for its writer, a device may never end
+            reason = "not a file"
+        elif path.stat().st_size > LONGEST:
+            reason = f"longer than {LONGEST:,} bytes"
+        else:
+            return path.read_text("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with NUL
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+    fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
+    raise ConfigError(f"cannot read the recipe: {reason}", where=shown(str(path))[1:-1], fix=fix)
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -82,10 +95,10 @@ def packaged():
 
 def _override(raw: dict, marks: Marks, item: str) -> None:
     key, sign, value = item.partition("=")
-    place = f"command line, {item}"
+    place = f"command line, {_printable(item)}"
     if not sign or not key:
         fix = "write key=value, e.g. train.steps=50"
-        raise ConfigError(f"not an override: {item!r}", where="command line", fix=fix)
+        raise ConfigError(f"not an override: {shown(item)}", where="command line", fix=fix)
     path = key.split(".")
     *above, last = path
     node: Any = raw
@@ -108,10 +121,18 @@ def _override(raw: dict, marks: Marks, item: str) -> None:
     marks.lines[tuple(path)] = place
 
 
+def _printable(item: str) -> str:
+    """As it was given, but for what a terminal would act upon, what no line holds and what is secret."""
+    if "://" in item:
+        item = SECRET.sub("…", item)
+    text = "".join(c if c.isprintable() else "\ufffd" for c in item[: SHOWN + 1])
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
 def _index(node: list, part: str, place: str) -> int:
-    if part.isdigit() and int(part) < len(node):
+    if part.isdecimal() and part.isascii() and len(part) < 9 and int(part) < len(node):
         return int(part)
-    what = f"{part!r} is no entry of a list of {len(node)}"
+    what = f"{shown(part)} is no entry of a list of {len(node)}"
     raise ConfigError(what, where=place, fix=f"use 0 to {len(node) - 1}")
 
 
@@ -127,7 +148,7 @@ def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_:
             fix = "remove it; model.lora.rank is what gives an adapter more"
             return ConfigError(f"{dotted}: {reason}", where=where, fix=fix)
         known = _keys_at(schema, first["loc"][:-1])
-        what = f"unknown key {dotted!r}{nearest(loc[-1], known)}"
+        what = f"unknown key {shown(dotted)}{nearest(loc[-1][:SHOWN], known)}"
         fix = f"remove it, or use one of: {', '.join(known)}"
         return ConfigError(what, where=where, fix=fix)
     if first["type"] == "missing":
@@ -135,11 +156,9 @@ def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_:
     if first["type"] == "model_type":
         keys = ", ".join(_keys_at(schema, first["loc"]))
         fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {keys}"
-        return ConfigError(f"{dotted} is a section, not {first['input']!r}", where=where, fix=fix)
-    given = repr(first["input"])
-    if len(given) >= 60:
-        given = given[:57] + "…"
-    return ConfigError(f"{dotted}={given}: {first['msg'].lower()}", where=where, fix=help_)
+        return ConfigError(f"{dotted} is a section, not {shown(first['input'])}", where=where, fix=fix)
+    reason = first["msg"].lower().removeprefix("value error, ")
+    return ConfigError(f"{dotted}={shown(first['input'])}: {reason}", where=where, fix=help_)
 
 
 def _keys_at(section: Any, loc: tuple) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from lgrpo_lite.recipe.algorithm import Section
+from lgrpo_lite.recipe.bounds import Seconds
 
 
 class Endpoint(Section):
@@ -15,8 +16,8 @@ class Endpoint(Section):
     api_key_env: str | None = Field(
         default=None, description="environment variable that holds the key; null sends none"
     )
-    timeout: float = Field(
-        default=60.0, gt=0, description="seconds a request; a request that fails leaves the reward missing"
+    timeout: Seconds = Field(
+        default=60.0, description="seconds a request; a request that fails leaves the reward missing"
     )
     parallel: int = Field(default=8, ge=1, description="requests at once")
 
@@ -48,9 +49,8 @@ class Reward(Section):
 
     use: str = Field(default="numeric", description="a name of the rewards table, or file.py:function")
     weight: float = Field(default=1.0, description="in the weighted sum")
-    timeout: float = Field(
+    timeout: Seconds = Field(
         default=5.0,
-        gt=0,
         description="seconds for one completion, waits for a CPU not counted; then the reward is missing",
     )
 

@@ -11,12 +11,13 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from lgrpo_lite.recipe.algorithm import Algorithm, Section
+from lgrpo_lite.recipe.bounds import AdamRate, Decays, FolderName, Seconds, Seed, Temperature
 from lgrpo_lite.recipe.marks import Marks
 from lgrpo_lite.recipe.reward import Reward
 
 
 class About(Section):
-    name: str = "run"
+    name: FolderName = Field(default="run", description="run folders are named after it")
     title: str = ""
     min_vram_gb: float | None = Field(
         default=None, description="GPU memory the recipe is written for; null runs on any machine"
@@ -27,7 +28,7 @@ class About(Section):
 
 
 class Lora(Section):
-    rank: int = Field(default=16, ge=1, description="of the matrices A and B")
+    rank: int = Field(default=16, ge=1, le=4096, description="of the matrices A and B")
     alpha: int = Field(default=32, ge=1, description="the adapter is scaled by alpha/rank")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | list[str] = Field(default="all-linear", description="module names, or all-linear")
@@ -141,7 +142,7 @@ class Server(Section):
     api_key_env: str | None = Field(
         default=None, description="environment variable that holds the key; null sends none"
     )
-    timeout: float = Field(default=600.0, gt=0, description="seconds a request may take")
+    timeout: Seconds = Field(default=600.0, description="seconds a request may take")
     parallel: int = Field(default=64, ge=1, description="requests at once")
     adapter_dir: str | None = Field(
         default=None,
@@ -170,7 +171,7 @@ class Rollout(Section):
     )
     prompts_per_step: int = Field(default=16, ge=1, description="P")
     group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
-    temperature: float = Field(
+    temperature: Temperature = Field(
         default=1.0, gt=0, description="used for sampling and for every log-prob of the update"
     )
     max_redraw: int = Field(
@@ -191,13 +192,13 @@ class Optim(Section):
             "of the policy; 8bit: quantised moments, paged: moments may move to CPU memory (bitsandbytes)"
         ),
     )
-    lr: float = Field(default=1e-5, gt=0, description="of the policy's AdamW")
+    lr: AdamRate = Field(default=1e-5, description="of the policy's AdamW")
     scheduler: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="after the warm-up"
     )
     warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
     weight_decay: float = Field(default=0.0, ge=0, description="of the policy")
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: Decays = Field(default=(0.9, 0.99), description="decay of the first and the second moment")
     max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
     updates_per_batch: int = Field(
         default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs"
@@ -253,7 +254,7 @@ class Train(Section):
 
 class Eval(Section):
     k: int = Field(default=1, ge=1, description="samples a problem")
-    temperature: float = Field(
+    temperature: Temperature = Field(
         default=1.0, ge=0, description="of the evaluation's samples; 0 is greedy, with k=1"
     )
     greedy: bool = Field(default=True, description="also score one greedy answer a problem")
@@ -305,7 +306,7 @@ class Log(Section):
 class Recipe(Section):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     recipe: About = About()
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     model: Model
     data: Data
     rollout: Rollout = Rollout()

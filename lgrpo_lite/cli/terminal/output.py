@@ -17,6 +17,11 @@ def add_recipe(parser: argparse.ArgumentParser, metavar: str) -> None:
     parser.add_argument("words", nargs="+", metavar=metavar, help=help_)
 
 
+def add_import(parser: argparse.ArgumentParser) -> None:
+    help_ = "run the Python files that the recipe names, as training does, to check what they hold"
+    parser.add_argument("--import", dest="imports", action="store_true", help=help_)
+
+
 def add_json(parser: argparse.ArgumentParser, help_: str = "print the result as one JSON object") -> None:
     parser.add_argument("--json", action="store_true", help=help_)
 
