@@ -31,6 +31,7 @@ DENIED = {
         "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "memfd_create": 319, "memfd_secret": 447,
         "io_setup": 206, "io_uring_setup": 425, "vmsplice": 278, "fanotify_init": 300,
         "landlock_create_ruleset": 444,
+        "setsockopt": 54, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "setxattrat": 463,
     },
     "aarch64": {
         "ptrace": 117, "unshare": 97, "setns": 268,
@@ -39,6 +40,7 @@ DENIED = {
         "shmget": 194, "semget": 190, "msgget": 186, "mq_open": 180, "memfd_create": 279, "memfd_secret": 447,
         "io_setup": 0, "io_uring_setup": 425, "vmsplice": 75, "fanotify_init": 262,
         "landlock_create_ruleset": 444,
+        "setsockopt": 208, "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "setxattrat": 463,
     },
 }  # fmt: skip
 

@@ -43,7 +43,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`seconds`: of all processes of a job, CPU waits left out. `memory`: MiB that each sandbox may hold."""
+    """`seconds`: of all processes of a job, CPU waits left out. `memory`: MiB that they may hold."""
 
     seconds: float
     memory: int

@@ -9,7 +9,8 @@ from pathlib import Path
 from lgrpo_lite.rewards.bubblewrap import tmp_bytes
 
 MAX_WALL = 30  # times its limit: the end of code on a machine that gives it no CPU at all
-INODE_BYTES = 1280  # of the kernel's memory, for a file or folder with its name, rounded up
+INODE_BYTES = 1536  # of the kernel's memory, for a file or folder with its name, rounded up
+MAX_NAMES = 4096  # of files and folders: /tmp limits what they hold, not how many there are
 ABOVE = 1.04  # times its limit: a little for the interpreter's own pages and what the kernel keeps
 KEPT_FREE = 512 << 20  # of the machine's memory, or a sixteenth where it has less than 8 GiB
 
@@ -23,7 +24,7 @@ class Watch:
 
     `used` seconds are wall time less waits for a CPU, or their CPU time if that is more: a busy machine thus
     changes no verdict, and code that sleeps is ended too. Of a container only wall time is known.
-    `held` bytes are those of the sandbox that holds most: its processes' pages and its /tmp, files and names.
+    `held` bytes are the most of all together: their processes' pages, and the files and names in /tmp.
     """
 
     def __init__(self, startup: float, seconds: float, memory_mb: int):
@@ -34,17 +35,23 @@ class Watch:
         self.cpu = 0.0
         self.waits = 0.0
         self.held = 0
+        self.names = 0
 
     def look(self, pids: Sequence[int]) -> None:
         """Read time and memory; what has ended keeps what it had. HostShort: the machine is at its end."""
         cpu = waits = 0.0
+        held = names = 0
         for pid in pids:
             inside = tree(pid)
             for process in inside:
                 its_cpu, its_waits = _cpu_and_waits(process)
                 cpu += its_cpu
                 waits += its_waits
-            self.held = max(self.held, held_by(inside, self.memory_mb))
+            its_held, its_names = held_by(inside, self.memory_mb)
+            held += its_held
+            names += its_names
+        self.names = max(names, self.names)
+        self.held = max(held, self.held)
         self.cpu = max(cpu, self.cpu)
         self.waits = max(waits, self.waits)
         if self.held > self.memory_mb << 18:  # a quarter of what it may
@@ -62,7 +69,7 @@ class Watch:
 
     @property
     def over(self) -> bool:
-        if self.held > ABOVE * (self.memory_mb << 20):
+        if self.held > ABOVE * (self.memory_mb << 20) or self.names > MAX_NAMES:
             return True
         return self.used > self.seconds or self.wall > MAX_WALL * self.seconds
 
@@ -76,9 +83,11 @@ def tree(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def held_by(processes: Sequence[int], memory_mb: int) -> int:
-    """Bytes that bubblewrap and what runs in it hold; 0 where the system does not tell, as of containers."""
-    held = 0
+def held_by(processes: Sequence[int], memory_mb: int) -> tuple[int, int]:
+    """Bytes that bubblewrap and what runs in it hold, and names in its /tmp; 0 where nothing tells,
+    as of containers.
+    """
+    held = names = 0
     for pid in processes:
         with contextlib.suppress(OSError, ValueError):
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -90,8 +99,8 @@ def held_by(processes: Sequence[int], memory_mb: int) -> int:
             # another file system stands there until bubblewrap is ready
             if its_tmp.f_blocks * its_tmp.f_frsize == tmp_bytes(memory_mb):
                 held += (its_tmp.f_blocks - its_tmp.f_bfree) * its_tmp.f_frsize
-                held += (its_tmp.f_files - its_tmp.f_ffree) * INODE_BYTES
-    return held
+                names += its_tmp.f_files - its_tmp.f_ffree
+    return held + names * INODE_BYTES, names
 
 
 def host_memory() -> tuple[int, int]:
