@@ -7,26 +7,33 @@ every search is linear in the text, so no text can hang it.
 
 import re
 from fractions import Fraction
-from typing import NamedTuple
 
+from lgrpo_lite.verifier.boxes import MAX_BETWEEN, all_boxed, boxes_of, last_boxed, makes_list
+from lgrpo_lite.verifier.denials import denied_after, disowned, gives_up, is_asked, is_denied, is_label
 from lgrpo_lite.verifier.spelling import spell, words
+from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy
 
 MAX_DIGITS = 400  # longer numbers are compared as text
 MAX_TEXT = 200_000  # characters from the end of a completion in which its answer is looked for
+MAX_SENTENCE = 2000  # characters of a sentence whose last number is looked for
 MAX_ANSWER = 50_000  # characters of an answer that is spelled anew
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _GSM8K = re.compile(r"####\s*([^\n]*)")
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}\\]|[{}]")
 _TAG = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
 _SAYS = re.compile(
-    r"(?:\b(?:final )?answers?\b|答案)[\s*_}]{0,6}(?:(?:is|are|be)\b\s*:?|[:：=])[\s*_}]*(?:(?=\S)|$)|^A: *",
+    r"(?:\b(?:final )?answers?\b[\s*_}]{0,6}"
+    r"(?:(?:(?:would|should|must|will)\s+)?(?:is|are|be|equals)\b\s*:?|[:：=])|"
+    r"答案[\s*_}]{0,6}(?:应该|应|就|即)?(?:(?:是|约为|约等于|为|等于)\s*[:：]?|[:：=])|^答\s*[:：])"
+    r"[\s*_}]*(?:(?=\S)|$)|^A: *",
     re.IGNORECASE | re.MULTILINE,
 )
-_DENIED = re.compile(r"\bnot\s*(?:[\s$(\[\\]|boxed\s*\{)*$", re.IGNORECASE)  # "is not \boxed{5}"
+_NO_ANSWER = re.compile(
+    r"(?:\w+ly )?(?:not|never|neither|anything but|other than|no longer|hardly)\b", re.IGNORECASE
+)
 _FINAL = re.compile(r"\bfinal answer is\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL)
 _IN_PROSE = re.compile(
-    r"(?<![\w.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?"
+    r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?"
 )
 _WORD = re.compile(
     r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
@@ -37,7 +44,14 @@ _COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
 _COUNTED = re.compile(rf"(?:{'|'.join(_NUMERALS)})\b", re.IGNORECASE)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
-_SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|。")
+_SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|[。！．]")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+# what a number at the end of a sentence of few words is
+_IS = re.compile(
+    r"(?:\b(?:is|are|was|were|equals?|gets?|got|have|has|gives?|obtain|makes?)\b|=|:)\s*\\?\$?\s*$",
+    re.IGNORECASE,
+)
+_EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
 _REASON = re.compile(r",?\s+(?:because|since|as required)\b", re.IGNORECASE)
 _HEDGE = re.compile(
     r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*",
@@ -45,9 +59,9 @@ _HEDGE = re.compile(
 )
 # Result: 42
 _LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)
-_CONTRAST = re.compile(r",\s*(?:and |but )?not\b", re.IGNORECASE)  # 5, not 6
-_STOPS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>")
-_BETWEEN = re.compile(r"\\(?:text|mbox|quad|qquad|[()\[\],; ])|[\s${}.]")
+_CONTRAST = re.compile(
+    r",\s*(?:and |but )?not\b|\s+(?:rather than|instead of|as opposed to)\b", re.IGNORECASE
+)  # 5, not 6
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 
 
@@ -58,17 +72,21 @@ def final_answer(text: str, extract: str = "final") -> str | None:
     there, else in the last `<answer>`, after the last "answer is", "Answer:" or "A:"; else what ends the last
     line: a formula or a number, or "Three trucks ..." at its beginning.
     """
-    text = _said(text)
+    text = said(text)
     if extract != "final":
         return _marked(text, extract)
-    return committed(text) or _last_line(text)
+    return marked_in(text) or last_said(text)
 
 
 def committed(text: str) -> str | None:
     """The answer that stands where an answer is marked as such, as `final_answer` with
     `final` but without the last line.
     """
-    text = _said(text)
+    return marked_in(said(text))
+
+
+def marked_in(text: str) -> str | None:
+    """As `committed`, of the end of a text as `said` gives it."""
     marked = _marked(text, "gsm8k") or _replaced(text) or _marked(text, "all boxed")
     if marked is not None:
         return _stated(marked) or marked  # \boxed{\text{The answer is } 5}
@@ -82,17 +100,14 @@ def bare(text: str) -> str:
     return _LABEL.sub("", _HEDGE.sub("", text.strip()))
 
 
-def _said(text: str) -> str:
-    """The end of the text, without thoughts and without what stands after the turn's end; nothing while
+def said(text: str) -> str:
+    """The end of the text, without thoughts, what stands after the turn's end; nothing while
     still thinking.
     """
     text = text[-MAX_TEXT:].rpartition("</think>")[2]
     if "<think>" in text:
         return ""
-    for stop in _STOPS:
-        before, _, after = text.partition(stop)
-        text = before if before.strip() else after
-    return text
+    return of_one_turn(text)
 
 
 def _marked(text: str, extract: str) -> str | None:
@@ -100,14 +115,14 @@ def _marked(text: str, extract: str) -> str | None:
         after_hashes = _GSM8K.findall(text)
         return after_hashes[-1].strip() or None if after_hashes else None
     if extract == "all boxed":
-        return _all_boxed(text) or None
+        return all_boxed(text) or None
     boxed = last_boxed(text) or ""
     return boxed.strip() or None
 
 
 def _replaced(text: str) -> str | None:
     """A "final answer is" after the last box, with an answer of its own, replaces it."""
-    boxes = _boxes(text)
+    boxes = boxes_of(text)
     if not boxes:
         return None
     rest = text[boxes[-1].end :]
@@ -120,7 +135,10 @@ def _stated(text: str) -> str | None:
     for match in reversed(list(_SAYS.finditer(text))):
         begin = match.end()
         rest = text[begin : begin + 4000].lstrip()
-        if rest and not rest.lower().startswith("not "):
+        before = text[max(0, match.start() - 80) : match.start()]
+        if not rest or _NO_ANSWER.match(rest) or disowned(before):
+            continue
+        if not is_asked(text, begin):
             return _in_sentence(rest)
     return None
 
@@ -134,21 +152,23 @@ def _in_sentence(rest: str) -> str | None:
     sentence = _CONTRAST.split(sentence, maxsplit=1)[0]
     first = _FORMULA.match(rest)
     content = _content(first) if first else ""
-    if first and content:
+    if first and content and not denied_after(rest, first.end()):
         tail = sentence[first.end() :]
         if not re.search(r"\$|\\\(", tail):
             unit = tail.strip(" .*\\]$)")
             return f"{content} {unit}" if 0 < len(unit) <= 12 else content
     sentence = _HEDGE.sub("", _REASON.split(sentence, maxsplit=1)[0])
-    if is_prose(sentence):
+    if is_prose(sentence) or len(_CHINESE.findall(sentence)) > 1:
         return _last_formula(sentence)
     sentence = sentence.strip().strip("*_` ")
     return sentence.rstrip(".").strip("*_` ") or None
 
 
-def _last_line(text: str) -> str | None:
-    """The last formula or number of the last line that has one; a bare line of text is no answer."""
-    lines = text[-4000:].splitlines()
+def last_said(text: str) -> str | None:
+    """The last formula or number of the last line that has one, courtesies left out; a bare line of text is
+    no answer.
+    """
+    lines = without_courtesy(text)[-4000:].splitlines()
     worded = [line for line in lines if re.search(r"\w", line)]
     if not worded:
         return None
@@ -160,41 +180,81 @@ def _last_line(text: str) -> str | None:
         return str(_COUNTS[word])
     if as_number(last) is not None:
         return last
-    if _plain_words(last) or _FORMULA.search(last):
+    if _plain_words(last) or _FORMULA.search(last) or _CHINESE.search(last):
         return _last_formula(last)
     left, _, right = last.rpartition("=")
     is_equation = left.strip() and as_number(right) is not None
-    return right.strip() if is_equation else None
+    return right.strip() if is_equation and not _contradicted(f"{left}=", right) else None
 
 
 def _last_formula(line: str) -> str | None:
     """The last formula of a line, or the last number of its last sentence where no formula follows it."""
-    formula, formula_end = "", 0
+    formula, formula_end, listed = "", 0, ""
     for match in _FORMULA.finditer(line):
         content = _content(match)
-        if content and not _is_denied(line, match.start()):
-            formula, formula_end = content, match.end()
+        if content and not is_denied(line, *match.span()) and not is_asked(line, match.end()):
+            between = line[formula_end : match.start()]
+            goes_on = formula and _go_on(formula, between, content)
+            listed = f"{listed}, {content}" if goes_on else content  # $x = 1$ and $x = 2$
+            formula, formula_end = listed, match.end()
     if formula:
         number = _last_number(line)
         if number is None or formula_end >= number.end() or not is_prose(line):
-            return formula
-    # a number is an answer only in the last sentence, and only of one
-    sentence = _SENTENCE.split(line.strip())[-1]
+            sentence = _SENTENCE.split(line[:formula_end])[-1]
+            return None if gives_up(sentence, len(sentence)) else formula
+    return _number_said(_SENTENCE.split(line.strip().rstrip("。！．"))[-1])
+
+
+def _go_on(formula: str, between: str, following: str) -> bool:
+    """Whether two formulas are one list: $x = 1$ and $x = 2$, $1$ or $2$, $m = 1$ and $n = 2$; of
+    "with $T = 1$, $x = 2$" the second alone is the answer.
+    """
+    if len(between) > MAX_BETWEEN or not makes_list(between):
+        return False
+    name, named, _ = formula.rpartition(",")[2].partition("=")
+    other, also_named, _ = following.partition("=")
+    if named != also_named:
+        return False
+    if not named or name.strip() == other.strip():
+        return True
+    both_letters = len(name.strip()) == len(other.strip()) == 1
+    return both_letters and "and" in between and "," not in between
+
+
+def _number_said(sentence: str) -> str | None:
+    """The last number of a sentence that says one: not one that denies it, asks, or gives up."""
+    sentence = sentence[-MAX_SENTENCE:]
     number = _last_number(sentence)
-    if number is None or not is_prose(sentence) or _is_denied(sentence, number.start()):
+    if number is None:
+        return None
+    before = sentence[: number.start()]
+    worded = is_prose(sentence) or len(_CHINESE.findall(sentence)) > 0 or _IS.search(before)
+    if not worded or is_label(before) or _contradicted(before, number[0]):
+        return None
+    if is_denied(sentence, *number.span()) or is_asked(sentence, number.end()):
+        return None
+    if gives_up(sentence, number.end()) or _is_disowned(sentence):
         return None
     return number[0].strip()
+
+
+def _is_disowned(sentence: str) -> bool:
+    """I doubt that the answer is 5."""
+    return any(disowned(sentence[: match.start()]) for match in _SAYS.finditer(sentence))
+
+
+def _contradicted(before: str, number: str) -> bool:
+    """x = 6 = 5"""
+    equal = _EQUALS.search(before)
+    if equal is None:
+        return False
+    value = as_number(equal[1])
+    return value is not None and value != as_number(number)
 
 
 def _last_number(text: str) -> re.Match[str] | None:
     numbers = list(_IN_PROSE.finditer(text))
     return numbers[-1] if numbers else None
-
-
-def _is_denied(text: str, start: int) -> bool:
-    """Whether "not" stands right before."""
-    before = text[max(0, start - 40) : start]
-    return _DENIED.search(before) is not None
 
 
 def _content(match: re.Match[str]) -> str:
@@ -236,76 +296,6 @@ def as_number(text: str) -> Fraction | None:
 def _literal(text: str) -> Fraction | None:
     digits = text.strip()
     return Fraction(digits.replace(",", "")) if _NUMBER.fullmatch(digits) else None
-
-
-def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{}` or `\\fbox{}` whose braces balance, the innermost one; None when
-    there is none.
-    """
-    boxes = _boxes(text)
-    return boxes[-1].content if boxes else None
-
-
-class _Box(NamedTuple):
-    begin: int
-    end: int
-    content: str
-
-
-def _boxes(text: str) -> list[_Box]:
-    """Every box that holds no other box, in one pass over the braces."""
-    boxes: list[_Box] = []
-    # of each open brace: where its box begins, or -1, and where its content does
-    opened: list[tuple[int, int]] = []
-    for match in _BRACES.finditer(text):
-        sign = match[0]
-        if sign == "{":
-            opened.append((-1, match.end()))
-        elif sign == "}":
-            begin, inside = opened.pop() if opened else (-1, 0)
-            holds_another = boxes and boxes[-1].begin > begin
-            if begin >= 0 and not holds_another:
-                content = text[inside : match.start()]
-                boxes.append(_Box(begin, match.end(), content))
-        elif len(sign) > 2:  # \boxed{
-            opened.append((match.start(), match.end()))
-    return boxes
-
-
-def _all_boxed(text: str) -> str:
-    """The last box, with those before it that only a comma, `and` or `or` parts from it; a box
-    cut off at the end of the text.
-    """
-    boxes = _boxes(text)
-    if not boxes:
-        return _cut_off_box(text)
-    while boxes and _is_denied(text, boxes[-1].begin):
-        boxes.pop()
-    if not boxes:
-        return ""
-    *earlier, last = boxes[-20:]
-    joined, begin = last.content, last.begin
-    for box in reversed(earlier):
-        if not _lists(text[box.end : begin]):
-            break
-        joined, begin = f"{box.content}, {joined}", box.begin
-    return joined.strip()
-
-
-def _lists(between: str) -> bool:
-    """Whether what stands between two boxes makes them one list."""
-    if len(between) > 60 or not re.search("[,;a]|or", between):
-        return False
-    return re.fullmatch(r",?(?:and|or)?|;", _BETWEEN.sub("", between)) is not None
-
-
-def _cut_off_box(text: str) -> str:
-    start = max(text.rfind("\\boxed{"), text.rfind("\\boxed {"))
-    if start < 0:
-        return ""
-    _, _, rest = text[start:].partition("{")
-    rest = rest.strip().rstrip("$.").strip("{} ")
-    return rest if "\n" not in rest and len(rest) <= 200 else ""
 
 
 def normal(answer: str) -> str:

@@ -8,8 +8,17 @@ from fractions import Fraction
 from typing import Literal
 
 from lgrpo_lite.verifier import units
-from lgrpo_lite.verifier.lists import elements, literals, names_tell_nothing, unnamed_on_one_side
+from lgrpo_lite.verifier.chains import agreed
+from lgrpo_lite.verifier.lists import (
+    alike_in_form,
+    coordinates_of,
+    elements,
+    literals,
+    names_tell_nothing,
+    unnamed_on_one_side,
+)
 from lgrpo_lite.verifier.matrices import as_matrix
+from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.ratios import same_ratios
 from lgrpo_lite.verifier.relations import assigned, same_relation, value_of
 from lgrpo_lite.verifier.rounding import rounded_alike
@@ -37,14 +46,24 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
     """Whether the prediction `p` is the gold `g`. Undecided when neither yes nor no could be established."""
     if p == g:
         return True
+    p, g = settled(p, policy), settled(g, policy)
+    if p is None or g is None:
+        return False
     one_relation = (p[0] == "rel") != (g[0] == "rel")
-    if one_relation and ("in",) in (p[1], g[1]):
+    if one_relation and (_is_membership(p) or _is_membership(g)):
         p, g = value_of(p), value_of(g)
     kinds = {p[0], g[0]}
     for holds_for, compare in COMPARED:
         if holds_for(kinds, p, g):
             return compare(p, g, policy)
     return "tuple" not in kinds and _same_values(p, g, policy)
+
+
+def settled(node: Node, policy: Leniency) -> Node | None:
+    """A chain such as x = 2 + 3 = 5 without what it only rounds; None when its sides differ."""
+    if node[0] != "rel":
+        return node
+    return agreed(node, lambda a, b: same(a, b, policy))
 
 
 def _in_order(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:
@@ -66,9 +85,10 @@ def _same_lists(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
-    mine, gold = elements(p), elements(g)
+    mine, gold = _elements(p, policy), _elements(g, policy)
     if p[0] == "list" and _one_answer_in_forms(mine, gold, policy):
         return True
+    mine, gold = alike_in_form(mine, gold)
     my_names = list(map(assigned, mine))
     gold_names = list(map(assigned, gold))
     if names_tell_nothing(my_names, gold_names):
@@ -89,6 +109,15 @@ def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
     if order_was_meant or unnamed_on_one_side(my_names, gold_names):
         return _in_order(mine, gold, policy)
     return _matched(mine, gold, policy)
+
+
+def _elements(node: Node, policy: Leniency) -> list[Node]:
+    """The elements, chains of equalities settled; one that contradicts itself is left, and equals nothing."""
+    found = []
+    for element in elements(node):
+        plain = settled(element, policy)
+        found.append(element if plain is None else plain)
+    return found
 
 
 def _same_literals(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool | None:
@@ -122,7 +151,8 @@ def _is_one_tuple(members: Sequence[Node]) -> bool:
 def _coordinates(node: Node) -> list[Node] | None:
     """Of a tuple in round brackets, which a bare list may give too; None of one in others."""
     _, _, _, *coordinates = node
-    return coordinates if _brackets(node) == ("(", ")") else None
+    listed = _brackets(node) == ("[", "]") and len(coordinates) > 2  # no interval
+    return coordinates if listed or _brackets(node) == ("(", ")") else None
 
 
 def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
@@ -159,6 +189,9 @@ def _same_statements(p: Node, g: Node, policy: Leniency) -> bool:
     if solutions(p) is not None and solutions(g) is not None:
         return same_solutions(p, g)
     if both_relations:
+        named, gold_named = coordinates_of(p), coordinates_of(g)
+        if named and gold_named:
+            return _matched(named, gold_named, policy)
         return same_relation(p, g, lambda a, b: same(a, b, policy))
     if _is_membership(p) and _is_set(g):
         _, _, _, container = p
@@ -226,27 +259,6 @@ def _same_angle(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> boo
     if mine:
         return same(("*", value, _RADIANS), gold, policy)
     return same(value, ("*", gold, _RADIANS), policy)
-
-
-def measured(node: Node) -> tuple[Node, str]:
-    """The bare value and its unit; a word like `million` is part of the value."""
-    kind = node[0]
-    if kind == "%":
-        return node[1], "%"
-    if kind == "deg":
-        return node[1], "^circ"
-    if kind == "neg":
-        value, unit = measured(node[1])
-        return ("neg", value), unit
-    if kind != "unit":
-        return node, ""
-    _, value, unit_words = node
-    size, unit = units.multiple(unit_words)
-    if size != 1:
-        value = ("*", value, ("n", Fraction(size), str(size)))
-    if unit.lower() in ("degree", "degrees"):
-        unit = "^circ"
-    return value, unit
 
 
 def _same_matrices(p: Node, g: Node, policy: Leniency) -> bool:

@@ -120,6 +120,15 @@ class Evaluation:
             if isinstance(exponent, Fraction) and exponent > 0:
                 return Fraction(0)
             raise Undecided
+        if isinstance(exponent, Fraction) and exponent.denominator % 2 and self.is_negative(base):
+            size = self.power_of(-base, exponent)  # (-8)^{1/3} is -2, as the cube root of -8
+            return -size if exponent.numerator % 2 else size
+        return self.power_of(base, exponent)
+
+    def is_negative(self, value: Value) -> bool:
+        return not isinstance(value, self.mp.mpc) and value < 0
+
+    def power_of(self, base: Value, exponent: Value) -> Value:
         base, exponent = self.inexact(base), self.inexact(exponent)
         if abs(exponent) * (abs(self.mp.mag(base)) + 1) > SMALL:
             raise Undecided
@@ -129,10 +138,13 @@ class Evaluation:
         """The power when it is a fraction."""
         if exponent.denominator == 1:
             return self.whole_power(base, exponent.numerator)
-        if base <= 0 or exponent.denominator >= 1000:
+        odd = exponent.denominator % 2 == 1
+        if exponent.denominator >= 1000 or not base or (base < 0 and not odd):
             return None
-        root = exact_root(base, exponent.denominator)
-        return None if root is None else self.whole_power(root, exponent.numerator)
+        root = exact_root(abs(base), exponent.denominator)
+        if root is None:
+            return None
+        return self.whole_power(-root if base < 0 else root, exponent.numerator)
 
     def whole_power(self, base: Fraction, n: int) -> Fraction:
         if base == 0 and n <= 0:

@@ -46,6 +46,57 @@ def _signs_chosen(node: Node, upper: int) -> Node:
     return tuple(children)
 
 
+def alike_in_form(mine: list[Node], gold: list[Node]) -> tuple[list[Node], list[Node]]:
+    """Two answers written alike: (p, q) = (2, 3) beside p = 2, q = 3 is coordinate by coordinate, as is
+    x = y = 5, and x = 1, y = 2 or x = 3, y = 4 beside tuples is one tuple for each.
+    """
+    for _ in range(2):
+        if len(mine) == 1 and len(gold) > 1 and gold[0][0] != "tuple":
+            mine = coordinates_of(mine[0]) or _each_named(mine[0]) or mine
+        if len(mine) > len(gold) and all(node[0] == "tuple" for node in gold):
+            mine = _in_turns(mine) or mine
+        mine, gold = gold, mine
+    return mine, gold
+
+
+def coordinates_of(node: Node) -> list[Node] | None:
+    """p = 2 and q = 3 of (p, q) = (2, 3); None of anything else."""
+    if node[:2] != ("rel", ("=",)):
+        return None
+    _, _, names, values = node
+    if names[0] != "tuple" or values[0] != "tuple" or len(names) != len(values):
+        return None
+    pairs = list(zip(names[3:], values[3:], strict=True))
+    if any(name[0] != "v" for name, _ in pairs):
+        return None
+    return [("rel", ("=",), name, value) for name, value in pairs]
+
+
+def _each_named(node: Node) -> list[Node] | None:
+    """x = 5 and y = 5 of x = y = 5."""
+    if node[0] != "rel" or set(node[1]) != {"="}:
+        return None
+    _, _, *names, value = node
+    if any(name[0] != "v" for name in names) or holds(value, "v"):
+        return None
+    return [("rel", ("=",), name, value) for name in names]
+
+
+def _in_turns(members: list[Node]) -> list[Node] | None:
+    """Assignments whose names come round again, as tuples in the order of the names."""
+    if any(member[:2] != ("rel", ("=",)) for member in members):
+        return None
+    names = [member[2] for member in members]
+    size = len(dict.fromkeys(names))
+    if size < 2 or len(members) % size or names != names[:size] * (len(members) // size):
+        return None
+    tuples = []
+    for begin in range(0, len(members), size):
+        values = [member[3] for member in members[begin : begin + size]]
+        tuples.append(("tuple", "(", ")", *values))
+    return tuples
+
+
 def literals(node: Node) -> list[Fraction] | None:
     """The values of a list or set of plain numbers; None of anything else."""
     if node[0] not in ("list", "set"):
@@ -73,7 +124,9 @@ def unnamed_on_one_side(mine: Sequence[str | None], gold: Sequence[str | None]) 
 
 def _only_first_named(first: Sequence[str | None], second: Sequence[str | None]) -> bool:
     """Whether the first has several names, and the second none."""
-    distinct = {name for name in first if name is not None}
+    distinct = {
+        name.partition("_")[0] for name in first if name is not None
+    }  # the roots x_1, x_2 have no order
     return len(distinct) > 1 and not any(second)
 
 

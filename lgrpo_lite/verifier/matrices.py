@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from lgrpo_lite.verifier.tree import Node
 
+MAX_ENTRIES = 100  # of a product that is written out
+
 
 def as_matrix(node: Node) -> Node | None:
     """The matrix a tree is, a scalar factor multiplied in."""
@@ -23,15 +25,39 @@ def as_matrix(node: Node) -> Node | None:
 
 
 def _scaled(node: Node) -> Node | None:
-    """A product or quotient of which one factor is a matrix."""
+    """A product or quotient of which a factor is a matrix."""
     kind, left, right = node
     matrix = as_matrix(left)
+    if matrix is not None and kind == "*":
+        other = as_matrix(right)
+        if other is not None:
+            return _multiplied(matrix, other)
     if matrix is not None:
         return _entrywise(matrix, lambda entry: (kind, entry, right))
     matrix = as_matrix(right) if kind == "*" else None
     if matrix is not None:
         return _entrywise(matrix, lambda entry: (kind, entry, left))
     return None
+
+
+def _multiplied(left: Node, right: Node) -> Node | None:
+    """The product of two matrices, row by column; None where they do not fit, or one is a determinant."""
+    _, rows, *bars = left
+    _, other_rows, *other_bars = right
+    if bars or other_bars or len({len(row) for row in other_rows}) != 1:
+        return None
+    columns = list(zip(*other_rows, strict=True))
+    if any(len(row) != len(other_rows) for row in rows) or len(rows) * len(columns) > MAX_ENTRIES:
+        return None
+    product = []
+    for row in rows:
+        product.append(tuple(_dot(row, column) for column in columns))
+    return ("matrix", tuple(product))
+
+
+def _dot(row: Sequence[Node], column: Sequence[Node]) -> Node:
+    terms = [("*", a, b) for a, b in zip(row, column, strict=True)]
+    return ("+", *terms) if len(terms) > 1 else terms[0]
 
 
 def _entrywise(matrix: Node, change: Callable[[Node], Node]) -> Node:

@@ -24,6 +24,7 @@ RELATIONS = {
 }
 _JOINED_BY = {"wedge": "and", "vee": "or", ";": ","}
 _UNIT_ENDS = frozenset([",", ";", "and", "or", ")", "]", "}", "\\}", "=", "|", "cup"])
+_SUBTRACTED_FROM = frozenset(["domain", "set", "cup", "cap", "minus"])
 _SETS = {"cup": "cup", "cap": "cap", "setminus": "minus"}
 _FACTORS = frozenset(
     ["pi", "frac", "sqrt", "binom", "begin", "sum", "prod", *ROUND, *FUNCTIONS, *GREEK, *ACCENTS]
@@ -99,9 +100,9 @@ class Parser:
         sides, ops = [self.union()], []
         while op := self.take(*RELATIONS):
             side = self.union()
-            if op == "approx" and not holds(sides[-1], "v"):  # pi/2 ≈ 1.57 is pi/2
-                continue
-            ops.append(RELATIONS[op])
+            # pi/2 ≈ 1.57, where x ≈ 1.57 says what x is
+            rounds = op == "approx" and not holds(sides[-1], "v") and not holds(side, "v")
+            ops.append("~" if rounds else RELATIONS[op])
             sides.append(side)
         return ("rel", tuple(ops), *sides) if ops else sides[0]
 
@@ -129,7 +130,12 @@ class Parser:
         terms = [self.signed()]
         while self.next.value in ("+", "-", "pm", "mp") and self.next.kind in ("sign", "command"):
             terms.append(self.signed())
-        return ("+", *terms) if len(terms) > 1 else terms[0]
+        if len(terms) == 1:
+            return terms[0]
+        removed = terms[1][1] if terms[1][0] == "neg" else None
+        if len(terms) == 2 and removed and terms[0][0] in _SUBTRACTED_FROM and removed[0] == "set":
+            return ("minus", terms[0], removed)  # the real numbers but 2
+        return ("+", *map(_as_name, terms))
 
     def signed(self) -> Node:
         negative, choice = False, None
@@ -145,9 +151,9 @@ class Parser:
         node = self.power()
         while True:
             if self.take("*", "cdot", "times"):
-                node = ("*", node, self.factor())
+                node = ("*", _as_name(node), _as_name(self.factor()))
             elif self.take("/", "div"):
-                node = ("/", node, self.factor())
+                node = _quotient(node, self.factor())
             elif self.take("bmod"):
                 node = ("call", "mod", node, self.factor())
             elif self.take("pmod"):
@@ -215,6 +221,10 @@ class Parser:
         words = words.replace("{", "").replace("}", "").strip()
         if not is_unit(words):
             raise Unreadable
+        if node[0] == "%" and words.startswith("of "):  # of what it is a share, and no number
+            if any(character.isdigit() for character in words):
+                raise Unreadable
+            return node
         return ("unit", node, words)
 
     def power(self) -> Node:
@@ -311,6 +321,18 @@ def _negated(node: Node) -> Node:
         return ("neg", node)
     kind, value, *unit = node
     return (kind, ("neg", value), *unit)
+
+
+def _as_name(node: Node) -> Node:
+    """Words in a sum or product are the name of a value: base × height."""
+    return ("v", node[1].lower()) if node[0] == "text" else node
+
+
+def _quotient(top: Node, bottom: Node) -> Node:
+    """1/2% is half a percent."""
+    if top[0] == "n" and bottom[0] == "%":
+        return ("%", ("/", top, bottom[1]))
+    return ("/", _as_name(top), _as_name(bottom))
 
 
 def _is_integer(node: Node) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lgrpo_lite.verifier.answers import MAX_ANSWER
+from lgrpo_lite.verifier.notation import plainly
 from lgrpo_lite.verifier.parse import Parser
 from lgrpo_lite.verifier.spelling import spell
 from lgrpo_lite.verifier.tokens import Unreadable, tokens
@@ -17,7 +18,10 @@ _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)(?:\s*\\?%)?"
 _DECIMAL_POINT = re.compile(r"[-+]?\d*\.\d+(?:\s*\\?%)?")
 _MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
+_BRACKETED = re.compile(r"\(\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\)")
+_OPENING = ("(", "[", "\\{")
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
+_OPTION = re.compile(r"^(?:the )?(?:option|choice|letter)\s+(?=\(?[A-J]\b)", re.IGNORECASE)
 _CHOICE = re.compile(
     r"\(([A-J])\)(?:\s+[\w\\(-].*)?|([A-J])(?:\s*[).:]\s+\S.*|[).:]?[^\x00-\x7f].*)?", re.DOTALL
 )
@@ -35,6 +39,8 @@ class Reading:
         """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point;
         0,5 may be 0.5.
         """
+        if self.is_grouped and other.spelled.startswith(_OPENING):  # 1,234 is no (1, 234)
+            return self.trees[:1]
         if not _DECIMAL_COMMA.fullmatch(self.spelled):
             return self.trees
         if not _DECIMAL_POINT.fullmatch(other.spelled) and not self.spelled.lstrip("+-").startswith("0,"):
@@ -43,12 +49,29 @@ class Reading:
         return self.trees if decimal is None else (*self.trees, decimal)
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether it is one number with its digits in groups, which is a list too."""
+        return len(self.trees) == 2 and self.trees[0][0] in ("n", "neg") and self.trees[1][0] == "list"
+
+    def for_number(self, gold: "Reading") -> tuple[Node, ...]:
+        """The trees of an answer beside its gold: digits in groups inside brackets, (1,234), are a number
+        where the gold is one.
+        """
+        if not gold.trees or gold.trees[0][0] not in ("n", "neg") or not _BRACKETED.fullmatch(self.spelled):
+            return self.beside(gold)
+        number = _tree(self.spelled.strip("()"), True)
+        return self.trees if number is None else (number,)
+
+    @property
     def choice(self) -> str | None:
         """The letter of a multiple-choice answer: B, (B), (B) 4."""
         bare = self.spelled
         if bare.startswith("\\text{") and bare.endswith("}"):
             bare = bare.removeprefix("\\text{").removesuffix("}").strip()
         bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", bare)
+        bare = _OPTION.sub("", bare)
+        if len(bare) == 2:  # B) and (B
+            bare = bare.strip("()")
         match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
         if match is None:
             return None
@@ -62,13 +85,16 @@ def read(answer: str) -> Reading:
     if len(answer) > MAX_ANSWER:
         return Reading(answer.strip(), ())
     spelled = spell(answer)
-    distinct = dict.fromkeys(_trees(spelled))
+    notation = plainly(spelled)
+    distinct = dict.fromkeys(_trees(notation))
     return Reading(spelled, tuple(distinct), money=_MONEY.search(answer) is not None)
 
 
 def _trees(spelled: str) -> list[Node]:
     if not spelled:
         return []
+    if _BRACKETED.fullmatch(spelled) and _ZEROS.search(spelled):  # (10,000) is no (10, 0)
+        spelled = spelled.strip("()")
     if _SPACED.fullmatch(spelled):
         spelled = spelled.replace(" ", "")
     trees = [_tree(spelled, True)]

@@ -9,6 +9,7 @@ from lgrpo_lite.verifier.values import LOW, equal, points, variables
 
 Same = Callable[[Node, Node], bool]
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+_VERDICTS = frozenset(["yes", "no", "not", "true", "false", "none"])  # words that are answers, not names
 _DELTA = ("v", "\\Delta")
 
 
@@ -48,7 +49,7 @@ def _name(node: Node) -> str | None:
     variables, a ratio of segments.
     """
     kind = node[0]
-    if kind in ("v", "text"):
+    if kind == "v" or (kind == "text" and node[1].lower() not in _VERDICTS):
         return node[1]
     if kind == "tuple":
         _, _, _, *members = node

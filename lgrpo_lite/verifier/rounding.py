@@ -37,6 +37,12 @@ def _digits(node: Node) -> tuple[int, int]:
     return len(decimals), len(significant)
 
 
+def literal_decimals(node: Node) -> int:
+    """How many decimals a literal has; 0 of a whole number and of anything else."""
+    decimals, _ = _digits(node)
+    return decimals
+
+
 def _decimal_inside(node: object) -> bool:
     if not isinstance(node, tuple) or not node:
         return False

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from lgrpo_lite.verifier.evaluate import Undecided
-from lgrpo_lite.verifier.tree import Node
+from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import constant, equal
 
 INF: Node = ("inf",)
@@ -85,14 +85,33 @@ def _operation(node: Node) -> Solutions | None:
 def _list(node: Node) -> Solutions | None:
     """Inequalities joined by `and`, `or` or commas; excluded points are all excluded, whatever joins them."""
     _, joined, *parts = node
+    if joined != "and" and all(_is_surely_interval(part) for part in parts):
+        return _combined("cup", [solutions(part) for part in parts])
     if not all(part[0] in ("rel", "cup") for part in parts):
         return None
-    described = [solutions(part) for part in parts]
-    if any(part[:2] == ("rel", ("=",)) for part in parts):
+    described = [_point(part) or solutions(part) for part in parts]
+    points = [part[:2] == ("rel", ("=",)) for part in parts]
+    if any(points) and (joined != "or" or all(points)):
         return None
     excluded = all(part[:2] == ("rel", ("!=",)) for part in parts)
     either = joined == "or" and not excluded
     return _combined("cup" if either else "cap", described)
+
+
+def _is_surely_interval(node: Node) -> bool:
+    """Whether a pair can be no point: an end is infinite, or the brackets are not both round."""
+    if node[0] != "tuple" or len(node) != 5:
+        return False
+    _, opening, closing, low, high = node
+    return "[" in opening or "]" in closing or holds(low, "inf") or holds(high, "inf")
+
+
+def _point(node: Node) -> Solutions | None:
+    """What x = 1 describes beside inequalities."""
+    if node[:2] != ("rel", ("=",)) or node[2][0] != "v" or holds(node[3], "v"):
+        return None
+    _, _, variable, value = node
+    return Solutions((Piece(value, True, value, True),), variable[1])
 
 
 def _builder(node: Node) -> Solutions | None:
@@ -105,7 +124,7 @@ def _builder(node: Node) -> Solutions | None:
     if condition[:2] == ("list", ","):
         condition = ("list", "and", *condition[2:])
     described = solutions(condition)
-    if described is None or described.name != variable[1]:
+    if described is None or variable[0] != "v" or described.name != variable[1]:
         return None
     return Solutions(described.pieces)
 

@@ -47,6 +47,7 @@ _SAME = {  # commands that mean another one, or nothing
     "leq": r"\le ", "leqslant": r"\le ", "leqq": r"\le ", "lt": "<",
     "geq": r"\ge ", "geqslant": r"\ge ", "geqq": r"\ge ", "gt": ">",
     "neq": r"\ne ",
+    "R": r"\mathbb{R}", "Reals": r"\mathbb{R}", "cbrt": r"\sqrt[3]",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
     "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
     "colon": ":", "ast": "*", "cdotp": r"\cdot ", "degree": r"^\circ ",
@@ -111,6 +112,11 @@ def _plain(character: str) -> str:
 _CELSIUS = re.compile(r"(\d\s*\^\\circ)\s*(?:\\text\{\s*[CF]\s*\}|[CF])(?![a-zA-Z])")
 
 
+_PERCENT = re.compile(
+    r"(?<=[\d})]) ?(?:\\text ?\{ ?)?(?:per ?cents?|pct|percentage(?: points?)?)\b\.?(?: ?\})?", re.IGNORECASE
+)
+
+
 def spell(text: str) -> str:
     """The text in the one spelling; equal results mean the same answer, typed differently."""
     text = _RAISED.sub(lambda match: "^{" + _level(match[0]) + "}", text)
@@ -133,6 +139,8 @@ def spell(text: str) -> str:
     text = _ORDINAL.sub("", text)
     text = text.replace("$", " ").replace("~", " ").replace("!=", "\\ne ")
     text = " ".join(text.split())
+    if "p" in text or "P" in text:
+        text = _PERCENT.sub("%", text)
     text = _STOP.sub("", text)
     return _without_ends(text)
 

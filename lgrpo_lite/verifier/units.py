@@ -49,7 +49,7 @@ _PLURALS = [f"{name}s" for name in _VALUES if len(name) > 2]
 KNOWN = frozenset([*_VALUES, *_PLURALS, *_OTHER])
 _NO_UNIT = re.compile(
     r"\b(?:or|and|not|no|if|when|where|for|all|more|less|times|than|at|most|least|only|but|is|are|any|every|with|plus|minus|"
-    r"mod|divided|half|over|integer|integers|real|odd|even|positive|negative|except|because|since|wrong|solution|solutions)\b",
+    r"mod|divided|half|over|integer|integers|real|odd|even|positive|negative|except|because|since|wrong|solution|solutions|import|exec|eval|print|return|lambda|select|drop|sudo|exit|quit|echo)\b",
     re.IGNORECASE,
 )
 

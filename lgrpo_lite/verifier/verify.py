@@ -1,20 +1,37 @@
 """The verdict on a completion: which answer it gives, and whether that is the gold answer under a policy."""
 
+import logging
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.answers import MAX_ANSWER, bare, committed, final_answer, is_prose
-from lgrpo_lite.verifier.compare import Leniency, measured, same
+from lgrpo_lite.verifier.answers import (
+    MAX_ANSWER,
+    bare,
+    committed,
+    final_answer,
+    is_prose,
+    last_said,
+    marked_in,
+    said,
+)
+from lgrpo_lite.verifier.compare import Leniency, same
 from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.letters import chosen_letter
+from lgrpo_lite.verifier.measures import measured
+from lgrpo_lite.verifier.notation import is_phrase
 from lgrpo_lite.verifier.read import Reading, read
 from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.symbolic import agrees
+from lgrpo_lite.verifier.tails import without_courtesy
 from lgrpo_lite.verifier.tree import Node
 from lgrpo_lite.verifier.units import factor
 
 DEFAULT = Leniency()
-_LAST_LETTER = re.compile(r"\b([A-J])\b[\s.)*$}]*$")
+faults: Counter[str] = Counter()  # exceptions that `verify` caught in this process, by their kind
+_TWO_LETTERS = frozenset(["no", "up", "am", "pm", "on", "in"])
 
 
 def verify(prediction: str, gold: str, policy: Leniency = DEFAULT, *, extract: str = "final") -> Outcome:
@@ -22,20 +39,46 @@ def verify(prediction: str, gold: str, policy: Leniency = DEFAULT, *, extract: s
     gives none that could be read.
 
     Under `final` a text that marks no answer is one itself, if it can be read. What cannot be
-    decided is wrong. Never raises.
+    decided is wrong. Never raises: a fault inside is wrong too, counted in `faults`, and logged once a kind.
     """
+    try:
+        return _verdict(prediction, gold, policy, extract)
+    except Exception as error:  # it would leave its group instead of scoring 0, so it would be worth writing
+        return _faulty(error)
+
+
+def _faulty(error: Exception) -> Outcome:
+    kind = type(error).__name__
+    faults[kind] += 1
+    if faults[kind] == 1:
+        message = "the math verifier failed on an answer, which counts as wrong"
+        logging.getLogger(__name__).error(message, exc_info=error)
+    return Outcome.wrong
+
+
+def _verdict(prediction: str, gold: str, policy: Leniency, extract: str) -> Outcome:
     if not isinstance(prediction, str) or not isinstance(gold, str):
         return Outcome.unparsable
     golden = read(gold_answer(gold))
     if not golden.spelled:
         return Outcome.unparsable
-    if extract == "final":
-        if prediction.strip() == gold.strip():
-            return Outcome.ok
-        outcome = _of_prose(prediction, golden)
-        if outcome is not None:
-            return outcome
-    for candidate in candidates(prediction, extract):
+    if extract != "final":
+        answer = final_answer(prediction, extract)
+        return _first_read([] if answer is None else [answer], golden, policy)
+    if prediction.strip() == gold.strip():
+        return Outcome.ok
+    text = said(prediction)
+    marked = marked_in(text)
+    if marked is not None:
+        return _first_read([marked], golden, policy)
+    text = without_courtesy(text)
+    outcome = _of_prose(text, golden)
+    return _first_read(_unmarked(text), golden, policy) if outcome is None else outcome
+
+
+def _first_read(candidates: Iterable[str], golden: Reading, policy: Leniency) -> Outcome:
+    """The verdict on the first of the answers a text may give that can be read."""
+    for candidate in candidates:
         reading = read(candidate)
         if matches(reading, golden, policy):
             return Outcome.ok
@@ -44,33 +87,23 @@ def verify(prediction: str, gold: str, policy: Leniency = DEFAULT, *, extract: s
     return Outcome.unparsable
 
 
-def _of_prose(prediction: str, golden: Reading) -> Outcome | None:
-    """Of prose that marks no answer: by the gold's very words, or by the letter at its end; else None."""
-    if not is_prose(prediction) or committed(prediction) is not None:
-        return None
-    if words(prediction) == words(golden.spelled):
+def _of_prose(text: str, golden: Reading) -> Outcome | None:
+    """Of prose that marks no answer: by the gold's very words, or the letter it chooses; else None."""
+    if is_prose(text) and words(text) == words(golden.spelled):
         return Outcome.ok
-    letter = _LAST_LETTER.search(prediction[-200:])
-    if not golden.choice or letter is None:
+    letter = chosen_letter(text) if golden.choice else None
+    if letter is None:
         return None
-    return Outcome.ok if letter[1] == golden.choice else Outcome.wrong
+    return Outcome.ok if letter == golden.choice else Outcome.wrong
 
 
-def candidates(prediction: str, extract: str) -> list[str]:
-    """The answers a text may give, the first that can be read counts."""
-    if extract != "final":
-        answer = final_answer(prediction, extract)
-        return [] if answer is None else [answer]
-    marked = committed(prediction)
-    if marked is not None:
-        return [marked]
-    answers = []
-    if len(prediction) <= MAX_ANSWER and "<think>" not in prediction and not is_prose(prediction):
-        answers.append(bare(prediction))
-    last = final_answer(prediction)
+def _unmarked(text: str) -> Iterator[str]:
+    """The answers of a text that marks none: the whole, if it is no prose, and what its last line says."""
+    if len(text) <= MAX_ANSWER and (not is_prose(text) or is_phrase(text)):
+        yield bare(text)
+    last = last_said(text)
     if last is not None:
-        answers.append(last)
-    return answers
+        yield last
 
 
 @lru_cache(maxsize=512)
@@ -98,7 +131,7 @@ def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
     if _worded(golden.spelled) and _worded(reading.spelled):
         reading_words = words(reading.spelled)
         if reading_words and reading_words == words(golden.spelled):
-            return True
+            return not _name_two_things(reading.spelled, golden.spelled)
         if not both_read:
             return False
     if _priced(reading, golden) or _priced(golden, reading):
@@ -111,7 +144,7 @@ def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
 def _same_trees(reading: Reading, golden: Reading, policy: Leniency) -> bool:
     """Whether any of what they may mean is the same, the second reading of both left out."""
     golden_trees = golden.beside(reading)
-    for tree in reading.beside(golden):
+    for tree in reading.for_number(golden):
         if any(_decided_same(tree, gold, policy) for gold in golden_trees):
             return True
         golden_trees = golden.trees[:1]
@@ -123,6 +156,11 @@ def _decided_same(tree: Node, gold: Node, policy: Leniency) -> bool:
         return same(tree, gold, policy)
     except (Undecided, RecursionError):
         return False
+
+
+def _name_two_things(a: str, b: str) -> bool:
+    """Whether two letters are a name in another case: AB is no ab, while No is no."""
+    return len(a) == len(b) == 2 and a != b and a.lower() not in _TWO_LETTERS
 
 
 def _typed_the_same(a: str, b: str) -> bool:
@@ -143,7 +181,8 @@ def _priced(one: Reading, other: Reading) -> bool:
 
 
 def _choice(reading: Reading) -> str | None:
-    if len(reading.spelled) == 1 and reading.spelled.isalpha():
+    one_letter = len(reading.spelled) == 1 and reading.spelled.isalpha()
+    if one_letter and reading.spelled not in ("e", "i"):  # which are numbers
         return reading.spelled.upper()
     return reading.choice
 

@@ -1,0 +1,158 @@
+"""The verifier never raises: pairs of every kind of tree have a verdict, the same from both sides; a fault is wrong."""
+
+import logging
+import time
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lgrpo_lite.rewards.math import math
+from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier import verify as verdicts
+from lgrpo_lite.verifier.read import read
+from lgrpo_lite.verifier.verify import faults, verify
+
+# of every node that a tree may have (tree.py), alone and at the edges of its shape
+KINDS = [
+    "5", "-3", "0.5", "1,234", "x", "x_1", "\\pi", "e", "i", "\\infty", "-\\infty", "\\emptyset", "\\{\\}", "\\mathbb{R}",
+    "\\mathbb{Z}", "x=3", "x=5=5", "5=6", "\\sqrt2\\approx1.41", "x<3", "1<x<2", "|x|<3", "x\\ne 2", "x\\in\\{1,2\\}",
+    "x\\in\\emptyset", "x\\in\\mathbb{R}", "x\\in(0,1)", "\\{x|x>1\\}", "\\{x\\in\\mathbb{R}:x<2\\}", "\\{5|x>1\\}",
+    "\\{(x,y)|x>1\\}", "\\{\\emptyset|x>1\\}", "\\{x|\\emptyset\\}", "(1,2)", "[1,2]", "(1,\\infty)", "]1,2[", "(x,y)=(1,2)",
+    "x=1,y=2", "1,2,3", "1 \\text{ or } 2", "\\{1,2\\}", "\\{\\infty\\}", "\\{\\emptyset\\}", "\\infty,\\emptyset", "\\pm 2",
+    "\\pm\\infty", "[0,1]\\cup[2,3]", "(0,1)\\cap(0,2)", "\\mathbb{R}\\setminus\\{0\\}", "\\{1\\}\\cup\\infty", "\\mathbb{R}-\\infty",
+    "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{pmatrix}\\infty\\end{pmatrix}", "\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}",
+    "3:4", "\\infty:1", "12:30", "6:00 pm", "52_8", "5\\text{ cm}", "\\emptyset\\text{ cm}", "5\\%", "\\infty\\%", "35 percent",
+    "45^\\circ", "\\text{yes}", "no", "\\text{a}=\\text{b}", "\\text{base}\\times\\text{height}", "(B)", "C", "f(x)=x^2", "f(2)",
+    "x^2+1", "\\frac{x}{2}", "\\sqrt[3]{2}", "(-8)^{1/3}", "5!", "\\binom52", "\\lfloor x\\rfloor", "\\sum_{k=1}^{3}k", "3\\pmod 7",
+    "2 \\frac13", "\\$5", "all real numbers", "(1,234)", "x=\\infty", "\\infty\\in x", "1\\in\\{1\\}", "\\infty^\\infty",
+]  # fmt: skip
+WRAPS = [
+    "{}",
+    "x={}",
+    "({},1)",
+    "\\{{{}\\}}",
+    "{},1",
+    "{} \\text{{ or }} 2",
+    "-{}",
+    "{}\\%",
+    "x\\in {}",
+    "\\{{x|{}\\}}",
+]
+# where the gold's side counts: digits in groups, and one answer in several forms
+ONE_SIDED = ("1,234", ",\\infty", "\\infty,", "\\infty \\text{ or")
+
+
+@pytest.fixture(autouse=True)
+def no_fault():
+    faults.clear()
+    yield
+    faults.clear()
+
+
+def is_one_sided(*answers):
+    return any(part in answer for answer in answers for part in ONE_SIDED)
+
+
+def test_pairs_of_every_kind_have_a_verdict_that_is_the_same_from_both_sides():
+    for one, other in product(KINDS, repeat=2):
+        right = verify(one, other) == Outcome.ok
+        assert is_one_sided(one, other) or right == (verify(other, one) == Outcome.ok), (one, other)
+    assert not faults
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from(KINDS), st.sampled_from(WRAPS), st.sampled_from(KINDS), st.sampled_from(WRAPS))
+def test_kinds_inside_kinds_have_a_verdict(one, wrap, other, other_wrap):
+    assert verify(wrap.format(one), other_wrap.format(other)) in Outcome
+    assert not faults
+
+
+@pytest.mark.slow
+@settings(max_examples=50_000, deadline=None)
+@given(st.sampled_from(KINDS), st.sampled_from(WRAPS), st.sampled_from(KINDS), st.sampled_from(WRAPS))
+def test_many_kinds_inside_kinds_have_a_verdict(one, wrap, other, other_wrap):
+    assert verify(wrap.format(one), other_wrap.format(other)) in Outcome
+    assert not faults
+
+
+def test_every_kind_of_node_is_among_them():
+    found = set()
+    for kind in KINDS:
+        for tree in read(kind).trees:
+            found.add(tree[0])
+    assert {
+        "n",
+        "v",
+        "const",
+        "base",
+        "inf",
+        "+",
+        "*",
+        "/",
+        "^",
+        "neg",
+        "pm",
+        "!",
+        "%",
+        "call",
+        "series",
+        "deg",
+    } <= found
+    assert {
+        "unit",
+        "ratio",
+        "rel",
+        "cup",
+        "cap",
+        "minus",
+        "empty",
+        "domain",
+        "set",
+        "builder",
+        "tuple",
+        "list",
+    } <= found
+    assert {"matrix", "text"} <= found
+
+
+@pytest.mark.parametrize("gold", ["x=3", "x<3", "x\\in(0,1)", "x \\ne 2", "x \\in \\{1,2\\}", "y = x^2"])
+@pytest.mark.parametrize("answer", ["\\infty", "\\emptyset", "\\{\\}"])
+def test_infinity_instead_of_a_relation_is_wrong(answer, gold):
+    assert verify(f"\\boxed{{{answer}}}", gold) == Outcome.wrong
+    assert not faults
+
+
+def test_a_fault_inside_is_wrong_counted_and_logged_once(monkeypatch, caplog):
+    def broken(reading, golden, policy):
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr(verdicts, "matches", broken)
+    options = {"units": "ignore", "percent": "either", "order": "any", "rounding": "gold"}
+    with caplog.at_level(logging.ERROR):
+        assert verify("\\boxed{6}", "5") == Outcome.wrong
+        assert math("\\boxed{6}", "5", **options) == (0.0, Outcome.wrong)
+    assert faults == {"IndexError": 2}
+    assert len(caplog.records) == 1
+    assert "IndexError" in caplog.text
+
+
+LONG = 60_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5" + "\n" * LONG, "5" + " " * LONG + "percent", "\n" * LONG + "5", "It is not " * 5000 + "5", "is the answer is 5? " * 5000,
+        "]1,2[" * 9000, "Thanks! " * 7000, "```" * 20_000, "A or B, " * 7000 + "C", "$1$ or " * 8000, "不" * LONG, "x=" * 20_000 + "5",
+        "<|im_start|>" * 5000 + "6", "\\boxed{1}$, $x=" * 4000, "all real numbers except " * 2000, "5\\approx" * 7000 + "5",
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_long_prose_is_judged_quickly(text):
+    begin = time.process_time()
+    for gold in ("7", "C", "\\{1,2\\}"):
+        assert verify(text, gold) != Outcome.ok
+    assert time.process_time() - begin < 3  # CPU seconds; each takes a few hundredths
+    assert not faults
