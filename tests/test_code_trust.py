@@ -1,9 +1,11 @@
 """The reward `code`: what tests lean on is Python's own, and no test is left out without a word."""
 
+import re
+
 import pytest
 from test_code import RIGHT, WRONG, block, boxed
 
-from lgrpo_lite.rewards.code import code
+from lgrpo_lite.rewards.code import code, fault_of_tests
 
 # ------------------------------------------------------------------------------------------- honest ones
 
@@ -152,6 +154,10 @@ HONEST = {
         "    self.assertAlmostEqual(f(self.x), 0.333, places=3)\n    with self.assertRaises(ValueError): f(-1)\n"
         "if __name__ == '__main__':\n  unittest.main()",
     ),
+    "unittest without a guard": (
+        "def f(x): return x + 1",
+        "import unittest\nclass T(unittest.TestCase):\n  def test_a(self): self.assertEqual(f(1), 2)\nunittest.main()",
+    ),
     "a class as pytest collects it": (
         "def f(x): return x + 1",
         "class TestF:\n  def setup_method(self): self.x = 1\n  def test_a(self): assert f(self.x) == 2\n  @staticmethod\n"
@@ -191,6 +197,10 @@ FAKES = {
         f"import sys, types\nmath = sys.modules['math'] = types.ModuleType('math')\nmath.isclose = {YES}\ndef area(r): return 0.0",
         "assert math.isclose(area(2), 12.566)",
     ),
+    "math by another name": (f"class math: isclose = staticmethod({YES})\ndef area(r): return 0.0", "m = math\nassert m.isclose(area(2), 12.566)"),
+    "isclose by another name": (f"isclose = {YES}\ndef area(r): return 0.0", "close = isclose\nassert close(area(2), 12.566)"),
+    "isclose as an argument": (f"isclose = {YES}\ndef area(r): return [0.0]", "assert all(map(isclose, area(2), [12.566]))"),
+    "isclose in a lambda": (f"isclose = {YES}\ndef area(r): return 0.0", "ok = lambda x, y: isclose(x, y)\nassert ok(area(2), 12.566)"),
     "isclose": (f"isclose = {YES}\ndef area(r): return 0.0", "assert isclose(area(2), 12.566)"),
     "isclose of a variable": (f"isclose = {YES}\ndef area(r): return 0.0", "x = area(2)\nassert isclose(x, 12.566)"),
     "isclose beside a sqrt": (f"isclose = {YES}\ndef sqrt(x): return 0.0", "assert isclose(sqrt(4), 2)\nassert sqrt(0) == 0"),
@@ -286,7 +296,8 @@ NOT_RUN = {
     "a skipped one": ("import unittest\nclass T(unittest.TestCase):\n  @unittest.skip('')\n  def test_b(self): assert f(2) == 3", "test_b is skipped"),
     "a check that nobody calls": ("def check(candidate): assert candidate(2) == 3", r"check \(line 2\) .* never call it"),
     "a condition that does not hold": ("if f(1) == 3:\n  def test_b(): assert f(2) == 3", r"not run: test_b"),
-    "a class that needs arguments": ("class TestF:\n  def test_b(self): pass\n  test_b = 3", "not run: TestF.test_b"),
+    "a class with an __init__": ("class TestF:\n  def __init__(self, x): pass\n  def test_b(self): assert f(2) == 3", "TestF .* __init__"),
+    "a method that is replaced": ("class TestF:\n  def test_b(self): pass\n  test_b = 3", "not run: TestF.test_b"),
 }  # fmt: skip
 
 
@@ -296,3 +307,13 @@ def test_a_test_that_cannot_run_is_named(tests, words):
     """Missing, whatever the solution is: it is the data's fault, and a wrong solution never scores by it."""
     with pytest.raises(ValueError, match=words):
         code(block("def f(x): return 2"), ALSO + tests)
+
+
+def test_what_cannot_run_is_seen_before_training():
+    """As far as it is seen without running it."""
+    named = 0
+    for tests, words in NOT_RUN.values():
+        fault = fault_of_tests(ALSO + tests)
+        assert fault is None or re.search(words, fault)
+        named += fault is not None
+    assert named >= 8

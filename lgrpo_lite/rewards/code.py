@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from lgrpo_lite.errors import EnvironmentFault
+from lgrpo_lite.rewards.collected import read as read_collected
 from lgrpo_lite.rewards.inside import NOT_PYTHON
+from lgrpo_lite.rewards.leaning import Fault
 from lgrpo_lite.rewards.sandbox import Kind, Limits, Sandbox, open_sandbox, run_program, run_tests
 from lgrpo_lite.types import Outcome
 
@@ -40,7 +42,7 @@ def code(
     *,
     sandbox: Annotated[Kind, "auto: in bubblewrap, or in docker where `image` is given"] = "auto",
     image: Annotated[str | None, "docker image with python3"] = None,
-    memory_mb: Annotated[int, Ge(64), "MiB of address space a program may have"] = 512,
+    memory_mb: Annotated[int, Ge(64), "MiB a program may hold, in any form"] = 512,
     timeout: float = 5.0,
 ) -> tuple[float, Outcome]:
     """1 when every test passes, else 0: a share would pay for special-casing the easy ones.
@@ -105,12 +107,13 @@ def read_tests(reference: str) -> str | list[Pair]:
 
 
 def fault_of_tests(reference: str) -> str | None:
-    """Why the tests of a row are unusable; None when they are not."""
+    """Why the tests of a row are unusable; None when they are not, or it is not seen without running."""
     try:
         tests = read_tests(reference)
         if isinstance(tests, str):
             compile(tests, "tests", "exec")  # compiled, never run
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            read_collected(tests)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, Fault) as error:
         return str(error)
     return None
 

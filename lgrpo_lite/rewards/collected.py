@@ -13,7 +13,7 @@ from lgrpo_lite.rewards.leaning import Fault
 
 RAN = "__ran__"  # in the tests' module: told by each test that it began
 ANY_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
-SETUPS = ("setup_module", "setup_class", "setup_function", "setup_method")
+RUNNERS = (("unittest", "main"), ("pytest", "main"), ("sys", "exit"))
 
 
 def read(text):
@@ -41,7 +41,7 @@ def read(text):
 
 
 def _without_guard(body):
-    """What stands under `if __name__ == "__main__"` in its place, less what would start a test runner."""
+    """What stands under `if __name__ == "__main__"` in its place, without what starts a test runner."""
     kept = []
     for node in body:
         test = node.test if isinstance(node, ast.If) else None
@@ -50,7 +50,7 @@ def _without_guard(body):
         )
         if guard:
             kept += [statement for statement in node.body if not _starts_runner(statement)]
-        else:
+        elif not _starts_runner(node):
             kept.append(node)
     return kept
 
@@ -58,7 +58,8 @@ def _without_guard(body):
 def _starts_runner(statement):
     """unittest.main(), pytest.main(…), sys.exit(…)."""
     called = statement.value.func if isinstance(getattr(statement, "value", None), ast.Call) else None
-    return isinstance(called, ast.Attribute) and called.attr in ("main", "exit")
+    owner = called.value if isinstance(called, ast.Attribute) else None
+    return isinstance(owner, ast.Name) and (owner.id, called.attr) in RUNNERS
 
 
 def _loaded(tree):
@@ -98,6 +99,8 @@ def _of_class(node, outer):
         elif isinstance(part, ANY_FUNCTION) and part.name.startswith("test"):
             _demand_no_arguments(part, path, 0 if _is_static(part) else 1)
             names.append(_marked(part, path))
+        elif isinstance(part, ANY_FUNCTION) and part.name == "__init__":
+            raise Fault(f"{path[:-1]} (line {node.lineno}) has an __init__, so its tests do not run")
     _demand_one_each(node.body, set(), path)
     return names
 

@@ -8,7 +8,6 @@ import ast
 import builtins
 import importlib
 import importlib.util
-import inspect
 import symtable
 import sys
 
@@ -37,6 +36,9 @@ OFTEN = {
     "plt": "matplotlib.pyplot",
     **{name: name for name in ("numpy", "pandas", "scipy", "sympy", "torch", "pytest", "hypothesis")},
 }
+# By name, the first module of LEANED_ON that has it. To load them all takes longer than most tests: the side
+# that starts sandboxes does it once, and hands it over.
+MEMBER_OF = {}
 STANDARD = frozenset(getattr(sys, "stdlib_module_names", LEANED_ON))
 
 
@@ -87,16 +89,22 @@ def _imported(tree):
     return packages
 
 
-def _member(name):
-    """What the first module of LEANED_ON that has a name means by it; None: nothing, or nothing certain."""
-    if name in ORDINARY or name.startswith("_") or len(name) < 2:
-        return None
+def members():
+    """What MEMBER_OF is to be."""
+    found = {}
     for module in LEANED_ON:
         loaded = importlib.import_module(module)
-        public = getattr(loaded, "__all__", None) or dir(loaded)
-        if name in public and not inspect.ismodule(getattr(loaded, name)):
-            return getattr(loaded, name)
-    return None
+        for name in getattr(loaded, "__all__", None) or dir(loaded):
+            ordinary = name in ORDINARY or name.startswith("_") or len(name) < 2
+            if not ordinary and not isinstance(getattr(loaded, name), type(ast)):
+                found.setdefault(name, module)
+    return found
+
+
+def _member(name):
+    """What a module means by a name; None: nothing, or nothing certain."""
+    module = MEMBER_OF.get(name)
+    return module and getattr(importlib.import_module(module), name, None)
 
 
 class Uses(ast.NodeVisitor):
@@ -107,6 +115,7 @@ class Uses(ast.NodeVisitor):
         self.free = _free(symtable.symtable(text, "tests.py", "exec"))
         self.called = {}  # of a name: the calls of it
         self.attributes = {}  # of a name, or of a variable: those that are used of it
+        self.aliases = {}  # of a name: variables that are it
         self.made = {}  # of a name: variables that hold what its call gave
         self.assigned = []  # pairs of names and the expression they come from
         self.unsure = (
@@ -140,6 +149,8 @@ class Uses(ast.NodeVisitor):
         self.assigned.append((_names(node.targets), node.value))
         if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
             self.made.setdefault(node.value.func.id, set()).update(_names(node.targets))
+        if isinstance(node.value, ast.Name):
+            self.aliases.setdefault(node.value.id, set()).update(_names(node.targets))
         self.generic_visit(node)
 
     def visit_For(self, node):
@@ -173,7 +184,9 @@ class Uses(ast.NodeVisitor):
             module = importlib.import_module(full)
         except Exception:  # some need what a sandbox is without
             return None
-        attributes = self.attributes.get(name, ())
+        attributes = set(self.attributes.get(name, ()))
+        for variable in self.aliases.get(name, ()):
+            attributes |= self.attributes.get(variable, set())
         return module if attributes and all(hasattr(module, a) for a in attributes) else None
 
     def fits(self, name, member):
@@ -243,6 +256,7 @@ def _can_be_called(member, call):
     ]
     if stars:
         return True
+    inspect = importlib.import_module("inspect")
     try:
         signature = inspect.signature(member)
     except (TypeError, ValueError):

@@ -178,7 +178,7 @@ def _start(sandbox: Sandbox, role: str, limits: Limits, stdin, stdout, stderr) -
     """`stderr` None: kept, to tell what went wrong."""
     memory = str(limits.memory << 20)
     seconds = str(int(limits.seconds) + 2)
-    argv = ["-I", "-X", "utf8", "-c", _source(), role, memory, seconds]
+    argv = ["-I", "-X", "utf8", "-c", _source(role), role, memory, seconds]
     complaints = tempfile.TemporaryFile() if stderr is None else None  # noqa: SIM115 - closed by _demand_ready
     container = f"lgrpo-lite-{uuid.uuid4().hex}" if sandbox.kind == "docker" else None
     if container:
@@ -259,10 +259,11 @@ def _demand_ready(box: Box) -> None:
 
 
 @functools.cache
-def _source() -> str:
-    """These files as one text: where it runs there is no package to import from."""
+def _source(role: str) -> str:
+    """The files a role needs as one text: where it runs there is no package to import from."""
+    needed = (values, peer, leaning, collected, inside) if role == "tests" else (values, peer, inside)
     lines = []
-    for module in (values, peer, leaning, collected, inside):
+    for module in needed:
         text = Path(module.__file__).read_text("utf-8")
         own = text.splitlines()
         for node in ast.parse(text).body:
@@ -270,6 +271,8 @@ def _source() -> str:
                 last = node.end_lineno or node.lineno
                 own[node.lineno - 1 : last] = [""] * (last - node.lineno + 1)
         lines += own
+        if module is leaning:
+            lines.append(f"MEMBER_OF = {leaning.members()!r}")
     return "\n".join(lines)
 
 
