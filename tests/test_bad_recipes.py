@@ -103,7 +103,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, capsys):
         ("optim.betas=[0.9,1.0]", "below, 1"),
         ("optim.betas=[-0.1,0.9]", "from 0"),
         (f"seed={2**64}", "less than"),
-        (f"seed={2**63}", "less than"),
+        (f"seed={2**32}", "less than"),
         ("model.lora.rank=1000000", "less than or equal to 4096"),
         ('recipe.name="a\\0b"', "no control character"),
         ("recipe.name=" + "x" * 300, "at most 100 characters"),
@@ -119,6 +119,12 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, capsys):
         ("algorithm.length_preference={lr: 100, clamp: null}", "runs away"),
         ("rollout.temperature=1e-6", "a temperature is 0.01 or more"),
         ("eval.temperature=1e-6", "a temperature is 0.01 or more"),
+        ("rewards.0.weight=1e308", "less than or equal to"),
+        ("rewards.0.timeout=1e300", "less than or equal to"),
+        ("optim.weight_decay=1e308", "less than or equal to"),
+        ("algorithm.clip={low: 1.0e+308, high: 0.2}", "beyond 1e+18"),
+        ("algorithm.length_preference={clamp: [-1.0e+308, 1.0e+308]}", "beyond 1e+18"),
+        ("optim.warmup_steps=1" + "0" * 21, "beyond 1e+18"),
         ("rollout.server.timeout=1e300", "less than or equal to"),
     ],
 )
@@ -132,7 +138,7 @@ def test_a_value_that_no_run_can_mean_is_refused(override, words):
     ("override", "read"),
     [
         ("optim.betas=[0,0.999]", lambda recipe: recipe.optim.betas == (0, 0.999)),
-        (f"seed={2**63 - 1}", lambda recipe: recipe.seed == 2**63 - 1),
+        (f"seed={2**32 - 1}", lambda recipe: recipe.seed == 2**32 - 1),
         ("recipe.name=λ-GRPO 3.1_b", lambda recipe: recipe.recipe.name == "λ-GRPO 3.1_b"),
         ("eval.temperature=0", lambda recipe: recipe.eval.temperature == 0),
         ("rollout.temperature=0.01", lambda recipe: recipe.rollout.temperature == 0.01),
@@ -150,6 +156,15 @@ def test_a_rate_that_breaks_most_policies_is_warned_of():
 
     assert any("optim.lr=0.5" in line for line in lines(0.5))
     assert not any("optim.lr" in line for line in lines(0.01))
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "..", "a/b", "a\0", "x" * 300, " x"])
+def test_a_run_stays_inside_the_folder_of_runs(name, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    assert main(["train", "tiny-math", "data.eval=[]", "--runs", str(runs), "--name", name]) == 2
+    assert "no name of a run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
 
 
 # ------------------------------------------------------------------------------------------- secrets

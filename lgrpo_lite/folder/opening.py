@@ -9,7 +9,8 @@ import yaml
 
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.folder.folder import RunFolder
-from lgrpo_lite.recipe.marks import differences
+from lgrpo_lite.recipe.bounds import name_fault
+from lgrpo_lite.recipe.marks import differences, shown
 from lgrpo_lite.recipe.reward import without_defaults
 from lgrpo_lite.recipe.schema import Recipe
 
@@ -24,6 +25,8 @@ RESOLVED = "config.resolved.yaml"  # written when all of a recipe is known to lo
 
 def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple[RunFolder, bool]:
     """The run folder and whether to resume in it. An existing run is never written over."""
+    if name:
+        _check_name(name)
     path = runs / name if name else None
     if path is None and resume == "auto":
         path = _unfinished(recipe, runs)
@@ -43,6 +46,13 @@ def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple
     resumed = folder.started
     folder.open()
     return folder, resumed
+
+
+def _check_name(name: str) -> None:
+    fault = name_fault(name)
+    if fault is not None:
+        fix = "choose a plain name; --runs says where runs are kept"
+        raise ConfigError(f"no name of a run: {shown(name)}: {fault}", where="command line, --name", fix=fix)
 
 
 def _fresh_name(recipe: Recipe) -> str:

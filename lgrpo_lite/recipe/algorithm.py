@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from lgrpo_lite.errors import nearest
-from lgrpo_lite.recipe.bounds import AdamRate
+from lgrpo_lite.recipe.bounds import AdamRate, bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
     )
+    _bounded = field_validator("*")(bounded)
 
 
 def _known(names: Mapping[str, Brick], value: str) -> str:

@@ -1,20 +1,36 @@
 """Values that several settings share, or whose bounds have a reason to tell. Part of the schema."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+LARGEST = 1e18  # of any number: float32 and 64 bits hold it, and its square
 LONGEST_NAME = 100  # characters; a folder's name has at most 255 bytes, and the time is put behind it
 LEAST_TEMPERATURE = 0.01  # vLLM samples with it whatever is lower
 
 
-def _folder_name(value: str) -> str:
-    """Stays inside the folder of runs, on every system and in every shell."""
-    if not 1 <= len(value) <= LONGEST_NAME or len(value.encode()) > 2 * LONGEST_NAME:
-        raise ValueError(f"run folders are named after it: at most {LONGEST_NAME} characters, at least 1")
+def bounded(value: Any) -> Any:
+    """Of any setting: a number that tensors and counters can hold."""
+    numbers = value if isinstance(value, tuple | list) else [value]
+    if any(isinstance(number, int | float) and abs(number) > LARGEST for number in numbers):
+        raise ValueError(f"no setting is a number beyond {LARGEST:g}")
+    return value
+
+
+def name_fault(value: str) -> str | None:
+    """Why a run cannot have this name, on every system and in every shell; None: it can."""
+    if not 1 <= len(value) <= LONGEST_NAME or len(value.encode(errors="replace")) > 2 * LONGEST_NAME:
+        return f"run folders are named after it: at most {LONGEST_NAME} characters, at least 1"
     if value[0] in ".-" or value != value.strip() or any(c in "/\\" or not c.isprintable() for c in value):
         allowed = "no slash and no control character, and no dot, dash or space at its start"
-        raise ValueError(f"run folders are named after it: {allowed}")
+        return f"run folders are named after it: {allowed}"
+    return None
+
+
+def _folder_name(value: str) -> str:
+    fault = name_fault(value)
+    if fault is not None:
+        raise ValueError(fault)
     return value
 
 
@@ -35,5 +51,5 @@ FolderName = Annotated[str, AfterValidator(_folder_name)]
 Temperature = Annotated[float, AfterValidator(_temperature)]
 Decays = Annotated[tuple[float, float], AfterValidator(_decays)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]  # what a socket or a timer can wait
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch and vLLM hold 64 bits with a sign
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # others are made of it, and they have to fit into 64 bits
 AdamRate = Annotated[float, Field(gt=0, le=1)]  # a step moves every number by up to as much

@@ -48,7 +48,7 @@ class Reward(Section):
     model_config = ConfigDict(extra="allow")
 
     use: str = Field(default="numeric", description="a name of the rewards table, or file.py:function")
-    weight: float = Field(default=1.0, description="in the weighted sum")
+    weight: float = Field(default=1.0, ge=-1e6, le=1e6, description="in the weighted sum")
     timeout: Seconds = Field(
         default=5.0,
         description="seconds for one completion, waits for a CPU not counted; then the reward is missing",

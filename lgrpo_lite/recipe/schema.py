@@ -197,7 +197,7 @@ class Optim(Section):
         default="constant", description="after the warm-up"
     )
     warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
-    weight_decay: float = Field(default=0.0, ge=0, description="of the policy")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="of the policy")
     betas: Decays = Field(default=(0.9, 0.99), description="decay of the first and the second moment")
     max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
     updates_per_batch: int = Field(
