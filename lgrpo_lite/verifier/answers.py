@@ -48,7 +48,7 @@ _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|[。！．]")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # what a number at the end of a sentence of few words is
 _IS = re.compile(
-    r"(?:\b(?:is|are|was|were|equals?|gets?|got|have|has|gives?|obtain|makes?)\b|=|:)\s*\\?\$?\s*$",
+    r"(?:\b(?:is|are|was|were|equals?|gets?|got|have|has|gives?|obtain|makes?|costs?)\b|=|:)\s*\\?\$?\s*$",
     re.IGNORECASE,
 )
 _EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")

@@ -189,6 +189,7 @@ _COMMANDS: dict[str, Callable[["Parser"], Node]] = {
     "binom": lambda p: ("call", "binom", p.argument(), p.argument()),
     "pi": lambda p: ("const", "pi"),
     "infty": lambda p: ("inf",),
+    **dict.fromkeys(("dots", "cdots", "ldots", "dotsb", "dotsc"), lambda p: ("dots",)),
     "emptyset": lambda p: ("empty",),
     "abs": lambda p: ("call", "abs", p.primary()),
     "langle": vector,

@@ -46,9 +46,14 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
     """Whether the prediction `p` is the gold `g`. Undecided when neither yes nor no could be established."""
     if p == g:
         return True
-    p, g = settled(p, policy), settled(g, policy)
-    if p is None or g is None:
+    plain, plain_gold = settled(p, policy), settled(g, policy)
+    if plain is None or plain_gold is None:
         return False
+    return plain == plain_gold or _compared(plain, plain_gold, policy)
+
+
+def _compared(p: Node, g: Node, policy: Leniency) -> bool:
+    """As the first row of COMPARED that holds for the two."""
     one_relation = (p[0] == "rel") != (g[0] == "rel")
     if one_relation and (_is_membership(p) or _is_membership(g)):
         p, g = value_of(p), value_of(g)

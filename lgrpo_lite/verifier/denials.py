@@ -25,6 +25,9 @@ _AFTER = re.compile(
     r"(?:an? )?(?:correct|right|valid|possible|true|answer|solution)|our|my|it)\b|"
     r"(?:also\s+)?(?:wrong|incorrect|false|impossible|invalid|extraneous|rejected|excluded))|"
     r"(?:isn['’]t|(?:cannot|can['’]t|can not|won['’]t|couldn['’]t) be)\s+(?:the|right|correct|it|true|our)\b|"
+    r"(?:do(?:es)?|did)(?: not|n['’]t)\s+(?:work|satisfy|hold|fit|count|make sense|solve)\b|"
+    r"fails?(?:\s+(?:to|the|because|since|as)\b|\s*[.,;]|$)|"
+    r"is (?:too (?:small|large|big|low|high)|not (?:in|among) the)\b|"
     r"(?:不是|是错|错误|不正确|不对))",
     re.IGNORECASE,
 )

@@ -38,6 +38,8 @@ _INEQUALITY = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
 
 def plainly(spelled: str) -> str:
     """The spelled answer in the notation that is parsed; one that has no other stays as it is."""
+    if "..." in spelled:
+        spelled = spelled.replace("...", "\\ldots ")
     if "[" in spelled or "]" in spelled:
         spelled = _turned_brackets(spelled)
     if "root" in spelled or "sqrt" in spelled:

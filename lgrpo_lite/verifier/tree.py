@@ -8,6 +8,7 @@ relations  ("rel", ops, *)
 sets       ("cup" | "cap" | "minus", a, b)  ("empty",)  ("domain", name)  ("set", *)
            ("builder", a, condition)
 rows       ("tuple", open, close, *)  ("list", joined by, *)  ("matrix", rows)
+left out   ("dots",)  in a sum or list that is shown in part
 words      ("text", words)
 """
 

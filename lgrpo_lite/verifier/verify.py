@@ -23,10 +23,11 @@ from lgrpo_lite.verifier.letters import chosen_letter
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.notation import is_phrase
 from lgrpo_lite.verifier.read import Reading, read
+from lgrpo_lite.verifier.shown import same_shown
 from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.symbolic import agrees
 from lgrpo_lite.verifier.tails import without_courtesy
-from lgrpo_lite.verifier.tree import Node
+from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.units import factor
 
 DEFAULT = Leniency()
@@ -108,7 +109,9 @@ def _unmarked(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=512)
 def gold_answer(gold: str) -> str:
-    """The answer in a gold that may be a worked solution."""
+    """The answer in a gold that may be a worked solution, or have a turn's end behind it."""
+    if "<|" in gold:
+        gold = said(gold)
     worked = "\n" in gold.strip() or is_prose(gold)
     if not worked and "boxed" not in gold and "####" not in gold:
         return gold
@@ -152,8 +155,13 @@ def _same_trees(reading: Reading, golden: Reading, policy: Leniency) -> bool:
 
 
 def _decided_same(tree: Node, gold: Node, policy: Leniency) -> bool:
+    def alike(a: Node, b: Node) -> bool:
+        return same(a, b, policy)
+
     try:
-        return same(tree, gold, policy)
+        if holds(tree, "dots") or holds(gold, "dots"):
+            return same_shown(tree, gold, alike)
+        return alike(tree, gold)
     except (Undecided, RecursionError):
         return False
 
