@@ -69,6 +69,10 @@ HONEST = {
         "def perms(xs):\n  if not xs: return [[]]\n  return [[x, *p] for i, x in enumerate(xs) for p in perms(xs[:i] + xs[i+1:])]",
         "assert sorted(map(tuple, perms([1, 2, 3]))) == sorted(permutations([1, 2, 3]))",
     ),
+    "shuffle is what is asked for, and checked with a Counter": (
+        "import random\ndef shuffle(xs):\n  xs = xs[:]\n  random.shuffle(xs)\n  return xs",
+        "assert sorted(shuffle([3, 1, 2])) == [1, 2, 3]\nassert Counter(shuffle(['a', 'b'])) == Counter(['a', 'b'])",
+    ),
     "factorial is what is asked for": (
         "def factorial(n): return 1 if n < 2 else n * factorial(n - 1)",
         "assert factorial(5) == 120\nassert factorial(0) == 1",

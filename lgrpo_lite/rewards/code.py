@@ -42,7 +42,7 @@ def code(
     *,
     sandbox: Annotated[Kind, "auto: in bubblewrap, or in docker where `image` is given"] = "auto",
     image: Annotated[str | None, "docker image with python3"] = None,
-    memory_mb: Annotated[int, Ge(64), "MiB a program may hold, in any form"] = 512,
+    memory_mb: Annotated[int, Ge(64), "MiB a program may hold with its tests"] = 512,
     timeout: float = 5.0,
 ) -> tuple[float, Outcome]:
     """1 when every test passes, else 0: a share would pay for special-casing the easy ones.

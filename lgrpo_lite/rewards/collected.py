@@ -58,8 +58,9 @@ def _without_guard(body):
 def _starts_runner(statement):
     """unittest.main(), pytest.main(…), sys.exit(…)."""
     called = statement.value.func if isinstance(getattr(statement, "value", None), ast.Call) else None
-    owner = called.value if isinstance(called, ast.Attribute) else None
-    return isinstance(owner, ast.Name) and (owner.id, called.attr) in RUNNERS
+    if not isinstance(called, ast.Attribute) or not isinstance(called.value, ast.Name):
+        return False
+    return (called.value.id, called.attr) in RUNNERS
 
 
 def _loaded(tree):

@@ -68,10 +68,10 @@ def of_python(text, tree):
             if member is not None and uses.fits(name, member):
                 members[name] = member
     others = uses.free - set(found) - set(members)
-    if others or uses.solution_is_named:
-        subjects = uses.subjects(set(members), others)
-    else:  # what they test must be one of these
-        subjects = set(members) - CHECKING or set(members)
+    subjects = uses.subjects(set(members), others)
+    if not others and not uses.solution_is_named:  # what they test must be among these
+        functions = {name for name in members if not isinstance(members[name], type)}
+        subjects = subjects | (functions - CHECKING) or set(members)
     for name, member in members.items():
         if name not in subjects:
             found[name] = member
@@ -154,24 +154,30 @@ class Uses(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_For(self, node):
-        self.assigned.append((_names([node.target]), node.iter))
-        self.generic_visit(node)
+        self._walked(node)
 
     def visit_comprehension(self, node):
-        self.visit_For(node)
+        self._walked(node)
+
+    def _walked(self, node):
+        self.assigned.append((_names([node.target]), node.iter))
+        self.generic_visit(node)
 
     def visit_arg(self, node):
         self.unsure.add(node.arg)
 
     def visit_FunctionDef(self, node):
-        self.unsure.add(node.name)
-        self.generic_visit(node)
+        self._defined(node)
 
     def visit_AsyncFunctionDef(self, node):
-        self.visit_FunctionDef(node)
+        self._defined(node)
 
     def visit_ClassDef(self, node):
-        self.visit_FunctionDef(node)
+        self._defined(node)
+
+    def _defined(self, node):
+        self.unsure.add(node.name)
+        self.generic_visit(node)
 
     def module_meant(self, name):
         """The module that a name means, where every use of it fits one; else None."""

@@ -264,7 +264,7 @@ def _source(role: str) -> str:
     needed = (values, peer, leaning, collected, inside) if role == "tests" else (values, peer, inside)
     lines = []
     for module in needed:
-        text = Path(module.__file__).read_text("utf-8")
+        text = Path(str(module.__file__)).read_text("utf-8")
         own = text.splitlines()
         for node in ast.parse(text).body:
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lgrpo_lite"):
