@@ -167,6 +167,20 @@ def test_a_run_stays_inside_the_folder_of_runs(name, tmp_path, capsys):
     assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
 
 
+LONG_NAMES = (
+    "data.train.path={}", "data.train={{hf: '{}'}}", "data.template={}", "model.id={}", "model.id=/{}",
+    "algorithm.use={}.py:f", "algorithm.surrogate={}.py:f", "rewards.0.use={}.py:f",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"], ids=["long", "with NUL"])
+@pytest.mark.parametrize("setting", LONG_NAMES)
+def test_a_name_that_no_file_can_have_is_no_file(setting, name, capsys):
+    for command in ("validate", "plan"):
+        assert main([command, "tiny-math", setting.format(name), "data.eval=[]"]) in (0, 2, 3, 5)
+        assert "fault of lgrpo-lite" not in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------- secrets
 
 JUDGED = "rewards.0={use: rubric, judge: endpoint, endpoint: {model: m, url: '%s'}}"

@@ -7,6 +7,7 @@ may go on after it; a file that cannot be read raises.
 import csv
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ def records(source: Source, where: str) -> Iterator[Record]:
     if source.path is None:
         return _from_hub(source, where)
     path = Path(source.path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # where pathlib raises on a name that is too long
         fix = "check the path, relative to the current folder"
         raise DataError(f"no such file: {path}", where=where, fix=fix)
     if ending(path) == ".parquet":

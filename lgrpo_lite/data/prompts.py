@@ -1,10 +1,10 @@
 """Sources -> prompts: rows and golds checked, the template applied, token ids decided once, all counted."""
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from lgrpo_lite.data.rows import Row, rows
 from lgrpo_lite.data.template import tokens
@@ -140,7 +140,7 @@ def same(question: str) -> str:
 
 def on_hub(source: Source) -> bool:
     """Whether reading it may need a network; a local folder does not."""
-    return bool(source.hf) and source.path is None and not Path(source.hf).is_dir()
+    return bool(source.hf) and source.path is None and not os.path.isdir(source.hf)
 
 
 def name(source: Source) -> str:

@@ -1,5 +1,6 @@
 """A question -> the token ids the model reads: by its chat template, plain text, or a user's Jinja file."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def compiled(path: str, where: str = "data.template") -> Any:
     `bos_token`, `eos_token` and `add_generation_prompt`, so the file of a model's chat template fits too. One
     line break at its end is not part of it.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         close = nearest(path, NAMED)
         fix = "use chat, plain, or the path of a Jinja file, relative to the current folder"
         raise ConfigError(f"no template {path!r}{close}", where=where, fix=fix)

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import SplitResult, urlsplit
 
 from lgrpo_lite.engines.base import not_finite
@@ -136,7 +136,7 @@ def tokens_of(choice: dict[str, Any], connection: Connection) -> tuple[list[int]
         raise EnvironmentFault(what, where=connection.where, fix='serve with "vllm>=0.32,<0.33"') from error
 
 
-def _are_choices(choices: Any, count: int) -> bool:
+def _are_choices(choices: Any, count: int) -> TypeGuard[list[dict[str, Any]]]:
     """Whether they are as many as were asked for, each with an index of its own."""
     if not isinstance(choices, list) or len(choices) != count:
         return False

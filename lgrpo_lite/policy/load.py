@@ -1,9 +1,9 @@
 """Base model and adapter, from the recipe's `model` section: transformers, peft, and bitsandbytes for NF4."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
-from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
@@ -26,7 +26,7 @@ def locate(model_id: str, where: str = "model.id") -> str:
     if not model_id.startswith(BUILTIN):
         return model_id
     folder = resources.files("lgrpo_lite") / "models" / model_id.removeprefix(BUILTIN)
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(str(folder / "config.json")):
         what = f"no embedded model {model_id!r}"
         raise ConfigError(what, where=where, fix="use model.id=builtin:tiny-math")
     return str(folder)
@@ -234,6 +234,6 @@ def _fetch(from_pretrained, model: Model, where: str, **options):
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         fix = "check the name, the revision and the network, or give a folder"
-        if Path(path).exists():
+        if os.path.exists(path):
             fix = "give a model folder"
         raise ConfigError(f"cannot load {model.id}: {reason}", where=where, fix=fix) from error

@@ -186,9 +186,9 @@ def _config_path(model: Model) -> Path | dict[str, Any] | None:
     if model.id.startswith("builtin:"):
         models = Path(str(resources.files("lgrpo_lite"))) / "models"
         path = models / model.id.removeprefix("builtin:") / "config.json"
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) else None
     for path in (Path(model.id) / "config.json", *_cached(model)):
-        if path.is_file():
+        if os.path.isfile(path):  # where pathlib raises on a name that is too long
             return path
     return shapes().get(model.id.removesuffix("-Instruct"))
 
@@ -203,6 +203,6 @@ def _cached(model: Model) -> Iterator[Path]:
     folder = hub / f"models--{model.id.replace('/', '--')}"
     revision = model.revision or "main"
     reference = folder / "refs" / revision
-    if reference.is_file():
+    if os.path.isfile(reference):
         revision = reference.read_text("utf-8").strip()
     yield folder / "snapshots" / revision / "config.json"

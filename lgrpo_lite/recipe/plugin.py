@@ -4,6 +4,7 @@ So a recipe is code: whoever runs it runs the files that it names.
 """
 
 import hashlib
+import os
 import symtable
 import sys
 from collections.abc import Callable, Mapping
@@ -44,7 +45,8 @@ def look_at(use: str, where: str) -> None:
     path, _, name = use.rpartition(":")
     text = read_file(path, where)
     try:
-        names = symtable.symtable(text, path, "exec").get_identifiers()
+        table = symtable.symtable(text, path, "exec")  # pyright: ignore[reportArgumentType]  bytes: any coding
+        names = table.get_identifiers()
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = getattr(error, "msg", None) or "it cannot be parsed"
         line = getattr(error, "lineno", None) or 1
@@ -55,7 +57,7 @@ def look_at(use: str, where: str) -> None:
 
 def read_file(path: str, where: str) -> bytes:
     """The text of a user's Python file."""
-    if not Path(path).is_file() or not path.endswith(".py"):
+    if not os.path.isfile(path) or not path.endswith(".py"):
         fix = "give the path of a .py file, then :function"
         raise DataError(f"no such Python file: {path}", where=where, fix=fix)
     return Path(path).read_bytes()
