@@ -231,11 +231,24 @@ def _number_said(sentence: str) -> str | None:
     worded = is_prose(sentence) or len(_CHINESE.findall(sentence)) > 0 or _IS.search(before)
     if not worded or is_label(before) or _contradicted(before, number[0]):
         return None
-    if is_denied(sentence, *number.span()) or is_asked(sentence, number.end()):
+    begin, end = _enclosing(sentence, *number.span())
+    if is_denied(sentence, begin, end) or is_asked(sentence, end):
         return None
     if gives_up(sentence, number.end()) or _is_disowned(sentence):
         return None
     return number[0].strip()
+
+
+def _enclosing(sentence: str, begin: int, end: int) -> tuple[int, int]:
+    """Where the formula or box begins and ends that a number stands in; without one, the number itself."""
+    before = sentence[:begin]
+    if before.count("$") % 2:
+        closing = sentence.find("$", end)
+        return before.rindex("$"), end if closing < 0 else closing + 1
+    box = before.rfind("boxed{")
+    if box >= 0 and "}" not in before[box:]:
+        return before.rfind("\\", 0, box), end
+    return begin, end
 
 
 def _is_disowned(sentence: str) -> bool:

@@ -175,6 +175,9 @@ def _text(words: str, before: list[Token]) -> list[Token]:
         return [Token("text", undotted)]
     if after_value and all(unit in KNOWN for unit in _MEASURES.split(name) if unit):
         return [Token("text", name)]
+    first, _, joined = name.rpartition(" ")
+    if first and joined in ("and", "or"):  # 7 \text{ goats and } 4 \text{ cows}
+        return [*_text(first, before), Token("command", joined)]
     if all(word in ("and", "or") for word in re.findall("[a-zA-Z]{2,}", name)):
         return tokens(name)
     return [Token("text", name)]
