@@ -1,4 +1,4 @@
-"""Sums and lists that are shown in part: 1 + 2 + ... + n is n + ... + 2 + 1, and no 1 + 2 + ... + m."""
+"""Sums and lists that are shown in part: 1 + 2 + … + n is n + … + 2 + 1, and no 1 + 2 + … + m."""
 
 from collections.abc import Callable, Sequence
 
