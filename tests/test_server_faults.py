@@ -338,12 +338,56 @@ def test_an_answer_that_the_server_cut_short_is_an_error(policy, prompts):
     assert "--max-model-len" in fault.value.fix
 
 
+def sampled(tokens, logp=-0.5):
+    """Choices of a server that answers with these tokens."""
+    logprobs = {"token_logprobs": [logp] * len(tokens)}
+    return [{"index": 0, "token_ids": tokens, "logprobs": logprobs, "finish_reason": "length"}]
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        (sampled([10**9] * 16), "the token 1000000000, and the model has"),
+        (sampled([-1] * 16), "the token -1, and the model has"),
+        (sampled([0] * 17), "17 tokens where at most 16 were asked for"),
+        (sampled([math.inf]), "no token ids"),
+        (sampled([0], 10**400), "no token ids"),
+        (sampled(["a"]), "no token ids"),
+    ],
+)
+def test_tokens_that_the_model_cannot_have_sampled_are_refused(policy, prompts, choices, words):
+    first = iter((1.0, 0.5))  # the two requests at opening
+    stand_in = StandIn(
+        completions=lambda _: (200, {"choices": pair(t) if (t := next(first, None)) else choices})
+    )
+    with listening(stand_in) as url:
+        engine = open_engine(server_recipe(url))
+        with engine.serving(policy) as sampler, pytest.raises(EnvironmentFault, match=words):
+            sampler.generate(prompts[:1], 1, SamplingParams(1.0, 16))
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        [{"id": 7}],
+        [{"id": ["x"]}],
+        [{"id": MODEL, "root": {}}],
+        [{"id": MODEL, "root": MODEL, "parent": None, "max_model_len": "long"}],
+    ],
+)
+def test_models_that_are_not_described_as_vllm_does_are_refused(cards):
+    refused = pytest.raises(EnvironmentFault, match="answers /v1/models with HTTP 200")
+    with listening(StandIn(models=(200, {"data": cards}))) as url, refused:
+        open_engine(server_recipe(url))
+
+
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8000", "ftp://there", "http://", "http://user:pw@there", "http://there:port"]
 )
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(ConfigError, match="no address"):
+    with pytest.raises(ConfigError, match=r"no address|a password") as fault:
         open_engine(server_recipe(url))
+    assert "pw" not in str(fault.value)
 
 
 @pytest.mark.parametrize(

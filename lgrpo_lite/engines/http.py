@@ -167,7 +167,8 @@ def _address(url: str, where: str) -> SplitResult:
     except ValueError:
         pass
     fix = "write it like http://127.0.0.1:8000"
-    raise ConfigError(f"no address of a server: {url!r}", where=where, fix=fix)
+    what = "rollout.server.url is no address of a server"  # which is not shown: it may hold a password
+    raise ConfigError(what, where=where, fix=fix)
 
 
 def _far(address: SplitResult) -> Iterator[str]:

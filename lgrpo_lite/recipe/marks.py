@@ -17,6 +17,7 @@ MOST_VALUES = 20_000  # with what aliases repeat; a recipe has a hundred
 DEEPEST = 50  # sections inside sections
 LARGEST = 1024  # bits of a whole number; Python will not print one of 4300 digits
 SHOWN = 80  # characters of a value that a message shows
+SECRET = re.compile(r"(?<=://)[^/?#\s]*(?=@)|(?<=[?#])[^\s'\"]*")  # of an address: a password, a query
 KINDS = {"int": "whole number", "float": "number", "bool": "boolean", "timestamp": "date"}
 
 
@@ -86,11 +87,18 @@ def parse_scalar(text: str, place: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: as Python writes it, and cut where it is long."""
+    """A value in a message: as Python writes it, cut where it is long, and no secret of an address in it."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = SHOWN
-    text = short.repr(value)
+    if isinstance(value, str):
+        value = without_secrets(value)  # before it is cut
+    text = without_secrets(short.repr(value))
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def without_secrets(text: str) -> str:
+    """A text that may hold an address, without the password and the query that may be in it."""
+    return SECRET.sub("…", text) if "://" in text else text
 
 
 class _Reader:

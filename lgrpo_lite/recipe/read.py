@@ -1,6 +1,5 @@
 """Reading recipes: a packaged name or a file, `key=value` on top; each fault a ConfigError with its place."""
 
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,12 +8,11 @@ from pydantic import ValidationError
 
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.recipe.algorithm import Section
-from lgrpo_lite.recipe.marks import SHOWN, Marks, load_marked, parse_scalar, shown
+from lgrpo_lite.recipe.marks import SHOWN, Marks, load_marked, parse_scalar, shown, without_secrets
 from lgrpo_lite.recipe.schema import Recipe, section_inside
 
 S = TypeVar("S", bound=Section)
 LONGEST = 1 << 20  # bytes of a recipe's file
-SECRET = re.compile(r"(?<=://)[^/?#]*(?=@)|(?<=[?#]).*")  # of a URL: a password, a query that may hold a key
 NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
     "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
     "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
@@ -123,9 +121,7 @@ def _override(raw: dict, marks: Marks, item: str) -> None:
 
 def _printable(item: str) -> str:
     """As it was given, but for what a terminal would act upon, what no line holds and what is secret."""
-    if "://" in item:
-        item = SECRET.sub("…", item)
-    text = "".join(c if c.isprintable() else "\ufffd" for c in item[: SHOWN + 1])
+    text = "".join(c if c.isprintable() else "\ufffd" for c in without_secrets(item)[: SHOWN + 1])
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 

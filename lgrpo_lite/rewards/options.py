@@ -16,6 +16,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from lgrpo_lite.errors import ConfigError, nearest
 from lgrpo_lite.recipe.algorithm import Section
+from lgrpo_lite.recipe.marks import shown
 from lgrpo_lite.recipe.reward import REWARD_KEYS, Reward, without_defaults
 from lgrpo_lite.recipe.schema import section_inside
 
@@ -114,5 +115,5 @@ def _explained(
         section = place.rpartition(".")[0]
         return ConfigError(f"{place} is missing", where=where(section), fix=f"add {option}: …")
     value, message = first["input"], first["msg"].lower()
-    what = f"{place}={value!r}: {message}"
+    what = f"{place}={shown(value)}: {message}"
     return ConfigError(what, where=where(place), fix="see docs/rewards.md")
