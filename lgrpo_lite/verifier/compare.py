@@ -16,6 +16,7 @@ from lgrpo_lite.verifier.lists import (
     literals,
     names_tell_nothing,
     unnamed_on_one_side,
+    without_domains,
 )
 from lgrpo_lite.verifier.matrices import as_matrix
 from lgrpo_lite.verifier.measures import measured
@@ -93,6 +94,7 @@ def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
     mine, gold = _elements(p, policy), _elements(g, policy)
     if p[0] == "list" and _one_answer_in_forms(mine, gold, policy):
         return True
+    mine, gold = without_domains(mine, gold), without_domains(gold, mine)
     mine, gold = alike_in_form(mine, gold)
     my_names = list(map(assigned, mine))
     gold_names = list(map(assigned, gold))

@@ -59,6 +59,18 @@ def alike_in_form(mine: list[Node], gold: list[Node]) -> tuple[list[Node], list[
     return mine, gold
 
 
+def without_domains(mine: list[Node], gold: list[Node]) -> list[Node]:
+    """2k pi, k in Z, without where k is from, where the gold does not say it."""
+    if any(map(_is_domain, gold)):
+        return mine
+    kept = [node for node in mine if not _is_domain(node)]
+    return kept or mine
+
+
+def _is_domain(node: Node) -> bool:
+    return node[:2] == ("rel", ("in",)) and node[2][0] == "v" and node[3][0] == "domain"
+
+
 def coordinates_of(node: Node) -> list[Node] | None:
     """p = 2 and q = 3 of (p, q) = (2, 3); None of anything else."""
     if node[:2] != ("rel", ("=",)):

@@ -135,6 +135,9 @@ def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
         reading_words = words(reading.spelled)
         if reading_words and reading_words == words(golden.spelled):
             return not _name_two_things(reading.spelled, golden.spelled)
+        items = _listed(reading.spelled)
+        if items and items == _listed(golden.spelled):
+            return True
         if not both_read:
             return False
     if _priced(reading, golden) or _priced(golden, reading):
@@ -164,6 +167,14 @@ def _decided_same(tree: Node, gold: Node, policy: Leniency) -> bool:
         return alike(tree, gold)
     except (Undecided, RecursionError):
         return False
+
+
+def _listed(spelled: str) -> list[str]:
+    """The items of a list in words, Alice and Bob, in their order; [] of anything else."""
+    if re.search(r"[\d=<>^_]", spelled):
+        return []
+    items = [words(item) for item in re.split(r"[,;]|\band\b", spelled.replace("\\text", ""))]
+    return [item for item in items if item] if len(items) > 1 else []
 
 
 def _name_two_things(a: str, b: str) -> bool:
