@@ -74,6 +74,12 @@ HOGS = {
     "lists and folders": (HEAP.format(90) + FOLDERS, True),
     "empty files": ("i = 0\nwhile True:\n  open(f'/tmp/{i}', 'w').close(); i += 1", True),
     "links": ("import os\nopen('/tmp/a', 'w').close()\ni = 0\nwhile True:\n  os.link('/tmp/a', f'/tmp/b{i}'); i += 1", True),
+    "a heap in pieces": (
+        "import ctypes, mmap\nc = ctypes.CDLL(None)\nx = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "for _ in range(64): x.write(bytes(1 << 20))\nat = ctypes.addressof(ctypes.c_char.from_buffer(x))\n" + HEAP.format(9999) +
+        "for i in range(0, 64 << 20, 8192): c.mprotect(ctypes.c_void_p(at + i), ctypes.c_size_t(4096), 1)\ntime.sleep(99)",
+        False,
+    ),
     "shared mappings": (
         "import mmap, time\nx = []\nwhile True:\n  try: x.append(mmap.mmap(-1, 1 << 20)); x[-1].write(bytes(1 << 20))\n"
         "  except (OSError, MemoryError): time.sleep(99)",

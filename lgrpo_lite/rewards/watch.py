@@ -10,6 +10,7 @@ from lgrpo_lite.rewards.bubblewrap import tmp_bytes
 
 MAX_WALL = 30  # times its limit: the end of code on a machine that gives it no CPU at all
 INODE_BYTES = 1536  # of the kernel's memory, for a file or folder with its name, rounded up
+MAPPING_BYTES = 1536  # of the kernel's memory, for a range of a process's addresses, rounded up
 MAX_NAMES = 4096  # of files and folders: /tmp limits what they hold, not how many there are
 ABOVE = 1.04  # times its limit: a little for the interpreter's own pages and what the kernel keeps
 KEPT_FREE = 512 << 20  # of the machine's memory, or a sixteenth where it has less than 8 GiB
@@ -24,7 +25,7 @@ class Watch:
 
     `used` seconds are wall time less waits for a CPU, or their CPU time if that is more: a busy machine thus
     changes no verdict, and code that sleeps is ended too. Of a container only wall time is known.
-    `held` bytes are the most of all together: their processes' pages, and the files and names in /tmp.
+    `held` bytes are the most of all together: their processes' pages and mappings, and what is in /tmp.
     """
 
     def __init__(self, startup: float, seconds: float, memory_mb: int):
@@ -94,6 +95,9 @@ def held_by(processes: Sequence[int], memory_mb: int) -> tuple[int, int]:
                 if line.startswith(("RssAnon:", "RssShmem:")):
                     held += int(line.split()[1]) << 10
     for pid in processes[1:]:
+        with contextlib.suppress(OSError):
+            # a line each; hundreds in an honest process, and 65,000 where somebody makes them
+            held += Path(f"/proc/{pid}/maps").read_bytes().count(b"\n") * MAPPING_BYTES
         with contextlib.suppress(OSError):
             its_tmp = os.statvfs(f"/proc/{pid}/root/tmp")
             # another file system stands there until bubblewrap is ready
