@@ -20,7 +20,7 @@ from lgrpo_lite.recipe.reward import Endpoint
 from lgrpo_lite.rewards.judge import endpoint_judge
 
 DEADLINE = 0.5  # seconds of every request here
-LATEST = 4.0  # seconds until a server here gives up by itself: a client that is still there has no deadline
+LATEST = 20.0  # seconds until a server here gives up by itself: a client that is still there has no deadline
 FLOOD = 48 << 20  # bytes until it gives up
 HELD = 16 << 20  # bytes that a client may have taken: its limit, and what was under way
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -133,7 +133,7 @@ def test_a_hostile_judge_costs_one_reward_at_the_deadline(case):
         judge = endpoint_judge(Endpoint(url=server.url, model="m", timeout=DEADLINE))
         begun = time.monotonic()
         assert judge(["q"]) == [None]
-        assert time.monotonic() - begun < LATEST - 1
+        assert time.monotonic() - begun < LATEST / 2
     assert server.sent < HELD
 
 
@@ -143,7 +143,7 @@ def test_a_server_that_drips_its_answer_did_not_answer_in_time(case):
         begun = time.monotonic()
         with pytest.raises(LgrpoError, match=r"did not answer within 0\.5 s"):
             connection(server.url).ask("/v1/models")
-        assert time.monotonic() - begun < LATEST - 1
+        assert time.monotonic() - begun < LATEST / 2
 
 
 @pytest.mark.parametrize("case", LONG)
