@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -33,6 +33,7 @@ from lgrpo_lite.machine.facts import read_machine
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 520  # seconds for all: nine minutes, less the unpacking of the kit
+PATIENCE = 10  # times as long may a dry run take: it shows that all ends well, and the machine may be busy
 SHORTEST = 15  # seconds; with less left nothing is started
 LAST = 15  # lines of a part that did not end well
 
@@ -177,10 +178,15 @@ def main() -> int:
         "--dry-run", action="store_true", help="the tiny form of each part; where there is no GPU always"
     )
     parser.add_argument("--out", type=Path, help="the JSON")
-    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds for all parts")
+    parser.add_argument(
+        "--deadline", type=float, help=f"seconds for all parts (default on a GPU: {DEADLINE})"
+    )
     args = parser.parse_args()
     gpu = torch.cuda.is_available()
     dry = args.dry_run or not gpu
+    patience = PATIENCE if dry else 1
+    parts = [replace(part, limit=patience * part.limit) for part in PARTS]
+    deadline = args.deadline or patience * DEADLINE
     name = f"first-contact-{'gpu' if gpu else 'cpu'}.json"
     out = args.out or ROOT / ("build" if dry else "bench/baselines") / name
     if dry and out.parent.resolve() == ROOT / "bench" / "baselines":
@@ -188,7 +194,7 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     if not gpu:
         print("no GPU here: a dry run")
-    well = contact(PARTS, out, dry=dry, deadline=args.deadline)
+    well = contact(parts, out, dry=dry, deadline=deadline)
     if os.environ.get("OUT"):
         shutil.copy(out, os.environ["OUT"])
     print(out)

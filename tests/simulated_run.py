@@ -169,7 +169,7 @@ class SimulatedRun:
             policy=made,
             optimizer=optimizer,
             micro_tokens=self.recipe.memory.micro_tokens,
-            told=[],
+            notices=[],
             recipe=self.recipe,
         )
         fixed = self.recipe.memory.checkpointing

@@ -161,7 +161,7 @@ def test_a_sigkill_leaves_the_terminal_in_order_and_is_told_with_the_command_tha
     onlooker.read(lambda seen: b"training" in seen)
     os.kill(status(tmp_path)["pid"], signal.SIGKILL)
     onlooker.read()
-    terminal.read(lambda seen: b"--resume auto" in seen and LEAVE in terminal.seen)
+    terminal.read(lambda seen: b"--name a --resume auto" in terminal.seen.partition(LEAVE)[2])
     for seen in (onlooker, terminal):
         words = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", seen.seen).replace(b"\r\n", b"\n")
         assert seen.clean() and b"the process is gone without a word" in words
