@@ -50,7 +50,18 @@ def result(runs: Path, name: str) -> dict:
     evals = [json.loads(line)["accuracy"] for line in (runs / name / "evals.jsonl").read_text().splitlines()]
     adapter = (last / "adapter" / "adapter_model.safetensors").read_bytes()
     exported = (runs / name / "export" / "adapter" / "adapter_model.safetensors").read_bytes()
-    return {"state": state, "steps": steps, "evals": evals, "adapter": adapter, "exported": exported}
+    links = {link.name: os.readlink(link) for link in last.parent.iterdir() if link.is_symlink()}
+    names = sorted(path.name for path in last.parent.iterdir())
+    return {
+        "state": state,
+        "steps": steps,
+        "evals": evals,
+        "adapter": adapter,
+        "exported": exported,
+        "trainer": (last / "trainer.pt").read_bytes(),
+        "links": links,
+        "checkpoints": names,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +73,8 @@ def whole(tmp_path_factory):
 
 def same(whole: Path, name: str) -> None:
     expected, actual = result(whole, "whole"), result(whole, name)
-    assert actual["state"] == expected["state"]
-    assert actual["steps"] == expected["steps"]
-    assert actual["evals"] == expected["evals"]
-    assert actual["adapter"] == expected["adapter"]
-    assert actual["exported"] == expected["exported"]
+    for part, value in expected.items():
+        assert actual[part] == value, part
 
 
 @pytest.mark.slow

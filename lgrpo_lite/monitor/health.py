@@ -17,7 +17,12 @@ STUCK = 3.0  # medians of a step without any progress …
 AT_LEAST = 60.0  # … and so many seconds, since short steps vary
 ENDED = ("done", "stopped", "failed")
 # by exit code
-STOPPED = {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM", 75: "stopped at its time limit"}
+STOPPED = {
+    129: "stopped when its terminal was closed",
+    130: "stopped by Ctrl-C",
+    143: "stopped by SIGTERM",
+    75: "stopped at its time limit",
+}
 
 
 @dataclass(frozen=True, slots=True)
