@@ -115,7 +115,8 @@ class RunFolder:
         write_whole(self.path / name, text)
 
     def set_status(self, state: str, step: int, exit_code: int | None = None, **more: Any) -> None:
-        """What the run does now; STATUS.json, replaced whole. Times are Unix times, `began` is the process's.
+        """What the run does now; STATUS.json, replaced whole. Times are Unix times but for `began`:
+        the process's start, in seconds after the machine's.
 
         state: starting, loading, evaluating, looking for a signal, estimating values, proving the
         rollouts, training, saving, exporting; done, stopped or failed with an exit code. `more`
