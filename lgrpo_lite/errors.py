@@ -8,6 +8,7 @@
 | 4 | OutOfMemory | nothing left to shrink |
 | 5 | DataError | data, reward or checkpoint file |
 | 6 | VerificationError | a check of numbers failed |
+| 7 | DiskFault | the run folder cannot be written: the disk is full, or the folder is gone |
 """
 
 import difflib
@@ -47,8 +48,13 @@ class VerificationError(LgrpoError):
     exit_code = 6
 
 
+class DiskFault(LgrpoError):
+    exit_code = 7
+
+
 EXIT_INTERRUPTED = 130  # first Ctrl-C: the step was finished and saved
 EXIT_TERMINATED = 143  # the same for SIGTERM
+EXIT_HANGUP = 129  # the same where the terminal went away (SIGHUP)
 EXIT_TIME_LIMIT = 75  # stopped at train.time_limit, resumable
 
 

@@ -1,7 +1,12 @@
 """Checkpoints: whole or not at all, and a resumed run is the run."""
 
+import json
+import os
+import pickle
 import random
 import shutil
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,8 +65,8 @@ def test_numbers_of_numpy_and_python_go_on_too_and_older_checkpoints_have_none_o
 
 
 def test_keeps_the_last_two_and_the_best(tmp_path, run):
-    write(tmp_path, run, 1, score=0.9, best_score=0.9)
-    write(tmp_path, run, 2, 3, 4, score=0.5, best_score=0.9)
+    write(tmp_path, run, 1, score=0.9, best_score=0.9, best_step=1)
+    write(tmp_path, run, 2, 3, 4, score=0.5, best_score=0.9, best_step=1)
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000001", "step-000003", "step-000004"]
     assert (tmp_path / "latest").resolve().name == "step-000004"
     assert checkpoint.find(tmp_path, "best")[0].name == "step-000001"
@@ -112,6 +117,56 @@ def test_no_checkpoint_at_all(tmp_path, run):
     shutil.rmtree(tmp_path / "step-000001" / "adapter")
     found, warnings = checkpoint.find(tmp_path)
     assert found is None and warnings
+
+
+@pytest.mark.parametrize("kept", ["links of before", "no links", "a copy for a link", "half a link"])
+def test_links_are_put_where_the_states_say(tmp_path, run, kept):
+    """As a kill between a checkpoint and its links leaves them, or a copy that followed links."""
+    write(tmp_path, run, 1, score=0.5, best_score=0.5, best_step=1)
+    write(tmp_path, run, 2, score=0.9, best_score=0.9, best_step=2)
+    for name in ("latest", "best"):
+        link = tmp_path / name
+        link.unlink()
+        if kept == "links of before":
+            link.symlink_to("step-000001")
+        elif kept == "a copy for a link":
+            shutil.copytree(tmp_path / "step-000001", link)
+        elif kept == "half a link":
+            link.with_name(f".{name}.new").symlink_to("step-000002")
+    (tmp_path / ".partial-000003").mkdir()
+    checkpoint.repair(tmp_path, keep_best=1)
+    assert (tmp_path / "latest").readlink() == (tmp_path / "best").readlink() == Path("step-000002")
+    names = ["best", "latest", "step-000001", "step-000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    write(tmp_path, run, 3, 4, score=0.9, best_score=0.9, best_step=2)  # no better than step 2, which stays
+    checkpoint.repair(tmp_path, keep_best=1)
+    assert (tmp_path / "best").readlink() == Path("step-000002")
+    assert (tmp_path / "latest").readlink() == Path("step-000004")
+
+
+def test_the_best_that_is_broken_is_no_longer_the_best(tmp_path, run):
+    write(tmp_path, run, 1, score=0.5, best_score=0.5, best_step=1)
+    write(tmp_path, run, 2, score=0.9, best_score=0.9, best_step=2)
+    (tmp_path / "step-000002" / "trainer.pt").write_bytes(b"")
+    found, [warning] = checkpoint.find(tmp_path, "best")
+    assert found is None and "step-000002 is corrupt" in warning
+    checkpoint.repair(tmp_path, keep_best=1)
+    assert checkpoint.find(tmp_path, "best")[0].name == "step-000001"
+
+
+def test_without_a_best_none_is_found(tmp_path, run):
+    write(tmp_path, run, 1)
+    assert checkpoint.find(tmp_path, "best") == (None, [])
+
+
+def test_a_checkpoint_that_was_moved_and_linked_is_written_and_removed_as_a_link(tmp_path, run):
+    root, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    write(root, run, 1)
+    (root / "step-000001").rename(elsewhere)
+    (root / "step-000001").symlink_to(elsewhere)
+    write(root, run, 1, 2, 3)
+    assert sorted(path.name for path in root.glob("step-*")) == ["step-000002", "step-000003"]
+    assert (elsewhere / "trainer.pt").exists()
 
 
 EXPORTED = {
@@ -165,3 +220,83 @@ def test_state_that_an_algorithm_owns_comes_back_and_is_never_exported(name, tmp
     saved = load_file(exported / "adapter_model.safetensors")
     assert all("lora_" in key for key in saved)
     assert {p.name for p in exported.iterdir()} <= EXPORTED
+
+
+# ------------------------------------------------------------------------- a kill at each change of a file
+
+
+class Killed(BaseException):
+    """Nothing that the run does survives it."""
+
+
+CHANGES = [(os, "replace"), (os, "fsync"), (Path, "rename"), (Path, "symlink_to"), (shutil, "rmtree")]
+EVERY = [
+    "train.steps=2",
+    "train.save_every=1",
+    "train.eval_every=1",
+    "data.eval.limit=2",
+    "data.train.limit=40",
+]
+
+
+def steps_of(path, *, kill_at=None, resume=False):
+    """Run the loop in a folder; True where it came to its end before the `kill_at`th change of a file."""
+    from lgrpo_lite.folder.folder import RunFolder
+    from lgrpo_lite.train.loop import steps
+    from lgrpo_lite.train.stop import StopRequest
+
+    count = 0
+
+    def counted(function):
+        def call(*args, **options):
+            nonlocal count
+            count += 1
+            if count == kill_at:
+                raise Killed
+            return function(*args, **options)
+
+        return call
+
+    run = build(tiny_recipe(*EVERY))
+    folder = RunFolder(path)
+    folder.open()
+    with pytest.MonkeyPatch.context() as patch:
+        for home, name in CHANGES:
+            patch.setattr(home, name, counted(getattr(home, name)))
+        try:
+            return steps(run, folder, StopRequest(), resume=resume)
+        except Killed:
+            return False
+        finally:
+            folder.close()
+            run.reward.close()
+
+
+def all_of(path):
+    """What a run leaves behind, less times and what a machine measures."""
+    kept = {}
+    for file in sorted((path / "checkpoints").iterdir()):
+        kept[file.name] = str(file.readlink()) if file.is_symlink() else (file / "state.json").read_bytes()
+        trainer = torch.load(file / "trainer.pt", weights_only=True)
+        del trainer["rng"][
+            "python"
+        ]  # pytest's plugins draw from it; test_resume compares the file of a process
+        kept[f"{file.name}/trainer"] = sha256(pickle.dumps(trainer)).hexdigest()
+        kept[f"{file.name}/adapter"] = (file / "adapter" / "adapter_model.safetensors").read_bytes()
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        rows = [json.loads(line) for line in (path / name).read_text("utf-8").splitlines()]
+        measured = ("time", "seconds", "memory", "reward_p50", "reward_p95")
+        kept[name] = [{key: value for key, value in row.items() if key not in measured} for row in rows]
+    return kept
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_of_a_file_a_run_ends_with_the_same_links_states_and_bytes(tmp_path):
+    assert steps_of(tmp_path / "whole")
+    whole = all_of(tmp_path / "whole")
+    kill_at = 1
+    while not steps_of(tmp_path / f"{kill_at}", kill_at=kill_at):
+        assert steps_of(tmp_path / f"{kill_at}", resume=True)
+        assert all_of(tmp_path / f"{kill_at}") == whole, f"killed at change {kill_at}"
+        kill_at += 1
+    assert kill_at > 30

@@ -205,7 +205,7 @@ def test_an_alarm_is_told_once_counted_and_remembered_by_a_resumed_run(tmp_path)
     held = [row["step"] for row in rows if row["alarms"] == ["truncation"]]
     assert held[0] == told[0]["step"] and held[-1] == 8
     again = RunFolder(tmp_path)
-    again.rewind(7)
+    again.rewind(7, evaluated=True)
     again.follow({})
     again.record(dataclasses.replace(CUT, step=8))
     assert len([e for e in again.rows("events.jsonl") if e["kind"] == "alarm"]) == 1

@@ -4,7 +4,11 @@ same bytes as one that was not.
 
 import json
 import os
+import pty
 import random
+import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +54,16 @@ def result(runs: Path, name: str) -> dict:
     evals = [json.loads(line)["accuracy"] for line in (runs / name / "evals.jsonl").read_text().splitlines()]
     adapter = (last / "adapter" / "adapter_model.safetensors").read_bytes()
     exported = (runs / name / "export" / "adapter" / "adapter_model.safetensors").read_bytes()
-    return {"state": state, "steps": steps, "evals": evals, "adapter": adapter, "exported": exported}
+    links = {link.name: os.readlink(link) for link in last.parent.iterdir() if link.is_symlink()}
+    return {
+        "state": state,
+        "steps": steps,
+        "evals": evals,
+        "adapter": adapter,
+        "exported": exported,
+        "trainer": (last / "trainer.pt").read_bytes(),
+        "links": links,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +75,8 @@ def whole(tmp_path_factory):
 
 def same(whole: Path, name: str) -> None:
     expected, actual = result(whole, "whole"), result(whole, name)
-    assert actual["state"] == expected["state"]
-    assert actual["steps"] == expected["steps"]
-    assert actual["evals"] == expected["evals"]
-    assert actual["adapter"] == expected["adapter"]
-    assert actual["exported"] == expected["exported"]
+    for part, value in expected.items():
+        assert actual[part] == value, part
 
 
 @pytest.mark.slow
@@ -191,3 +201,147 @@ def test_a_second_kill_is_survived_too(whole):
         process.wait()
     subprocess.run(command(whole, "again"), check=True, capture_output=True)
     same(whole, "again")
+
+
+# --------------------------------------------------------------------------------- what a machine does to a run
+
+
+def broke(whole: Path, name: str, code: int, err: str) -> None:
+    """It said so in three lines and in STATUS.json."""
+    lines = err[err.index("error: ") :].splitlines()
+    assert len(lines) == 3 and "Traceback" not in err and "Logging error" not in err
+    status = json.loads((whole / name / "STATUS.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [1000, 4500, 9000])
+def test_a_full_disk_is_told_and_the_run_goes_on_where_there_is_room(whole, kilobytes):
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        pytest.skip("needs bubblewrap for a disk of its own")
+    name = f"full{kilobytes}"
+    kept = whole / name
+    kept.mkdir()
+    run = shlex.join(command(Path("/mnt"), name))
+    script = f"{run}; code=$?; cp -r /mnt/{name}/. {shlex.quote(str(kept))}; exit $code"
+    disk = ["--size", str(1024 * kilobytes), "--tmpfs", "/mnt"]
+    inside = [
+        bwrap,
+        "--bind",
+        "/",
+        "/",
+        "--dev-bind",
+        "/dev",
+        "/dev",
+        "--proc",
+        "/proc",
+        *disk,
+        "sh",
+        "-c",
+        script,
+    ]
+    done = subprocess.run(inside, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    assert "the disk is full" in done.stderr
+    broke(whole, name, 7, done.stderr)
+    subprocess.run(command(whole, name), check=True, capture_output=True)
+    same(whole, name)
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_is_renamed_ends_the_run_and_it_goes_on_once_it_is_back(whole):
+    process = start(whole, "moved")
+    wait_for(whole, "moved", 5, process)
+    (whole / "moved").rename(whole / "elsewhere")
+    _, err = process.communicate(timeout=60)
+    (whole / "elsewhere").rename(whole / "moved")
+    text = err.decode()
+    assert process.returncode == 7 and "the run folder is gone" in text
+    assert "Traceback" not in text and len(text[text.index("error: ") :].splitlines()) == 3
+    subprocess.run(command(whole, "moved"), check=True, capture_output=True)
+    same(whole, "moved")
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_finishes_the_step_and_saves(whole):
+    argv = [word if word != "plain" else "live" for word in command(whole, "closed")]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(argv[0], argv)
+    path = whole / "closed" / "metrics.jsonl"
+    while not (path.exists() and path.read_text().count("\n") >= 4):
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    _, waited = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(waited) == 129
+    status = json.loads((whole / "closed" / "STATUS.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 129)
+    subprocess.run(command(whole, "closed"), check=True, capture_output=True)
+    same(whole, "closed")
+
+
+@pytest.mark.slow
+def test_under_nohup_a_closed_terminal_is_not_noticed(whole):
+    process = subprocess.Popen(
+        ["nohup", *command(whole, "nohup")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    wait_for(whole, "nohup", 2, process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    same(whole, "nohup")
+
+
+@pytest.mark.slow
+def test_rows_that_a_power_cut_took_are_named(whole):
+    process = start(whole, "cut")
+    wait_for(whole, "cut", 8, process)
+    process.kill()
+    process.wait()
+    path = whole / "cut" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    done = subprocess.run(command(whole, "cut"), check=True, capture_output=True, text=True)
+    assert "metrics.jsonl lacks" in done.stderr and "their records were lost" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["7", "[1]", '{"step": "x"}', "null", '{"step": 1e400}'])
+def test_a_line_that_is_no_record_does_not_stop_a_run_from_going_on(whole, tmp_path, line):
+    from lgrpo_lite.folder.folder import RunFolder
+
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        rows = (whole / "whole" / name).read_text()
+        (tmp_path / name).write_text(f"{line}\n{rows}{line}\n")
+    folder = RunFolder(tmp_path)
+    folder.rewind(12, evaluated=True)
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        assert folder.rows(name) == RunFolder(whole / "whole").rows(name)
+
+
+def test_logs_of_an_attempt_that_were_tidied_away_do_not_stop_the_next(tmp_path):
+    from lgrpo_lite.folder.folder import RunFolder
+
+    for number in (2, 10):
+        (tmp_path / "logs" / f"attempt_{number}").mkdir(parents=True)
+    folder = RunFolder(tmp_path)
+    folder.open()
+    assert folder.attempt == 11
+    folder.close()
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"a: [", b"a: 2026-99-99"])
+def test_a_foreign_folder_does_not_stop_runs_from_going_on(whole, tmp_path, capfd, text):
+    """Beside the others it is passed over; by its name it is refused."""
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.resolved.yaml").write_bytes(text)
+    asked = ["recipe", "tiny-math", *SMALL, "--runs", tmp_path, "--name", "foreign", "--resume", "auto"]
+    assert lgrpo(*asked) == 2
+    assert "the settings of the run cannot be read" in capfd.readouterr().err
+    from lgrpo_lite.folder.opening import open_run
+    from lgrpo_lite.recipe.read import load_recipe
+
+    folder, resumed = open_run(load_recipe("tiny-math", []), tmp_path, None, "auto")
+    folder.close()
+    assert not resumed and folder.path != foreign

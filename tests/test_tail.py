@@ -1,6 +1,7 @@
 """Reading a run folder: at the same cost however long the run, whatever the files hold."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from lgrpo_lite.monitor import lines
 from lgrpo_lite.monitor.health import health, process_start
 from lgrpo_lite.monitor.lines import Lines
-from lgrpo_lite.monitor.tail import KEPT, Tail, record_of, thinned
+from lgrpo_lite.monitor.tail import KEPT, Tail, completions, record_of, thinned
 from lgrpo_lite.types import StepRecord
 
 JUNK = [b"not json\n", b"[1]\n", b"\xff\xfe\n", b"\n", b'"text"\n', b"[" * 5000 + b"\n"]
@@ -182,6 +184,26 @@ def test_health(tmp_path, status, now, step_seconds, state):
     assert found.state == state
     assert bool(found.why) == (state not in ("starting", "live", "done"))
     assert bool(found.resume) == (state not in ("starting", "live", "done"))
+
+
+def test_where_a_clock_is_set_a_process_began_when_it_began():
+    """As the kernel counts it, in ticks after its own start."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    assert process_start(os.getpid()) == pytest.approx(int(fields[19]) / os.sysconf("SC_CLK_TCK"), abs=1.5)
+
+
+def test_a_run_of_before_wrote_when_its_process_began_as_a_unix_time(tmp_path):
+    status = _status(began=psutil.Process().create_time())
+    assert health(status, tmp_path, status["heartbeat"], 1.0).state == "live"
+
+
+def test_completions_with_any_byte_flipped_are_read_or_not_there(tmp_path):
+    rows = "".join(json.dumps({"prompt": "p", "group": 0, "text": "t" * n}) + "\n" for n in range(20))
+    whole = gzip.compress(rows.encode())
+    path = tmp_path / "step-000001.jsonl.gz"
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        completions(path)
 
 
 def test_a_killed_process_is_noticed_before_its_parent_buries_it(tmp_path):

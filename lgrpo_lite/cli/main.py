@@ -31,7 +31,8 @@ VERBS = {
 
 EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this machine lacks something
             4 out of memory · 5 data, reward or checkpoint · 6 verification failed
-            75 time limit, resumable · 130 Ctrl-C · 143 SIGTERM
+            7 disk full or folder gone · 75 time limit, resumable
+            129 terminal closed · 130 Ctrl-C · 143 SIGTERM
 start here: lgrpo-lite recipe tiny-math"""
 
 

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,15 +167,19 @@ def _lines(problems: Sequence[Problem]) -> bytes:
 def read_samples(path: Path) -> list[Problem]:
     """All problems of a finished samples file, compressed or not. A foreign line: ConfigError (file:line)."""
     data = path.read_bytes()
+    fix = "run the evaluation again with another --out"
     if path.suffix == ".gz":
-        data = gzip.decompress(data)
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            what = f"the samples cannot be unpacked: {error}"
+            raise ConfigError(what, where=str(path), fix=fix) from None
     problems = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             problems.append(Problem.from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             what = f"no line of an evaluation: {error}"
-            fix = "run the evaluation again with another --out"
             raise ConfigError(what, where=f"{path}:{number}", fix=fix) from None
     return problems
 

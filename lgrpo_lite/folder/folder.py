@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.machine.disk import finite, lock, objects, write_whole
+from lgrpo_lite.machine.disk import FULL, finite, lock, objects, write_over, write_whole
 from lgrpo_lite.monitor.alarms import Alarms
 from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
@@ -68,8 +68,8 @@ class RunFolder:
             raise ConfigError(what, where=str(self.path), fix=fix) from None
         fix = "wait for it, stop it, or give this run another --name"
         self._lock = lock(self.path, "another process is training in this run folder", fix)
-        earlier = list((self.path / "logs").glob("attempt_*"))
-        self.attempt = 1 + len(earlier)
+        earlier = [path.name.removeprefix("attempt_") for path in (self.path / "logs").glob("attempt_*")]
+        self.attempt = 1 + max((int(number) for number in earlier if number.isdecimal()), default=0)
         self.log_path.parent.mkdir()
         latest = self.path / "logs" / "latest"
         with suppress(OSError):  # a file system without links
@@ -115,7 +115,8 @@ class RunFolder:
         write_whole(self.path / name, text)
 
     def set_status(self, state: str, step: int, exit_code: int | None = None, **more: Any) -> None:
-        """What the run does now; STATUS.json, replaced whole. Times are Unix times, `began` is the process's.
+        """What the run does now; STATUS.json, replaced whole. Times are Unix times but for `began`:
+        the process's start, in seconds after the machine's.
 
         state: starting, loading, evaluating, looking for a signal, estimating values, proving the
         rollouts, training, saving, exporting; done, stopped or failed with an exit code. `more`
@@ -179,7 +180,12 @@ class RunFolder:
             row = self._status | self._process | {"heartbeat": time.time()}
             row = {key: value for key, value in row.items() if value is not None or key == "exit_code"}
             text = json.dumps(finite(row), allow_nan=False)
-            write_whole(self.path / "STATUS.json", text, sync=sync)
+            try:
+                write_whole(self.path / "STATUS.json", text, sync=sync)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                write_over(self.path / "STATUS.json", text)
 
     def event(self, kind: str, **more: Any) -> None:
         """One line of events.jsonl: what happened, beside the steps."""
@@ -236,12 +242,29 @@ class RunFolder:
         lines = path.read_text("utf-8", errors="replace").splitlines()
         return list(objects(lines))
 
-    def rewind(self, step: int) -> None:
-        """Forget steps and evaluations after `step`: the resumed run makes them again, with equal numbers."""
-        for name in ("metrics.jsonl", "evals.jsonl"):
-            if (self.path / name).exists():
-                kept = [row for row in self.rows(name) if row.get("step", 0) <= step]
-                self.write(name, "".join(_line(row) for row in kept))
+    def rewind(self, step: int, *, evaluated: bool) -> None:
+        """Forget steps after `step`, and evaluations after it or, unless `evaluated`, of it: the resumed run
+        makes them again, with equal numbers. Steps that a power cut took are named in events.jsonl.
+        """
+        steps = self._keep("metrics.jsonl", step)
+        self._keep("evals.jsonl", step if evaluated else step - 1)
+        lost = sorted(set(range(1, step + 1)) - steps)
+        if lost:
+            message = f"metrics.jsonl lacks {len(lost)} of {step} steps, from {lost[0]} to {lost[-1]}"
+            self.event("warning", message=f"{message}: they were trained, their records were lost")
+
+    def _keep(self, name: str, last: int) -> set[int]:
+        """Drop a file's rows after step `last`, and foreign ones; the steps that stay."""
+        kept = [row for row in self.rows(name) if isinstance(row.get("step"), int) and row["step"] <= last]
+        if (self.path / name).exists():
+            self.write(name, "".join(_line(row) for row in kept))
+        return {row["step"] for row in kept}
+
+    def sync(self) -> None:
+        """What was appended is on the disk, as durable as the checkpoint that comes next."""
+        for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
+            with suppress(FileNotFoundError), (self.path / name).open("rb") as file:
+                os.fsync(file.fileno())
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:

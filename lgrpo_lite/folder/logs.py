@@ -13,6 +13,7 @@ def log_to(path: Path) -> None:
     logging.basicConfig(
         filename=path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
     )
+    logging.raiseExceptions = False  # a full disk is told once, by the run, and not by every line of a log
     logging.captureWarnings(True)
     import transformers
 

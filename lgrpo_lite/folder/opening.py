@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,23 @@ def _unfinished(recipe: Recipe, runs: Path) -> Path | None:
     """The newest run of the same settings that did not come to its end."""
     known = [file.parent for file in runs.glob(f"*/{RESOLVED}")]
     for path in sorted(known, key=lambda p: p.stat().st_mtime, reverse=True):
-        if RunFolder(path).status.get("state") != "done" and not changes(path, recipe):
-            return path
+        with suppress(ConfigError):  # a foreign folder is no run to go on with
+            if RunFolder(path).status.get("state") != "done" and not changes(path, recipe):
+                return path
     return None
 
 
 def changes(path: Path, recipe: Recipe) -> list[str]:
-    """Settings of a run that a recipe has otherwise and that a resumed run may not change."""
-    began = yaml.safe_load((path / RESOLVED).read_text("utf-8"))
+    """Settings of a run that a recipe has otherwise and that a resumed run may not change. Unreadable ones:
+    ConfigError.
+    """
+    try:
+        began = yaml.safe_load((path / RESOLVED).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        fix = "put the file back from a copy, or choose another --name"
+        what = f"the settings of the run cannot be read: {reason}"
+        raise ConfigError(what, where=str(path / RESOLVED), fix=fix) from None
     return differences(_comparable(began), _comparable(yaml.safe_load(recipe.to_yaml())), FREE)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.errors import LgrpoError
 from lgrpo_lite.evaluation.paired import FEW, change
 from lgrpo_lite.evaluation.results import read_samples
 from lgrpo_lite.machine.disk import write_whole
@@ -132,7 +133,7 @@ def _change(run: RunView, first: dict[str, Any], last: dict[str, Any]) -> str | 
     try:
         before, after = (read_samples(run.path / "evals" / name) for name in names)
         return change(before, after, names=("the policy before training", "the trained policy"))
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+    except (OSError, LgrpoError):
         return None
 
 

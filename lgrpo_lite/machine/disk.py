@@ -2,15 +2,21 @@
 are whole.
 """
 
+import errno
 import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.errors import ConfigError, DiskFault, LgrpoError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room, or none for this user
+LEAST = 2**20  # bytes: with fewer of them free a write is taken to have failed for that
 
 
 def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
@@ -19,12 +25,26 @@ def write_whole(path: Path, text: str | bytes, *, sync: bool = True) -> None:
     """
     data = text.encode() if isinstance(text, str) else text
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    os.replace(fresh, path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError:
+        with suppress(OSError):  # of a full disk every byte counts
+            fresh.unlink()
+        raise
+
+
+def write_over(path: Path, text: str) -> None:
+    """Replace a small file's bytes where they lie: a full disk lets no new file be written, and a block that
+    a file has already can be. A kill in between leaves half of it.
+    """
+    with path.open("r+b") as file:
+        file.write(text.encode())
+        file.truncate()
 
 
 def lock(folder: Path, busy: str, fix: str) -> TextIO:
@@ -62,3 +82,22 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return value
+
+
+def disk_fault(error: Exception, path: Path) -> DiskFault | None:
+    """What a full disk, or a run folder that is gone or read-only, does to a write; None for other faults.
+
+    torch and safetensors say it in errors of their own, so the disk is asked as well.
+    """
+    if isinstance(error, LgrpoError):
+        return None
+    number = getattr(error, "errno", None)
+    if not path.is_dir():
+        what, fix = "the run folder is gone", "put it back where it was, then --resume auto goes on"
+    elif number in FULL or shutil.disk_usage(path).free < LEAST:
+        what, fix = "the disk is full", "make room, then --resume auto goes on from the last checkpoint"
+    elif number == errno.EROFS:
+        what, fix = "the disk became read-only", "see why with `dmesg`, then --resume auto goes on"
+    else:
+        return None
+    return DiskFault(what, where=str(path), fix=fix)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -10,10 +11,14 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from lgrpo_lite.machine.hub import has_token, model_cache, unreachable
 
+# packages whose versions a run writes down
+VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
 SMI_TIMEOUT = 20  # seconds; a healthy nvidia-smi answers in two, a lost GPU never
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not always in WSL's PATH
 SMI_FAULTS = {  # what nvidia-smi prints: (what it means, what helps)
@@ -324,3 +329,18 @@ def _text(path: Path) -> str:
         return path.read_text("utf-8", "replace")
     except OSError:
         return ""
+
+
+def environment() -> dict[str, Any]:
+    """What a run writes down of the machine and the packages it ran with."""
+    packages = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name in VERSIONS:
+            packages[name] = distribution.version
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": packages,
+        "cpus": os.cpu_count(),
+    }

@@ -15,9 +15,15 @@ BEAT = 1.0  # seconds between two heartbeats of a process that trains
 SILENT = 4.0  # seconds without one, from another machine: it is gone, or the network is slow
 STUCK = 3.0  # medians of a step without any progress …
 AT_LEAST = 60.0  # … and so many seconds, since short steps vary
+UNIX = 1e9  # seconds: what was written before `began` counted from the machine's start
 ENDED = ("done", "stopped", "failed")
 # by exit code
-STOPPED = {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM", 75: "stopped at its time limit"}
+STOPPED = {
+    129: "stopped when its terminal was closed",
+    130: "stopped by Ctrl-C",
+    143: "stopped by SIGTERM",
+    75: "stopped at its time limit",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,13 @@ def health(status: dict[str, Any], path: Path, now: float, step_seconds: float |
 
 
 def process_start(pid: int) -> float | None:
-    """When a process began, so that another one with its number is not taken for it; None: there is none."""
+    """When a process began, so that another one with its number is not taken for it; None: there is none.
+
+    Seconds after the machine's start: they stay where its clock is set, and psutil's Unix time does not.
+    """
     try:
-        return psutil.Process(pid).create_time()
+        boot = psutil.boot_time()
+        return psutil.Process(pid).create_time() - boot
     except (psutil.Error, ValueError, OverflowError):
         return None
 
@@ -72,13 +82,16 @@ def _runs(status: dict[str, Any]) -> bool:
     pid = status.get("pid")
     if not isinstance(pid, int) or pid < 1:
         return False
+    began = process_start(pid)
+    if began is None:
+        return False
     try:
-        process = psutil.Process(pid)
-        began = process.create_time()
-        zombie = process.status() == psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError, OverflowError):
+        zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return False
     written = finite(status.get("began"))
+    if written is not None and written > UNIX:
+        written -= psutil.boot_time()
     same = written is None or abs(began - written) < 2.0
     return same and not zombie
 

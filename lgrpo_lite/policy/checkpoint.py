@@ -35,6 +35,7 @@ class State:
     length_lambda: float | None = None
     score: float | None = None  # accuracy of the newest evaluation
     best_score: float | None = None
+    best_step: int | None = None  # the first one with that score
     refused: int = 0  # steps in a row whose loss was not finite
 
 
@@ -46,30 +47,37 @@ def save(
     final = root / f"step-{state.step:06d}"
     partial = root / f".partial-{state.step:06d}"
     for leftover in root.glob(".partial-*"):
-        shutil.rmtree(leftover)
+        _remove(leftover)
     partial.mkdir()
-    policy.save(partial / "adapter")
-    torch.save({**tensors, "rng": random_state()}, partial / "trainer.pt")
-    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), "utf-8")
-    _seal(partial)
-    if final.exists():
-        shutil.rmtree(final)
+    try:
+        policy.save(partial / "adapter")
+        torch.save({**tensors, "rng": random_state()}, partial / "trainer.pt")
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), "utf-8")
+        _seal(partial)
+    except Exception:  # a full disk: what was written of it is in the way of the run's last words
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _remove(final)
     partial.rename(final)
     _sync(root)
     _point(root / "latest", final.name)
-    if keep_best and state.score is not None and state.score == state.best_score:
+    if keep_best and is_best(state):
         _point(root / "best", final.name)
     _prune(root, keep_last)
     return final
 
 
 def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint (`last`), `best`, or a step's; and a warning for each one passed over."""
+    """The newest whole checkpoint (`last`), `best`, or a step's; and a warning for each one passed over.
+
+    Only `last` has others to fall back to: whoever asks for the best or for a step gets that or None.
+    """
     warnings = []
-    folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True)
-    if which == "best" and (root / "best").exists():
-        folders = [(root / "best").resolve(), *folders]
-    elif which not in ("last", "best"):
+    if which == "last":
+        folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True)
+    elif which == "best":
+        folders = [(root / "best").resolve()] if (root / "best").exists() else []
+    else:
         folders = [root / f"step-{int(which):06d}"] if which.isdigit() else []
     for folder in folders:
         fault = broken(folder)
@@ -77,6 +85,25 @@ def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
             return folder, warnings
         warnings.append(f"checkpoint {folder.name} is corrupt ({fault})")
     return None, warnings
+
+
+def repair(root: Path, *, keep_best: int) -> None:
+    """Put the links where the states of the whole checkpoints say, and remove what a killed save left.
+
+    For a run that is resumed: a kill may fall between a checkpoint and the links to it.
+    """
+    for leftover in (*root.glob(".partial-*"), *root.glob(".*.new")):
+        _remove(leftover)
+    whole = [path for path in sorted(root.glob("step-*")) if broken(path) is None]
+    states = [(read_state(path), path) for path in whole]
+    if states:
+        _point(root / "latest", states[-1][1].name)
+    scored = [(state.score, -state.step, path) for state, path in states if state.score is not None]
+    if scored and keep_best:
+        _, _, best = max(scored)  # the first of equals
+        _point(root / "best", best.name)
+    elif (root / "best").is_symlink():
+        (root / "best").unlink()
 
 
 def broken(folder: Path) -> str | None:
@@ -116,9 +143,14 @@ def read_state(folder: Path) -> State:
 
 def improved(state: State, score: float | None) -> State:
     """The state after an evaluation: the best score only rises, so the first of two equals stays the best."""
-    best = state.best_score
-    better = score is not None and (best is None or score > best)
-    return replace(state, score=score, best_score=score if better else best)
+    if score is None or (state.best_score is not None and score <= state.best_score):
+        return replace(state, score=score)
+    return replace(state, score=score, best_score=score, best_step=state.step)
+
+
+def is_best(state: State) -> bool:
+    """Whether no evaluation before this step's was as good."""
+    return state.score is not None and state.best_step == state.step
 
 
 def random_state() -> dict[str, Any]:
@@ -184,7 +216,17 @@ def _point(link: Path, target: str) -> None:
     fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)  # a copy of a checkpoint, by a tool that follows links
     os.replace(fresh, link)
+
+
+def _remove(path: Path) -> None:
+    """A file, a folder or a link; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _prune(root: Path, keep_last: int) -> None:
@@ -192,4 +234,4 @@ def _prune(root: Path, keep_last: int) -> None:
     best = (root / "best").resolve() if (root / "best").exists() else None
     for folder in folders[:-keep_last]:
         if folder.resolve() != best:
-            shutil.rmtree(folder)
+            _remove(folder)

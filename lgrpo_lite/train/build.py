@@ -1,7 +1,9 @@
 """Composition root: a checked recipe -> a Run. The only place that turns settings into objects."""
 
+import random
 import re
 
+import numpy as np
 import torch
 
 from lgrpo_lite.checks.check import gold_fault_of
@@ -42,7 +44,7 @@ def build(recipe: Recipe) -> Run:
 def _build(recipe: Recipe) -> Run:
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
-    torch.manual_seed(recipe.seed)
+    _seed(recipe.seed)
     engine = open_engine(recipe)
     if torch.cuda.is_available():
         # of the engine's start: an adapter that is made inside it would keep all of it from the card
@@ -67,7 +69,7 @@ def _build(recipe: Recipe) -> Run:
     reward.check([*prompts, *held_out])
     _demand_judge(recipe, policy, [*prompts, *held_out])
     # the first rollout draws the same numbers however the parts above were built
-    torch.manual_seed(recipe.seed)
+    _seed(recipe.seed)
     return Run(
         recipe=recipe,
         policy=policy,
@@ -84,6 +86,13 @@ def _build(recipe: Recipe) -> Run:
         notes=tuple(notes),
         warnings=(overlap,) if overlap else (),
     )
+
+
+def _seed(seed: int) -> None:
+    """Every generator a run may draw from: its own, and those that rewards and plug-ins use."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def _objective(recipe: Recipe, policy: Policy) -> Objective:

@@ -61,7 +61,7 @@ def steps(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
                 _warn(run, folder, step)  # also where nothing was left to shrink
             state = _recorded(run, folder, state, record, groups, refused)
             state = _evaluate(run, folder, stop, state)
-            best = run.recipe.train.keep.best and state.score is not None and state.score == state.best_score
+            best = run.recipe.train.keep.best and checkpoint.is_best(state)
             if best or stop.asked or step == last or step % save_every == 0:
                 _save(run, folder, state)
         return state.step >= last and _evaluated(run, folder, state.step)
@@ -224,6 +224,7 @@ def _position(run: Run) -> dict[str, Any]:
 def _save(run: Run, folder: RunFolder, state: State) -> None:
     folder.set_status("saving", state.step)
     began = time.monotonic()
+    folder.sync()
     keep = run.recipe.train.keep
     own = {"optimizer": run.optimizer, "objective": run.objective, "plan": run.plan, "prompts": run.prompts}
     tensors = {name: part.state_dict() for name, part in own.items()}
@@ -235,12 +236,14 @@ def _save(run: Run, folder: RunFolder, state: State) -> None:
 
 def _resume(run: Run, folder: RunFolder) -> State:
     """The newest whole checkpoint; corrupt ones are passed over and named. None at all: from the start."""
-    newest, warnings = checkpoint.find(folder.path / "checkpoints")
+    root = folder.path / "checkpoints"
+    checkpoint.repair(root, keep_best=run.recipe.train.keep.best)
+    newest, warnings = checkpoint.find(root)
     for warning in warnings:
         instead = newest.name if newest else "the start"
         folder.event("warning", message=f"{warning}; using {instead} instead")
     if newest is None:
-        folder.rewind(0)
+        folder.rewind(0, evaluated=False)
         folder.event("resumed", step=0)
         return State(0, 0, 0)
     state, tensors = checkpoint.load(newest, run.policy)
@@ -248,6 +251,7 @@ def _resume(run: Run, folder: RunFolder) -> State:
     run.objective.load_state_dict(tensors["objective"])
     run.plan.load_state_dict(tensors["plan"])
     run.prompts.load_state_dict(tensors.get("prompts", {"drawn": state.prompts_drawn}))
-    folder.rewind(state.step)
+    # an evaluation whose score the state does not have was made after it was saved
+    folder.rewind(state.step, evaluated=state.score is not None)
     folder.event("resumed", step=state.step)
     return state

@@ -10,14 +10,11 @@ built, so that what is wrong with a recipe, its data or this machine is said at 
 
 import json
 import logging
-import os
-import platform
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lgrpo_lite.checks.check import check, demand
 from lgrpo_lite.checks.describe import describe
@@ -26,19 +23,18 @@ from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
 from lgrpo_lite.folder.opening import RESOLVED, open_run
 from lgrpo_lite.folder.report import write_report
-from lgrpo_lite.machine.facts import cuda_devices
+from lgrpo_lite.machine.disk import disk_fault
+from lgrpo_lite.machine.facts import cuda_devices, environment
 from lgrpo_lite.plan.fit import faster
 from lgrpo_lite.plan.plan import plan
 from lgrpo_lite.recipe.read import load_recipe, recipe_text
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.train.stop import Stopped, StopRequest
 
-VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a run. `exit_code` 0: it is done; 75, 130 or 143: it was
+    """What came of a run. `exit_code` 0: it is done; 75, 129, 130 or 143: it was
     stopped, saved, and can be resumed.
     """
 
@@ -92,7 +88,7 @@ def train(
         folder.event("plan", lines=expected)
     try:
         folder.write("config.yaml", source or recipe.to_yaml())
-        folder.write("env.json", json.dumps(_environment(), indent=1))
+        folder.write("env.json", json.dumps(environment(), indent=1))
         again = caller.again(folder.path) if caller.again else None
         folder.set_status("starting", folder.status.get("step", 0), resume=again)
         log_to(folder.log_path)
@@ -118,10 +114,11 @@ def train(
         _ended(folder, "stopped", stopped.exit_code)
         return Result(folder.path, stopped.exit_code, at_once=True)
     except Exception as error:
-        logging.exception("the run failed")
-        folder.event("failed", message=getattr(error, "what", repr(error)))
-        _ended(folder, "failed", getattr(error, "exit_code", 1))
-        raise
+        fault = disk_fault(error, folder.path) or error
+        _failed(folder, fault)
+        if fault is error:
+            raise
+        raise fault from error
     finally:
         folder.close()
 
@@ -151,16 +148,6 @@ def _planned(recipe: Recipe, say: Callable[[str], None]) -> list[str]:
     if hint:
         say(f"note: {hint}")
     return [*expected.lines(), *([hint] if hint else [])]
-
-
-def _environment() -> dict[str, Any]:
-    have = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in VERSIONS}
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "packages": have,
-        "cpus": os.cpu_count(),
-    }
 
 
 # ------------------------------------------------------------ what needs torch
@@ -198,6 +185,15 @@ def _exported(run, folder: RunFolder) -> dict[str, str]:
         exports["check"] = f"{greedy}, max |Δlogit| {alike.max_logit_diff:.2g}"
     run.reward.close()
     return exports
+
+
+def _failed(folder: RunFolder, error: Exception) -> None:
+    """The last word of a run that broke, as far as the disk takes it."""
+    with suppress(OSError):
+        logging.exception("the run failed", exc_info=error)
+        folder.event("failed", message=getattr(error, "what", repr(error)))
+    with suppress(OSError):
+        _ended(folder, "failed", getattr(error, "exit_code", 1))
 
 
 def _ended(folder: RunFolder, state: str, code: int) -> None:

@@ -3,17 +3,23 @@
 import math
 import os
 import signal
+import stat
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
-from lgrpo_lite.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
+from lgrpo_lite.errors import EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
+
+CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED, signal.SIGHUP: EXIT_HANGUP}
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks; the loop stops after the step and saves. A second one ends the process at once.
+    """Ctrl-C, SIGTERM or a terminal that goes away (SIGHUP) asks; the loop stops after the step and saves. A
+    second one ends the process at once.
 
-    `exit_code` is None until something asked: 130 (SIGINT), 143 (SIGTERM), 75 (time limit).
+    `exit_code` is None until something asked: 130 (SIGINT), 143 (SIGTERM), 129 (SIGHUP), 75 (time limit).
+    Under `nohup`, which has SIGHUP ignored, it stays ignored.
     """
 
     def __init__(self, time_limit_minutes: float | None = None):
@@ -24,7 +30,9 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # signals are the main thread's: there only the time limit asks
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in CODES:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._asked)
         return self
 
@@ -40,12 +48,25 @@ class StopRequest:
         return self.exit_code is not None
 
     def _asked(self, number: int, _frame) -> None:
-        code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
-        if self.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        code = CODES[signal.Signals(number)]
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
+        if self.exit_code in CODES.values():
             raise Stopped(code)
         self.exit_code = code
         text = "\nfinishing this step, then saving; once more to stop now\n"
-        os.write(2, text.encode())  # print() is not safe inside a signal handler
+        with suppress(OSError):
+            os.write(2, text.encode())  # print() is not safe inside a signal handler
+
+
+def _let_go_of_terminal() -> None:
+    """What is printed goes nowhere from here on: to a terminal that is gone every write fails."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 class Stopped(BaseException):
