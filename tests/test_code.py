@@ -372,11 +372,11 @@ def test_the_sandbox_ends_with_the_process_that_started_it(tmp_path):
 
 @boxed
 def test_a_busy_machine_changes_no_verdict():
-    """Half a second of work under a limit of 1.5 s, beside eight processes that take every CPU."""
-    work = "def f():\n  import time\n  while time.process_time() < 0.5: pass\n  return 7"
+    """1 s of work under a limit of 3.5 s, beside eight processes that take every CPU."""
+    work = "def f():\n  import time\n  while time.process_time() < 1.0: pass\n  return 7"
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
     try:
-        assert code(block(work), "assert f() == 7", timeout=2.0) == RIGHT
+        assert code(block(work), "assert f() == 7", timeout=4.0) == RIGHT
         assert code(block("def f():\n  while True: pass"), "assert f() == 7", timeout=1.0) == WRONG
     finally:
         for process in busy:

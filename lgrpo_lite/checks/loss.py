@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lgrpo_lite.checks.fault import Fault, that_hold
+from lgrpo_lite.checks.fault import Fault, Row, that_hold
 from lgrpo_lite.recipe.algorithm import Algorithm
 from lgrpo_lite.recipe.schema import Recipe
 
@@ -75,15 +75,7 @@ def _residual(a: Algorithm) -> Iterator[Fault]:
             "algorithm.reduce",
             "set reduce=sequence_mean",
         ),
-        *(
-            (
-                getattr(a, part),
-                f"{one}, {part} weighs tokens",
-                f"algorithm.{part}",
-                f"switch {part} off, or use surrogate=clipped",
-            )
-            for part in BY_TOKEN
-        ),
+        *_by_token(a, f"{one}, {{part}} weighs tokens", "use surrogate=clipped"),
         (
             a.ratio == "sequence",
             "a residual takes its own log-ratio, ratio=sequence is not read",
@@ -114,15 +106,7 @@ def _sequence_ratio(a: Algorithm) -> Iterator[Fault]:
             "algorithm.reduce",
             "set reduce=sequence_mean",
         ),
-        *(
-            (
-                getattr(a, part),
-                f"{whole}, {part} tells tokens apart",
-                f"algorithm.{part}",
-                f"switch {part} off, or set ratio=token",
-            )
-            for part in BY_TOKEN
-        ),
+        *_by_token(a, f"{whole}, {{part}} tells tokens apart", "set ratio=token"),
         (
             a.advantage == "next_value",
             f"{whole}, next_value credits tokens",
@@ -130,6 +114,13 @@ def _sequence_ratio(a: Algorithm) -> Iterator[Fault]:
             "set ratio=token, or another advantage",
         ),
     )
+
+
+def _by_token(a: Algorithm, why: str, instead: str) -> Iterator[Row]:
+    """A row for each part that tells tokens apart: `why` it has no meaning here, and what to do `instead`."""
+    for part in BY_TOKEN:
+        fix = f"switch {part} off, or {instead}"
+        yield getattr(a, part), why.format(part=part), f"algorithm.{part}", fix
 
 
 def _binary(recipe: Recipe) -> bool:

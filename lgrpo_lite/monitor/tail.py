@@ -29,9 +29,8 @@ class RunView:
     path: Path
     recipe: dict[str, Any] = field(default_factory=dict)  # config.resolved.yaml
     status: dict[str, Any] = field(default_factory=dict)  # STATUS.json
-    records: list[StepRecord] = field(
-        default_factory=list
-    )  # one per step, in order, the last one too; no gaps
+    # one per step, in order, up to the last one; no gaps
+    records: list[StepRecord] = field(default_factory=list)
     sparse: list[StepRecord] = field(default_factory=list)  # of steps before those, in order, with gaps
     evals: list[dict[str, Any]] = field(default_factory=list)  # one per evaluation, in order
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -302,7 +302,8 @@ def test_a_planted_fault_is_found(run, fault, monkeypatch):
     run.proof = proof
     with run.engine.serving(run.policy) as sampler:
         demand_passed(proof(sampler), "before the fault")
-    # 1.25 as temperature lies near what a proof of so few tokens can tell, by the machine's rounding: four times as many
+    # 1.25 as temperature lies near what a proof of so few tokens can tell, by the machine's rounding:
+    # four times as many
     monkeypatch.setattr(probe, "ANSWERS", 4 * probe.ANSWERS)
     with FAULTS[fault](run), run.engine.serving(run.policy) as sampler:
         checks = proof(sampler)
