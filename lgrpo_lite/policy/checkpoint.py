@@ -153,8 +153,15 @@ def is_best(state: State) -> bool:
     return state.score is not None and state.best_step == state.step
 
 
+def seed(number: int) -> None:
+    """Every generator that a run, its rewards or its engine may draw from begins anew."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+
+
 def random_state() -> dict[str, Any]:
-    """Of every generator that a run, its rewards or its engine may draw from."""
+    """Of the generators that `seed` begins."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     version, internal, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)

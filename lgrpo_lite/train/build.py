@@ -1,9 +1,7 @@
 """Composition root: a checked recipe -> a Run. The only place that turns settings into objects."""
 
-import random
 import re
 
-import numpy as np
 import torch
 
 from lgrpo_lite.checks.check import gold_fault_of
@@ -14,6 +12,7 @@ from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.plan.plan import card_size, plan, too_small
+from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.budget import GIB
 from lgrpo_lite.policy.memory import grow_segments
 from lgrpo_lite.policy.policy import Policy
@@ -44,7 +43,7 @@ def build(recipe: Recipe) -> Run:
 def _build(recipe: Recipe) -> Run:
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
-    _seed(recipe.seed)
+    checkpoint.seed(recipe.seed)
     engine = open_engine(recipe)
     if torch.cuda.is_available():
         # of the engine's start: an adapter that is made inside it would keep all of it from the card
@@ -69,7 +68,7 @@ def _build(recipe: Recipe) -> Run:
     reward.check([*prompts, *held_out])
     _demand_judge(recipe, policy, [*prompts, *held_out])
     # the first rollout draws the same numbers however the parts above were built
-    _seed(recipe.seed)
+    checkpoint.seed(recipe.seed)
     return Run(
         recipe=recipe,
         policy=policy,
@@ -86,13 +85,6 @@ def _build(recipe: Recipe) -> Run:
         notes=tuple(notes),
         warnings=(overlap,) if overlap else (),
     )
-
-
-def _seed(seed: int) -> None:
-    """Every generator a run may draw from: its own, and those that rewards and plug-ins use."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def _objective(recipe: Recipe, policy: Policy) -> Objective:
