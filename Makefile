@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENGINE ?= vllm
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms size clean
+.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -66,6 +66,16 @@ bench-view: .venv/ready       ## what looking at a run costs: opening 100,000 st
 
 bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds; an hour and a half
 	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py
+
+chaos: .venv/ready       ## N=300 kills in every phase of five algorithms' runs: do they end with the same bytes? An hour on two cores
+	PYTHONPATH=. $(BIN)/python -m tests.attack.chaos --kills $(or $(N),300)
+
+chaos-vllm:              ## the same on a real vLLM, N=30
+	tests/with_vllm/install.sh .venv-vllm
+	PYTHONPATH=. .venv-vllm/bin/python -m tests.attack.chaos --kills $(or $(N),30) --engine vllm --out build/chaos-vllm.json
+
+soak: .venv/ready        ## HOURS=2 of one run and of reward workers: memory, descriptors, processes, the folder
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.soak --hours $(or $(HOURS),2)
 
 size:                    ## how large and how dense the code is, beside the projects it learns from
 	@$(PYTHON) bench/size.py
