@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from .left import differing, left
-from .marked import living, marked
+from .marked import living, marked, stamp
 
 ALGORITHMS = {
     "length_preference": (),
     "trace": ("model.weights=nf4",),
-    "grpo": ("model.weights=nf4", "algorithm.kl.beta=0.04"),
+    "grpo": ("model.weights=nf4", "algorithm.kl.coef=0.04"),
     "dapo": (),
     "flowrl": (),
 }
@@ -227,21 +227,22 @@ def whole_of(attack: Attack, algorithm: str) -> tuple[dict[str, str], Spans]:
     runs = attack.home / f"whole-{algorithm}"
     code, _ = attack.run(algorithm, runs, None, fresh=True)
     if code != 0:
-        raise SystemExit(f"a run of {algorithm} that nobody killed ended {code}: see {runs / 'out.log'}")
+        raise RuntimeError(f"a run of {algorithm} that nobody killed ended {code}: see {runs / 'out.log'}")
     return left(runs / "run"), spans_of(runs / "tell")
 
 
 def campaign(attack: Attack, kills: int, jobs: int, seed: int, algorithms: list[str]) -> dict[str, Any]:
     """Whole runs first, then workers; what they found, as one table."""
     began = time.monotonic()
-    wholes = {algorithm: whole_of(attack, algorithm) for algorithm in algorithms}
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(jobs) as pool:
+        found = pool.starmap(whole_of, [(attack, algorithm) for algorithm in algorithms], chunksize=1)
+    wholes = dict(zip(algorithms, found, strict=True))
     board = Board(multiprocessing.Array("i", len(PHASES) + 1), multiprocessing.Value("i", 0))
     outs = [attack.home / f"findings-{job}.jsonl" for job in range(jobs)]
     workers = []
     for out in outs:
-        worker = multiprocessing.get_context("fork").Process(
-            target=works, args=(attack, board, wholes, kills, seed, out)
-        )
+        worker = fork.Process(target=works, args=(attack, board, wholes, kills, seed, out))
         worker.start()
         workers.append(worker)
     for worker in workers:
@@ -251,11 +252,11 @@ def campaign(attack: Attack, kills: int, jobs: int, seed: int, algorithms: list[
         findings += map(json.loads, out.read_text().splitlines())
     if any(worker.exitcode for worker in workers):
         findings.append(vars(Finding("?", [], fault="hung", detail="a worker of the campaign ended early")))
-    return table(findings) | {
-        "engine": attack.engine,
-        "seed": seed,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-    }
+    return (
+        table(findings)
+        | stamp()
+        | {"engine": attack.engine, "seed": seed, "minutes": round((time.monotonic() - began) / 60, 1)}
+    )
 
 
 def table(findings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,15 @@
 """Processes of an attack, known by a mark in their environment: what lives on after its run has ended is found."""
 
 import os
+import platform
+import subprocess
+import time
 import uuid
+from typing import Any
 
 import psutil
+
+from lgrpo_lite.machine.facts import environment
 
 MARK = "LGRPO_LITE_ATTACK"
 
@@ -24,3 +30,16 @@ def living(mark: str) -> list[psutil.Process]:
         except psutil.Error:  # ended meanwhile, or somebody else's
             continue
     return found
+
+
+def stamp() -> dict[str, Any]:
+    """Date, machine, commit and versions, as stored benches have them."""
+    facts = environment()
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {facts['cpus']} cores",
+        "commit": commit,
+        "versions": facts["packages"],
+    }

@@ -23,7 +23,7 @@ from statistics import median
 import numpy as np
 import psutil
 
-from .marked import living, marked
+from .marked import living, marked, stamp
 
 EVERY = 10.0  # seconds between two looks
 WARM_UP = 0.25  # of the time
@@ -161,7 +161,7 @@ def soak(seconds: float, runs: Path, python: str, overrides: Sequence[str]) -> d
     pool.wait(60)
     held = [(row["done"], row["folder_bytes"]) for row in seen["run"] if "folder_bytes" in row]
     (first, small), (last, large) = held[0], held[-1]
-    return {
+    return stamp() | {
         "hours": seconds / 3600,
         "exit_code": code,
         "run": judged(seen["run"], "step"),
@@ -201,7 +201,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as runs:
         report = soak(asked.hours * 3600, Path(runs), sys.executable, asked.overrides)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(report))
+    asked.out.write_text(json.dumps(report | {"looks": None}, indent=1))
+    asked.out.with_suffix(".looks.json").write_text(json.dumps(report["looks"]))
     print("\n".join(told(report)))
     sound = report["exit_code"] == 130 and not report["left_behind"]
     for name in ("run", "workers"):
