@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -238,3 +239,24 @@ def test_the_live_view_of_a_run_on_a_terminal_writes_its_own_sequences_only(tmp_
         assert terminal.process.wait() == 0
         found.append(controls(terminal.seen.decode()))
     assert found[1] <= found[0]
+
+
+HOOKS = [
+    "threading.Thread(target=lambda: exec('raise ValueError(text)', globals())).start()",
+    "warnings.warn(text)",
+    "logging.getLogger('a').warning(text)",
+    "raise ValueError(text)",
+]
+
+
+@pytest.mark.parametrize("line", HOOKS)
+def test_what_python_prints_by_itself_is_text_too(line):
+    program = f"""
+import logging, threading, warnings
+from lgrpo_lite.cli.terminal.guard import guard
+guard()
+text = {EVERYTHING!r}
+{line}
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).stderr.decode()
+    assert "owned" in told and not controls(told)
