@@ -24,8 +24,12 @@ class LgrpoError(Exception):
         super().__init__(what)
         self.what, self.where, self.fix = what, where, fix
 
+    def lines(self) -> tuple[str, str, str]:
+        """The three lines; what they quote of others may hold more line breaks."""
+        return f"error: {self.what}", f"  at  {self.where}", f"  fix {self.fix}"
+
     def __str__(self) -> str:
-        return f"error: {self.what}\n  at  {self.where}\n  fix {self.fix}"
+        return "\n".join(self.lines())
 
 
 class ConfigError(LgrpoError):

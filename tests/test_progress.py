@@ -16,7 +16,8 @@ import pytest
 from safetensors.torch import load_file
 
 from lgrpo_lite.checks.check import check
-from lgrpo_lite.cli.terminal.progress import CLEAR, PLAIN_SECONDS, Line, can_overwrite
+from lgrpo_lite.cli.terminal.output import CLEAR
+from lgrpo_lite.cli.terminal.progress import PLAIN_SECONDS, Line, can_overwrite
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.engines.selftest import stages
 from lgrpo_lite.export.export import export_merged

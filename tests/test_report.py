@@ -91,7 +91,7 @@ def test_what_was_chosen_is_that_of_the_last_attempt(tmp_path):
     ]
     lines(path / "events.jsonl", rows)
     report = told(path)
-    assert "| `memory.layout` | a\\|2 | w x |" in report and "a\\|1" not in report
+    assert "| `memory.layout` | a&#124;2 | w x |" in report and "a&#124;1" not in report
 
 
 def test_equal_warnings_are_counted(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
         result = as_json(measured) | {"cause": likeliest, "fix": fix}
         print_json("baseline", result, notes, ok=measured.signal)
     else:
-        print("\n".join(measured.lines()))
+        say(*measured.lines())
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}", file=sys.stderr)
     demand_signal(measured, recipe)
     return 0

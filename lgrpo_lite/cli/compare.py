@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json, say
 from lgrpo_lite.errors import ConfigError
 
 EPILOG = """what is compared:
@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
         print_json("compare", result, warnings)
         return 0
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     show(result)
     paired = result.get("evaluations")
     if paired is not None:
-        print()
+        say("")
         _show(paired)
     for file in result.get("files", []):
-        print(file)
+        say(file)
     return 0
 
 
@@ -174,11 +174,14 @@ def _show(result: Result) -> None:
 def _table(result: Result):
     from rich.table import Table
 
-    table = Table(title=f"{result['suite']}, {result['problems']} problems", title_justify="left")
+    from lgrpo_lite.monitor.theme import clean
+
+    title = f"{clean(result['suite'], 200)}, {result['problems']} problems"
+    table = Table(title=title, title_justify="left")
     table.add_column("", justify="left")
     for column in ("A", "B", "B - A"):
         table.add_column(column, justify="right")
-    table.add_row("who", result["a"], result["b"], "")
+    table.add_row("who", clean(result["a"], 200), clean(result["b"], 200), "")
     table.add_row("samples a problem", *map(str, result["k"]), "")
     a, b = result["avg"]
     change = "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**result["difference"])

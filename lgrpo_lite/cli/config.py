@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from lgrpo_lite.cli.terminal.output import add_json, summary
+from lgrpo_lite.cli.terminal.output import add_json, say, summary
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +18,11 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.schema import Recipe
 
     if args.json:
-        print(json.dumps(Recipe.model_json_schema(by_alias=True)))
+        say(json.dumps(Recipe.model_json_schema(by_alias=True)))
         return 0
     for key, type_, default, meaning in rows(Recipe):
         if not args.words or key.startswith(tuple(args.words)):
-            print(f"{key:46} {type_:28} {default:18} {meaning}".rstrip())
+            say(f"{key:46} {type_:28} {default:18} {meaning}".rstrip())
     return 0
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 from collections.abc import Iterator
 
-from lgrpo_lite.cli.terminal.output import add_json, print_json
+from lgrpo_lite.cli.terminal.output import add_json, print_json, say
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.machine.doctor import Facts, Finding, diagnose, read_facts
 from lgrpo_lite.machine.facts import Machine, Room
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         print_json("doctor", as_json(facts, stack, findings), warnings, ok=ok)
     else:
         for line in lines(facts, stack, findings):
-            print(line)
+            say(line)
     return 0 if ok else EnvironmentFault.exit_code
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
         print_json("eval", {"out": str(out), **shown}, warnings)
         return 0
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     _show(result)
-    print(out)
+    say(out)
     return 0
 
 
@@ -187,9 +187,11 @@ def _show(result: dict[str, Any]) -> None:
 def _overall(about: dict[str, Any], figures: Figures):
     from rich.table import Table
 
+    from lgrpo_lite.monitor.theme import clean
+
     name = "{name} ({label})".format(**about["subject"])
     title = "{suite}: {problems} problems × {k} samples, T={temperature:g}".format(**about)
-    table = Table(title=f"{name} on {title}", title_justify="left")
+    table = Table(title=clean(f"{name} on {title}"), title_justify="left")
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -206,12 +208,14 @@ def _overall(about: dict[str, Any], figures: Figures):
 def _by_category(column: str, values: dict[str, Any], k: int):
     from rich.table import Table
 
-    table = Table(column, "problems", f"avg@{k}", "95 % interval", f"pass@{k}")
+    from lgrpo_lite.monitor.theme import clean
+
+    table = Table(clean(column, 80), "problems", f"avg@{k}", "95 % interval", f"pass@{k}")
     for value, row in values.items():
         avg = row["avg"]
         pass_at_k = row["pass_at"].get(str(k))
         best = f"{pass_at_k['value']:.3f}" if pass_at_k else "–"
-        table.add_row(value, str(row["problems"]), f"{avg['value']:.3f}", _interval(avg), best)
+        table.add_row(clean(value, 80), str(row["problems"]), f"{avg['value']:.3f}", _interval(avg), best)
     return table
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json("export", result)
         return 0
-    print(out)
+    say(out)
     if "check" in result:
-        print(CHECK.format(**result["check"]))
+        say(CHECK.format(**result["check"]))
     return 0
 
 
@@ -65,7 +65,7 @@ def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) 
     usable, warnings = checkpoint.find(folder, args.checkpoint)
     used = usable.name if usable else "none"
     for warning in warnings:
-        print(f"warning: {warning}; using {used}", file=sys.stderr)
+        say(f"warning: {warning}; using {used}", file=sys.stderr)
     if usable is None:
         fix = "train on with --resume auto, or name another --checkpoint"
         what = f"the run has no usable checkpoint {args.checkpoint!r}"

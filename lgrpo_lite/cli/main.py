@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable
 
 from lgrpo_lite import __version__
+from lgrpo_lite.cli.terminal.guard import guard, told
+from lgrpo_lite.cli.terminal.output import Parser, say
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError, OutOfMemory
 
 VERBS = {
@@ -40,15 +42,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Errors of this project are three lines on stderr, never a
     traceback.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        argv = sys.argv[1:]
+        guard()
     debug = "--debug" in argv
     try:
         command, args = _parsed([a for a in argv if a != "--debug"])
         return command(args)
     except LgrpoError as error:
         if debug:
-            traceback.print_exc()
-        print(error, file=sys.stderr)
+            told(error)
+        say(*error.lines(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -57,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            told(error)
         known = out_of_memory(error) or _unexpected(error)
-        print(known, file=sys.stderr)
+        say(*known.lines(), file=sys.stderr)
         return known.exit_code
 
 
@@ -93,7 +97,7 @@ def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpa
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
     """All verbs, and the options of this one."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lgrpo-lite",
         description="Reinforcement fine-tuning with λ-GRPO and GRPO-λ on one GPU.",
         epilog=EPILOG,

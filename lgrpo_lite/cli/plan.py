@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_import, add_json, add_recipe, console, print_json
+from lgrpo_lite.cli.terminal.output import add_import, add_json, add_recipe, console, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -120,13 +120,13 @@ def _plain(planned) -> dict:
 def _print(planned, settings, weighed, notes) -> None:
     screen = console()
     for setting in settings:
-        print(f"{setting}  {setting.reason}")
+        say(f"{setting}  {setting.reason}")
     screen.print(_parts_table(planned))
     if weighed:
         screen.print(_probe_table(weighed))
     for note in notes:
-        print(f"note: {note}")
-    print(planned.verdict())
+        say(f"note: {note}")
+    say(planned.verdict())
 
 
 def _parts_table(planned):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lgrpo_lite.cli import train
-from lgrpo_lite.cli.terminal.output import console, print_json, summary
+from lgrpo_lite.cli.terminal.output import console, print_json, say, summary
 from lgrpo_lite.errors import ConfigError
 
 USAGE = """lgrpo-lite recipe                             list the recipes
@@ -36,9 +36,14 @@ def run(args: argparse.Namespace) -> int:
         return _copy(words, args)
     if verb == "show":
         from lgrpo_lite.checks.check import check
+        from lgrpo_lite.monitor.text import visible
         from lgrpo_lite.recipe.read import load_recipe
 
-        print(check(load_recipe(words[0], words[1:])).to_yaml(), end="")
+        recipe = check(load_recipe(words[0], words[1:]))
+        text = recipe.to_yaml()
+        if visible(text) != text:  # YAML has escapes of its own, which are read back as what they stand for
+            text = recipe.to_yaml(ascii_only=True)
+        say(*text.rstrip("\n").split("\n"))
         return 0
     return train.start(words[0], words[1:], args, command="recipe")
 
@@ -96,5 +101,5 @@ def _copy(words: list[str], args: argparse.Namespace) -> int:
     except OSError as error:
         what = f"cannot write: {error.strerror}"
         raise ConfigError(what, where=str(target), fix="choose another place") from None
-    print(f"{target}\nlgrpo-lite train {target}")
+    say(target, f"lgrpo-lite train {target}")
     return 0

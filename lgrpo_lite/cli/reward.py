@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, print_json
+from lgrpo_lite.cli.terminal.output import add_json, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, VerificationError, nearest
 from lgrpo_lite.progress import told
@@ -177,38 +177,38 @@ def _print(result: dict, warnings: list[str]) -> None:
     if cases := result.get("cases"):
         _print_cases(cases)
     for warning in warnings:
-        print(f"note: {warning}", file=sys.stderr)
+        say(f"note: {warning}", file=sys.stderr)
 
 
 def _print_golds(golds: dict) -> None:
     ones = golds["golds"] - golds["golds_failed"]
     zeros = golds["near_misses"] - golds["near_misses_failed"]
-    print(f"gold answers   {ones} of {golds['golds']} score 1")
-    print(f"near misses    {zeros} of {golds['near_misses']} score 0")
+    say(f"gold answers   {ones} of {golds['golds']} score 1")
+    say(f"near misses    {zeros} of {golds['near_misses']} score 0")
     for row in (*golds["golds_shown"], *golds["near_misses_shown"]):
-        print(f"  {_line(row)}")
+        say(f"  {_line(row)}")
 
 
 def _print_cases(cases: dict) -> None:
-    print(f"cases          {_counts(cases)}")
+    say(f"cases          {_counts(cases)}")
     times = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in cases["seconds"].items())
     faults = ", ".join(f"{name} {n}" for name, n in cases["faults"].items())
-    print(f"a case takes   {times}; timeouts, errors and crashes: {faults or 'none'}")
+    say(f"a case takes   {times}; timeouts, errors and crashes: {faults or 'none'}")
     _print_groups("tier", cases["by_tier"])
     _print_groups("category", cases["by_category"])
     disagreements = cases["disagreements"]
     if disagreements:
-        print(f"disagreements, the first {len(disagreements)}:")
+        say(f"disagreements, the first {len(disagreements)}:")
     for row in disagreements:
-        print(f"  {_line(row)}")
+        say(f"  {_line(row)}")
     if cases["disagreements_left_out"]:
-        print(f"  and {cases['disagreements_left_out']} more")
+        say(f"  and {cases['disagreements_left_out']} more")
 
 
 def _print_groups(name: str, groups: dict) -> None:
     width = max(map(len, (name, *groups)))
     for group, counts in groups.items():
-        print(f"{name:8} {group:{width}}  {_counts(counts)}")
+        say(f"{name:8} {group:{width}}  {_counts(counts)}")
         name = ""  # stands before the first only
 
 

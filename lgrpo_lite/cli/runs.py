@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from typing import Literal
 
-from lgrpo_lite.cli.terminal.output import RUNS, add_json, add_runs, console, print_json
+from lgrpo_lite.cli.terminal.output import RUNS, add_json, add_runs, console, print_json, say
 
 COLUMNS: dict[str, Literal["left", "right"]] = {
     "run": "left",
@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
         print_json("runs", {"runs": rows}, warnings)
         return 0
     for warning in warnings:
-        print(f"skipped: {warning}", file=sys.stderr)
+        say(f"skipped: {warning}", file=sys.stderr)
     if glances:
         _show(glances)
     else:
-        print(f"no run in {args.runs}; start one: lgrpo-lite recipe tiny-math")
+        say(f"no run in {args.runs}; start one: lgrpo-lite recipe tiny-math")
     return 0
 
 
@@ -72,7 +72,7 @@ def _show(glances) -> None:
     from lgrpo_lite.monitor.panels.run import STATES
     from lgrpo_lite.monitor.theme import LABEL, amount, clean
 
-    screen = console(highlight=False, markup=False)
+    screen = console(highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column, justify in COLUMNS.items():
         right = justify == "right"

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 
 
@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         if rollout:
             of = "{weights}, {engine}, {answers} answers of up to {limit} tokens".format(**rollout)
-            print(f"rollout {rollout['tokens_per_second']:,.0f} tokens/s ({of})")
+            say(f"rollout {rollout['tokens_per_second']:,.0f} tokens/s ({of})")
         for note in run_.notes:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}", file=sys.stderr)
     demand_passed(failed, f"selftest of {recipe.recipe.name}, engine {recipe.rollout.engine}")
     return 0
 
@@ -78,8 +78,8 @@ def _timed(run_) -> dict[str, Any]:
 
 
 def _print(stage: str, checks) -> None:
-    print(stage)
+    say(stage)
     for check in checks:
         verdict = "ok  " if check.passed else "FAIL"
-        print(f"  {verdict} {check.name:14} {check.found}")
+        say(f"  {verdict} {check.name:14} {check.found}")
     sys.stdout.flush()

@@ -135,12 +135,12 @@ def _step_line(path: Path, step: int) -> tuple[str, dict[str, Any] | None]:
 def _show(line: str, rows: Sequence[Numbered]) -> None:
     from rich.text import Text
 
-    from lgrpo_lite.monitor.theme import BAD, GOOD, LABEL
+    from lgrpo_lite.monitor.theme import BAD, GOOD, LABEL, clean
     from lgrpo_lite.monitor.tokens import LOWERED, RAISED, scales_of
 
-    screen = console(highlight=False, markup=False)
+    screen = console(highlight=False)
     tokens = [_tokens(row) for _, row in rows]
-    screen.print(Text(line, LABEL), soft_wrap=True)
+    screen.print(Text(clean(line, len(line)), LABEL), soft_wrap=True)
     legend = Text.assemble(
         ("credit = advantage × weight of a token: ", LABEL),
         (f"{RAISED} or green", GOOD),

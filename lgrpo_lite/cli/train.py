@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lgrpo_lite.cli.terminal.output import RUNS, add_json, add_runs, console, print_json
+from lgrpo_lite.cli.terminal.output import RUNS, add_json, add_runs, console, print_json, say
 
 if TYPE_CHECKING:
     from lgrpo_lite.train.session import Result
@@ -50,7 +50,7 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
         from lgrpo_lite.checks.check import check
         from lgrpo_lite.checks.describe import describe
 
-        print("\n".join([*describe(check(recipe)), "dry run: nothing was started"]))
+        say(*describe(check(recipe)), "dry run: nothing was started")
         return 0
     from lgrpo_lite.cli.terminal.screen import Screen
     from lgrpo_lite.train import session
@@ -64,11 +64,11 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
 
     again = partial(resume_command, args=args, command=command)
     source = session.written(name_or_path, overrides)
-    caller = session.Caller(source, again, screen, say=partial(print, file=sys.stderr))
+    caller = session.Caller(source, again, screen, say=partial(say, file=sys.stderr))
     result = session.train(recipe, runs=args.runs, name=args.name, resume=args.resume, caller=caller)
     if result.exit_code:
         how = "stopped at once" if result.at_once else "saved"
-        print(f"{how}; go on with: {again(result.path)}", file=sys.stderr)
+        say(f"{how}; go on with: {again(result.path)}", file=sys.stderr)
         return result.exit_code
     _show(result, args, command, plain=screens[0].mode == "plain")
     return 0
@@ -111,4 +111,4 @@ def _show(result: "Result", args: argparse.Namespace, command: str, *, plain: bo
     if line:
         screen.print(line, highlight=False)
     for name, value in {"run": str(result.path), **result.exports}.items():
-        print(f"{name:8} {value}", file=out)
+        say(f"{name:8} {value}", file=out)

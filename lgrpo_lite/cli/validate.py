@@ -4,7 +4,7 @@ code of the recipe unless asked.
 
 import argparse
 
-from lgrpo_lite.cli.terminal.output import add_import, add_recipe
+from lgrpo_lite.cli.terminal.output import add_import, add_recipe, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
             fix="set model.revision=COMMIT",
         )
     for line in describe(recipe):
-        print(line)
+        say(line)
     if not args.imports:
         for line in not_run(recipe):
-            print(f"note       {line}")
-    print("valid")
+            say(f"note       {line}")
+    say("valid")
     return 0

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_runs, console
+from lgrpo_lite.cli.terminal.output import add_runs, console, say
 from lgrpo_lite.errors import ConfigError
 
 PICTURE = (120, 40)
@@ -29,8 +29,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from lgrpo_lite.cli.terminal.live import REFRESH_SECONDS, follow, last_words
     from lgrpo_lite.cli.terminal.screen import Screen, can_draw
     from lgrpo_lite.monitor.tail import Tail
@@ -39,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     path = find_run(args.words[0], args.runs)
     if args.svg:
         return _picture(path, args)
-    screen, tail = Console(stderr=True), Tail(path)
+    screen, tail = console(sys.stderr), Tail(path)
     view = tail.refresh()
     if args.ui == "live" or (args.ui == "auto" and can_draw()):
         if not view.health.ended:
@@ -51,16 +49,15 @@ def run(args: argparse.Namespace) -> int:
                 time.sleep(REFRESH_SECONDS)
                 view = tail.refresh()
     if words := last_words(view):
-        print("\n".join(words), file=sys.stderr)
+        say(*words, file=sys.stderr)
     if view.evals and sys.stdout.isatty():
         console().print(result_table(view))
     return 0
 
 
 def _picture(path: Path, args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from lgrpo_lite.monitor.tail import Tail
+    from lgrpo_lite.monitor.theme import clean
     from lgrpo_lite.monitor.view import live
 
     size = re.fullmatch(r"(\d{2,3})x(\d{1,3})", args.size)
@@ -72,23 +69,18 @@ def _picture(path: Path, args: argparse.Namespace) -> int:
         )
     width, height = map(int, size.groups())
     view = Tail(path).refresh()
-    console = Console(
-        record=True,
-        width=width,
-        height=height,
-        file=io.StringIO(),
-        force_terminal=True,
-        color_system="truecolor",
+    screen = console(
+        io.StringIO(), record=True, width=width, height=height, force_terminal=True, color_system="truecolor"
     )
-    console.print(live(view, width, height))
-    picture = console.export_svg(title=f"lgrpo-lite watch {path.name}")
+    screen.print(live(view, width, height))
+    picture = screen.export_svg(title=f"lgrpo-lite watch {clean(path.name)}")
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # fetch no fonts
     try:
         args.svg.write_text(picture, "utf-8")
     except OSError as error:
         what = f"cannot write: {error.strerror}"
         raise ConfigError(what, where=str(args.svg), fix="choose another --svg FILE") from None
-    print(args.svg)
+    say(args.svg)
     return 0
 
 

@@ -42,6 +42,9 @@ ENDS = {
 }  # fmt: skip
 
 
+INERT = {"<": "&lt;", "](": "]&#40;", "][": "]&#91;", "]:": "]&#58;"}  # what would make tags and links
+
+
 def write_report(path: Path) -> None:
     """Rewrite report.md and report.svg of a run folder. Costs the same however long the run is.
 
@@ -104,9 +107,11 @@ def _before_and_after(run: RunView) -> Iterator[str]:
     if not rows:
         return
     if len(evaluations(run)) > 1:
-        yield from _table(("", "before", "after", "change"), rows, "|---|---:|---:|---:|")
+        cells = [map(_cell, row) for row in rows]
+        yield from _table(("", "before", "after", "change"), cells, "|---|---:|---:|---:|")
     else:
-        yield from _table(("", "before"), [row[:2] for row in rows], "|---|---:|")
+        cells = [map(_cell, row[:2]) for row in rows]
+        yield from _table(("", "before"), cells, "|---|---:|")
     yield ""
     yield from _in_words(run)
 
@@ -285,7 +290,7 @@ def _go_on(run: RunView) -> Iterator[str]:
     yield "```"
     for words, command in commands.items():
         yield f"# {words}"
-        yield clean(command)
+        yield clean(command).replace("```", "` ` `")
     yield "```"
 
 
@@ -322,12 +327,15 @@ def _named(fault: Exception) -> str:
 
 
 def _inline(value: Any) -> str:
-    """Whatever a file held, as one line of Markdown."""
-    return clean(value, 600).replace("<", "&lt;").strip()
+    """Whatever a file held, as one line of Markdown that is no tag, no link and no picture."""
+    text = clean(value, 600).strip()
+    for mark, written in INERT.items():
+        text = text.replace(mark, written)
+    return text
 
 
 def _cell(value: Any) -> str:
-    return _inline(value).replace("|", "\\|")
+    return _inline(value).replace("|", "&#124;")  # `\\|` ends a cell where the text had a backslash itself
 
 
 def _upper(text: str) -> str:

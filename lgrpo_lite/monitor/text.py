@@ -1,11 +1,15 @@
 """Numbers as words: the plain line of a step, sparklines, durations."""
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from lgrpo_lite.types import StepRecord
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+# of those that Python calls printable, the ones that Unicode says are not to be drawn; not what picks an
+# emoji's form (U+FE0F), which stands after most of them
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0100-\U000e01ef]")
 GIB = 2**30
 _N = r"[-+\d.,e]+"  # a number, as 1,234 or 4.2e-07 too
 # what `step_line` writes, for programs that read it; every field but the first two and eta may be missing
@@ -89,14 +93,16 @@ def duration(seconds: float | None) -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters and direction marks as their escapes, so that a completion cannot move the
-    cursor.
+    """What cannot be seen as its escape, so that no text moves a cursor, turns what stands beside it around,
+    or hides: control characters, direction marks, characters of no width, lone surrogates. Line breaks stay.
     """
+    if text.isprintable() and not _BLANK.search(text):
+        return text
     return "".join(map(_escaped, text))
 
 
 def _escaped(character: str) -> str:
-    plain = character == "\n" or (character.isprintable() and character != "\x7f")
+    plain = character == "\n" or (character.isprintable() and not _BLANK.match(character))
     return character if plain else character.encode("unicode_escape").decode()
 
 

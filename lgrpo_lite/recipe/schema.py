@@ -326,11 +326,10 @@ class Recipe(Section):
         """Where a dotted key was set: 'my.yaml:31', 'command line, key=value', or that it is the default."""
         return self._marks.where(tuple(key.split(".")))
 
-    def to_yaml(self) -> str:
+    def to_yaml(self, *, ascii_only: bool = False) -> str:
         """All settings, defaults included, in the form `load_recipe` reads."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
-        )
+        settings = self.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=not ascii_only)
 
 
 def section_inside(annotation: Any) -> type[Section] | None:

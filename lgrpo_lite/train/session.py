@@ -142,7 +142,8 @@ def _planned(recipe: Recipe, say: Callable[[str], None]) -> list[str]:
     except ConfigError as unknown:  # a family of models that it cannot count: the run may work all the same
         say(f"note: {unknown.what}, so its memory is not planned")
         return []
-    say("\n".join(expected.lines()))
+    for line in expected.lines():
+        say(line)
     expected.demand()
     hint = faster(recipe)
     if hint:

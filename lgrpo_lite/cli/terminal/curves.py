@@ -77,7 +77,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def show(result: dict[str, Any]) -> None:
     """The tables: what the runs came to, the settings in which they differ, their curves."""
-    screen = console(highlight=False, markup=False)
+    screen = console(highlight=False)
     runs = result["runs"]
     screen.print(_figures(runs))
     if runs[0]["settings"]:
@@ -108,7 +108,7 @@ def _figures(runs: Sequence[Run]):
     figures: dict[str, Callable[[Run], str]] = {
         "algorithm": lambda run: clean(run["algorithm"], 60),
         "model": lambda run: clean(run["model"], 60),
-        "state": lambda run: run["state"],
+        "state": lambda run: clean(run["state"], 40),
         "steps": lambda run: f"{amount(run['step'])} of {amount(run['steps'])}",
         "reward, last 10 % of steps": lambda run: figure(run["reward"]),
         "best on held-out problems": lambda run: _best(run["best"]),
@@ -117,7 +117,7 @@ def _figures(runs: Sequence[Run]):
         "hours of steps and evaluations": lambda run: figure(run["hours"], ".2f"),
         "λ at the end": lambda run: figure(run["length_lambda"], "+.4f"),
         "steps without an update": lambda run: amount(run["skipped"]),
-        "alarms": lambda run: ", ".join(run["alarms"]) or "–",
+        "alarms": lambda run: clean(", ".join(run["alarms"])) or "–",
     }
     table = _table(f"{len(runs)} runs", runs)
     for name, shown in figures.items():

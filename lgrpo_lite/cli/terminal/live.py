@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 
+from lgrpo_lite.cli.terminal.guard import guard
+from lgrpo_lite.cli.terminal.output import console, say
+from lgrpo_lite.cli.terminal.plain import PlainText
 from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.view import live
 
@@ -25,15 +27,15 @@ REFRESH_SECONDS = 0.25
 DRAW_SECONDS = 1.0
 
 
-def follow(path: Path, console: Console, wait: Callable[[], bool]) -> RunView:
+def follow(path: Path, terminal: PlainText, wait: Callable[[], bool]) -> RunView:
     """Draw until `wait`, which returns after REFRESH_SECONDS at most, says True, or until the run has ended;
     the last reading.
     """
     tail = Tail(path)
     view, size, drawn = tail.refresh(), (0, 0), 0.0
-    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
+    with Live(console=terminal, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
         while True:
-            now, current = time.monotonic(), (console.size.width, console.size.height)
+            now, current = time.monotonic(), (terminal.size.width, terminal.size.height)
             if current != size or now - drawn >= DRAW_SECONDS:
                 size, drawn = current, now
                 screen.update(live(view, *size), refresh=True)
@@ -61,9 +63,10 @@ def main() -> int:
     """The process that a training run starts. Ctrl-C is the training's to handle; the end of standard input
     ends this.
     """
+    guard()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    path, console = Path(sys.argv[1]), Console(stderr=True)
+    path, terminal = Path(sys.argv[1]), console(sys.stderr)
     over = False
 
     def wait() -> bool:
@@ -74,14 +77,14 @@ def main() -> int:
         return over
 
     try:
-        follow(path, console, wait)
+        follow(path, terminal, wait)
     except Exception as error:  # whatever a terminal does to a view, training goes on
-        console.print(f"the live view failed ({error!r}); plain lines from here", style=None, markup=False)
+        say(f"the live view failed ({error!r}); plain lines from here", file=sys.stderr)
         return 1
     time.sleep(0.1)  # a process that was killed is gone by now; one that ends well waits for this one
     view = Tail(path).refresh()
     if view.health.state == "killed":
-        print("\n".join(last_words(view)), file=sys.stderr)
+        say(*last_words(view), file=sys.stderr)
     while not over:  # the run has ended for the reader, its process has not yet
         wait()
     return 0

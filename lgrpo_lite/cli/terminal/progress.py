@@ -4,7 +4,6 @@ ones.
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
 import time
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from lgrpo_lite.cli.terminal.output import overwrite, say
 from lgrpo_lite.progress import Progress, listening, told
 
 REFRESH_SECONDS = 0.25
 PLAIN_SECONDS = 10.0  # between two plain lines, and before the first: shorter work gets none
-CLEAR = "\r\x1b[K"
 
 
 @contextmanager
@@ -78,39 +77,34 @@ class Line:
                 self._redraw(text)
             elif now - self._last >= PLAIN_SECONDS and not self._work.finished:
                 self._last = now
-                self._write(text + "\n")
+                say(text, file=self.out)
+                self.out.flush()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside it the line is away, so that a command can print its own."""
         with self._lock:
             if self._shown:
-                self._write(CLEAR)
+                overwrite(self.out, "")
                 self._shown = ""
             yield
 
     def _redraw(self, text: str) -> None:
         if text != self._shown:
-            width = max(1, shutil.get_terminal_size().columns - 1)
-            self._write(CLEAR + text[:width])
+            overwrite(self.out, text)
             self._shown = text
-
-    def _write(self, text: str) -> None:
-        self.out.write(text)
-        self.out.flush()
 
 
 def _text(work: Progress, elapsed: float) -> str:
-    from lgrpo_lite.monitor.text import duration, visible
+    from lgrpo_lite.monitor.text import duration
 
-    what = visible(work.what)
     if work.of is None:
         count = f" {work.done}," if work.done else ""
-        return f"{what}:{count} {duration(elapsed)}"
+        return f"{work.what}:{count} {duration(elapsed)}"
     left = ""
     if work.left is not None and not work.finished:
         left = f", {duration(work.left)} left"
-    return f"{what}: {work.done}/{work.of}{left}"
+    return f"{work.what}: {work.done}/{work.of}{left}"
 
 
 def can_overwrite(out: TextIO) -> bool:

@@ -8,14 +8,12 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
-from rich.console import Console
-
+from lgrpo_lite.cli.terminal.output import console, restore, say
 from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.text import duration, step_line
 from lgrpo_lite.types import StepRecord
 
 REFRESH_SECONDS = 0.25
-RESTORE = "\x1b[?1049l\x1b[?25h"  # leave the alternate screen, show the cursor
 TOLD_AGAIN = ("warning", "step_refused", "alarm")  # once more when the screen is gone
 EVENTS = {  # by kind; what an event does not hold is None
     "warning": "warning: {message}",
@@ -31,8 +29,8 @@ def can_draw() -> bool:
     """Whether the live view belongs here: both streams on a terminal that moves its cursor, colour wanted,
     not inside CI.
     """
-    console = Console(stderr=True)
-    terminal = console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal
+    screen = console(sys.stderr)
+    terminal = screen.is_terminal and sys.stdout.isatty() and not screen.is_dumb_terminal
     return terminal and not os.environ.get("CI") and not os.environ.get("NO_COLOR")
 
 
@@ -61,7 +59,7 @@ class Screen:
 
     def __enter__(self) -> "Screen":
         if self.mode == "live" and not sys.stderr.isatty():
-            print("no terminal for the live view; plain lines instead", file=sys.stderr)
+            say("no terminal for the live view; plain lines instead", file=sys.stderr)
             self.mode = "plain"
         if self.mode == "live":
             command = [sys.executable, "-m", "lgrpo_lite.cli.terminal.live", str(self.path)]
@@ -103,7 +101,7 @@ class Screen:
                 self._own = None
             if self._view is not None and self._view.returncode not in (0, 1) and not self._restored:
                 self._restored = True  # it was killed, and could not put the terminal in order
-                print(RESTORE, end="", file=sys.stderr, flush=True)
+                restore(sys.stderr)
 
     def _end_view(self) -> None:
         if self._view is None:
@@ -134,7 +132,7 @@ class Screen:
         self._done.wait()
         for event in run.events[self.shown["events"] :]:
             if event.get("kind") in TOLD_AGAIN:
-                print(_event(event), file=sys.stderr)
+                say(_event(event), file=sys.stderr)
 
     def _mark(self, run: RunView) -> None:
         self.shown = {"records": run.step, "evals": len(run.evals), "events": len(run.events)}
@@ -144,14 +142,14 @@ class Screen:
         self.shown["evals"] = min(self.shown["evals"], len(run.evals))
         for event in run.events[self.shown["events"] :]:
             if text := _event(event):
-                print(text, file=sys.stderr)
+                say(text, file=sys.stderr)
         for row in run.evals[self.shown["evals"] :]:
-            print(_evaluation(row), file=sys.stderr)
+            say(_evaluation(row), file=sys.stderr)
         sys.stderr.flush()
         with contextlib.suppress(BrokenPipeError):  # `| head`: the reader has seen enough, the run goes on
             for record in run.records:
                 if record.step > self.shown["records"]:
-                    print(step_line(record, run.steps, _seconds_left(record, run.steps)))
+                    say(step_line(record, run.steps, _seconds_left(record, run.steps)))
             sys.stdout.flush()
         self._mark(run)
 
