@@ -1,5 +1,5 @@
 """Writes docs/algorithms.md, cli.md and memory.md from the code, performance.md and
-rewards.md from benches; `--check`.
+rewards.md from benches, the figures of reliability.md from stored attacks; `--check`.
 
 Every Python words its argparse help a little differently, so the help texts are those
 of 3.11 and checked there only.
@@ -397,6 +397,89 @@ def _found(results: dict) -> Iterator[str]:
         )
 
 
+def reliability() -> str:
+    """reliability.in.md with the figures of the attacks that bench/baselines/reliability-*.json hold."""
+    text = (HERE / "reliability.in.md").read_text("utf-8")
+    stored = {}
+    for name in ("chaos-cpu", "chaos-vllm", "fuzz", "soak"):
+        file = HERE.parent / "bench" / "baselines" / f"reliability-{name}.json"
+        stored[name] = json.loads(file.read_text("utf-8")) if file.exists() else None
+    made = {
+        "generated": GENERATED.replace("the code", "reliability.in.md, or store an attack"),
+        "long runs": long_runs(stored),
+    }
+    for mark, filling in made.items():
+        text = text.replace(f"<!-- {mark} -->", filling)
+    return text
+
+
+def long_runs(stored: dict[str, dict | None]) -> str:
+    """A section for each attack by name: what it stored, or that it has not."""
+    sections = {
+        "chaos-cpu": ("Kills, sampled by transformers", _chaos),
+        "chaos-vllm": ("Kills, sampled by vLLM on a CPU", _chaos),
+        "fuzz": ("Hostile input", _fuzz),
+        "soak": ("Hours of one run", _soak),
+    }
+    parts = []
+    for name, (title, table) in sections.items():
+        result = stored[name]
+        body = f"{_attacked(result)}\n\n{table(result)}" if result else "**Not run yet.**"
+        parts.append(f"### {title}\n\n{body}")
+    return "\n\n".join(parts)
+
+
+def _attacked(result: dict) -> str:
+    """When, on what and of which commit."""
+    versions = ", ".join(
+        f"{name} {version}" for name, version in result["versions"].items() if name != "lgrpo-lite"
+    )
+    seed = f", seed {result['seed']}" if "seed" in result else ""
+    return f"{result['date']}, {result['machine']}, commit {result['commit']}{seed}; {versions}."
+
+
+def _chaos(result: dict) -> str:
+    text = "| algorithm | runs | kills | faults |\n|---|---:|---:|---:|\n"
+    runs = 0
+    for name, row in result["by_algorithm"].items():
+        runs += row["cases"]
+        text += f"| `{name}` | {row['cases']:,} | {row['kills']:,} | {row['faults']:,} |\n"
+    text += f"| all, {result['minutes']:,.0f} min | {runs:,} | {result['kills']:,} |"
+    text += f" {len(result['faults']):,} |\n\n"
+    phases = ", ".join(f"{phase} {count:,}" for phase, count in result["by_phase"].items())
+    return f"{text}Kills by phase: {phases}."
+
+
+def _fuzz(result: dict) -> str:
+    text = "| class | cases | outcomes | slowest, s | most memory, MiB | cases with faults |\n"
+    text += "|---|---:|---:|---:|---:|---:|\n"
+    for name, row in result["classes"].items():
+        faulty = {fault["case"] for fault in row["faults"]}
+        text += f"| {name} | {row['cases']:,} | {len(row['outcomes']):,} | {row['worst_seconds']:.2f} |"
+        text += f" {row['most_mib']:,} | {len(faulty):,} |\n"
+    return text.rstrip()
+
+
+def _soak(result: dict) -> str:
+    text = f"{result['hours']:g} hours; the run ended with {result['exit_code']}, its folder grew by"
+    text += f" {result['folder_bytes_per_step']:,.0f} bytes a step. Intervals are of 95 %.\n\n"
+    text += "| | done | memory, kB a unit | in the second half | memory |"
+    text += " descriptors, threads, processes, /dev/shm: first → last |\n|---|---:|---:|---:|---|---|\n"
+    for name in ("run", "workers"):
+        row = result[name]
+        slopes = [_slope(row[key]) for key in ("kb_per_unit", "kb_per_unit_second_half")]
+        memory = "flat" if row["memory_is_flat"] else "**grows**"
+        counts = ", ".join(f"{first:g} → {last:g}" for first, _, last in row["first_most_last"].values())
+        rest = counts if row["rest_is_flat"] else f"**grows**: {counts}"
+        text += f"| {name} | {row['done']:,} {row['unit']}s | {' | '.join(slopes)} | {memory} | {rest} |\n"
+    return text.rstrip()
+
+
+def _slope(interval: list[float]) -> str:
+    low, slope, high = interval
+    return f"{slope:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
 def architecture() -> str:
     """architecture.in.md with the rooms, the files and the functions of a step as the code has them."""
     text = (HERE / "architecture.in.md").read_text("utf-8")
@@ -549,6 +632,7 @@ PAGES = {
     "cli.md": cli,
     "memory.md": memory,
     "performance.md": performance,
+    "reliability.md": reliability,
     "rewards.md": rewards,
 }
 

@@ -2,6 +2,7 @@
 README exist, links lead somewhere.
 """
 
+import ast
 import json
 import re
 import subprocess
@@ -18,6 +19,10 @@ from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.recipe.read import recipe_names
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "docs"))
+
+import generate  # noqa: E402
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -72,6 +77,68 @@ def test_the_glossary_has_each_word_once_and_its_places_exist():
             assert (root / place).exists() or (
                 code.exists() and f"class {name}" in code.read_text("utf-8")
             ), place
+
+
+def test_every_promise_stands_once_with_tests_that_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| R-(\d+) (\|.*\|)$", text, re.MULTILINE))
+    assert re.findall(r"^\| R-(\d+)", text, re.MULTILINE) == [str(n) for n in range(1, 31)] == list(rows)
+    for number, row in rows.items():
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named or "**Not yet:**" in row, number
+        assert len(named) == row.count("tests/"), number
+        for file, name in named:
+            assert name in functions_of(ROOT / file), f"R-{number}: {file}::{name}"
+        for place in re.findall(r"`([a-z_]+/[\w/.]*|[a-z_]+\.py)`", row.partition("`tests/")[0]):
+            assert (ROOT / "lgrpo_lite" / place).exists(), f"R-{number}: {place}"
+
+
+def functions_of(file: Path) -> set[str]:
+    """Names of all functions of a file, which is not imported."""
+    tree = ast.parse(file.read_text("utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+ATTACKED = {
+    "date": "2026-12-01",
+    "machine": "x86_64, 2 cores",
+    "commit": "abc1234",
+    "versions": {"torch": "2.13.0"},
+}
+CHAOS = ATTACKED | {
+    "seed": 3, "minutes": 61.2, "kills": 302, "by_phase": {"rollout": 300, "saving": 2}, "faults": [{"fault": "wrong"}],
+    "by_algorithm": {"grpo": {"cases": 100, "kills": 202, "faults": 1}, "dapo": {"cases": 50, "kills": 100, "faults": 0}},
+}  # fmt: skip
+FUZZ = ATTACKED | {
+    "seed": 0, "classes": {"recipes": {
+        "cases": 5000, "outcomes": {"exit 0": 4000, "exit 2: …": 1000}, "worst_seconds": 1.234, "most_mib": 40,
+        "faults": [{"case": 7, "fault": "a"}, {"case": 7, "fault": "b"}],
+    }},
+}  # fmt: skip
+HELD = {
+    "unit": "step", "done": 4321, "kb_per_unit": [-1.0, 0.5, 2.0], "kb_per_unit_second_half": [-2.0, 0.0, 2.0],
+    "memory_is_flat": True, "first_most_last": {"descriptors": [30, 33, 30.0]}, "rest_is_flat": True,
+}  # fmt: skip
+SOAK = ATTACKED | {
+    "hours": 2.0, "exit_code": 130, "folder_bytes_per_step": 1234.5, "run": HELD,
+    "workers": HELD | {"unit": "call", "memory_is_flat": False, "rest_is_flat": False},
+}  # fmt: skip
+
+
+def test_the_figures_of_long_runs_are_those_that_were_stored():
+    made = generate.long_runs({"chaos-cpu": CHAOS, "chaos-vllm": None, "fuzz": FUZZ, "soak": SOAK})
+    assert (
+        made.count("2026-12-01, x86_64, 2 cores, commit abc1234") == 3 and made.count("**Not run yet.**") == 1
+    )
+    for line in (
+        "| `grpo` | 100 | 202 | 1 |",
+        "| all, 61 min | 150 | 302 | 1 |",
+        "Kills by phase: rollout 300, saving 2.",
+        "| recipes | 5,000 | 2 | 1.23 | 40 | 1 |",
+        "| run | 4,321 steps | +0.50 (-1.00 to +2.00) | +0.00 (-2.00 to +2.00) | flat | 30 → 30 |",
+        "| workers | 4,321 calls | +0.50 (-1.00 to +2.00) | +0.00 (-2.00 to +2.00) | **grows** | **grows**: 30 → 30 |",
+    ):
+        assert line in made.splitlines(), line
 
 
 def test_what_contributing_names_is_there():
