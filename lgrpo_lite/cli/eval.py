@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.checks.check import check, demand
     from lgrpo_lite.evaluation.suites import lay_over
     from lgrpo_lite.folder.code import warned
+    from lgrpo_lite.recipe.bounds import SEEDS
+    from lgrpo_lite.recipe.marks import shown
 
     words = [word for word in args.words if "=" not in word]
     if len(words) != 1:
@@ -66,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} is less than 1", where="command line", fix=f"--{name} 1 or more")
+    if not 0 <= args.seed < SEEDS:
+        what, fix = f"--seed {shown(args.seed)} is no seed", f"--seed 0 to {SEEDS - 1}"
+        raise ConfigError(what, where="command line", fix=fix)
     run_folder = _run_folder(words[0], args.runs)
     recipe = _recipe(words[0], run_folder)
     suite = _suite(args, recipe, run_folder)

@@ -179,6 +179,9 @@ def _print(result: dict, warnings: list[str]) -> None:
         _print_golds(golds)
     if cases := result.get("cases"):
         _print_cases(cases)
+    failed = sum(report.get("verifier_faults", 0) for report in result.values() if isinstance(report, dict))
+    if failed:
+        print(f"the math verifier failed on {failed} answers, which count as wrong")
     for warning in warnings:
         print(f"note: {warning}", file=sys.stderr)
 
