@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 LARGEST = 1e18  # of any number: float32 and 64 bits hold it, and its square
 LONGEST_NAME = 100  # characters; a folder's name has at most 255 bytes, and the time is put behind it
 SEEDS = 2**32  # how many there are: others are made of one, and they have to fit into 64 bits
+MOST_TEMPERATURE = 100
 LEAST_TEMPERATURE = 0.01  # vLLM samples with it whatever is lower
 
 
@@ -39,6 +40,8 @@ def _temperature(value: float) -> float:
     if 0 < value < LEAST_TEMPERATURE:
         least = f"a temperature is {LEAST_TEMPERATURE} or more"
         raise ValueError(f"{least}: the update divides by it, and vLLM samples no colder")
+    if value > MOST_TEMPERATURE:
+        raise ValueError(f"a temperature is at most {MOST_TEMPERATURE}: every token is as likely there")
     return value
 
 
