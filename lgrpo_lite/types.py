@@ -125,6 +125,7 @@ class StepRecord:
     reward_timeouts: int = 0  # rewards that were ended at their deadline
     reward_crashes: int = 0  # rewards whose process died
     reward_errors: int = 0  # rewards that raised, took too much memory, or gave no number
+    verifier_faults: int = 0  # answers on which the math verifier failed: wrong, not missing
     reward_p50: float | None = None  # seconds to score one completion, waits for a CPU left out
     reward_p95: float | None = None
     groups: int = 0  # groups that were admitted

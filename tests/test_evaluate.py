@@ -217,6 +217,10 @@ def test_a_foreign_folder_is_left_alone(tmp_path, capfd):
         (["builtin:tiny-math"], "a model is evaluated on a suite"),
         (["builtin:tiny-math", "--suite", "math500"], "did you mean 'math-500'?"),
         (["builtin:tiny-math", "--suite", "arithmetic", "--k", "0"], "--k is less than 1"),
+        (["builtin:tiny-math", "--suite", "arithmetic", "--seed", "-1"], "--seed -1 is no seed"),
+        (["builtin:tiny-math", "--suite", "arithmetic", "--seed", str(2**32)], "is no seed"),
+        (["builtin:tiny-math", "--suite", "arithmetic", "--seed", str(2**63)], "is no seed"),
+        (["builtin:tiny-math", "--suite", "arithmetic", "--seed", "9" * 4000], "is no seed"),
         (
             ["builtin:tiny-math", "--suite", "arithmetic", "--k", "2", "--temperature", "0"],
             "at temperature 0",

@@ -75,6 +75,7 @@ def test_text_formats_hold_the_same_rows(tmp_path, name, packed):
         ("a.json", '[{"question": "a", "answer": "1"}\n', 2, "not JSON"),
         ("a.json", '{"question": "a", "answer": "1"}\n{', 2, "not JSON"),
         ("a.json", "[" * 100_000, 1, "not JSON"),
+        ("a.json", '[{"question": "a", "answer": "1"}]\n\n x', 3, "text after the end of the list"),
         ("a.jsonl", '{"question": "a", "answer": "1"}\n{"question": "a", "answer": "1"', 2, "not JSON"),
     ],
 )  # fmt: skip
@@ -83,6 +84,52 @@ def test_a_fault_is_named_by_its_line(tmp_path, name, text, line, words):
     with pytest.raises(DataError, match=words) as error:
         list(read(source, "here"))
     assert error.value.where == f"{source.path}:{line}" and error.value.fix
+
+
+BEHIND = [
+    "x",
+    "]",
+    "]]",
+    ",",
+    "[]",
+    "{}",
+    "0",
+    '"',
+    "\0",
+    "\u00a0",
+    "// note",
+    '[{"question": "b", "answer": "2"}]',
+    "\n\n}",
+]
+
+
+@pytest.mark.parametrize("bad_rows", ["refuse", "skip"])
+@pytest.mark.parametrize("blanks", ["", " ", "\n"])
+@pytest.mark.parametrize("behind", BEHIND)
+def test_text_behind_a_list_is_refused_with_its_line(tmp_path, behind, blanks, bad_rows):
+    """It would be read by nobody: a file that was appended to, or two that were joined."""
+    text = '[{"question": "a", "answer": "1"}]' + blanks
+    source = write(tmp_path / "a.json", text + behind).model_copy(update={"bad_rows": bad_rows})
+    line = 1 + (text + behind.rstrip("}")).count("\n")
+    with pytest.raises(DataError, match="text after the end of the list") as error:
+        list(read(source, "here"))
+    assert error.value.where == f"{source.path}:{line}"
+
+
+@pytest.mark.parametrize("blanks", ["", "\n", " \t\r\n\n"])
+def test_blanks_behind_a_list_are_nothing(tmp_path, blanks):
+    source = write(tmp_path / "a.json", '[{"question": "a", "answer": "1"}]' + blanks)
+    assert len(list(read(source, "here"))) == 1
+
+
+@pytest.mark.parametrize(
+    "garbage", [*BEHIND[:2], "garbage", "0", "[]", "{}", '{"question": "b", "answer": "2"} x']
+)
+def test_a_line_of_garbage_in_jsonl_is_refused_with_its_line(tmp_path, garbage):
+    source = write(tmp_path / "a.jsonl", '{"question": "a", "answer": "1"}\n\n' + garbage)
+    with pytest.raises(DataError) as error:
+        list(read(source, "here"))
+    assert error.value.where == f"{source.path}:3"
 
 
 @pytest.mark.parametrize(

@@ -215,32 +215,20 @@ def broke(whole: Path, name: str, code: int, err: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [1000, 4500, 9000])
-def test_a_full_disk_is_told_and_the_run_goes_on_where_there_is_room(whole, kilobytes):
+@pytest.mark.parametrize("percent", [20, 50, 90], ids=lambda percent: f"{percent} % of a run")
+def test_a_full_disk_is_told_and_the_run_goes_on_where_there_is_room(whole, percent):
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         pytest.skip("needs bubblewrap for a disk of its own")
-    name = f"full{kilobytes}"
+    name = f"full{percent}"
+    size = sum(file.lstat().st_size for file in (whole / "whole").rglob("*"))
     kept = whole / name
     kept.mkdir()
     run = shlex.join(command(Path("/mnt"), name))
     script = f"{run}; code=$?; cp -r /mnt/{name}/. {shlex.quote(str(kept))}; exit $code"
-    disk = ["--size", str(1024 * kilobytes), "--tmpfs", "/mnt"]
-    inside = [
-        bwrap,
-        "--bind",
-        "/",
-        "/",
-        "--dev-bind",
-        "/dev",
-        "/dev",
-        "--proc",
-        "/proc",
-        *disk,
-        "sh",
-        "-c",
-        script,
-    ]
+    disk = ["--size", str(size * percent // 100), "--tmpfs", "/mnt"]
+    own = ["--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc"]
+    inside = [bwrap, *own, *disk, "sh", "-c", script]
     done = subprocess.run(inside, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
     assert "the disk is full" in done.stderr
@@ -264,22 +252,24 @@ def test_a_run_folder_that_is_renamed_ends_the_run_and_it_goes_on_once_it_is_bac
 
 
 @pytest.mark.slow
-def test_a_terminal_that_is_closed_finishes_the_step_and_saves(whole):
-    argv = [word if word != "plain" else "live" for word in command(whole, "closed")]
+@pytest.mark.parametrize("ui", ["live", "plain"])
+def test_a_terminal_that_is_closed_finishes_the_step_and_saves(whole, ui):
+    name = f"closed-{ui}"
+    argv = [word if word != "plain" else ui for word in command(whole, name)]
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(argv[0], argv)
-    path = whole / "closed" / "metrics.jsonl"
+    path = whole / name / "metrics.jsonl"
     while not (path.exists() and path.read_text().count("\n") >= 4):
         if select.select([terminal], [], [], 0.05)[0]:
             os.read(terminal, 65536)
     os.close(terminal)
     _, waited = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(waited) == 129
-    status = json.loads((whole / "closed" / "STATUS.json").read_text())
+    status = json.loads((whole / name / "STATUS.json").read_text())
     assert (status["state"], status["exit_code"]) == ("stopped", 129)
-    subprocess.run(command(whole, "closed"), check=True, capture_output=True)
-    same(whole, "closed")
+    subprocess.run(command(whole, name), check=True, capture_output=True)
+    same(whole, name)
 
 
 @pytest.mark.slow

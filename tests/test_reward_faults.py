@@ -2,11 +2,12 @@
 those rows, and says how many.
 """
 
+import json
 import statistics
 
 import pytest
 import torch
-from support import tiny_recipe
+from support import lgrpo, tiny_recipe
 
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.train.build import build
@@ -102,3 +103,56 @@ def test_a_group_that_is_missing_as_a_whole_makes_no_update(tmp_path):
         record.skipped and record.missing == record.reward_errors > 0 and not any(g.rollouts for g in groups)
     )
     run.reward.close()
+
+
+VERIFIER = """
+from lgrpo_lite.verifier import verify as verdicts
+
+def breaks(text):
+    raise IndexError("on purpose")
+
+def score(completion, reference):
+    whole = verdicts.read
+    if len(completion) % 2:
+        verdicts.read = breaks
+    try:
+        return verdicts.verify(completion, reference) == "ok"
+    finally:
+        verdicts.read = whole
+"""
+
+
+def test_an_answer_on_which_the_verifier_fails_is_wrong_and_counted_in_the_step(tmp_path):
+    (tmp_path / "mine.py").write_text(VERIFIER)
+    small = ("model.max_new_tokens=8", "safety.reward_workers=2")
+    run = build(tiny_recipe(f"rewards.0.use={tmp_path}/mine.py:score", "rewards.0.extract=final", *small))
+    record, groups = train_step(1, run)
+    run.reward.close()
+    failed = [r for group in groups for r in group.rollouts if len(r.completion.text) % 2]
+    assert record.verifier_faults == len(failed) > 0 and record.missing == 0
+    assert {rollout.reward for rollout in failed} == {0.0}
+
+
+def test_reward_test_counts_answers_on_which_the_verifier_fails(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(VERIFIER)
+    cases = [
+        {"prediction": "12", "gold": "12", "label": True},
+        {"prediction": "123", "gold": "4", "label": False},
+        {"prediction": "5", "gold": "4", "label": False},
+    ]
+    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cases))
+    words = ["reward", "test", f"{tmp_path}/mine.py:score", "--cases", tmp_path / "cases.jsonl"]
+    assert lgrpo(*words) == 0
+    assert "the math verifier failed on 2 answers, which count as wrong" in capsys.readouterr().out
+    assert lgrpo(*words, "--json") == 0
+    report = json.loads(capsys.readouterr().out)["result"]["cases"]
+    assert (report["verifier_faults"], report["missing"], report["accuracy"]) == (2, 0, 1.0)
+
+
+@pytest.mark.parametrize(("missing", "lines"), [(0, 2), (3, 2)])
+def test_the_view_shows_them_beside_missing_rewards(missing, lines):
+    from lgrpo_lite.monitor.panels.learning import missing as panel
+    from lgrpo_lite.types import StepRecord
+
+    shown = panel(StepRecord(1, 1, missing=missing, verifier_faults=4))
+    assert len(shown) == lines and "verifier failed 4, taken as wrong" in shown[-1].plain

@@ -16,6 +16,7 @@ from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
+from lgrpo_lite.recipe.code import PARTS, files_of
 from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
 from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.recipe.schema import Recipe
@@ -23,8 +24,6 @@ from lgrpo_lite.rewards.code import missing_sandbox
 from lgrpo_lite.rewards.judge import missing_variables
 from lgrpo_lite.rewards.part import complete as complete_rewards
 from lgrpo_lite.rewards.part import parts_of
-
-PARTS = ("algorithm.advantage", "algorithm.surrogate")  # that a file may give
 
 
 def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
@@ -55,16 +54,6 @@ def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
     for fault in unservable(recipe, engine_row(recipe).can):
         _refuse(recipe, fault)
     return recipe
-
-
-def files_of(recipe: Recipe) -> list[tuple[str, str]]:
-    """(key, file.py:function) of all code that a run of the recipe runs besides ours."""
-    named = {"algorithm.use": recipe.algorithm.use}
-    for key in PARTS:
-        named[key] = getattr(recipe.algorithm, key.rpartition(".")[2])
-    for i, reward in enumerate(recipe.rewards):
-        named[f"rewards.{i}.use"] = reward.use
-    return [(key, use) for key, use in named.items() if is_file(use)]
 
 
 def _refuse(recipe: Recipe, fault: Fault) -> NoReturn:

@@ -1,8 +1,9 @@
 """What a run of a recipe would be, in words, without loading anything."""
 
-from lgrpo_lite.checks.check import files_of, gold_fault_of
+from lgrpo_lite.checks.check import gold_fault_of
 from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.data.prompts import name, on_hub, shared, survey
+from lgrpo_lite.recipe.code import paths_of
 from lgrpo_lite.recipe.schema import Recipe
 
 BRICKS = (
@@ -39,9 +40,9 @@ def describe(recipe: Recipe) -> list[str]:
 
 def not_run(recipe: Recipe) -> list[str]:
     """What `check(…, imports=False)` left unknown, in sentences."""
-    files = dict.fromkeys(use.rpartition(":")[0] for _, use in files_of(recipe))
     return [
-        f"{file} is code of the recipe and was not run; --import runs it, to check it too" for file in files
+        f"{file} is code of the recipe and was not run; --import runs it, to check it too"
+        for file in paths_of(recipe)
     ]
 
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json, say
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json, say, tell_code
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "no prompts to look at", where=f"command line, -n {args.n}", fix="give -n 1 or more"
         )
-    recipe = check(load_recipe(args.words[0], args.words[1:]))
+    recipe = load_recipe(args.words[0], args.words[1:])
+    tell_code(recipe)
+    recipe = check(recipe)
     demand(recipe)
     with showing(as_json=args.json), tempfile.TemporaryDirectory() as folder:
         log_to(Path(folder) / "main.log")

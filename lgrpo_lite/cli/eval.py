@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json, say
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json, say, tell_code
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
@@ -55,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.checks.check import check, demand
     from lgrpo_lite.evaluation.suites import lay_over
+    from lgrpo_lite.folder.code import warned
+    from lgrpo_lite.recipe.bounds import SEEDS
+    from lgrpo_lite.recipe.marks import shown
 
     words = [word for word in args.words if "=" not in word]
     if len(words) != 1:
@@ -65,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} is less than 1", where="command line", fix=f"--{name} 1 or more")
+    if not 0 <= args.seed < SEEDS:
+        what, fix = f"--seed {shown(args.seed)} is no seed", f"--seed 0 to {SEEDS - 1}"
+        raise ConfigError(what, where="command line", fix=fix)
     run_folder = _run_folder(words[0], args.runs)
     recipe = _recipe(words[0], run_folder)
     suite = _suite(args, recipe, run_folder)
@@ -73,12 +79,15 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"eval.k={args.k}")
     if args.temperature is not None:
         overrides.append(f"eval.temperature={args.temperature}")
-    recipe = check(lay_over(suite, recipe, overrides))
+    recipe = lay_over(suite, recipe, overrides)
+    changed = warned(run_folder, recipe) if run_folder else []
+    tell_code(recipe)
+    recipe = check(recipe)
     demand(recipe)
     subject, skipped = _subject(words[0], run_folder, args.checkpoint)
     out = args.out or _default_folder(subject, suite.suite.name, recipe.eval, args)
     result = _measure(recipe, suite, subject, out, args)
-    warnings = skipped + result["warnings"]
+    warnings = changed + skipped + result["warnings"]
     if args.json:
         shown = {key: result[key] for key in ("about", "figures", "versions")}
         print_json("eval", {"out": str(out), **shown}, warnings)

@@ -41,17 +41,21 @@ def run(args: argparse.Namespace) -> int:
         )
     path, kind = find_run(args.words[0], args.runs), args.words[1]
     out = args.out or path / "export" / kind
-    from lgrpo_lite.checks.check import check, demand
+    from lgrpo_lite.checks.check import demand
+    from lgrpo_lite.folder.code import warned
     from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
-    recipe = check(load_recipe(str(path / "config.resolved.yaml")))
+    recipe = load_recipe(str(path / "config.resolved.yaml"))  # complete; no code of it is executed
+    changed = warned(path, recipe)
     demand(recipe)
     log_to(path / "logs" / "export.log")
     result = _export(recipe, path, kind, out, args)
     if args.json:
-        print_json("export", result)
+        print_json("export", result, changed)
         return 0
+    for warning in changed:
+        say(f"warning: {warning}", file=sys.stderr)
     say(out)
     if "check" in result:
         say(CHECK.format(**result["check"]))

@@ -1,6 +1,7 @@
 """`lgrpo-lite recipe`: ls, show, cp, run; a bare name is run."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from lgrpo_lite.cli import train
@@ -35,17 +36,26 @@ def run(args: argparse.Namespace) -> int:
     if verb == "cp":
         return _copy(words, args)
     if verb == "show":
-        from lgrpo_lite.checks.check import check
-        from lgrpo_lite.monitor.text import visible
-        from lgrpo_lite.recipe.read import load_recipe
-
-        recipe = check(load_recipe(words[0], words[1:]))
-        text = recipe.to_yaml()
-        if visible(text) != text:  # YAML has escapes of its own, which are read back as what they stand for
-            text = recipe.to_yaml(ascii_only=True)
-        say(*text.rstrip("\n").split("\n"))
-        return 0
+        return _show(words, args)
     return train.start(words[0], words[1:], args, command="recipe")
+
+
+def _show(words: list[str], args: argparse.Namespace) -> int:
+    """The settings alone on stdout, so that they may go into a file."""
+    from lgrpo_lite.checks.check import check
+    from lgrpo_lite.checks.describe import not_run
+    from lgrpo_lite.monitor.text import visible
+    from lgrpo_lite.recipe.read import load_recipe
+
+    recipe = check(load_recipe(words[0], words[1:]), imports=args.imports)
+    text = recipe.to_yaml()
+    if visible(text) != text:  # YAML has escapes of its own, which are read back as what they stand for
+        text = recipe.to_yaml(ascii_only=True)
+    say(*text.rstrip("\n").split("\n"))
+    if not args.imports:
+        for line in not_run(recipe):
+            say(f"note: {line}", file=sys.stderr)
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, print_json, say
+from lgrpo_lite.cli.terminal.output import add_json, print_json, say, tell_code
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, VerificationError, nearest
 from lgrpo_lite.progress import told
@@ -103,7 +103,9 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
         raise ConfigError(f"reward {verb}: what is to be done?", where="command line", fix=f"write {usage}")
     name, settings = words[0], words[1:]
     if name in recipe_names() or name.endswith((".yaml", ".yml")):
-        return check(load_recipe(name, settings)), False
+        recipe = load_recipe(name, settings)
+        tell_code(recipe)
+        return check(recipe), False
     if name not in REWARDS and ".py:" not in name:
         fix = f"use a recipe, file.py:function, or one of {', '.join(REWARDS)}"
         what = f"no such reward or recipe: {name!r}{nearest(name, REWARDS)}"
@@ -111,6 +113,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
     text = ALONE.replace("NAME", json.dumps(name))
     overrides = [f"rewards.0.{setting}" for setting in settings]
     recipe = parse_recipe(text, "command line", overrides)
+    tell_code(recipe)
     parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)  # refuses what it cannot be asked
     return recipe, True
 
@@ -176,6 +179,9 @@ def _print(result: dict, warnings: list[str]) -> None:
         _print_golds(golds)
     if cases := result.get("cases"):
         _print_cases(cases)
+    failed = sum(report.get("verifier_faults", 0) for report in result.values() if isinstance(report, dict))
+    if failed:
+        say(f"the math verifier failed on {failed} answers, which count as wrong")
     for warning in warnings:
         say(f"note: {warning}", file=sys.stderr)
 

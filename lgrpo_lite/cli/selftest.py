@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json, say
+from lgrpo_lite.cli.terminal.output import add_json, add_recipe, print_json, say, tell_code
 from lgrpo_lite.cli.terminal.progress import showing
 
 
@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
-    recipe = check(load_recipe(args.words[0], args.words[1:]))
+    recipe = load_recipe(args.words[0], args.words[1:])
+    tell_code(recipe)
+    recipe = check(recipe)
     demand(recipe)
     with showing(as_json=args.json) as line, tempfile.TemporaryDirectory() as folder:
         log_to(Path(folder) / "main.log")

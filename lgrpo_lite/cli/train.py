@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lgrpo_lite.cli.terminal.output import RUNS, add_json, add_runs, console, print_json, say
+from lgrpo_lite.cli.terminal.output import RUNS, add_import, add_json, add_runs, console, print_json, say
 
 if TYPE_CHECKING:
     from lgrpo_lite.train.session import Result
@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything that needs no model, then stop"
     )
+    add_import(parser, "of --dry-run and `recipe show`: ")
     how = ("auto", "live", "plain", "none")
     parser.add_argument("--ui", choices=how, default="auto", help="how progress is shown")
     add_json(parser)
@@ -48,9 +49,12 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
     recipe = load_recipe(name_or_path, overrides)
     if args.dry_run:
         from lgrpo_lite.checks.check import check
-        from lgrpo_lite.checks.describe import describe
+        from lgrpo_lite.checks.describe import describe, not_run
 
-        say(*describe(check(recipe)), "dry run: nothing was started")
+        lines = describe(check(recipe, imports=args.imports))
+        if not args.imports:
+            lines += [f"note       {line}" for line in not_run(recipe)]
+        say(*lines, "dry run: nothing was started")
         return 0
     from lgrpo_lite.cli.terminal.screen import Screen
     from lgrpo_lite.train import session

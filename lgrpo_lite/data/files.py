@@ -155,6 +155,7 @@ def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
         counted = position
         place = f"{path}:{number}"
         if text.startswith("]", position):
+            _demand_end(path, text, position + 1, number)
             return
         try:
             value, position = decoder.raw_decode(text, position)
@@ -162,6 +163,15 @@ def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
             fix = "a list of JSON objects, closed by ]"
             raise DataError(f"not JSON: {error}", where=place, fix=fix) from None
         yield _record(number, place, _as_object, value)
+
+
+def _demand_end(path: Path, text: str, position: int, number: int) -> None:
+    """Nothing but blanks behind the list, which closes on line `number`: rows behind it would not be read."""
+    end = _skipped(text, position, " \t\r\n")
+    if end < len(text):
+        number += text.count("\n", position, end)
+        fix = "one list a file: put all rows between its brackets, or write one object a line (.jsonl)"
+        raise DataError("text after the end of the list", where=f"{path}:{number}", fix=fix)
 
 
 def _skipped(text: str, position: int, characters: str) -> int:

@@ -24,7 +24,16 @@ from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
 from lgrpo_lite.types import StepRecord
 
-OURS = {"completions", "checkpoints", "logs", "config.yaml", "env.json", "STATUS.json", "events.jsonl"}
+OURS = {
+    "completions",
+    "checkpoints",
+    "logs",
+    "code",
+    "config.yaml",
+    "env.json",
+    "STATUS.json",
+    "events.jsonl",
+}
 TELL = 10.0  # seconds between two lines that say how far long work is; shorter work gets none
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.folder.code import demand_unchanged
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.recipe.bounds import name_fault
 from lgrpo_lite.recipe.marks import differences, shown
@@ -25,7 +26,9 @@ RESOLVED = "config.resolved.yaml"  # written when all of a recipe is known to lo
 
 
 def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple[RunFolder, bool]:
-    """The run folder and whether to resume in it. An existing run is never written over."""
+    """The run folder and whether to resume in it. An existing run is never written over. Other settings, or
+    files of Python that have changed: ConfigError.
+    """
     if name:
         _check_name(name)
     path = runs / name if name else None
@@ -45,8 +48,18 @@ def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple
         fix = "resume with the settings it was started with, or choose another --name"
         raise ConfigError(f"the run has other settings: {shown}", where=str(path / RESOLVED), fix=fix)
     resumed = folder.started
+    if resumed:
+        demand_unchanged(path, recipe)
     folder.open()
     return folder, resumed
+
+
+def refuse_changed_code(recipe: Recipe, runs: Path, name: str) -> None:
+    """What `open_run` refuses of the code of the run of that name, before any of it is executed."""
+    _check_name(name)
+    folder = RunFolder(runs / name)
+    if folder.started:
+        demand_unchanged(folder.path, recipe)
 
 
 def _check_name(name: str) -> None:

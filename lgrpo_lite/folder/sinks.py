@@ -33,7 +33,7 @@ TAGS = {  # of the numbers of a step; those of its dicts are named by their keys
     "reward": "reward/mean", "reward_std": "reward/std", "solved": "reward/solved",
     "missing": "reward/missing",
     "reward_timeouts": "reward/timeouts", "reward_crashes": "reward/crashes",
-    "reward_errors": "reward/errors",
+    "reward_errors": "reward/errors", "verifier_faults": "reward/verifier_faults",
     "reward_p50": "reward/seconds_p50", "reward_p95": "reward/seconds_p95",
     "groups": "groups/admitted", "groups_mixed": "groups/mixed", "groups_right": "groups/right",
     "groups_wrong": "groups/wrong",

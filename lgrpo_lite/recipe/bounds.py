@@ -6,6 +6,8 @@ from pydantic import AfterValidator, Field
 
 LARGEST = 1e18  # of any number: float32 and 64 bits hold it, and its square
 LONGEST_NAME = 100  # characters; a folder's name has at most 255 bytes, and the time is put behind it
+SEEDS = 2**32  # how many there are: others are made of one, and they have to fit into 64 bits
+MOST_TEMPERATURE = 100
 LEAST_TEMPERATURE = 0.01  # vLLM samples with it whatever is lower
 
 
@@ -38,6 +40,8 @@ def _temperature(value: float) -> float:
     if 0 < value < LEAST_TEMPERATURE:
         least = f"a temperature is {LEAST_TEMPERATURE} or more"
         raise ValueError(f"{least}: the update divides by it, and vLLM samples no colder")
+    if value > MOST_TEMPERATURE:
+        raise ValueError(f"a temperature is at most {MOST_TEMPERATURE}: every token is as likely there")
     return value
 
 
@@ -51,5 +55,5 @@ FolderName = Annotated[str, AfterValidator(_folder_name)]
 Temperature = Annotated[float, AfterValidator(_temperature)]
 Decays = Annotated[tuple[float, float], AfterValidator(_decays)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]  # what a socket or a timer can wait
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # others are made of it, and they have to fit into 64 bits
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 AdamRate = Annotated[float, Field(gt=0, le=1)]  # a step moves every number by up to as much

@@ -43,17 +43,21 @@ def recipe_text(name_or_path: str) -> tuple[str, str]:
 
 def read_text(path: Path) -> str:
     """The text of a recipe's file. A pipe, a device, a folder, one too long or not UTF-8: ConfigError."""
+    where = shown(str(path))[1:-1]
     try:
         if path.exists() and not path.is_file():  # a pipe waits for its writer, a device may never end
             reason = "not a file"
         elif path.stat().st_size > LONGEST:
             reason = f"longer than {LONGEST:,} bytes"
+            with path.open("rb") as file:
+                line = 1 + file.read(LONGEST).count(b"\n")  # at which it is too long
+            where = f"{where}:{line}"
         else:
             return path.read_text("utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with NUL
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
     fix = "name a readable YAML file, or a recipe of `lgrpo-lite recipe ls`"
-    raise ConfigError(f"cannot read the recipe: {reason}", where=shown(str(path))[1:-1], fix=fix)
+    raise ConfigError(f"cannot read the recipe: {reason}", where=where, fix=fix)
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:

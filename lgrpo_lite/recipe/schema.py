@@ -45,7 +45,10 @@ class Model(Section):
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
     max_new_tokens: int = Field(default=512, ge=1, description="an answer is cut here")
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads; 1 is fastest for tiny models; null leaves torch's"
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads; 1 is fastest for tiny models; null leaves torch's",
     )
 
 

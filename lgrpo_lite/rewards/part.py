@@ -66,6 +66,7 @@ class Tally:
 
     seconds: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)  # timeout, error, crash
+    verifier_faults: int = 0  # answers on which the math verifier failed: wrong, not missing
 
 
 def quantile(values: Sequence[float], q: float) -> float | None:

@@ -60,6 +60,7 @@ class Reply:
     seconds: float
     fault: Fault | None = None
     note: str = ""  # of a fault, for the log
+    verifier_faults: int = 0  # answers on which the math verifier failed, which it calls wrong
 
 
 @dataclass(slots=True)
@@ -166,8 +167,8 @@ class Pool:
                 replies[call] = Reply(None, used, "crash", death)
             return
         if worker.call is not None:
-            value, seconds, note = message
-            replies[worker.call] = Reply(value, seconds, "error" if note else None, note)
+            value, seconds, note, faults = message
+            replies[worker.call] = Reply(value, seconds, "error" if note else None, note, faults)
             worker.call = None
         elif message:
             self._end(worker)

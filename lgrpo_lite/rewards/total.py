@@ -147,6 +147,7 @@ class RewardSum:
         for (row, column), reply in zip(cells, self.pool.run(calls), strict=True):
             marks[row][column] = _mark_of(reply)
             seconds[row] += reply.seconds
+            tally.verifier_faults += reply.verifier_faults
             if reply.fault:
                 notes.append((pairs[row][0].id, reply.note))
                 tally.faults[reply.fault] += 1

@@ -271,6 +271,7 @@ def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
     return counts(rows) | {
         "seconds": seconds,
         "faults": dict(tally.faults),
+        "verifier_faults": tally.verifier_faults,
         "by_tier": by_tier,
         "by_category": by_category,
         "disagreements": [row.to_json() for row in wrong[:SHOWN]],
@@ -291,6 +292,7 @@ def gold_report(right: Sequence[Scored], misses: Sequence[Scored], tally: Tally)
         "near_misses_failed": len(passed),
         "near_misses_shown": [row.to_json() for row in passed[:SHOWN]],
         "faults": dict(tally.faults),
+        "verifier_faults": tally.verifier_faults,
     }
 
 

@@ -1,4 +1,4 @@
-"""A process that scores: reads (function, arguments), answers (value, seconds, note).
+"""A process that scores: reads (function, arguments), answers (value, seconds, note, faults of the verifier).
 
 Its parent imports it for `spent`. Light to import: what a reward needs is imported by the reward.
 """
@@ -21,6 +21,7 @@ from lgrpo_lite.recipe.plugin import from_text
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
 MAX_NOTE = 4000  # characters of a traceback
+VERIFIER = "lgrpo_lite.verifier.verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,22 @@ def main(fd: int) -> None:
             index, arguments = connection.recv()
         except EOFError:
             return
+        faults = _verifier_faults()
         began = spent(os.getpid())
         value, note = _call(loaded[index], arguments)
         used = spent(os.getpid()) - began
+        faults = _verifier_faults() - faults
         try:
-            connection.send((value, used, note))
+            connection.send((value, used, note, faults))
         except (TypeError, AttributeError, ValueError) as error:  # what it returned cannot be sent
             note = f"a reward returned {type(value).__name__}: {error}"
-            connection.send((None, used, note[:MAX_NOTE]))
+            connection.send((None, used, note[:MAX_NOTE], faults))
+
+
+def _verifier_faults() -> int:
+    """Answers so far on which the math verifier failed. It is imported by the rewards that use it alone."""
+    verifier = sys.modules.get(VERIFIER)
+    return 0 if verifier is None else verifier.faults.total()
 
 
 def _call(function: Callable, arguments: dict[str, Any]) -> tuple[Any, str]:

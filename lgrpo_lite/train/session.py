@@ -19,14 +19,16 @@ from typing import Literal
 from lgrpo_lite.checks.check import check, demand
 from lgrpo_lite.checks.describe import describe
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
+from lgrpo_lite.folder.code import demand_unchanged, store, stored
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
-from lgrpo_lite.folder.opening import RESOLVED, open_run
+from lgrpo_lite.folder.opening import RESOLVED, open_run, refuse_changed_code
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.machine.disk import disk_fault
 from lgrpo_lite.machine.facts import cuda_devices, environment
 from lgrpo_lite.plan.fit import faster
 from lgrpo_lite.plan.plan import plan
+from lgrpo_lite.recipe.code import code_of, told
 from lgrpo_lite.recipe.read import load_recipe, recipe_text
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.train.stop import Stopped, StopRequest
@@ -79,7 +81,9 @@ def train(
         raise ConfigError(
             "a recipe that was read already takes no settings", where="train(overrides)", fix=fix
         )
-    recipe = check(recipe)
+    if name and resume == "auto":
+        refuse_changed_code(recipe, Path(runs), name)
+    recipe = _checked(recipe, caller.say)
     demand(recipe, loggers=True)
     expected = _planned(recipe, caller.say)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
@@ -87,6 +91,7 @@ def train(
     if expected:
         folder.event("plan", lines=expected)
     try:
+        _keep_code(recipe, folder, caller.say, resumed=resumed)
         folder.write("config.yaml", source or recipe.to_yaml())
         folder.write("env.json", json.dumps(environment(), indent=1))
         again = caller.again(folder.path) if caller.again else None
@@ -131,6 +136,30 @@ def written(name_or_path: str, overrides: Sequence[str]) -> str:
 # ------------------------------------------------------------ before
 
 
+def _checked(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+    """The recipe complete. What that executes is told before it is executed."""
+    named = told(code_of(recipe))
+    for line in named:
+        say(line)
+    recipe = check(recipe)
+    for line in told(code_of(recipe)):
+        if line not in named:  # an algorithm of the user's may name a file in turn
+            say(line)
+    return recipe
+
+
+def _keep_code(recipe: Recipe, folder: RunFolder, say: Callable[[str], None], *, resumed: bool) -> None:
+    """Copies of the files that the run executes. A run that has them already keeps those it began with."""
+    files = code_of(recipe)
+    if not files or (resumed and stored(folder.path) is not None):
+        return
+    store(folder.path, files)
+    if resumed:
+        message = "an earlier version began the run and kept no hash of its code: kept from here on"
+        folder.event("warning", message=message)
+        say(f"warning: {message}")
+
+
 def _planned(recipe: Recipe, say: Callable[[str], None]) -> list[str]:
     """What the run will take of the GPU, told before it starts; what cannot fit is
     refused (exit 4). No GPU: nothing.
@@ -163,6 +192,7 @@ def _built(recipe: Recipe, folder: RunFolder):
         check_original(recipe)
     folder.set_status("loading", folder.status.get("step", 0))
     run = build(recipe)
+    demand_unchanged(folder.path, recipe)  # what was read while it was built is what is kept
     run.reward.log_to(folder.log_path.with_name("rewards.log"))
     folder.write(RESOLVED, recipe.to_yaml())
     return run

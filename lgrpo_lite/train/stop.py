@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import stat
 import threading
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 from lgrpo_lite.errors import EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
 
 CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED, signal.SIGHUP: EXIT_HANGUP}
+STREAMS = 256  # file descriptors among which those of a terminal are looked for
 
 
 class StopRequest:
@@ -26,10 +26,12 @@ class StopRequest:
         self.exit_code: int | None = None
         self._deadline = time.monotonic() + 60 * time_limit_minutes if time_limit_minutes else math.inf
         self._before: dict[int, Any] = {}
+        self._terminals: set[int | None] = set()
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # signals are the main thread's: there only the time limit asks
+        self._terminals = {_terminal_of(stream) for stream in (0, 1, 2)} - {None}
         for number in CODES:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
@@ -50,7 +52,7 @@ class StopRequest:
     def _asked(self, number: int, _frame) -> None:
         code = CODES[signal.Signals(number)]
         if number == signal.SIGHUP:
-            _let_go_of_terminal()
+            _let_go_of(self._terminals)
         if self.exit_code in CODES.values():
             raise Stopped(code)
         self.exit_code = code
@@ -59,12 +61,22 @@ class StopRequest:
             os.write(2, text.encode())  # print() is not safe inside a signal handler
 
 
-def _let_go_of_terminal() -> None:
-    """What is printed goes nowhere from here on: to a terminal that is gone every write fails."""
+def _terminal_of(stream: int) -> int | None:
+    """The device behind a stream that is a terminal."""
+    with suppress(OSError):
+        if os.isatty(stream):
+            return os.fstat(stream).st_rdev
+    return None
+
+
+def _let_go_of(terminals: set[int | None]) -> None:
+    """What is printed there goes nowhere from here on: every write to a terminal that is gone fails. The view
+    keeps streams of it under other numbers.
+    """
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
+    for stream in range(STREAMS):
         with suppress(OSError):
-            if stat.S_ISCHR(os.fstat(stream).st_mode):
+            if os.fstat(stream).st_rdev in terminals:
                 os.dup2(nowhere, stream)
     os.close(nowhere)
 

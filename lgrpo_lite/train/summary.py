@@ -159,6 +159,7 @@ def _rollout(tools: Tools) -> dict[str, Any]:
         "reward_timeouts": tally.faults["timeout"],
         "reward_crashes": tally.faults["crash"],
         "reward_errors": tally.faults["error"],
+        "verifier_faults": tally.verifier_faults,
         "reward_p50": quantile(tally.seconds, 0.5),
         "reward_p95": quantile(tally.seconds, 0.95),
         "rollout_tokens": tools.count["tokens"],

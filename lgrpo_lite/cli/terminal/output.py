@@ -28,9 +28,17 @@ def add_recipe(parser: argparse.ArgumentParser, metavar: str) -> None:
     parser.add_argument("words", nargs="+", metavar=metavar, help=help_)
 
 
-def add_import(parser: argparse.ArgumentParser) -> None:
+def add_import(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """`of`: which parts of the command read it, where not all do."""
     help_ = "run the Python files that the recipe names, as training does, to check what they hold"
-    parser.add_argument("--import", dest="imports", action="store_true", help=help_)
+    parser.add_argument("--import", dest="imports", action="store_true", help=f"{of}{help_}")
+
+
+def tell_code(recipe: Any) -> None:
+    """On stderr, before it happens: which files a command executes because a recipe names them."""
+    from lgrpo_lite.recipe.code import code_of, told
+
+    say(*told(code_of(recipe)), file=sys.stderr)
 
 
 def add_json(parser: argparse.ArgumentParser, help_: str = "print the result as one JSON object") -> None:

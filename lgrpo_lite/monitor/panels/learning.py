@@ -170,14 +170,18 @@ def _signal_words(r: StepRecord, width: int) -> Text:
 
 
 def missing(r: StepRecord) -> list[Text]:
-    """Rewards that are missing, and of what kind; a missing one leaves its group, it is no zero."""
-    if not r.missing:
-        return [row("missing", f"{0:4}", ("   rewards", LABEL))]
-    lines = [row("missing", amount(r.missing, 4), verdict("bad"), (" rewards", LABEL))]
+    """Rewards that are missing, and of what kind; a missing one leaves its group, it is no zero. Answers on
+    which the verifier failed are zeros.
+    """
+    lines = [row("missing", f"{0:4}", ("   rewards", LABEL))]
+    if r.missing:
+        lines = [row("missing", amount(r.missing, 4), verdict("bad"), (" rewards", LABEL))]
     kinds = [("timed out", r.reward_timeouts), ("crashed", r.reward_crashes), ("failed", r.reward_errors)]
     words = [f"{what} {amount(count)}" for what, count in kinds if count]
     if words:
         lines.append(Text(f"  {'  '.join(words)}", BAD))
+    if r.verifier_faults:
+        lines.append(Text(f"  verifier failed {amount(r.verifier_faults)}, taken as wrong", WARN))
     return lines
 
 
