@@ -92,16 +92,17 @@ def _rchar() -> int:
     )
 
 
-def test_a_view_left_open_forgets_old_steps_but_not_their_shape(tmp_path):
-    tail = Tail(tmp_path)
+@pytest.mark.parametrize("kept", [KEPT, 256])
+def test_a_view_left_open_forgets_old_steps_but_not_their_shape(tmp_path, kept):
+    tail = Tail(tmp_path, kept=kept)
     path, step = tmp_path / "metrics.jsonl", 0
     for _ in range(6):
         with path.open("a") as file:
-            for _ in range(KEPT // 2):
+            for _ in range(kept // 2):
                 step += 1
                 file.write(json.dumps({"step": step, "policy_version": step, "reward": step / 1e5}) + "\n")
         view = tail.refresh()
-    assert len(view.records) <= 2 * KEPT and view.step == step
+    assert len(view.records) <= 2 * kept and view.step == step
     assert [r.step for r in view.records] == list(range(view.records[0].step, step + 1))
     assert view.sparse and view.sparse[-1].step < view.records[0].step
     series = [v for v in view.series("reward") if v is not None]

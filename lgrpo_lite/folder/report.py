@@ -1,5 +1,6 @@
 """report.md: what a run did and how to go on with it, from its files alone, with plots in report.svg."""
 
+import gc
 import logging
 import os
 import shlex
@@ -58,6 +59,7 @@ def write_report(path: Path) -> None:
         write_whole(path / "report.md", "\n".join(lines).rstrip() + "\n")
     except Exception:  # whatever is wrong with a report, training goes on
         logging.exception("no report was written")
+    gc.collect()  # a figure is cycles, of which a process as large as a trainer would pile up tens of MB
 
 
 def _part(heading: str, part: Callable[[RunView], Iterator[str]], run: RunView) -> list[str]:

@@ -19,7 +19,7 @@ from lgrpo_lite.monitor.lines import Lines
 from lgrpo_lite.monitor.numbers import finite
 from lgrpo_lite.types import StepRecord
 
-KEPT = 4096  # steps of which all is known, at least; older ones are thinned out
+KEPT = 4096  # steps that a view knows all of
 
 
 @dataclass
@@ -99,11 +99,13 @@ class Tail:
     """Follows a run folder: `refresh()` reads what is new since the last call, at a cost that does not grow
     with the run.
 
-    `whole`: every line of every file, for reports and comparisons.
+    `whole`: every line of every file, for reports and comparisons. `kept`: steps of which all is known, at
+    least; older ones are thinned out.
     """
 
-    def __init__(self, path: Path, *, whole: bool = False):
+    def __init__(self, path: Path, *, whole: bool = False, kept: int = KEPT):
         self.view = RunView(path)
+        self._kept = kept
         self._lines = {
             name: Lines(path / name, whole=whole or name == "evals.jsonl")
             for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl")
@@ -144,9 +146,9 @@ class Tail:
             view.records = _records(fresh)
         else:
             view.records += _records(fresh)
-        if not self._whole and len(view.records) > 2 * KEPT:  # a view that is left open for days
-            view.sparse = thinned([*view.sparse, *view.records[:-KEPT]], KEPT // 8)
-            view.records = view.records[-KEPT:]
+        if not self._whole and len(view.records) > 2 * self._kept:  # a view that is left open for days
+            view.sparse = thinned([*view.sparse, *view.records[: -self._kept]], self._kept // 8)
+            view.records = view.records[-self._kept :]
 
     def _small(self, name: str, target: str, parse) -> None:
         """A small file, if it changed, into a field of the view; of one that cannot be read the last good

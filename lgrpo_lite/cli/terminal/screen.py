@@ -14,6 +14,7 @@ from lgrpo_lite.monitor.text import duration, step_line
 from lgrpo_lite.types import StepRecord
 
 REFRESH_SECONDS = 0.25
+LINES = 256  # steps that are held for plain lines: those since the last look, and all of a short run
 TOLD_AGAIN = ("warning", "step_refused", "alarm")  # once more when the screen is gone
 EVENTS = {  # by kind; what an event does not hold is None
     "warning": "warning: {message}",
@@ -46,7 +47,7 @@ class Screen:
             mode = "live" if can_draw() else "plain"
         self.mode = mode
         self.path, self.log = path, log
-        self.tail = Tail(path)
+        self.tail = Tail(path, kept=LINES)
         self.shown = {"records": 0, "evals": 0, "events": 0}
         # a resumed run has lines already; those it makes again after rewinding are shown again
         if fresh_only:
