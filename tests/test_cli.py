@@ -281,6 +281,8 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
     assert json.loads((tmp_path / "x" / "STATUS.json").read_text())["state"] == "failed"
     rows = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
     assert [r["skipped"] for r in rows] == [f"loss is nan at step {i}" for i in (1, 2, 3)]
+    kept = [path.name for path in sorted((tmp_path / "x" / "completions").iterdir())]
+    assert kept == [f"step-{i:06d}.jsonl.gz" for i in (1, 2, 3)]  # to look at, as the message says
 
 
 def test_a_library_user_trains_as_the_command_does(tmp_path):

@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from lgrpo_lite.errors import OutOfMemory
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.memory import layers_of, out_of_memory, recompute
 from lgrpo_lite.train.run import Run
+from lgrpo_lite.types import Group
 
 T = TypeVar("T")
 MIN_TOKENS = 32  # of a micro-batch; below it every answer is one of its own anyway
@@ -18,14 +19,21 @@ MAX_REFUSED = 3  # steps in a row without a finite loss before the run gives up
 
 
 class NonFinite(Exception):
-    """A number of the update is NaN or infinite. Raised before any parameter moved."""
+    """A number of the update is NaN or infinite. Raised before any parameter moved.
+
+    `groups`: the answers of the step, to look at.
+    """
+
+    def __init__(self, what: str, groups: Sequence[Group] = ()):
+        super().__init__(what)
+        self.groups = groups
 
 
-def check_finite(step: int, **numbers: float | None) -> None:
+def check_finite(step: int, groups: Sequence[Group], **numbers: float | None) -> None:
     """Raise NonFinite naming the first number that is not finite."""
     for name, value in numbers.items():
         if value is not None and not math.isfinite(value):
-            raise NonFinite(f"{name} is {value} at step {step}")
+            raise NonFinite(f"{name} is {value} at step {step}", groups)
 
 
 def within_memory(run: Run, attempt: Callable[[], T]) -> T:

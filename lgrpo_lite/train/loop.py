@@ -55,7 +55,7 @@ def steps(run: Run, folder: RunFolder, stop: StopRequest, *, resume: bool) -> bo
             try:
                 record, groups = train_step(step, run)
             except NonFinite as fault:
-                record, groups = _refused(run, folder, step, fault), []
+                record, groups = _refused(run, folder, step, fault), fault.groups
                 refused = state.refused + 1
             finally:
                 _warn(run, folder, step)  # also where nothing was left to shrink

@@ -82,7 +82,7 @@ def train_step(step: int, run: Run) -> tuple[StepRecord, list[Group]]:
             loss, sums, token_grad = within_memory(run, partial(gradient, run, batch))
             grad_norm = clip_grad_norm_(policy.trainable(), recipe.optim.max_grad_norm).item()
             own = {"length_lambda_grad": objective.lambda_grad, "log_z_grad": objective.log_z_grad}
-            check_finite(step, loss=loss, grad_norm=grad_norm, **own)
+            check_finite(step, sampled, loss=loss, grad_norm=grad_norm, **own)
             taken = replace(
                 taken, batch=batch, loss=loss, grad_norm=grad_norm, sums=sums, token_grad=token_grad
             )
