@@ -150,6 +150,15 @@ def test_the_last_value_before_is_taken(override, read):
     assert read(check(parse_recipe(GOOD, "r.yaml", [override])))
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_looking_at_a_task_of_a_million_problems_does_not_make_them(split, capsys):
+    begun = time.process_time()
+    settings = ["data.train.limit=1000000", f"data.train.split={split}", "data.eval=[]"]
+    assert main(["validate", "tiny-math", *settings]) == 0
+    assert "arithmetic: 1000000 rows" in capsys.readouterr().out
+    assert time.process_time() - begun < 3
+
+
 def test_a_rate_that_breaks_most_policies_is_warned_of():
     def lines(rate):
         return warnings(check(parse_recipe(GOOD, "r.yaml", [f"optim.lr={rate}"])))
