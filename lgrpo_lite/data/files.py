@@ -219,8 +219,9 @@ def _from_parquet(path: Path, where: str) -> Iterator[Record]:
         with parquet.ParquetFile(path) as file:
             batches = (batch.to_pylist() for batch in file.iter_batches(READ_ROWS))
             yield from _indexed(chain.from_iterable(batches), str(path))
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
+        # also of values that Python has none of: a time after the year 9999, a zone that nobody knows
+        reason = str(error).partition("\n")[0]
         fix = "check that it is a whole parquet file"
         raise DataError(f"cannot read {path}: {reason}", where=where, fix=fix) from None
 

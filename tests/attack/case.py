@@ -22,7 +22,7 @@ ROOT = TESTS.parent
 if str(TESTS) not in sys.path:  # `python -m tests.attack.fuzz` has the root alone; the tests are material here
     sys.path.insert(0, str(TESTS))
 
-LONGEST = 2200  # bytes of a message, or of a line of what a command prints
+LONGEST = 2200  # characters of a message, or of a line of what a command prints
 OWN_CODES = (0, 2, 3, 4, 5, 6, 7, 75, 129, 130, 143)
 OURS = "fault of lgrpo-lite"
 
@@ -73,8 +73,8 @@ class Said:
             found.append(f"a traceback: {self.err.strip().splitlines()[-1:]}")
         for stream, text in (("stderr", self.err), ("stdout", self.out)):
             found += faults_of_text(stream, text)
-        if self.code and len(self.err.encode()) > LONGEST:
-            found.append(f"a message of {len(self.err.encode())} bytes")
+        if self.code and len(self.err) > LONGEST:
+            found.append(f"a message of {len(self.err)} characters")
         return found
 
     def __str__(self) -> str:

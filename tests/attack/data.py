@@ -17,7 +17,7 @@ from lgrpo_lite.errors import LgrpoError
 from lgrpo_lite.recipe.schema import Source
 from lgrpo_lite.verifier.verify import gold_fault
 
-from .case import Told, about, command, damaged, faults_of_text, placed
+from .case import LONGEST, Told, about, command, damaged, placed
 
 COUNT, SECONDS, MEMORY = 500, 5.0, 700
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".JSONL", "", ".gz", ".parquet.gz")
@@ -88,11 +88,9 @@ def by_reader(source: dict[str, Any]) -> Told:
             assert row.question.strip() and row.reference.strip(), row
         return Told("read", (), f"{count} rows")
     except LgrpoError as error:
-        faults = list(faults_of_text("an error", str(error)))
-        if error.exit_code == 1:
-            faults.append("exit code 1")
-        if len(str(error).encode()) > 2200:
-            faults.append(f"a message of {len(str(error).encode())} bytes")
+        faults = ["exit code 1"] if error.exit_code == 1 else []
+        if len(str(error)) > LONGEST:
+            faults.append(f"a message of {len(str(error))} characters")
         return Told(f"refused {error.exit_code}", tuple(faults), str(error))
 
 
