@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,13 @@ def test_parquet_with_numbers_messages_and_a_missing_answer(tmp_path):
     with pytest.raises(DataError, match=r"no gold answer in column 'model\.truth'") as error:
         list(read(Source(path=str(path), answer="model.truth"), "here"))
     assert error.value.where == f"{path} row 3 (index 2)"
+
+
+def test_blanks_between_the_items_of_a_list_cost_nothing(tmp_path):
+    begun = time.process_time()
+    source = write(tmp_path / "a.json.gz", "[" + " " * 30_000_000 + json.dumps(ROWS[0]) + " " * 30_000_000 + "]")
+    assert [row.reference for row in read(source, "here")] == ["2"]
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from lgrpo_lite.recipe.schema import Source
 MAX_LINE = 2**26  # bytes; a longer line is a file of another kind, and would be held in memory whole
 READ_ROWS = 1024  # of parquet at once
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+BETWEEN_ITEMS = re.compile(r"[ \t\r\n,]*")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -150,7 +152,7 @@ def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
     position = text.index("[") + 1
     counted = 0  # up to here line breaks are in `number`
     while True:
-        position = _skipped(text, position, " \t\r\n,")
+        position = _end_of(BETWEEN_ITEMS, text, position)
         number += text.count("\n", counted, position)
         counted = position
         place = f"{path}:{number}"
@@ -164,10 +166,9 @@ def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
         yield _record(number, place, _as_object, value)
 
 
-def _skipped(text: str, position: int, characters: str) -> int:
-    while position < len(text) and text[position] in characters:
-        position += 1
-    return position
+def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:
+    found = pattern.match(text, position)
+    return found.end() if found else position
 
 
 def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:

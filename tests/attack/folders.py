@@ -24,7 +24,7 @@ import yaml
 from .case import ROOT, Said, Told, about, captured, command, faults_of_text
 from .harm import harm
 
-COUNT, SECONDS, MEMORY = 1000, 120.0, 1500
+COUNT, SECONDS, MEMORY = 1000, 60.0, 1500
 FULL = 40  # of so many cases one is resumed to its end
 SLOW = 5.0  # seconds that a look may take
 SETTINGS = (

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def harm(draw: random.Random, path: Path) -> str:
     kind = draw.choice(HARMS)
     try:
         return f"{kind.__name__[1:]} {kind(draw, path)}"
-    except OSError as error:  # an earlier harm is in the way
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # an earlier harm is in the way
         return f"{kind.__name__[1:]} nothing, {error}"
 
 
