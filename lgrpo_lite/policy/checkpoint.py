@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.machine.disk import plain
 from lgrpo_lite.policy.policy import Policy
 
 
@@ -109,7 +110,7 @@ def repair(root: Path, *, keep_best: int) -> None:
 def broken(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
+        lines = plain(folder / "SHA256SUMS").read_text("utf-8").splitlines()
         for line in lines:
             digest, _, name = line.partition("  ")
             if _digest(folder / name) != digest:
@@ -200,7 +201,7 @@ def _seal(folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with plain(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -168,8 +168,8 @@ def warm(prepared: Runs) -> None:
 def resumed(prepared: Runs, folder: Path) -> Told:
     """What `train --resume auto` does before its first step."""
     from lgrpo_lite.errors import LgrpoError
-    from lgrpo_lite.machine.disk import disk_fault
     from lgrpo_lite.folder.opening import open_run
+    from lgrpo_lite.machine.disk import disk_fault
     from lgrpo_lite.train.loop import _resume
 
     run = built(prepared.recipe)
