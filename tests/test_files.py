@@ -172,7 +172,9 @@ def test_parquet_with_numbers_messages_and_a_missing_answer(tmp_path):
 
 def test_blanks_between_the_items_of_a_list_cost_nothing(tmp_path):
     begun = time.process_time()
-    source = write(tmp_path / "a.json.gz", "[" + " " * 30_000_000 + json.dumps(ROWS[0]) + " " * 30_000_000 + "]")
+    source = write(
+        tmp_path / "a.json.gz", "[" + " " * 30_000_000 + json.dumps(ROWS[0]) + " " * 30_000_000 + "]"
+    )
     assert [row.reference for row in read(source, "here")] == ["2"]
     assert time.process_time() - begun < 2
 
@@ -198,7 +200,12 @@ def test_times_in_parquet_that_python_has_not_are_a_fault_of_the_file(tmp_path, 
 
 @pytest.mark.parametrize(
     "source",
-    [{"prompt": "x" * 5000}, {"path": "y" * 5000}, {"path": "a/" + "y" * 5000 + "/b.csv"}, {"answer": "z" * 5000}],
+    [
+        {"prompt": "x" * 5000},
+        {"path": "y" * 5000},
+        {"path": "a/" + "y" * 5000 + "/b.csv"},
+        {"answer": "z" * 5000},
+    ],
 )
 def test_a_message_is_no_longer_than_a_screen_whatever_it_quotes(tmp_path, source):
     given = write(tmp_path / "a.csv", "question,answer\n1,2\n").model_copy(update=source)

@@ -35,17 +35,49 @@ class Value:
 
 def _whole(draw: random.Random) -> Value:
     n = draw.randint(-99, 999)
-    return Value(n, (f"{n}", f"{n}.0", f"${n}$", f"x = {n}", f"\\text{{{n}}}", f"{n}.", f"+{n}" if n >= 0 else f"- {-n}", f"\\left({n}\\right)", f"\\frac{{{2 * n}}}{{2}}"))
+    return Value(
+        n,
+        (
+            f"{n}",
+            f"{n}.0",
+            f"${n}$",
+            f"x = {n}",
+            f"\\text{{{n}}}",
+            f"{n}.",
+            f"+{n}" if n >= 0 else f"- {-n}",
+            f"\\left({n}\\right)",
+            f"\\frac{{{2 * n}}}{{2}}",
+        ),
+    )
 
 
 def _fraction(draw: random.Random) -> Value:
     top, bottom = draw.choice([1, 3, 7, 11, 13, 17]), draw.choice([2, 4, 8, 16])
-    return Value((top, bottom), (f"{top}/{bottom}", f"\\frac{{{top}}}{{{bottom}}}", f"\\dfrac{top}{{{bottom}}}", f"{top / bottom}", f"{top}\\div {bottom}", f"\\frac{{{3 * top}}}{{{3 * bottom}}}"))
+    return Value(
+        (top, bottom),
+        (
+            f"{top}/{bottom}",
+            f"\\frac{{{top}}}{{{bottom}}}",
+            f"\\dfrac{top}{{{bottom}}}",
+            f"{top / bottom}",
+            f"{top}\\div {bottom}",
+            f"\\frac{{{3 * top}}}{{{3 * bottom}}}",
+        ),
+    )
 
 
 def _root(draw: random.Random) -> Value:
     k, m = draw.randint(1, 9), draw.choice([2, 3, 5, 7])
-    return Value((k, m), (f"{k}\\sqrt{{{m}}}", f"{k}\\cdot\\sqrt {m}", f"\\sqrt{{{k * k * m}}}", f"{k}*sqrt({m})", f"{k}({m})^{{1/2}}"))
+    return Value(
+        (k, m),
+        (
+            f"{k}\\sqrt{{{m}}}",
+            f"{k}\\cdot\\sqrt {m}",
+            f"\\sqrt{{{k * k * m}}}",
+            f"{k}*sqrt({m})",
+            f"{k}({m})^{{1/2}}",
+        ),
+    )
 
 
 def _pi(draw: random.Random) -> Value:
@@ -70,7 +102,9 @@ def _tuple(draw: random.Random) -> Value:
 
 def _set(draw: random.Random) -> Value:
     a, b, c = sorted(draw.sample(range(-20, 20), 3))
-    return Value((a, b, c), (f"\\{{{a},{b},{c}\\}}", f"{{{c}, {a}, {b}}}", f"{a}, {b}, {c}", f"x={a}, x={b}, x={c}"))
+    return Value(
+        (a, b, c), (f"\\{{{a},{b},{c}\\}}", f"{{{c}, {a}, {b}}}", f"{a}, {b}, {c}", f"x={a}, x={b}, x={c}")
+    )
 
 
 def _interval(draw: random.Random) -> Value:
@@ -78,7 +112,15 @@ def _interval(draw: random.Random) -> Value:
     b = a + draw.randint(1, 9)
     left, right = draw.choice("(["), draw.choice(")]")
     signs = "<" if left == "(" else "\\le", "<" if right == ")" else "\\le"
-    return Value((a, b, left, right), (f"{left}{a},{b}{right}", f"\\left{left}{a},{b}\\right{right}", f"{a}{signs[0]} x{signs[1]} {b}", f"x\\in {left}{a},{b}{right}"))
+    return Value(
+        (a, b, left, right),
+        (
+            f"{left}{a},{b}{right}",
+            f"\\left{left}{a},{b}\\right{right}",
+            f"{a}{signs[0]} x{signs[1]} {b}",
+            f"x\\in {left}{a},{b}{right}",
+        ),
+    )
 
 
 def _ray(draw: random.Random) -> Value:
@@ -98,7 +140,9 @@ def _length(draw: random.Random) -> Value:
 
 def _letter(draw: random.Random) -> Value:
     letter = draw.choice("ABCDE")
-    return Value(letter, (f"({letter})", letter, f"\\text{{({letter})}}", f"\\textbf{{{letter}}}", f"Option {letter}"))
+    return Value(
+        letter, (f"({letter})", letter, f"\\text{{({letter})}}", f"\\textbf{{{letter}}}", f"Option {letter}")
+    )
 
 
 def _word(draw: random.Random) -> Value:
@@ -109,12 +153,27 @@ def _word(draw: random.Random) -> Value:
 def _matrix(draw: random.Random) -> Value:
     cells = [draw.randint(-9, 9) for _ in range(4)]
     a, b, c, d = cells
-    return Value(tuple(cells), (f"\\begin{{pmatrix}}{a}&{b}\\\\{c}&{d}\\end{{pmatrix}}", f"\\begin{{bmatrix}} {a} & {b} \\\\ {c} & {d} \\end{{bmatrix}}"))
+    return Value(
+        tuple(cells),
+        (
+            f"\\begin{{pmatrix}}{a}&{b}\\\\{c}&{d}\\end{{pmatrix}}",
+            f"\\begin{{bmatrix}} {a} & {b} \\\\ {c} & {d} \\end{{bmatrix}}",
+        ),
+    )
 
 
 def _large(draw: random.Random) -> Value:
     n = draw.randint(2, 9) * 1000 + draw.randint(0, 999)
-    return Value(n, (f"{n}", f"{n:,}", f"{n:,}".replace(",", "{,}"), f"{n:,}".replace(",", "\\,"), f"{n // 1000}.{n % 1000:03}\\times 10^3"))
+    return Value(
+        n,
+        (
+            f"{n}",
+            f"{n:,}",
+            f"{n:,}".replace(",", "{,}"),
+            f"{n:,}".replace(",", "\\,"),
+            f"{n // 1000}.{n % 1000:03}\\times 10^3",
+        ),
+    )
 
 
 def _base(draw: random.Random) -> Value:
@@ -124,7 +183,9 @@ def _base(draw: random.Random) -> Value:
 
 def _clock(draw: random.Random) -> Value:
     hour, minute = draw.randint(1, 11), draw.randint(10, 59)
-    return Value((hour, minute), (f"{hour}:{minute}", f"{hour}:{minute} pm", f"{hour}:{minute}\\text{{ p.m.}}"))
+    return Value(
+        (hour, minute), (f"{hour}:{minute}", f"{hour}:{minute} pm", f"{hour}:{minute}\\text{{ p.m.}}")
+    )
 
 
 def _where(draw: random.Random) -> Value:
@@ -145,8 +206,39 @@ TWO = [
     "final answer {a} final answer {b}", "I think {a}, perhaps {b}", "\\boxed{{{a}}} is wrong; it is {b}", "{a} 不是 {b}", "答案是{a}或{b}", "\\boxed{{{a} \\text{{ (or }} {b})}}", "\\boxed{{\\pm {a}}}", "\\boxed{{\\cancel{{{a}}}{b}}}",
     "\\boxed{{{a}\\text{{ not }}{b}}}", "\\boxed{{\\max({a},{b})}}", "\\boxed{{\\phantom{{{a}}}{b}}}", "\\boxed{{{a}%{b}}}", "\\boxed{{{a} % {b}\n}}", "\\boxed{{{a}_{{{b}}}}}", "\\boxed{{{a}^{{}}{b}}}", "\\boxed{{{b}\\color{{white}}{a}}}",
 ]  # fmt: skip
-ONE = ["{a}", "\\boxed{{{a}}}", "The answer is {a}.", "#### {a}", "<answer>{a}</answer>", "So $\\boxed{{{a}}}$.", "Therefore, {a}", "**Answer:** {a}", "{a} is the answer. Thanks!", "\\[\\boxed{{{a}}}\\]", "答案：{a}"]
-EMPTY = ["", "x", "\\infty", "\\emptyset", "nan", "any", "all real numbers", "\\boxed{}", "\\boxed{x}", "\\boxed{yes = no}", "\\boxed{?}", "\\boxed{\\ldots}", "\\boxed{*}", "\\boxed{x=x}", "\\mathbb{R}", "\\boxed{0/0}", "\\boxed{A,B,C,D,E}", "\\boxed{n}"]
+ONE = [
+    "{a}",
+    "\\boxed{{{a}}}",
+    "The answer is {a}.",
+    "#### {a}",
+    "<answer>{a}</answer>",
+    "So $\\boxed{{{a}}}$.",
+    "Therefore, {a}",
+    "**Answer:** {a}",
+    "{a} is the answer. Thanks!",
+    "\\[\\boxed{{{a}}}\\]",
+    "答案：{a}",
+]
+EMPTY = [
+    "",
+    "x",
+    "\\infty",
+    "\\emptyset",
+    "nan",
+    "any",
+    "all real numbers",
+    "\\boxed{}",
+    "\\boxed{x}",
+    "\\boxed{yes = no}",
+    "\\boxed{?}",
+    "\\boxed{\\ldots}",
+    "\\boxed{*}",
+    "\\boxed{x=x}",
+    "\\mathbb{R}",
+    "\\boxed{0/0}",
+    "\\boxed{A,B,C,D,E}",
+    "\\boxed{n}",
+]
 SIGNS = "\\{}()[]|$^_,.:;=<>+-*/!%&'\"#~ \n\t0123456789abxyABπ√∞≤≥×÷°−·∪∈，。（）\u200b\u202e\x00\ud800"
 
 
@@ -178,7 +270,11 @@ def two_golds(draw: random.Random) -> Told:
     while a.key == b.key:
         b = kind(draw)
     template = draw.choice([*TWO, *TWO, *ONE])
-    answer = template.format(a=draw.choice(a.forms), b=draw.choice(b.forms)) if draw.random() < 0.93 else draw.choice(EMPTY)
+    answer = (
+        template.format(a=draw.choice(a.forms), b=draw.choice(b.forms))
+        if draw.random() < 0.93
+        else draw.choice(EMPTY)
+    )
     if draw.random() < 0.2:
         answer = edited(draw, answer)
     golds = draw.choice(a.forms[:2]), draw.choice(b.forms[:2])
@@ -218,7 +314,9 @@ def odd_text(draw: random.Random) -> Told:
     """Texts with damage, as an answer and as a gold."""
     value = draw.choice(VALUES)(draw)
     gold = draw.choice([draw.choice(value.forms), draw.choice(KINDS), edited(draw, draw.choice(KINDS))])
-    text = draw.choice([draw.choice(ONE), draw.choice(TWO)]).format(a=draw.choice(value.forms), b=draw.choice(KINDS))
+    text = draw.choice([draw.choice(ONE), draw.choice(TWO)]).format(
+        a=draw.choice(value.forms), b=draw.choice(KINDS)
+    )
     for _ in range(draw.randint(1, 4)):
         text = edited(draw, text)
     return everything(text, gold, "odd text")
@@ -226,7 +324,9 @@ def odd_text(draw: random.Random) -> Told:
 
 def hostile_text(draw: random.Random) -> Told:
     text = draw.choice(HOSTILE)
-    text = draw.choice(["{}", "\\boxed{{{}}}", "the answer is {}", "#### {}"]).format(text[: draw.choice([50, 500, 5000, 200_000])])
+    text = draw.choice(["{}", "\\boxed{{{}}}", "the answer is {}", "#### {}"]).format(
+        text[: draw.choice([50, 500, 5000, 200_000])]
+    )
     gold = draw.choice([draw.choice(KINDS), draw.choice(VALUES)(draw).forms[0], draw.choice(HOSTILE)[:5000]])
     return everything(text, gold, "hostile")
 

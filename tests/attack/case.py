@@ -19,7 +19,9 @@ from typing import IO
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
-if str(TESTS) not in sys.path:  # `python -m tests.attack.fuzz` has the root alone; the tests are material here
+if (
+    str(TESTS) not in sys.path
+):  # `python -m tests.attack.fuzz` has the root alone; the tests are material here
     sys.path.insert(0, str(TESTS))
 
 LONGEST = 2200  # characters of a message, or of a line of what a command prints
@@ -153,7 +155,19 @@ def captured() -> Iterator[dict[str, str]]:
 
 # ------------------------------------------------------------------------------------------- damage
 
-ODD_BYTES = (b"\0", b"\xff", b"\x1b[2J", b"\r", b"\xef\xbb\xbf", "\u202e".encode(), b"\n\n", b"'", b'"', b"{", b"]")
+ODD_BYTES = (
+    b"\0",
+    b"\xff",
+    b"\x1b[2J",
+    b"\r",
+    b"\xef\xbb\xbf",
+    "\u202e".encode(),
+    b"\n\n",
+    b"'",
+    b'"',
+    b"{",
+    b"]",
+)
 
 
 def damaged(draw: random.Random, data: bytes) -> bytes:

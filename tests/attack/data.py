@@ -20,7 +20,21 @@ from lgrpo_lite.verifier.verify import gold_fault
 from .case import LONGEST, Told, about, command, damaged, placed
 
 COUNT, SECONDS, MEMORY = 500, 5.0, 700
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".JSONL", "", ".gz", ".parquet.gz")
+ENDINGS = (
+    ".jsonl",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".jsonl.gz",
+    ".json.gz",
+    ".csv.gz",
+    ".JSONL",
+    "",
+    ".gz",
+    ".parquet.gz",
+)
 CELLS = [
     "1", "", " ", "\0", "\x1b[2J", "\r\n", '"', "''", ",", "\t", "\ud800", "\u202e", "ž数", "#### 5", "\\boxed{5}", "\\boxed{", "a" * 4000, "b" * 2_000_000, "\n" * 3000,
     "NaN", "=1+1", "None", "x=" * 30_000, "5\\%", "\ufeff", "\u2028", "[1]", '{"a": 1}', 5, -1, 1.5, 0, 10**400, float("nan"), float("inf"), 1e308, True, False, None, [], {}, [1], ["a"],
@@ -28,8 +42,39 @@ CELLS = [
     [{"role": "user", "content": 5}], [{"role": ["user"], "content": "q"}], [{"criterion": "c", "weight": 1}], [{"criterion": "c", "weight": "x"}], [{"input": "1", "output": "2"}],
     [{"criterion": "c", "points": 10**400}], [{"criterion": "", "points": 1}] * 300, {"truth": "5"}, {"b": {"c": [1, {"d": "5"}]}},
 ]  # fmt: skip
-NAMES = ["question", "answer", "id", "solution", "criteria", "", " ", "a.b", "0", "question ", "\x1b[2Jx", "x" * 5000, "ž", "\0", "answer.truth"]
-COLUMNS = ["question", "answer", "prompt", "answer.truth", "answer.0", "answer.b.c.1.d", "0", "", ".", "x", "question.0.content", "id", "x" * 3000, "answer." * 300]
+NAMES = [
+    "question",
+    "answer",
+    "id",
+    "solution",
+    "criteria",
+    "",
+    " ",
+    "a.b",
+    "0",
+    "question ",
+    "\x1b[2Jx",
+    "x" * 5000,
+    "ž",
+    "\0",
+    "answer.truth",
+]
+COLUMNS = [
+    "question",
+    "answer",
+    "prompt",
+    "answer.truth",
+    "answer.0",
+    "answer.b.c.1.d",
+    "0",
+    "",
+    ".",
+    "x",
+    "question.0.content",
+    "id",
+    "x" * 3000,
+    "answer." * 300,
+]
 LINES = [
     b"{", b"[", b"]", b"7", b"[1]", b"null", b"NaN", b"{}", b'{"question": 1', b"[" * 90_000, b'{"a":' * 90_000, b'{"question": "a", "question": "b", "answer": "1"}', b"\xff", b"\0" * 99,
     b'{"question": "a", "answer": ' + b"9" * 5000 + b"}", b'{"question": "a", "answer": 1e999}', b"question,answer", b"a,1,2", b'"a', b'"a"b,1', b"\r", b"," * 5000, b"//", b'{"question": "\\ud800", "answer": "1"}',
@@ -50,7 +95,11 @@ def attack(draw: random.Random, folder: Path, prepared: None) -> Told:
         data = bomb(draw)
     path = folder / f"{draw.choice(['rows'] * 9 + ['ž', '[red]', '-x', 'y' * 230])}{ending}"
     kind = placed(draw, path, data)
-    named = str(path) if draw.random() < 0.97 else draw.choice(["", ".", "x" * 5000, "a\0b", "/dev/stdin", "~", "/proc/self/environ", str(folder)])
+    named = (
+        str(path)
+        if draw.random() < 0.97
+        else draw.choice(["", ".", "x" * 5000, "a\0b", "/dev/stdin", "~", "/proc/self/environ", str(folder)])
+    )
     source: dict[str, Any] = {"path": named, "bad_rows": draw.choice(["refuse", "refuse", "skip"])}
     if draw.random() < 0.4:
         source |= {key: draw.choice(COLUMNS) for key in ("prompt", "answer") if draw.random() < 0.6}
@@ -114,12 +163,20 @@ def encoded(draw: random.Random, rows: list[dict[str, Any]], ending: str) -> byt
     if kind == ".parquet":
         data = parquet(draw, rows)
     elif kind == ".json":
-        data = json.dumps(rows, indent=draw.choice([None, 1]), ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass")
-        data = draw.choice([b"", b"", b"\n\n", b"\xef\xbb\xbf"]) + data + draw.choice([b"", b"", b"\n", b" x", b"]", b"\n[]"])
+        data = json.dumps(rows, indent=draw.choice([None, 1]), ensure_ascii=draw.random() < 0.5).encode(
+            "utf-8", "surrogatepass"
+        )
+        data = (
+            draw.choice([b"", b"", b"\n\n", b"\xef\xbb\xbf"])
+            + data
+            + draw.choice([b"", b"", b"\n", b" x", b"]", b"\n[]"])
+        )
     elif kind in (".csv", ".tsv"):
         data = table(rows, "," if kind == ".csv" else "\t")
     else:
-        lines = [json.dumps(row, ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass") for row in rows]
+        lines = [
+            json.dumps(row, ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass") for row in rows
+        ]
         if draw.random() < 0.3:
             lines.insert(draw.randint(0, len(lines)), draw.choice(LINES))
         data = draw.choice([b"\n", b"\n", b"\r\n", b"\r", b"\n\n"]).join(lines)
@@ -138,7 +195,9 @@ def table(rows: list[dict[str, Any]], delimiter: str) -> bytes:
 
 def bomb(draw: random.Random) -> bytes:
     """Little that becomes much: at most 96 MiB, and 4 MiB of lines, each of which is honest work."""
-    piece = draw.choice([b"\0", b" ", b"\n", b"[", b'{"a":', b'"', b"9", b'{"question": "q", "answer": "1"}\n'])
+    piece = draw.choice(
+        [b"\0", b" ", b"\n", b"[", b'{"a":', b'"', b"9", b'{"question": "q", "answer": "1"}\n']
+    )
     most = 4 if b"\n" in piece else 96
     head = draw.choice([b"", b"[", b'{"question": "'])
     return gzip.compress(head + piece * ((draw.choice([1, most // 4, most]) << 20) // len(piece)), 1)
@@ -158,7 +217,9 @@ def parquet(draw: random.Random, rows: list[dict[str, Any]]) -> bytes:
         arrays.append(arrow.array([value] * count, kind) if kind is not None else arrow.array(values))
     names = list(columns) if draw.random() < 0.9 else ["question", "question"]
     out = io.BytesIO()
-    files.write_table(arrow.table(arrays, names=names), out, compression=draw.choice(["snappy", "gzip", "zstd", "none"]))
+    files.write_table(
+        arrow.table(arrays, names=names), out, compression=draw.choice(["snappy", "gzip", "zstd", "none"])
+    )
     return out.getvalue()
 
 

@@ -52,7 +52,19 @@ def prepare(folder: Path) -> Runs:
     runs = folder / "base"
     recipe = folder / "r.yaml"
     recipe.write_text(load_recipe("tiny-math", list(SETTINGS)).to_yaml(), "utf-8")
-    words = [sys.executable, "-m", "lgrpo_lite", "train", str(recipe), "--runs", str(runs), "--name", "done", "--ui", "none"]
+    words = [
+        sys.executable,
+        "-m",
+        "lgrpo_lite",
+        "train",
+        str(recipe),
+        "--runs",
+        str(runs),
+        "--name",
+        "done",
+        "--ui",
+        "none",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(words, check=True, capture_output=True, env=environment)
     shutil.copytree(runs / "done", runs / "killed", symlinks=True)
@@ -96,7 +108,14 @@ def attack(draw: random.Random, folder: Path, prepared: Runs) -> Told:
 
 def looks(draw: random.Random, path: Path, prepared: Runs, folder: Path, *, drawn: bool) -> list[list[str]]:
     """One form of every command that looks at a run."""
-    once = ["watch", str(path), "--svg", str(folder / "view.svg"), "--size", draw.choice(["120x40", "80x24", "40x10", "200x60"])]
+    once = [
+        "watch",
+        str(path),
+        "--svg",
+        str(folder / "view.svg"),
+        "--size",
+        draw.choice(["120x40", "80x24", "40x10", "200x60"]),
+    ]
     step = draw.choice([[], [], ["--step", "2"], ["--step", "4", "--json"], ["--json"], ["--prompt", "1"]])
     other = [str(path), str(prepared.done)]
     draw.shuffle(other)
@@ -110,7 +129,9 @@ def looks(draw: random.Random, path: Path, prepared: Runs, folder: Path, *, draw
 
 def pictures(drawn: bool) -> Any:
     """Whether a report has its picture."""
-    return contextlib.nullcontext() if drawn else mock.patch("lgrpo_lite.monitor.plots.available", lambda: False)
+    return (
+        contextlib.nullcontext() if drawn else mock.patch("lgrpo_lite.monitor.plots.available", lambda: False)
+    )
 
 
 def reported(path: Path) -> list[str]:
@@ -195,7 +216,11 @@ def resumed(prepared: Runs, folder: Path) -> Told:
             fault = error if isinstance(error, LgrpoError) else disk_fault(error, path)
             if fault is None:
                 return Told("raised", (f"resume: unexpected {type(error).__name__}: {str(error)[:300]}",), "")
-            return Told(f"refused {fault.exit_code}: {fault.what[:40]}", tuple(faults_of_text("resume", str(fault))), str(fault))
+            return Told(
+                f"refused {fault.exit_code}: {fault.what[:40]}",
+                tuple(faults_of_text("resume", str(fault))),
+                str(fault),
+            )
         finally:
             if opened is not None:
                 opened.close()
@@ -218,18 +243,40 @@ def wrong_at(prepared: Runs, path: Path, state: Any) -> list[str]:
 
 def different(there: Path, here: Path) -> list[str]:
     """Files of a folder of the untouched run that are not the same here."""
-    files = [file.relative_to(there) for file in sorted(there.rglob("*")) if file.is_file() and file.name != "README.md"]
-    return [str(file) for file in files if not (here / file).is_file() or digest(here / file) != digest(there / file)]
+    files = [
+        file.relative_to(there)
+        for file in sorted(there.rglob("*"))
+        if file.is_file() and file.name != "README.md"
+    ]
+    return [
+        str(file)
+        for file in files
+        if not (here / file).is_file() or digest(here / file) != digest(there / file)
+    ]
 
 
 def resumed_to_its_end(prepared: Runs, folder: Path) -> Told:
     path = folder / "runs" / "one"
-    argv = ["train", str(prepared.recipe), "--runs", str(path.parent), "--name", "one", "--resume", "auto", "--ui", "none"]
+    argv = [
+        "train",
+        str(prepared.recipe),
+        "--runs",
+        str(path.parent),
+        "--name",
+        "one",
+        "--resume",
+        "auto",
+        "--ui",
+        "none",
+    ]
     said: Said = command(*argv)
     faults = [f"resume: {fault}" for fault in said.faults]
     if said.code == 0:
         for part in ("checkpoints/step-000004", "export/adapter", "export/merged"):
-            faults += [f"resume: ended with other bytes: {part}/{name}" for name in different(prepared.done / part, path / part)]
+            faults += [
+                f"resume: ended with other bytes: {part}/{name}"
+                for name in different(prepared.done / part, path / part)
+            ]
     with contextlib.suppress(OSError, ValueError, AttributeError):
         status = yaml.safe_load((path / "STATUS.json").read_text())
         if said.code == 0 and status.get("state") != "done":

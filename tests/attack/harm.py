@@ -43,8 +43,18 @@ def harm(draw: random.Random, path: Path) -> str:
 
 def _file(draw: random.Random, path: Path) -> Path:
     """One of its files, those a run is read from more often."""
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.is_symlink() and file.name != ".lock"]
-    chief = [file for file in files if file.parent == path or file.parent.name in ("completions", "evals") or file.name in ("state.json", "SHA256SUMS", "trainer.pt")]
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not file.is_symlink() and file.name != ".lock"
+    ]
+    chief = [
+        file
+        for file in files
+        if file.parent == path
+        or file.parent.name in ("completions", "evals")
+        or file.name in ("state.json", "SHA256SUMS", "trainer.pt")
+    ]
     return draw.choice(chief if chief and draw.random() < 0.7 else files or [path / "STATUS.json"])
 
 
@@ -110,7 +120,9 @@ def _odd_checkpoint(draw: random.Random, path: Path) -> str:
     file = folder / draw.choice(["state.json", "SHA256SUMS"])
     lines = file.read_text("utf-8").splitlines()
     number = draw.randrange(len(lines))
-    lines[number : number + 1] = draw.choice([[], [], ["x"], [lines[number]] * 2, ["0" * 64 + "  ../x"], ["0" * 64 + "  /dev/zero"], [""]])
+    lines[number : number + 1] = draw.choice(
+        [[], [], ["x"], [lines[number]] * 2, ["0" * 64 + "  ../x"], ["0" * 64 + "  /dev/zero"], [""]]
+    )
     file.write_text("\n".join(lines) + "\n", "utf-8")
     return f"{file.relative_to(path)}:{number + 1}"
 
@@ -157,7 +169,9 @@ def _add(draw: random.Random, path: Path) -> str:
         part.mkdir()
         return f"folder {part.name!r}"
     if draw.random() < 0.3:
-        target = draw.choice(["step-000001", "../..", "nowhere", "best", "latest", "/", "/dev/zero", "step-000002/state.json"])
+        target = draw.choice(
+            ["step-000001", "../..", "nowhere", "best", "latest", "/", "/dev/zero", "step-000002/state.json"]
+        )
         part.symlink_to(target)
         return f"link {part.name!r} to {target}"
     return f"{placed(draw, part, draw.choice([b'', b'x', b'{}', b'[]', bytes(99)]))} {part.name!r}"

@@ -62,7 +62,10 @@ KINDS = {
 
 YES = "lambda *a, **k: True"
 EQUAL = "\n  def __eq__(s, o): return True\n  def __ne__(s, o): return False\n  __le__ = __ge__ = __lt__ = __gt__ = __contains__ = __eq__\n  def __hash__(s): return 7\n  def __bool__(s): return True"
-ANYTHING = EQUAL + "\n  def __getattr__(s, n): return s\n  def __call__(s, *a, **k): return s\n  def __sub__(s, o): return 0\n  __rsub__ = __sub__\n  def __abs__(s): return 0\n  def __iter__(s): return iter(())\n  def __len__(s): return 0"
+ANYTHING = (
+    EQUAL
+    + "\n  def __getattr__(s, n): return s\n  def __call__(s, *a, **k): return s\n  def __sub__(s, o): return 0\n  __rsub__ = __sub__\n  def __abs__(s): return 0\n  def __iter__(s): return iter(())\n  def __len__(s): return 0"
+)
 # what f gives, which is wrong, or all of it
 GIVES = {
     "another number": "2", "nothing": "None", "itself": "f", "not a number": "float('nan')", "NotImplemented": "NotImplemented", "a type": "int", "Ellipsis": "...", "deep": "f(x)", "a huge number": "10 ** 100000",
@@ -110,7 +113,12 @@ MEMORY_BODIES = {name: text for name, (text, _) in HOGS.items()}
 
 def prepare(folder: Path) -> None:
     assert WHY_NOT is None, WHY_NOT
-    for text in (*PREAMBLES.values(), *FUNCTIONS.values(), *HONEST, *(tests.format(ask=ASKS[0]) for tests in KINDS.values())):
+    for text in (
+        *PREAMBLES.values(),
+        *FUNCTIONS.values(),
+        *HONEST,
+        *(tests.format(ask=ASKS[0]) for tests in KINDS.values()),
+    ):
         compile(text, "a case", "exec")  # what is no Python cheats nobody
 
 

@@ -17,7 +17,28 @@ from test_bad_recipes import BOMB, GOOD, JUDGED, LONG_NAMES, NINE  # isort: skip
 COUNT, SECONDS, MEMORY = 5000, 5.0, 512
 
 # values by the type a setting may have; each in the place of any
-NUMBERS = [0, 1, -1, 2, 3, 10**6, 10**9, 2**31, 2**32, 2**63, 2**64, 10**40, -(2**63), 0.0, -0.0, 0.5, 1e-320, 1e-9, 1e308, -1e308]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    3,
+    10**6,
+    10**9,
+    2**31,
+    2**32,
+    2**63,
+    2**64,
+    10**40,
+    -(2**63),
+    0.0,
+    -0.0,
+    0.5,
+    1e-320,
+    1e-9,
+    1e308,
+    -1e308,
+]
 WORDS = [
     "", " ", "a", "x" * 300, "y" * 5000, "z" * 200_000, "ž数𝟘", "e\u0301", "\u202eabc", "\u2028", "\x85", "a\tb", "a\nb\nc", "\\boxed{", "{0}",
     "%s%n", "${HOME}", "`id`", "$(id)", "../..", "/", "/dev/zero", "/dev/stdin", ".", "~", "nul", "builtin:", "builtin:tiny-math", "builtin:../x",
@@ -25,7 +46,21 @@ WORDS = [
     "http://127.0.0.1:1", "http://[::1", "http://a:99999", "https://u:p@h", "file:///etc/passwd", "{question}", "{question", "{question.x}", "{a}{b}",
     "{question!r:>99999999}", "[red]x[/red]", "[/]", "[link=x]", "NaN", "1e5", "0x10", "1_000", "12:30:45", "2026-01-01", "=", "<<", "!x", "&x", "*x",
 ]  # fmt: skip
-OTHERS = [None, True, False, [], {}, [[]], [{}], {"": ""}, {"a": {"b": {"c": 1}}}, [1, "a", None], {"use": "exact"}, [{"use": "exact"}] * 3, [0.9, 0.99]]
+OTHERS = [
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [{}],
+    {"": ""},
+    {"a": {"b": {"c": 1}}},
+    [1, "a", None],
+    {"use": "exact"},
+    [{"use": "exact"}] * 3,
+    [0.9, 0.99],
+]
 # what YAML reads in ways of its own: stands in the text as it is
 RAW = [
     "2026-99-99", "2026-01-01", "2026-01-01T99:99:99Z", "!!int abc", "!!float abc", "!!bool abc", "!!binary abc", "!!binary ///=", "!!null x", "!!set {a, b}",
@@ -35,7 +70,24 @@ RAW = [
     "{[a]: b}", "{a: 1, a: 2}", "[" * 99, "[" * 300 + "]" * 300, "{a: " * 150 + "1" + "}" * 150, NINE.format("&z [1]"), "'a", '"a', '"\\x00"', '"\\ud800"', '"\\U0010ffff"',
     '"\\x1b[2J"', "|\n  a\n   b\n", ">-\n", "@x", "`x`", "%x", "a: b: c", "- x", "? x", ": x", "#x", "[,]", "{,}", "\t5", "5 # x", "--- 5", "...", "'\\n'", '"\\q"', "\u00a05", "５",
 ]  # fmt: skip
-TEXTS = [BOMB, "", "\n", "#\n", "---\n", "--- 5\n", "[]\n", "5\n", "null\n", "a\n", "? a\n", "- " * 900, "{" * 900, "a: &a [*a]\n", "%YAML 9.9\n---\na: 1\n", "%TAG ! x\n"]
+TEXTS = [
+    BOMB,
+    "",
+    "\n",
+    "#\n",
+    "---\n",
+    "--- 5\n",
+    "[]\n",
+    "5\n",
+    "null\n",
+    "a\n",
+    "? a\n",
+    "- " * 900,
+    "{" * 900,
+    "a: &a [*a]\n",
+    "%YAML 9.9\n---\na: 1\n",
+    "%TAG ! x\n",
+]
 PLACE = "PLACE-OF-A-RAW-VALUE-"
 
 
@@ -81,7 +133,9 @@ def attack(draw: random.Random, folder: Path, prepared: Any) -> Told:
         data = damaged(draw, data)
     if draw.random() < 0.02:
         data = draw.choice(TEXTS).encode()
-    path = folder / draw.choice(["r.yaml"] * 20 + ["ž.yaml", "a b.yml", "-r.yaml", "[red].yaml", "x" * 240 + ".yaml", "r.txt"])
+    path = folder / draw.choice(
+        ["r.yaml"] * 20 + ["ž.yaml", "a b.yml", "-r.yaml", "[red].yaml", "x" * 240 + ".yaml", "r.txt"]
+    )
     kind = placed(draw, path, data)
     overrides = [override(draw, keys) for _ in range(draw.choice([0, 0, 0, 0, 1, 1, 3]))]
     argv = [*draw.choice(COMMANDS), str(path), *overrides]
@@ -159,7 +213,12 @@ def put(tree: Any, address: tuple[str, ...], new: Any) -> None:
 def written(draw: random.Random, tree: Any, raw: list[str]) -> bytes:
     """The tree as YAML in one of its styles, raw values in their places."""
     try:
-        text = yaml.safe_dump(tree, default_flow_style=draw.choice([None, None, False, True]), allow_unicode=True, sort_keys=False)
+        text = yaml.safe_dump(
+            tree,
+            default_flow_style=draw.choice([None, None, False, True]),
+            allow_unicode=True,
+            sort_keys=False,
+        )
     except (RecursionError, yaml.YAMLError):
         text = GOOD
     for number, piece in enumerate(raw):
@@ -168,7 +227,9 @@ def written(draw: random.Random, tree: Any, raw: list[str]) -> bytes:
     if draw.random() < 0.05:
         text += draw.choice(text.splitlines(keepends=True) or [""])  # a key twice
     if draw.random() < 0.02:
-        text = draw.choice(["", "# "]) + text.replace("\n", draw.choice(["\r\n", "\r", "\n\n", "\n  ", "\x85", "\u2028"]))
+        text = draw.choice(["", "# "]) + text.replace(
+            "\n", draw.choice(["\r\n", "\r", "\n\n", "\n  ", "\x85", "\u2028"])
+        )
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -185,7 +246,24 @@ def override(draw: random.Random, keys: dict[tuple[str, ...], list[Any]]) -> str
     if kind == 2:
         return f"rewards.{draw.choice([0, 1, -1, 99, 'x', '0.0'])}.{draw.choice(['use', 'weight', 'extract', 'x', ''])}={draw.choice(RAW)}"
     if kind == 3:
-        return draw.choice(["=", "a", "", "a=", "=a", ".=1", "a..b=1", "x" * 5000 + "=1", "seed=1=2", "--x", "\udcff=1", "seed=\udcff", "a\x1b[2J=1", "seed=\x1b]0;x\x07"])
+        return draw.choice(
+            [
+                "=",
+                "a",
+                "",
+                "a=",
+                "=a",
+                ".=1",
+                "a..b=1",
+                "x" * 5000 + "=1",
+                "seed=1=2",
+                "--x",
+                "\udcff=1",
+                "seed=\udcff",
+                "a\x1b[2J=1",
+                "seed=\x1b]0;x\x07",
+            ]
+        )
     if kind == 4:
         key = f"{key}.{draw.choice(['x', '0', '', 'ž'])}"
     if kind == 5:

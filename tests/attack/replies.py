@@ -34,7 +34,26 @@ HEADERS = [
     b"Content-Encoding: br\r\n", b"Content-Encoding: identity\r\n", b"Content-Encoding: gzip, gzip, gzip\r\n", b"Content-Type: application/json; charset=utf-7\r\n", b"Set-Cookie: a=b\r\n" * 500,
     b"X: " + b"y" * 90_000 + b"\r\n", b"X\xff: \xff\r\n", b"X\0: 1\r\n", b" folded\r\n", b": 1\r\n", b"no colon\r\n", b"Connection: keep-alive\r\n", b"Connection: upgrade\r\n", b"Trailer: x\r\n", b"X: a\rb\r\n",
 ]  # fmt: skip
-WORDS: list[Any] = [None, True, 0, -1, 1e308, 10**400, "", "x", "\x1b[2J", "\ud800", "\0", "y" * 100_000, [], {}, [[]], [{}], {"a": 1}, [1, "x"]]
+WORDS: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1e308,
+    10**400,
+    "",
+    "x",
+    "\x1b[2J",
+    "\ud800",
+    "\0",
+    "y" * 100_000,
+    [],
+    {},
+    [[]],
+    [{}],
+    {"a": 1},
+    [1, "x"],
+]
 
 
 def prepare(folder: Path) -> None:
@@ -71,7 +90,9 @@ def judged(url: str) -> tuple[str, list[str]]:
     replies = endpoint_judge(Endpoint(url=url, model="m", timeout=DEADLINE, parallel=3))(["a", "b", "c"])
     good = len(replies) == 3 and all(reply is None or isinstance(reply, str) for reply in replies)
     faults = [] if good else [f"replies {str(replies)[:200]}"]
-    faults += next_one(lambda there: endpoint_judge(Endpoint(url=there, model="m", timeout=9))(["q"]) == ["5"])
+    faults += next_one(
+        lambda there: endpoint_judge(Endpoint(url=there, model="m", timeout=9))(["q"]) == ["5"]
+    )
     return "missing" if replies[0] is None else "answered", faults
 
 
@@ -93,7 +114,9 @@ def _client(url: str, ask: Any) -> tuple[str, list[str]]:
     try:
         ask(connection(url))
     except LgrpoError as error:
-        return f"refused {error.exit_code}", [f"a message of {len(str(error))}"] if len(str(error)) > 2200 else []
+        return f"refused {error.exit_code}", [f"a message of {len(str(error))}"] if len(
+            str(error)
+        ) > 2200 else []
     return "answered", []
 
 
@@ -119,7 +142,9 @@ def drawn(draw: random.Random) -> tuple[str, Any]:
     if draw.random() < 0.1:
         body = gzip.compress(body, 1)
     if draw.random() < 0.15:
-        body = b"".join(b"%x\r\n%b\r\n" % (len(body[i : i + 999]), body[i : i + 999]) for i in range(0, len(body), 999)) + draw.choice([b"0\r\n\r\n", b"", b"zz\r\n"])
+        body = b"".join(
+            b"%x\r\n%b\r\n" % (len(body[i : i + 999]), body[i : i + 999]) for i in range(0, len(body), 999)
+        ) + draw.choice([b"0\r\n\r\n", b"", b"zz\r\n"])
     whole = head + draw.choice([b"\r\n"] * 9 + [b"\n", b""]) + body
     pace = draw.choice(["at once", "at once", "at once", "dripped", "cut", "then nothing", "then endless"])
     return f"{pace}: {whole[:600]!r}", lambda: paced(whole, pace)
@@ -148,8 +173,36 @@ def body_of(draw: random.Random) -> bytes:
         depth = draw.choice([50, 150, 300, 900, 200_000])
         return draw.choice([b"[", b'{"choices":', b'{"a":[']) * depth
     if kind == 1:
-        return draw.choice([b"", b"\xff\xfe", b"nan", b"{", b"9" * 5000, b"1e999", b'"\\ud800"', b"\xef\xbb\xbf{}", b"<html>", b"\0" * 5000, b" " * (1 << 21), b'{"a":1}' * 9999, "\u202e\x1b[2J".encode()])
-    reply: Any = {"choices": [{"index": 0, "message": {"content": "5"}, "token_ids": [5], "logprobs": {"token_logprobs": [-0.1]}, "finish_reason": "stop"}], "data": [{"id": "x"}], "error": {"message": "no"}}
+        return draw.choice(
+            [
+                b"",
+                b"\xff\xfe",
+                b"nan",
+                b"{",
+                b"9" * 5000,
+                b"1e999",
+                b'"\\ud800"',
+                b"\xef\xbb\xbf{}",
+                b"<html>",
+                b"\0" * 5000,
+                b" " * (1 << 21),
+                b'{"a":1}' * 9999,
+                "\u202e\x1b[2J".encode(),
+            ]
+        )
+    reply: Any = {
+        "choices": [
+            {
+                "index": 0,
+                "message": {"content": "5"},
+                "token_ids": [5],
+                "logprobs": {"token_logprobs": [-0.1]},
+                "finish_reason": "stop",
+            }
+        ],
+        "data": [{"id": "x"}],
+        "error": {"message": "no"},
+    }
     for _ in range(draw.randint(0, 3)):
         node, keys = reply, []
         while isinstance(node, dict | list) and node:

@@ -185,7 +185,9 @@ def _bound_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _measured(kind: Any, name: str, number: int, seed: int, prepared: Any, place: Path) -> tuple[Told, float, int]:
+def _measured(
+    kind: Any, name: str, number: int, seed: int, prepared: Any, place: Path
+) -> tuple[Told, float, int]:
     folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=place))
     before = os.getcwd()
     os.chdir(folder)
