@@ -118,7 +118,7 @@ class Uses(ast.NodeVisitor):
         self.aliases = {}  # of a name: variables that are it
         self.made = {}  # of a name: variables that hold what its call gave
         self.assigned = []  # pairs of names and the expression they come from
-        # what is given by arguments, functions and classes of the tests, imports of the solution is not followed
+        # arguments, functions, classes, imports of the solution: what they give is not followed
         self.unsure = set()
         self.visit(tree)
 
