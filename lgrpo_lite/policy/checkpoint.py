@@ -118,8 +118,12 @@ def broken(folder: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         return str(error)
     names = {line.partition("  ")[2] for line in lines}
-    complete = names >= {"trainer.pt", "state.json"}
-    return None if complete else "SHA256SUMS is cut short"
+    weights = {f"adapter/{file.name}" for file in (folder / "adapter").glob("*.safetensors")}
+    if not names >= {"trainer.pt", "state.json", *weights}:
+        return "SHA256SUMS is cut short"
+    step = read_state(folder).step
+    renamed = folder.name.startswith("step-") and folder.name != f"step-{step:06d}"
+    return f"its state is of step {step}" if renamed else None
 
 
 def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:

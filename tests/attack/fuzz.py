@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         reports.append(runner.run_class(name, CLASSES[name][0], cases, args.seed))
         print(reports[-1], flush=True)
         runner.write(reports, args.seed, args.json)
+        if runner.stopped:
+            return 130
     return int(any(report.faults for report in reports))
 
 
@@ -61,4 +63,5 @@ def wanted(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[st
 
 
 if __name__ == "__main__":
+    runner.stop_gently()
     sys.exit(main())
