@@ -24,7 +24,6 @@ from lgrpo_lite.recipe.schema import Source
 MAX_LINE = 2**26  # bytes; a longer line is a file of another kind, and would be held in memory whole
 READ_ROWS = 1024  # of parquet at once
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-BETWEEN_ITEMS = re.compile(r"[ \t\r\n,]*")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -152,7 +151,7 @@ def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
     position = text.index("[") + 1
     counted = 0  # up to here line breaks are in `number`
     while True:
-        position = _end_of(BETWEEN_ITEMS, text, position)
+        position = _skipped(text, position, " \t\r\n,")
         number += text.count("\n", counted, position)
         counted = position
         place = f"{path}:{number}"
@@ -166,8 +165,9 @@ def _list_items(path: Path, text: str, number: int) -> Iterator[Record]:
         yield _record(number, place, _as_object, value)
 
 
-def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:
-    found = pattern.match(text, position)
+def _skipped(text: str, position: int, characters: str) -> int:
+    """Past the characters at a position; at once, however many there are."""
+    found = re.compile(f"[{characters}]*").match(text, position)
     return found.end() if found else position
 
 
