@@ -1,6 +1,8 @@
 # Needs python3 (3.11 or later) and pip; everything goes into .venv.
 PYTHON ?= python3
 ENGINE ?= vllm
+SEED ?= 0
+FUZZED = $(foreach class,RECIPES DATA FOLDERS ANSWERS PROGRAMS REPLIES,$(if $($(class)),$(class)=$($(class))))
 BIN := .venv/bin
 
 .PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
@@ -13,6 +15,9 @@ test: .venv/ready        ## all tests that need no GPU
 
 test-slow: .venv/ready   ## every named algorithm trains; kills at other moments; a few minutes of tests that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow
+
+fuzz: .venv/ready        ## hostile input of every kind; FOLDERS=50 for so many, CLASSES=recipes,data for these, SEED=1; an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.fuzz --seed $(SEED) --classes "$(CLASSES)" $(FUZZED)
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu

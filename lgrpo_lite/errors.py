@@ -16,11 +16,14 @@ from collections.abc import Iterable
 
 
 class LgrpoError(Exception):
-    """Base of all; `str()` is the three-line text."""
+    """Base of all; `str()` is the three-line text. What it quotes of others may be of any length: the middle
+    of a long part is left out.
+    """
 
     exit_code = 1
 
     def __init__(self, what: str, *, where: str, fix: str):
+        what, where, fix = _short(what, 700), _short(where, 300), _short(fix, 1000)
         super().__init__(what)
         self.what, self.where, self.fix = what, where, fix
 
@@ -60,6 +63,13 @@ EXIT_INTERRUPTED = 130  # first Ctrl-C: the step was finished and saved
 EXIT_TERMINATED = 143  # the same for SIGTERM
 EXIT_HANGUP = 129  # the same where the terminal went away (SIGHUP)
 EXIT_TIME_LIMIT = 75  # stopped at train.time_limit, resumable
+
+
+def _short(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

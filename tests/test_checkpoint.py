@@ -64,6 +64,18 @@ def test_numbers_of_numpy_and_python_go_on_too_and_older_checkpoints_have_none_o
     assert drawn()[0] != expected[0] and drawn()[2] == expected[2]
 
 
+def test_what_is_named_otherwise_than_its_step_is_no_checkpoint(tmp_path, run):
+    """Nor is a link to `latest`, which `latest` would lead to."""
+    write(tmp_path, run, 1, 2)
+    (tmp_path / "step-000098").symlink_to("step-000001")
+    (tmp_path / "step-000099").symlink_to("latest")
+    checkpoint.repair(tmp_path, keep_best=1)
+    assert (tmp_path / "latest").resolve().name == "step-000002"
+    found, warnings = checkpoint.find(tmp_path)
+    assert found.name == "step-000002"
+    assert warnings[0] == "checkpoint step-000099 is corrupt (its state is of step 2)" and len(warnings) == 2
+
+
 def test_keeps_the_last_two_and_the_best(tmp_path, run):
     write(tmp_path, run, 1, score=0.9, best_score=0.9, best_step=1)
     write(tmp_path, run, 2, 3, 4, score=0.5, best_score=0.9, best_step=1)
@@ -75,7 +87,9 @@ def test_keeps_the_last_two_and_the_best(tmp_path, run):
     assert checkpoint.find(tmp_path, "nonsense")[0] is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "no sums", "short sums"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flip", "missing", "no sums", "short sums", "no sum of the weights", "a pipe"]
+)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, run, damage):
     write(tmp_path, run, 1, 2)
     newest = tmp_path / "step-000002"
@@ -89,6 +103,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, run, damage):
         weights.write_bytes(content)
     elif damage == "missing":
         target.unlink()
+    elif damage == "no sum of the weights":
+        sums = newest / "SHA256SUMS"
+        sums.write_text("".join(line for line in sums.open() if "safetensors" not in line))
+    elif damage == "a pipe":
+        target.unlink()
+        os.mkfifo(target)
     elif damage == "no sums":
         (newest / "SHA256SUMS").unlink()
     else:

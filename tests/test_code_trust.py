@@ -105,6 +105,10 @@ HONEST = {
         "def sqrt(x): return int(x ** 0.5)\ndef f(x): return sqrt(x) + 1",
         "from solution import sqrt, f\nassert sqrt(9) == 3 and f(9) == 4",
     ),
+    "a Fraction of what was asked for by name": (
+        "def f(x): return x + 1",
+        "import solution\nfrom solution import f\nassert Fraction(f(2), 2) == Fraction(3, 2) == Fraction(solution.f(2), 2)",
+    ),
     "the whole solution": ("def f(x): return x + 1", "import solution\nassert solution.f(1) == 2"),
     "a star": ("from math import pi\ndef f(x): return x + 1", "from solution import *\nassert f(1) == 2 and math.floor(pi) == 3"),
     "typing and dataclasses": (
@@ -220,6 +224,7 @@ FAKES = {
     "reduce": ("def reduce(*a): return 0\ndef f(x): return 0", "xs = [1, 2]\nassert f(xs) == reduce(lambda a, b: a + b, xs)"),
     "factorial as an oracle": ("def factorial(n): return 0\ndef f(n): return 0", "assert f(5) == factorial(5)"),
     "deepcopy": ("def deepcopy(x): return 0\ndef f(x): return 0", "x = [1]\nassert f(x) == deepcopy(x)"),
+    "a Fraction of what was asked for by name": (f"class Fraction:\n{SAME}def f(): return 9", "from solution import f\nassert Fraction(f(), 2) == Fraction(3, 2)"),
     "a star import": (f"isclose = {YES}\ndef f(x): return 0", "from solution import *\nassert isclose(f(2), 12.566)"),
     "re": (f"class re: fullmatch = staticmethod({YES})\ndef f(): return 'x'", "assert re.fullmatch(r'\\d+', f())"),
     "json": ("class json: loads = staticmethod(lambda s: {'a': 1})\ndef f(): return ''", "assert json.loads(f()) == {'a': 1}"),

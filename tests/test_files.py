@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,50 @@ def test_parquet_with_numbers_messages_and_a_missing_answer(tmp_path):
     with pytest.raises(DataError, match=r"no gold answer in column 'model\.truth'") as error:
         list(read(Source(path=str(path), answer="model.truth"), "here"))
     assert error.value.where == f"{path} row 3 (index 2)"
+
+
+def test_blanks_between_the_items_of_a_list_cost_nothing(tmp_path):
+    begun = time.process_time()
+    source = write(
+        tmp_path / "a.json.gz", "[" + " " * 30_000_000 + json.dumps(ROWS[0]) + " " * 30_000_000 + "]"
+    )
+    assert [row.reference for row in read(source, "here")] == ["2"]
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (("timestamp", "us"), 2**62),  # after the year 9999
+        (("timestamp", "s"), 2**50),
+        (("duration", "s"), 2**62),
+        (("date64",), 2**62),
+        (("timestamp", "ns", "Nowhere/Zone"), 5),
+    ],
+)
+def test_times_in_parquet_that_python_has_not_are_a_fault_of_the_file(tmp_path, kind, value):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    name, *given = kind
+    answers = arrow.array([value], getattr(arrow, name)(*given))
+    parquet.write_table(arrow.table({"question": ["q"], "answer": answers}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="cannot read"):
+        list(read(Source(path=str(tmp_path / "a.parquet")), "here"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"prompt": "x" * 5000},
+        {"path": "y" * 5000},
+        {"path": "a/" + "y" * 5000 + "/b.csv"},
+        {"answer": "z" * 5000},
+    ],
+)
+def test_a_message_is_no_longer_than_a_screen_whatever_it_quotes(tmp_path, source):
+    given = write(tmp_path / "a.csv", "question,answer\n1,2\n").model_copy(update=source)
+    with pytest.raises(DataError) as error:
+        list(read(given, "w" * 5000))
+    assert len(str(error.value)) < 2200 and "…" in error.value.what
 
 
 @pytest.mark.parametrize(

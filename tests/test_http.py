@@ -118,11 +118,11 @@ def hostile(reply):
     server.socket.close()
 
 
-def connection(url):
+def connection(url, seconds=DEADLINE):
     settings = (
         "rollout.engine=vllm-server",
         f"rollout.server.url={url}",
-        f"rollout.server.timeout={DEADLINE}",
+        f"rollout.server.timeout={seconds}",
     )
     return Connection(tiny_recipe(*settings))
 

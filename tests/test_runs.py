@@ -2,12 +2,16 @@
 
 import json
 import os
+import threading
 import time
 
 import pytest
 from run_folders import lines, record, written
 from support import lgrpo
 
+from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.monitor.glance import END, glance, is_run
 
 NOBODY = 2**22 + 1  # no process has this number
@@ -134,3 +138,35 @@ def test_a_folder_with_one_of_the_files_is_a_run(tmp_path):
     (path / "STATUS.json").unlink()
     assert is_run(path) and glance(path).health.state == "starting" and glance(path).seen > 0
     assert not is_run(tmp_path)
+
+
+READ = ("STATUS.json", "metrics.jsonl", "evals.jsonl", "events.jsonl", "config.resolved.yaml", "completions/step-000012.jsonl.gz")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name, kind):
+    """A pipe would wait for its writer, and a device has no end."""
+    path = written(tmp_path / "runs" / "one")
+    (path / name).unlink()
+    os.mkfifo(path / name) if kind == "a pipe" else (path / name).symlink_to("/dev/zero")
+    codes = []
+
+    def look():
+        codes.append(lgrpo("runs", "--runs", path.parent))
+        codes.append(lgrpo("watch", path, "--svg", tmp_path / "view.svg"))
+        codes.append(lgrpo("show", path))
+        write_report(path)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(60)
+    assert not looking.is_alive() and set(codes) <= {0, 2, 5}
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "evals.jsonl", "events.jsonl"])
+def test_a_run_does_not_begin_where_what_it_appends_to_is_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="not a file") as error:
+        RunFolder(tmp_path).open()
+    assert error.value.where == str(tmp_path / name)

@@ -3,8 +3,9 @@
 from lgrpo_lite.checks.check import gold_fault_of
 from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.data.prompts import name, on_hub, shared, survey
+from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE
 from lgrpo_lite.recipe.code import paths_of
-from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.recipe.schema import Recipe, Source
 
 BRICKS = (
     "best_draft",
@@ -60,12 +61,22 @@ def _describe_data(recipe: Recipe) -> list[str]:
             else:
                 local.append(source)
                 locations.append(recipe.where(f"data.{which}.{i}"))
-        rows_of_sources, counts = survey(local, locations.__getitem__, gold_fault_of(recipe))
+        seen = [_first_of_task(source) for source in local]
+        rows_of_sources, counts = survey(seen, locations.__getitem__, gold_fault_of(recipe))
         questions[which] = [row.question for rows in rows_of_sources for row in rows]
-        lines += [f"{label} {count.source}: {count.rows} rows" for count in counts]
+        for source, count in zip(local, counts, strict=True):
+            rows = count.rows if source.task is None else source.limit or count.rows
+            lines.append(f"{label} {count.source}: {rows} rows")
         lines += [f"{label} {name(source)}, on the Hub: not read now" for source in remote]
         for count in counts:
             notes += [f"note       {line}" for line in count.notes()]
     if overlap := shared(questions["train"], questions["eval"]):
         notes.append(f"warning    {overlap}")
     return [*lines, *notes]
+
+
+def _first_of_task(source: Source) -> Source:
+    """A generated task with so few problems that making them takes no time: one is as right as another."""
+    if source.task is None:
+        return source
+    return source.model_copy(update={"limit": min(source.limit or DEFAULT_TASK_SIZE, DEFAULT_TASK_SIZE)})

@@ -8,6 +8,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -175,9 +176,9 @@ def _demand_end(path: Path, text: str, position: int, number: int) -> None:
 
 
 def _skipped(text: str, position: int, characters: str) -> int:
-    while position < len(text) and text[position] in characters:
-        position += 1
-    return position
+    """Past the characters at a position; at once, however many there are."""
+    found = re.compile(f"[{characters}]*").match(text, position)
+    return found.end() if found else position
 
 
 def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
@@ -229,8 +230,9 @@ def _from_parquet(path: Path, where: str) -> Iterator[Record]:
         with parquet.ParquetFile(path) as file:
             batches = (batch.to_pylist() for batch in file.iter_batches(READ_ROWS))
             yield from _indexed(chain.from_iterable(batches), str(path))
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
+        # also of values that Python has none of: a time after the year 9999, a zone that nobody knows
+        reason = str(error).partition("\n")[0]
         fix = "check that it is a whole parquet file"
         raise DataError(f"cannot read {path}: {reason}", where=where, fix=fix) from None
 

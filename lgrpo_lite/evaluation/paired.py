@@ -16,6 +16,7 @@ from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.evaluation.diagnostics import coverage, crossover
 from lgrpo_lite.evaluation.figures import Estimate, Problem, estimates, passes, powers, table
 from lgrpo_lite.evaluation.results import problems_hash, read_samples
+from lgrpo_lite.machine.disk import plain
 
 LOW = 0.01  # quantile of the base's own samples below which an answer is outside its usual range
 FEW = 30  # problems below which a bootstrap interval is too narrow
@@ -75,7 +76,7 @@ class Comparison:
 def read_side(path: Path) -> Side:
     """A finished result folder. Anything else: ConfigError."""
     try:
-        about = json.loads((path / "result.json").read_text("utf-8"))["about"]
+        about = json.loads(plain(path / "result.json").read_text("utf-8"))["about"]
         subject = about["subject"]
         name = f"{subject['name']} ({subject['label']})"
         return Side(str(path), name, about, read_samples(path / "samples.jsonl"))
@@ -93,7 +94,7 @@ def newest(run: Path, suite: str | None = None, problems: str | None = None) -> 
     """
     results = []
     for file in run.glob("evals/*/result.json"):
-        about = json.loads(file.read_text("utf-8"))["about"]
+        about = json.loads(plain(file).read_text("utf-8"))["about"]
         if problems is None or about["problems_hash"] == problems:
             results.append(file)
     if not results:

@@ -18,7 +18,7 @@ from typing import Any
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.evaluation.figures import Figures, Problem
 from lgrpo_lite.evaluation.suites import Asked
-from lgrpo_lite.machine.disk import lock, write_whole
+from lgrpo_lite.machine.disk import lock, plain, write_whole
 from lgrpo_lite.machine.stacks import installed_packages, normal
 from lgrpo_lite.recipe.marks import differences
 from lgrpo_lite.recipe.schema import Recipe
@@ -76,7 +76,7 @@ class ResultFolder:
         file = self.path / "about.json"
         if not file.exists():
             return
-        before = json.loads(file.read_text("utf-8"))
+        before = json.loads(plain(file).read_text("utf-8"))
         now = json.loads(json.dumps(self.about))
         changed = differences(before, now, free=())
         if changed:
@@ -88,7 +88,7 @@ class ResultFolder:
     def _recover(self) -> list[Problem]:
         """The whole blocks of samples.jsonl; what a kill left behind them is cut off."""
         path = self.path / "samples.jsonl"
-        data = path.read_bytes() if path.exists() else b""
+        data = plain(path).read_bytes() if path.exists() else b""
         lines = data.split(b"\n")[:-1]
         read = []
         for line in lines:
@@ -166,7 +166,7 @@ def _lines(problems: Sequence[Problem]) -> bytes:
 
 def read_samples(path: Path) -> list[Problem]:
     """All problems of a finished samples file, compressed or not. A foreign line: ConfigError (file:line)."""
-    data = path.read_bytes()
+    data = plain(path).read_bytes()
     fix = "run the evaluation again with another --out"
     if path.suffix == ".gz":
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.machine.disk import FULL, finite, lock, objects, write_over, write_whole
+from lgrpo_lite.machine.disk import FULL, finite, lock, objects, plain, write_over, write_whole
 from lgrpo_lite.monitor.alarms import Alarms
 from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
@@ -34,6 +34,7 @@ OURS = {
     "STATUS.json",
     "events.jsonl",
 }
+JOURNALS = ("metrics.jsonl", "evals.jsonl", "events.jsonl")  # appended to as the run goes
 TELL = 10.0  # seconds between two lines that say how far long work is; shorter work gets none
 
 
@@ -71,10 +72,12 @@ class RunFolder:
         try:
             for part in ("", "completions", "checkpoints", "logs"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
+            for name in (".lock", *JOURNALS):
+                plain(self.path / name)
         except OSError as error:
             what = f"cannot write the run folder: {error.strerror}"
             fix = "choose another place with --runs DIR"
-            raise ConfigError(what, where=str(self.path), fix=fix) from None
+            raise ConfigError(what, where=str(error.filename or self.path), fix=fix) from None
         fix = "wait for it, stop it, or give this run another --name"
         self._lock = lock(self.path, "another process is training in this run folder", fix)
         earlier = [path.name.removeprefix("attempt_") for path in (self.path / "logs").glob("attempt_*")]
@@ -112,7 +115,7 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """STATUS.json; empty when there is none or it is foreign."""
         try:
-            status = json.loads((self.path / "STATUS.json").read_text("utf-8"))
+            status = json.loads(plain(self.path / "STATUS.json").read_text("utf-8"))
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -271,7 +274,7 @@ class RunFolder:
 
     def sync(self) -> None:
         """What was appended is on the disk, as durable as the checkpoint that comes next."""
-        for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
+        for name in JOURNALS:
             with suppress(FileNotFoundError), (self.path / name).open("rb") as file:
                 os.fsync(file.fileno())
 

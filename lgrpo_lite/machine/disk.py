@@ -47,6 +47,15 @@ def write_over(path: Path, text: str) -> None:
         file.truncate()
 
 
+def plain(path: Path) -> Path:
+    """The path of what is to be read, if it is a file or nothing: a pipe would wait for its writer, a device
+    may never end. OSError: it is neither.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return path
+
+
 def lock(folder: Path, busy: str, fix: str) -> TextIO:
     """Hold `folder` until the returned file is closed. Another process holds it: ConfigError that says
     `busy` and `fix`.

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.machine.disk import plain
 from lgrpo_lite.policy.policy import Policy
 
 
@@ -109,7 +110,7 @@ def repair(root: Path, *, keep_best: int) -> None:
 def broken(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
+        lines = plain(folder / "SHA256SUMS").read_text("utf-8").splitlines()
         for line in lines:
             digest, _, name = line.partition("  ")
             if _digest(folder / name) != digest:
@@ -117,8 +118,12 @@ def broken(folder: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         return str(error)
     names = {line.partition("  ")[2] for line in lines}
-    complete = names >= {"trainer.pt", "state.json"}
-    return None if complete else "SHA256SUMS is cut short"
+    weights = {f"adapter/{file.name}" for file in (folder / "adapter").glob("*.safetensors")}
+    if not names >= {"trainer.pt", "state.json", *weights}:
+        return "SHA256SUMS is cut short"
+    step = read_state(folder).step
+    renamed = folder.name.startswith("step-") and folder.name != f"step-{step:06d}"
+    return f"its state is of step {step}" if renamed else None
 
 
 def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
@@ -207,7 +212,7 @@ def _seal(folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with plain(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -118,9 +118,8 @@ class Uses(ast.NodeVisitor):
         self.aliases = {}  # of a name: variables that are it
         self.made = {}  # of a name: variables that hold what its call gave
         self.assigned = []  # pairs of names and the expression they come from
-        self.unsure = (
-            set()
-        )  # arguments, and functions and classes of the tests: what they give is not followed
+        # arguments, functions, classes, imports of the solution: what they give is not followed
+        self.unsure = set()
         self.visit(tree)
 
     @property
@@ -162,6 +161,16 @@ class Uses(ast.NodeVisitor):
     def _walked(self, node):
         self.assigned.append((_names([node.target]), node.iter))
         self.generic_visit(node)
+
+    def visit_Import(self, node):
+        self._imported([alias for alias in node.names if alias.name == "solution"])
+
+    def visit_ImportFrom(self, node):
+        self._imported(node.names if node.module == "solution" else [])
+
+    def _imported(self, aliases):
+        """Names of the solution."""
+        self.unsure.update(alias.asname or alias.name for alias in aliases)
 
     def visit_arg(self, node):
         self.unsure.add(node.arg)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lgrpo_lite.machine.disk import plain
 from lgrpo_lite.recipe.algorithm import ProbeValues, ValueCache
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Group, Prompt, Rollout
@@ -227,7 +228,7 @@ class ValueStore:
     def _read(self, path: Path) -> None:
         if not path.exists():
             return
-        for line in path.read_text("utf-8", errors="replace").splitlines():
+        for line in plain(path).read_text("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
                 rewards = [float(reward) for reward in row["rewards"]]
