@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ENGINE ?= vllm
 SEED ?= 0
-FUZZED = $(foreach class,RECIPES DATA FOLDERS ANSWERS PROGRAMS REPLIES,$(if $($(class)),$(class)=$($(class))))
+FUZZED = $(foreach class,RECIPES DATA FOLDERS ANSWERS PROGRAMS REPLIES TERMINAL,$(if $($(class)),$(class)=$($(class))))
 BIN := .venv/bin
 
 .PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
@@ -16,8 +16,8 @@ test: .venv/ready        ## all tests that need no GPU
 test-slow: .venv/ready   ## every named algorithm trains; kills at other moments; a few minutes of tests that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow
 
-fuzz: .venv/ready        ## hostile input of every kind; FOLDERS=50 for so many, CLASSES=recipes,data for these, SEED=1; an hour
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.fuzz --seed $(SEED) --classes "$(CLASSES)" $(FUZZED)
+fuzz: .venv/ready        ## hostile input of every kind; RECIPES, DATA, FOLDERS, ANSWERS, PROGRAMS, REPLIES, TERMINAL=50 for so many, CLASSES=recipes,data for these, SEED=1; an hour
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.fuzz --seed $(SEED) --classes "$(CLASSES)" $(FUZZED)
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu
@@ -73,11 +73,11 @@ bench-algorithms: .venv/ready  ## every algorithm with the same budget, 3 seeds;
 	OMP_NUM_THREADS=1 $(BIN)/python bench/algorithms.py
 
 chaos: .venv/ready       ## N=300 kills in every phase of five algorithms' runs: do they end with the same bytes? An hour on two cores
-	PYTHONPATH=. $(BIN)/python -m tests.attack.chaos --kills $(or $(N),300)
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.chaos --kills $(or $(N),300)
 
 chaos-vllm:              ## the same on a real vLLM, N=30
 	tests/with_vllm/install.sh .venv-vllm
-	PYTHONPATH=. .venv-vllm/bin/python -m tests.attack.chaos --kills $(or $(N),30) --engine vllm --out build/chaos-vllm.json
+	PYTHONPATH=. OMP_NUM_THREADS=1 .venv-vllm/bin/python -m tests.attack.chaos --kills $(or $(N),30) --engine vllm --out build/chaos-vllm.json
 
 soak: .venv/ready        ## HOURS=2 of one run and of reward workers: memory, descriptors, processes, the folder
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.soak --hours $(or $(HOURS),2)

@@ -208,7 +208,7 @@ def test_every_command_refuses_it_with_file_and_line_in_under_a_second(
     (tmp_path / "bad.yaml").write_text(text)
     begun = time.process_time()
     assert main([command, "bad.yaml"]) == 2
-    assert time.process_time() - begun < 3  # a tenth of a second on a quiet machine
+    assert time.process_time() - begun < 3  # half a second on a quiet machine
     fault, place, _ = capsys.readouterr().err.splitlines()
     line = line or 1 + text[: 1 << 20].count("\n")
     assert place == f"  at  bad.yaml:{line}" and ("more than" in fault or words in fault)

@@ -8,7 +8,7 @@ import pytest
 from attack import fuzz, runner
 from attack.case import LONGEST, Said, Told, faults_of_text
 
-SHORT = {"recipes": 60, "data": 40, "folders": 3, "answers": 300, "programs": 6, "replies": 8}
+SHORT = {"recipes": 60, "data": 40, "folders": 3, "answers": 300, "programs": 6, "replies": 8, "terminal": 60}
 
 
 @pytest.mark.slow

@@ -5,13 +5,13 @@ moves the cursor and sets colours. And no module but one prints.
 import ast
 import contextlib
 import io
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from attack.screens import controls
 from attack.terminal import SEQUENCES, commands, hostile, run_folder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,16 +30,6 @@ from lgrpo_lite.recipe.read import load_recipe
 HARMLESS = "a text without harm"
 EVERYTHING = "".join(SEQUENCES.values())
 TEXTS = hostile(len(SEQUENCES) + 6, seed=17)
-# a sequence, or any character that is neither text nor the end of a line
-CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b."
-    r"|[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    r"\u3164\ufeff\uffa0\ud800-\udfff\U000e0000-\U000e0fff]"
-)
-
-
-def controls(shown: str) -> set[str]:
-    return set(CONTROL.findall(shown))
 
 
 def shown(capsys, command: list[str]) -> str:

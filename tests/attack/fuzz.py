@@ -20,6 +20,7 @@ CLASSES = {  # name: module, and cases of a whole run
     "answers": (".answers", 20_000),
     "programs": (".programs", 200),
     "replies": (".replies", 60),
+    "terminal": (".screens", 500),
 }
 
 

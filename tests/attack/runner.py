@@ -24,6 +24,7 @@ from typing import Any
 
 from . import case
 from .case import Told
+from .marked import stamp
 
 FORK = multiprocessing.get_context("fork")
 CASES_A_WORKER = 400
@@ -260,5 +261,5 @@ def repeat(name: str, module: str, number: int, seed: int) -> Told:
 
 def write(reports: list[Report], seed: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = {"seed": seed, "classes": {report.name: report.as_json() for report in reports}}
+    text = stamp() | {"seed": seed, "classes": {report.name: report.as_json() for report in reports}}
     path.write_text(json.dumps(text, indent=1) + "\n")
