@@ -5,6 +5,7 @@ moves the cursor and sets colours. And no module but one prints.
 import ast
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path

@@ -34,7 +34,7 @@ def attack(draw: random.Random, folder: Path, names: list[str]) -> Told:
     os.environ |= COLOURED
     name = draw.choice(names)
     text = draw.choice(hostile(60, draw.randrange(1 << 30)))
-    about(f"{name}: {ascii(text)}")
+    about(f"{name}: {text!a}")
     shown = {}
     os.chdir(folder)
     for kind, said_of in (("calm", "a text without harm"), ("hostile", text)):
