@@ -21,7 +21,7 @@ _DENIES = re.compile(
 _REASON = re.compile(r"\s*(?:because|since|as|if|因为)\b", re.IGNORECASE)
 _CUE = re.compile(
     r"(?:\b(?:is|be|it['’]s|that['’]s|options?|choices?|answers?|choose|chose|chosen|pick|select|selected|with|so|hence|"
-    r"thus|therefore|correct|letter|say|bet|for|only|remains|leaves|leaving)|选|选择|选项|是|为|[:：])\s*[:：]?\s*[\s*$(（]*$",
+    r"thus|therefore|correct|letter|say|bet|for|only|remains|leaves|leaving)|选|选择|选项|是|为|[:：])\s*[:：]?\s*(?:[\s*$(（]|\\(?:text|math)[a-z]*\{)*$",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
@@ -75,3 +75,12 @@ def _last_sentence(text: str) -> str:
         if _LETTER.search(sentence):
             return sentence
     return ""
+
+
+_OPENING = re.compile(r"\s*\(?\**([A-J])\**[).:]?\s*\n")
+
+
+def opening_letter(text: str) -> str | None:
+    """The letter that stands alone on the first line, before what explains it."""
+    match = _OPENING.match(text)
+    return match[1] if match else None
