@@ -78,7 +78,9 @@ RIGHT = {
         ("k \\neq \\pm 1", "k \\ne 1, k \\ne -1"), ("S = \\{1, 2\\}", "\\{2,1\\}"), ("(2,1),(-2,-1)", "\\pm(2,1)")],
     "what has a name": [("m+n = 350", "350"), ("\\frac{a}{b} = 7", "7"), ("\\angle ABC = 40^\\circ", "40"), ("2", "\\tan\\alpha = 2"),
         ("f(n) = n", "f(x) = x"), ("f(t)=0, f(t)=2t", "f(x)=2x, f(x)=0")],
-    "letters on their own": [("(d)", "D"), ("D\n\nExplanation: A is too small", "D"), ("So the correct choice is \\textbf{(C)}.", "C")],
+    "formulas on lines": [("Hence\n$$\n2\\,800\n$$", "2800"), ("So\n\\[\n\\frac{1}{2}\n\\]", "0.5"), ("Hence $5$", "5")],
+    "units of one letter": [("1.5 m", "150 cm"), ("1.8 km", "1800 m"), ("2 h", "120 minutes"), ("18¢", "18"), ("₹18", "18"), ("USD 12.50", "12.5")],
+    "letters on their own": [("B, since 3 < 4", "B"), ("(d)", "D"), ("D\n\nExplanation: A is too small", "D"), ("So the correct choice is \\textbf{(C)}.", "C")],
 }  # fmt: skip
 
 NOT_RIGHT = {
@@ -133,6 +135,9 @@ NOT_RIGHT = {
     "amounts": [("There are more than 7 of them.", "7"), ("The answer lies between 7 and 8.", "8"), ("It takes almost 8 hours.", "8"),
         ("Some 31 students sat the test; more data are needed.", "31"), ("7 squared", "7"), ("7 factorial", "7"), ("7 choose 2", "7")],
     "repeating decimals": [("0.33...", "0.33"), ("1.41421356...", "\\sqrt2"), ("0.123...", "\\frac{123}{999}")],
+    "supposed": [("If it were 48, we'd have a contradiction.", "48"), ("The answer is not among 47 and 48.", "48"),
+        ("Suppose that we take 48", "48"), ("There is one such number if n is 48", "48")],
+    "units of one letter": [("1.5 m", "15 cm"), ("5 m", "5"), ("5 g", "5 cm"), ("5 h", "5 minutes")],
     "what cannot be seen": [("\\phantom{5}", "5"), ("\\boxed{\\phantom{5}}", "5"), ("\\hphantom{5}", "5")],
     "what has a name": [("f(n)=2n", "f(x)=x"), ("f(n)=m", "f(x)=x"), ("f(n)=n", "g(x)=x"), ("\\tan\\alpha=2", "\\alpha=2"), ("|AB|=2", "f(x)=2"),
         ("x+y=7", "y=7"), ("x+1=7", "7"), ("2x=7", "7"), ("y=x+7", "7"), ("P(3,5)", "Q(3,5)"), ("P(3,5)", "15"), ("ab=6", "ac=6")],

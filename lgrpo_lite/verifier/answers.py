@@ -305,9 +305,9 @@ def is_prose(text: str) -> bool:
 
 
 def concludes(text: str) -> bool:
-    """Whether a short text has words of reasoning beside formulas: $a = 3$, so $a^2 = 9$."""
+    """Whether a short text has words of reasoning between formulas: $a = 3$, so $a^2 = 9$."""
     rest, formulas = _FORMULA.subn(" ", text[:4000])
-    return formulas > 0 and _REASONING.search(rest) is not None
+    return formulas > 1 and _REASONING.search(rest) is not None
 
 
 def _plain_words(text: str) -> int:

@@ -84,15 +84,16 @@ _LABEL = re.compile(
 
 _BOUND = re.compile(
     r"(?:\b(?:more|fewer|less|greater|larger|smaller|higher|lower) than|\balmost|\bnearly|"
-    r"\bbetween [^.]{1,40} and)\s*[\s$]*$",
+    r"\bbetween [^.]{1,40} and|\b(?:if|suppose|supposing|assume|assuming|unless)\b[^,;:]*|"
+    r"(?:\bnot|n['’]t) (?:among|one of|any of)\b[^,;.]*)[\s$]*$",
     re.IGNORECASE,
 )
 _EITHER = re.compile(r"(?<![\d.,/])\d+\$?(?: (\w+))?\s+(?:or|to)(?: (?:maybe|perhaps|possibly))?[\s$]*$")
 
 
 def is_no_amount(before: str, number: str) -> bool:
-    """Whether a number after `before` bounds the amount that is told, or is the second of two that
-    are offered: more than 7, 7 or 8.
+    """Whether a number after `before` bounds the amount that is told, is supposed, or is the second
+    of two that are offered: more than 7, if x were 7, 7 or 8.
     """
     if _BOUND.search(before[-60:]):
         return True

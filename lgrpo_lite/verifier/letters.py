@@ -77,10 +77,10 @@ def _last_sentence(text: str) -> str:
     return ""
 
 
-_OPENING = re.compile(r"\s*\(?\**([A-J])\**[).:]?\s*\n")
+_OPENING = re.compile(r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|\)?, ?(?:because|since)\b)")
 
 
 def opening_letter(text: str) -> str | None:
-    """The letter that stands alone on the first line, before what explains it."""
+    """The letter that stands alone at the beginning, before what explains it."""
     match = _OPENING.match(text)
     return match[1] if match else None

@@ -40,6 +40,7 @@ _WRITTEN = [  # what is written in another way, and the way it is read
     (re.compile(r"^([A-Z]) ?(\([^()]*,[^()]*\))$"), r"\1 = \2"),  # P(3, 5)
     (re.compile(r"^(\d+) to (\d+)$"), r"\1:\2"),
     (re.compile(r"\b(sq|cu)\. ?(?=[a-zA-Z])"), r"\1 "),
+    (re.compile(r"^(?:USD|EUR|GBP|Rs)\.? ?(?=\d)"), ""),
     (re.compile(r"^the (?=\d)", re.IGNORECASE), ""),
     (re.compile(r" ?\((?:\\text ?\{ ?)?approx(?:imately|\.)?(?: ?\})?\)$"), ""),
     (

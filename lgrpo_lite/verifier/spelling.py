@@ -26,7 +26,7 @@ _SIGNS = {
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "∀": r"\forall ", "→": r"\to ", "∧": r"\wedge ", "∨": r"\vee ", "∣": "|",
     "′": "'", "’": "'", "。": ".", "，": ",", "、": ",", "；": ";",
-    "€": "", "£": "", "¥": "",
+    "€": "", "£": "", "¥": "", "₹": "", "₩": "", "¢": r"\text{ cents}",
 }  # fmt: skip
 _GREEK_NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
