@@ -19,7 +19,7 @@ from lgrpo_lite.verifier.denials import (
     is_no_amount,
 )
 from lgrpo_lite.verifier.retractions import taken_back, takes_back
-from lgrpo_lite.verifier.spelling import spell, words
+from lgrpo_lite.verifier.several import several_said
 from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy
 
 MAX_DIGITS = 400  # longer numbers are compared as text
@@ -61,11 +61,14 @@ _IS = re.compile(
     re.IGNORECASE,
 )
 _EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
-_REASON = re.compile(r",?\s+(?:because|since|as required)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r",?\s+(?:because|since|as (?:required|claimed|desired|expected|needed|wanted|shown))\b", re.IGNORECASE
+)
 _HEDGE = re.compile(
     r"^(?:(?:(?:therefore|thus|hence|so|then),? )?(?:(?:we|I) (?:get|have|find|obtain|conclude)(?: that)?|"
     r"(?:this|which|it) (?:gives|yields|equals))|"
-    r"therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*",
+    r"therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|given by|just)\b"
+    r"[,:]?\s*",
     re.IGNORECASE,
 )
 _REASONING = re.compile(r"\b(?:so|thus|hence|therefore|then|gives|since|if|when)\b", re.IGNORECASE)
@@ -76,7 +79,6 @@ _CONTRAST = re.compile(
     r"\s+(?:rather than|instead of|as opposed to)\b",
     re.IGNORECASE,
 )  # 5, not 6; 5/2, that is 2.5
-_FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 
 
 def final_answer(text: str, extract: str = "final") -> str | None:
@@ -247,6 +249,9 @@ def _number_said(sentence: str) -> str | None:
     number = _last_number(sentence)
     if number is None:
         return None
+    several = several_said(sentence)
+    if several is not None and not gives_up(sentence, len(sentence)):
+        return several
     before = sentence[: number.start()]
     worded = is_prose(sentence) or len(_CHINESE.findall(sentence)) > 0 or _IS.search(before)
     if not worded or is_label(before) or is_no_amount(before, number[0]) or _contradicted(before, number[0]):
@@ -335,38 +340,3 @@ def as_number(text: str) -> Fraction | None:
 def _literal(text: str) -> Fraction | None:
     digits = text.strip()
     return Fraction(digits.replace(",", "")) if _NUMBER.fullmatch(digits) else None
-
-
-def normal(answer: str) -> str:
-    """A form that does not depend on spelling: answers that differ in it only get the same text.
-    For votes, not for verdicts.
-
-    A number or fraction of integers is its exact value, words are without case, all else is without spaces.
-    Linear time.
-    """
-    if len(answer) > MAX_ANSWER:
-        return answer.strip()
-    spelled = spell(answer)
-    named, _, value = spelled.partition("=")
-    if value and re.fullmatch(r"\s*\\?[a-zA-Z]\w*\s*", named):
-        spelled = value.strip()
-    number = as_number(spelled)
-    if number is None:
-        number = _latex_fraction(spelled)
-    if number is not None:
-        return str(number)
-    if not re.search(r"[\\^_=+/*]|\d", spelled.replace("\\text", "")):
-        return words(spelled)
-    return spelled.replace(" ", "")
-
-
-def _latex_fraction(spelled: str) -> Fraction | None:
-    """The value of `\\frac{1}{2}`, with a sign or without."""
-    match = _FRACTION.fullmatch(spelled)
-    if match is None or len(spelled) > MAX_DIGITS:
-        return None
-    sign, top, bottom = match.groups()
-    if not int(bottom):
-        return None
-    value = Fraction(int(top), int(bottom))
-    return -value if sign == "-" else value

@@ -26,7 +26,8 @@ _AFTER = re.compile(
     r"(?:the (?:\w+ )?(?:answer|solution|result|value|case|one)|"
     r"(?:an? )?(?:correct|right|valid|possible|true|answer|solution)|our|my|it)\b|"
     r"(?:also\s+)?(?:wrong|incorrect|false|impossible|invalid|extraneous|rejected|excluded))|"
-    r"(?:isn['’]t|(?:cannot|can['’]t|can not|won['’]t|couldn['’]t) be)\s+(?:the|right|correct|it|true|our)\b|"
+    r"(?:isn['’]t|(?:cannot|can['’]t|can not|won['’]t|couldn['’]t) be)\s+"
+    r"(?:the|right|correct|it|true|our|obtained|reached|attained|achieved|represented|made)\b|"
     r"(?:do(?:es)?|did)(?: not|n['’]t)\s+(?:work|satisfy|hold|fit|count|make sense|solve)\b|"
     r"fails?(?:\s+(?:to|the|because|since|as)\b|\s*[.,;]|$)|"
     r"is (?:too (?:small|large|big|low|high)|not (?:in|among) the)\b|"
@@ -84,6 +85,9 @@ _LABEL = re.compile(
 
 _BOUND = re.compile(
     r"(?:\b(?:more|fewer|less|greater|larger|smaller|higher|lower) than|\balmost|\bnearly|"
+    r"\bexceeds?|\babove|\bbelow|\bthan or equal to|\bexcept(?: for)?|"
+    r"\b(?:square|cube|cube root|square root) of|"
+    r"\bno (?:\w+ )?(?:solutions?|values?|integers?|numbers?)\b[^,;.]*|"
     r"\bbetween [^.]{1,40} and|\b(?:if|suppose|supposing|assume|assuming|unless)\b[^,;:]*|"
     r"(?:\bnot|n['’]t) (?:among|one of|any of)\b[^,;.]*)[\s$]*$",
     re.IGNORECASE,
