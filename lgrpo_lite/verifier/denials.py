@@ -59,7 +59,7 @@ _GIVES_UP = re.compile(
     r"\bnot (?:sure|certain)\b|\bunsure\b|\buncertain\b|\bstuck\b|\bsorry\b|\bapologi[sz]e\b|\bran out\b|"
     r"\bout of time\b|"
     r"\b(?:needs?|needed|requires?) more\b|"
-    r"\bmore (?:\w+ ){1,2}(?:is|are) (?:needed|required|necessary)\b|"
+    r"\bmore (?:data|information|details|facts|conditions) (?:is|are) (?:needed|required|necessary)\b|"
     r"\b(?:skip|skipping)\b|\bno (?:answer|conclusion|solution was)\b|"
     r"\b(?:wrong|false|incorrect|untrue|impossible|doubt|not true) that\b|n['’]t true that\b|\bno way\b|"
     r"\b(?:need|have|let me|let us|let['’]s) (?:to )?(?:check|verify|try|think|recheck|redo|start)\b|"
@@ -88,11 +88,14 @@ _BOUND = re.compile(
     r"\bexceeds?|\babove|\bbelow|\bthan or equal to|\bexcept(?: for)?|"
     r"\b(?:square|cube|cube root|square root) of|"
     r"\bno (?:\w+ )?(?:solutions?|values?|integers?|numbers?)\b[^,;.]*|"
-    r"\bbetween [^.]{1,40} and|\b(?:if|suppose|supposing|assume|assuming|unless)\b[^,;:]*|"
+    r"\bbetween [^.]{1,40} and|"
+    r"^(?:if|suppose|supposing|assume|assuming|unless)\b(?: \S+){1,3} (?:is|was|were|equals?|=|take)|"
     r"(?:\bnot|n['’]t) (?:among|one of|any of)\b[^,;.]*)[\s$]*$",
     re.IGNORECASE,
 )
-_EITHER = re.compile(r"(?<![\d.,/])\d+\$?(?: (\w+))?\s+(?:or|to)(?: (?:maybe|perhaps|possibly))?[\s$]*$")
+_EITHER = re.compile(
+    r"(?<![\d.,/$])(?<![-+*/=] )\d+\$?(?: (\w+))?\s+(?:or|to)(?: (?:maybe|perhaps|possibly))?[\s$]*$"
+)
 
 
 def is_no_amount(before: str, number: str) -> bool:
