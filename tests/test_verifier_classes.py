@@ -132,6 +132,8 @@ NOT_RIGHT = {
     "taken back": [("The answer was 7, but this is wrong.", "7"), ("I got 7 but it is not right.", "7"), ("7, which is wrong", "7"),
         ("The answer is 7. This is wrong.", "7"), ("The answer is 7. Actually no.", "7"), ("The answer is 7. No, wait, it is 8.", "7"),
         ("\\boxed{7}. Wait, that's wrong.", "7"), ("\\boxed{7} -- wrong!", "7"), ("\\boxed{7} (wrong)", "7"),
+        ("My calculation gave 55, but I made an error.", "55"), ("\\boxed{7}. Wait, I made a mistake.", "7"),
+        ("A\nB", "A"), ("A\n\nNo, that is wrong.", "A"),
         ("\\boxed{7}\n\nActually, this is incorrect. The answer should be 8.", "7"), ("The answer is $7$, but that is not correct.", "7")],
     "two offered": [("\\boxed{12} or maybe \\boxed{13}", "13"), ("\\boxed{12} (or \\boxed{13})", "13"), ("\\boxed{12} / \\boxed{13}", "13"),
         ("\\boxed{12}, but it could also be \\boxed{13}", "13"), ("\\boxed{12} or 13", "12"), ("\\boxed{12}\\text{ or }13", "12"),

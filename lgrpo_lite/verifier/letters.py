@@ -2,6 +2,8 @@
 
 import re
 
+from lgrpo_lite.verifier.retractions import taken_back
+
 _LETTER = re.compile(r"(?<![A-Za-z0-9_'’$\\])\(?([A-J])\)?(?![A-Za-z0-9_'’(=^])")
 _SEVERAL = re.compile(
     r"(?<![A-Za-z0-9_'’])\(?[A-J]\)?"
@@ -77,10 +79,16 @@ def _last_sentence(text: str) -> str:
     return ""
 
 
+_ALONE = re.compile(r"^\W*[A-J]\W*$", re.MULTILINE)
 _OPENING = re.compile(r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|\)?, ?(?:because|since)\b)")
 
 
 def opening_letter(text: str) -> str | None:
-    """The letter that stands alone at the beginning, before what explains it."""
+    """The letter that stands alone at the beginning, before what explains it; None where another letter
+    stands alone behind it, or it is taken back.
+    """
     match = _OPENING.match(text)
-    return match[1] if match else None
+    if match is None:
+        return None
+    rest = text[match.end() :]
+    return None if _ALONE.search(rest) or taken_back(rest) else match[1]

@@ -15,13 +15,16 @@ _LEADING = (
     r"(?:(?:but|and|though|although|wait|no|oops|hmm|sorry|actually|however|hold on|unfortunately)\b"
     r"[\s,.!…-]*)*"
 )
+_ERRED = r"(?:I|we) (?:have |must have )?(?:made|see) (?:an?|my|our|some) (?:\w+ )?(?:error|mistake)"
 _TAKEN_BACK = re.compile(
-    rf"[\s$.,;:!*)}}\]\\(–—-]*{_LEADING}{_SUBJECT}{_VERDICT}|"
+    rf"[\s$.,;:!*)}}\]\\(–—-]*{_LEADING}(?:{_SUBJECT}{_VERDICT}|{_ERRED})|"
     rf"[\s$.*)}}\]\\]*(?:[–—(]|--?)\s*{_VERDICT}|"
     r"[\s$.,;!*)}\]\\–—-]*(?:actually,? no|no,? wait|wait,? no|nope)\b",
     re.IGNORECASE,
 )
-_INSIDE = re.compile(rf"(?:[,;(]|\bbut\b)\s*{_LEADING}{_SUBJECT}{_VERDICT}", re.IGNORECASE)
+_INSIDE = re.compile(
+    rf"(?:[,;(]|\bbut\b)\s*{_LEADING}{_SUBJECT}{_VERDICT}|\bbut {_LEADING}{_ERRED}", re.IGNORECASE
+)
 _OR_ELSE = re.compile(
     r"[\s$.,;(]*(?:or(?: (?:perhaps|maybe|possibly|else|even|(?:it )?(?:could|might|may) (?:also )?be))?|"
     r"but (?:it |perhaps )?(?:(?:could|might|may) (?:also )?be|maybe|perhaps)|/)[\s:$(]*",
