@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.answers import committed, final_answer, last_boxed, normal
+from lgrpo_lite.verifier.answers import committed, final_answer, last_boxed
 from lgrpo_lite.verifier.spelling import spell
 from lgrpo_lite.verifier.verify import gold_fault, verify
+from lgrpo_lite.verifier.votes import normal
 
 DEEP = 10_000
 HOSTILE = [

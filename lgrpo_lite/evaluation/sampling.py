@@ -7,7 +7,7 @@ from lgrpo_lite.evaluation.figures import Problem, Sample
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
-from lgrpo_lite.verifier.answers import normal
+from lgrpo_lite.verifier.votes import normal
 
 
 def ticking(what: str, begin: int, count: int, of: int) -> Callable[[float], None]:

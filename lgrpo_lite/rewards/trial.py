@@ -13,7 +13,8 @@ from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.part import Tally, quantile
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
-from lgrpo_lite.verifier.answers import as_number, normal
+from lgrpo_lite.verifier.answers import as_number
+from lgrpo_lite.verifier.votes import normal
 
 SHOWN = 20  # rows of what went wrong that are listed
 MAX_SHOWN = 200  # characters of a text in a report

@@ -8,9 +8,18 @@ every search is linear in the text, so no text can hang it.
 import re
 from fractions import Fraction
 
-from lgrpo_lite.verifier.boxes import MAX_BETWEEN, all_boxed, boxes_of, last_boxed, makes_list
-from lgrpo_lite.verifier.denials import denied_after, disowned, gives_up, is_asked, is_denied, is_label
-from lgrpo_lite.verifier.spelling import spell, words
+from lgrpo_lite.verifier.boxes import MAX_BETWEEN, all_boxed, boxes_of, last_boxed, makes_list, without_lead
+from lgrpo_lite.verifier.denials import (
+    denied_after,
+    disowned,
+    gives_up,
+    is_asked,
+    is_denied,
+    is_label,
+    is_no_amount,
+)
+from lgrpo_lite.verifier.retractions import taken_back, takes_back
+from lgrpo_lite.verifier.several import several_said
 from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy
 
 MAX_DIGITS = 400  # longer numbers are compared as text
@@ -52,17 +61,24 @@ _IS = re.compile(
     re.IGNORECASE,
 )
 _EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
-_REASON = re.compile(r",?\s+(?:because|since|as required)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r",?\s+(?:because|since|as (?:required|claimed|desired|expected|needed|wanted|shown))\b", re.IGNORECASE
+)
 _HEDGE = re.compile(
-    r"^(?:therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|just)\b[,:]?\s*",
+    r"^(?:(?:(?:therefore|thus|hence|so|then),? )?(?:(?:we|I) (?:get|have|find|obtain|conclude)(?: that)?|"
+    r"(?:this|which|it) (?:gives|yields|equals))|"
+    r"therefore|thus|hence|so|then|probably|approximately|about|exactly|simply|equal to|given by|just)\b"
+    r"[,:]?\s*",
     re.IGNORECASE,
 )
+_REASONING = re.compile(r"\b(?:so|thus|hence|therefore|then|gives|since|if|when)\b", re.IGNORECASE)
 # Result: 42
 _LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)
 _CONTRAST = re.compile(
-    r",\s*(?:and |but )?not\b|\s+(?:rather than|instead of|as opposed to)\b", re.IGNORECASE
-)  # 5, not 6
-_FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+    r",\s*(?:(?:and |but )?not|that is|i\.e\.|which (?:is|equals)|or equivalently)(?!\w)|"
+    r"\s+(?:rather than|instead of|as opposed to)\b",
+    re.IGNORECASE,
+)  # 5, not 6; 5/2, that is 2.5
 
 
 def final_answer(text: str, extract: str = "final") -> str | None:
@@ -89,7 +105,7 @@ def marked_in(text: str) -> str | None:
     """As `committed`, of the end of a text as `said` gives it."""
     marked = _marked(text, "gsm8k") or _replaced(text) or _marked(text, "all boxed")
     if marked is not None:
-        return _stated(marked) or marked  # \boxed{\text{The answer is } 5}
+        return _stated(marked) or without_lead(marked)  # \boxed{\text{The answer is } 5}
     tags = _TAG.findall(text)
     tagged = tags[-1].strip() if tags else ""
     return tagged or _stated(text)
@@ -138,9 +154,15 @@ def _stated(text: str) -> str | None:
         before = text[max(0, match.start() - 80) : match.start()]
         if not rest or _NO_ANSWER.match(rest) or disowned(before):
             continue
-        if not is_asked(text, begin):
+        if not is_asked(text, begin) and not _is_retracted(rest):
             return _in_sentence(rest)
     return None
+
+
+def _is_retracted(rest: str) -> bool:
+    """Whether the sentence that begins with an answer, or the next one, calls it wrong."""
+    sentence = _SENTENCE.split(rest.partition("\n")[0], maxsplit=1)[0]
+    return takes_back(sentence) or taken_back(rest[len(sentence) :])
 
 
 def _in_sentence(rest: str) -> str | None:
@@ -227,9 +249,12 @@ def _number_said(sentence: str) -> str | None:
     number = _last_number(sentence)
     if number is None:
         return None
+    several = several_said(sentence)
+    if several is not None and not gives_up(sentence, len(sentence)):
+        return several
     before = sentence[: number.start()]
     worded = is_prose(sentence) or len(_CHINESE.findall(sentence)) > 0 or _IS.search(before)
-    if not worded or is_label(before) or _contradicted(before, number[0]):
+    if not worded or is_label(before) or is_no_amount(before, number[0]) or _contradicted(before, number[0]):
         return None
     begin, end = _enclosing(sentence, *number.span())
     if is_denied(sentence, begin, end) or is_asked(sentence, end):
@@ -284,6 +309,12 @@ def is_prose(text: str) -> bool:
     return _plain_words(_FORMULA.sub(" ", text[:4000])) >= 3
 
 
+def concludes(text: str) -> bool:
+    """Whether a short text has words of reasoning between formulas: $a = 3$, so $a^2 = 9$."""
+    rest, formulas = _FORMULA.subn(" ", text[:4000])
+    return formulas > 1 and _REASONING.search(rest) is not None
+
+
 def _plain_words(text: str) -> int:
     found_words = _WORD.findall(_NAMED.sub(" ", text))
     return sum(word.lower() not in _NO_PROSE for word in found_words)
@@ -309,38 +340,3 @@ def as_number(text: str) -> Fraction | None:
 def _literal(text: str) -> Fraction | None:
     digits = text.strip()
     return Fraction(digits.replace(",", "")) if _NUMBER.fullmatch(digits) else None
-
-
-def normal(answer: str) -> str:
-    """A form that does not depend on spelling: answers that differ in it only get the same text.
-    For votes, not for verdicts.
-
-    A number or fraction of integers is its exact value, words are without case, all else is without spaces.
-    Linear time.
-    """
-    if len(answer) > MAX_ANSWER:
-        return answer.strip()
-    spelled = spell(answer)
-    named, _, value = spelled.partition("=")
-    if value and re.fullmatch(r"\s*\\?[a-zA-Z]\w*\s*", named):
-        spelled = value.strip()
-    number = as_number(spelled)
-    if number is None:
-        number = _latex_fraction(spelled)
-    if number is not None:
-        return str(number)
-    if not re.search(r"[\\^_=+/*]|\d", spelled.replace("\\text", "")):
-        return words(spelled)
-    return spelled.replace(" ", "")
-
-
-def _latex_fraction(spelled: str) -> Fraction | None:
-    """The value of `\\frac{1}{2}`, with a sign or without."""
-    match = _FRACTION.fullmatch(spelled)
-    if match is None or len(spelled) > MAX_DIGITS:
-        return None
-    sign, top, bottom = match.groups()
-    if not int(bottom):
-        return None
-    value = Fraction(int(top), int(bottom))
-    return -value if sign == "-" else value

@@ -4,8 +4,13 @@ import re
 from typing import NamedTuple
 
 from lgrpo_lite.verifier.denials import is_denied
+from lgrpo_lite.verifier.retractions import another, or_else
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}\\]|[{}]")
+_LEAD = re.compile(
+    r"^\\text\s*\{\s*(?:the|its?|their|our)(?: [a-z]+){0,3} (?:is|are|equals)\s*:?\s*\}\s*(?=\S)",
+    re.IGNORECASE,
+)
 MAX_BETWEEN = 60  # characters between two boxes of one list
 _NAME = re.compile(r"(?<![\\\w])([a-zA-Z](?:_\{?\w\}?)?)\s*=\s*$")  # x = \boxed{1}
 _SHARE = re.compile(r"[\s$]*(?:\\?%|(?:\\text\{\s*)?per ?cent\b)")
@@ -62,10 +67,15 @@ def all_boxed(text: str) -> str:
     listed = [last]
     for box in reversed(earlier):
         between = text[box.end : listed[0].begin]
-        if len(between) > MAX_BETWEEN or not makes_list(_NAME.sub("", between)):
+        if len(between) > MAX_BETWEEN:
+            break
+        if not or_else(between) and not makes_list(_NAME.sub("", between)):
             break
         listed.insert(0, box)
     if len(listed) == 1:
+        second = another(text[last.end :])
+        if second is not None:
+            return f"{last.content.strip()} or {second}"
         is_share = _PLAIN.fullmatch(last.content.strip()) and _SHARE.match(text, last.end)
         return last.content.strip() + ("%" if is_share else "")
     return ", ".join(_with_names(text, listed)).strip()
@@ -86,6 +96,11 @@ def makes_list(between: str) -> bool:
     if not re.search("[,;a]|or", between):
         return False
     return re.fullmatch(r",?(?:and|or)?|;", _BETWEEN.sub("", between)) is not None
+
+
+def without_lead(content: str) -> str:
+    """The content of a box without "The value is" before it."""
+    return _LEAD.sub("", content)
 
 
 def _cut_off_box(text: str) -> str:

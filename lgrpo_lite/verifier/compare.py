@@ -21,7 +21,7 @@ from lgrpo_lite.verifier.lists import (
 from lgrpo_lite.verifier.matrices import as_matrix
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.ratios import same_ratios
-from lgrpo_lite.verifier.relations import assigned, same_relation, value_of
+from lgrpo_lite.verifier.relations import assigned, same_relation, tells_set, value_of
 from lgrpo_lite.verifier.rounding import rounded_alike
 from lgrpo_lite.verifier.solutions import same_solutions, solutions
 from lgrpo_lite.verifier.spelling import words
@@ -56,7 +56,7 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
 def _compared(p: Node, g: Node, policy: Leniency) -> bool:
     """As the first row of COMPARED that holds for the two."""
     one_relation = (p[0] == "rel") != (g[0] == "rel")
-    if one_relation and (_is_membership(p) or _is_membership(g)):
+    if one_relation and (tells_set(p) or tells_set(g)):
         p, g = value_of(p), value_of(g)
     kinds = {p[0], g[0]}
     for holds_for, compare in COMPARED:

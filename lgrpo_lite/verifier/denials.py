@@ -2,6 +2,8 @@
 
 import re
 
+from lgrpo_lite.verifier.retractions import taken_back
+
 _NOT = r"(?:\b(?:not|cannot|never|neither|nor|isnt|cant)\b|n['’]t\b)"
 _FILLER = (
     r"be|been|equal|equals|to|possibly|actually|really|simply|definitely|necessarily|likely|exactly|just|the|a|an|"
@@ -24,7 +26,8 @@ _AFTER = re.compile(
     r"(?:the (?:\w+ )?(?:answer|solution|result|value|case|one)|"
     r"(?:an? )?(?:correct|right|valid|possible|true|answer|solution)|our|my|it)\b|"
     r"(?:also\s+)?(?:wrong|incorrect|false|impossible|invalid|extraneous|rejected|excluded))|"
-    r"(?:isn['’]t|(?:cannot|can['’]t|can not|won['’]t|couldn['’]t) be)\s+(?:the|right|correct|it|true|our)\b|"
+    r"(?:isn['’]t|(?:cannot|can['’]t|can not|won['’]t|couldn['’]t) be)\s+"
+    r"(?:the|right|correct|it|true|our|obtained|reached|attained|achieved|represented|made)\b|"
     r"(?:do(?:es)?|did)(?: not|n['’]t)\s+(?:work|satisfy|hold|fit|count|make sense|solve)\b|"
     r"fails?(?:\s+(?:to|the|because|since|as)\b|\s*[.,;]|$)|"
     r"is (?:too (?:small|large|big|low|high)|not (?:in|among) the)\b|"
@@ -54,7 +57,10 @@ _GIVES_UP = re.compile(
     r"\binsufficient\b|\bunclear\b|\bno idea\b|\bno clue\b|"
     r"(?:\b(?:is|are|remains?)|^) ?(?:unknown|undetermined|indeterminate)\b|"
     r"\bnot (?:sure|certain)\b|\bunsure\b|\buncertain\b|\bstuck\b|\bsorry\b|\bapologi[sz]e\b|\bran out\b|"
-    r"\bout of time\b|\bneeds? more\b|\b(?:skip|skipping)\b|\bno (?:answer|conclusion|solution was)\b|"
+    r"\bout of time\b|"
+    r"\b(?:needs?|needed|requires?) more\b|"
+    r"\bmore (?:data|information|details|facts|conditions) (?:is|are) (?:needed|required|necessary)\b|"
+    r"\b(?:skip|skipping)\b|\bno (?:answer|conclusion|solution was)\b|"
     r"\b(?:wrong|false|incorrect|untrue|impossible|doubt|not true) that\b|n['’]t true that\b|\bno way\b|"
     r"\b(?:need|have|let me|let us|let['’]s) (?:to )?(?:check|verify|try|think|recheck|redo|start)\b|"
     r"\bhopeless\b|\btoo (?:hard|difficult)\b|"
@@ -77,6 +83,31 @@ _LABEL = re.compile(
 )
 
 
+_BOUND = re.compile(
+    r"(?:\b(?:more|fewer|less|greater|larger|smaller|higher|lower) than|\balmost|\bnearly|"
+    r"\bexceeds?|\babove|\bbelow|\bthan or equal to|\bexcept(?: for)?|"
+    r"\b(?:square|cube|cube root|square root) of|"
+    r"\bno (?:\w+ )?(?:solutions?|values?|integers?|numbers?)\b[^,;.]*|"
+    r"\bbetween [^.]{1,40} and|"
+    r"^(?:if|suppose|supposing|assume|assuming|unless)\b(?: \S+){1,3} (?:is|was|were|equals?|=|take)|"
+    r"(?:\bnot|n['’]t) (?:among|one of|any of)\b[^,;.]*)[\s$]*$",
+    re.IGNORECASE,
+)
+_EITHER = re.compile(
+    r"(?<![\d.,/$])(?<![-+*/=] )\d+\$?(?: (\w+))?\s+(?:or|to)(?: (?:maybe|perhaps|possibly))?[\s$]*$"
+)
+
+
+def is_no_amount(before: str, number: str) -> bool:
+    """Whether a number after `before` bounds the amount that is told, is supposed, or is the second
+    of two that are offered: more than 7, if x were 7, 7 or 8.
+    """
+    if _BOUND.search(before[-60:]):
+        return True
+    either = _EITHER.search(before[-60:])
+    return bool(either and not either[1] and number.strip().isdigit())
+
+
 def is_label(before: str) -> bool:
     """Whether a number after `before` counts places in a text: step 5, question 7."""
     return _LABEL.search(before[-40:]) is not None
@@ -89,9 +120,11 @@ def denied_before(text: str, start: int) -> bool:
 
 
 def denied_after(text: str, end: int) -> bool:
-    """Whether what stands right after denies, as "is not the answer", or asks."""
+    """Whether what stands right after denies, as "is not the answer", takes it back, or asks."""
     after = text[end : end + 40]
-    return _AFTER.match(after) is not None or _ASKED.match(after) is not None
+    if _AFTER.match(after) or _ASKED.match(after):
+        return True
+    return taken_back(text[end : end + 120])
 
 
 def is_denied(text: str, start: int, end: int) -> bool:

@@ -2,6 +2,8 @@
 
 import re
 
+from lgrpo_lite.verifier.retractions import taken_back
+
 _LETTER = re.compile(r"(?<![A-Za-z0-9_'’$\\])\(?([A-J])\)?(?![A-Za-z0-9_'’(=^])")
 _SEVERAL = re.compile(
     r"(?<![A-Za-z0-9_'’])\(?[A-J]\)?"
@@ -21,7 +23,7 @@ _DENIES = re.compile(
 _REASON = re.compile(r"\s*(?:because|since|as|if|因为)\b", re.IGNORECASE)
 _CUE = re.compile(
     r"(?:\b(?:is|be|it['’]s|that['’]s|options?|choices?|answers?|choose|chose|chosen|pick|select|selected|with|so|hence|"
-    r"thus|therefore|correct|letter|say|bet|for|only|remains|leaves|leaving)|选|选择|选项|是|为|[:：])\s*[:：]?\s*[\s*$(（]*$",
+    r"thus|therefore|correct|letter|say|bet|for|only|remains|leaves|leaving)|选|选择|选项|是|为|[:：])\s*[:：]?\s*(?:[\s*$(（]|\\(?:text|math)[a-z]*\{)*$",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
@@ -75,3 +77,18 @@ def _last_sentence(text: str) -> str:
         if _LETTER.search(sentence):
             return sentence
     return ""
+
+
+_ALONE = re.compile(r"^\W*[A-J]\W*$", re.MULTILINE)
+_OPENING = re.compile(r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|\)?, ?(?:because|since)\b)")
+
+
+def opening_letter(text: str) -> str | None:
+    """The letter that stands alone at the beginning, before what explains it; None where another letter
+    stands alone behind it, or it is taken back.
+    """
+    match = _OPENING.match(text)
+    if match is None:
+        return None
+    rest = text[match.end() :]
+    return None if _ALONE.search(rest) or taken_back(rest) else match[1]

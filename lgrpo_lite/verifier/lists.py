@@ -19,7 +19,7 @@ def elements(node: Node) -> list[Node]:
     values = []
     for member in members:
         if holds(member, "pm"):
-            values += [_signs_chosen(member, 1), _signs_chosen(member, -1)]
+            values += [signs_chosen(member, 1), signs_chosen(member, -1)]
         else:
             values.append(member)
     return values
@@ -33,17 +33,25 @@ def _members(node: Node) -> tuple[Node, ...]:
     return (node,)
 
 
-def _signs_chosen(node: Node, upper: int) -> Node:
+def signs_chosen(node: Node, upper: int) -> Node:
     """The node with every ± as + (upper 1) or - (upper -1)."""
     if node[0] == "pm":
         _, sign, operand = node
-        operand = _signs_chosen(operand, upper)
-        return operand if sign * upper > 0 else ("neg", operand)
+        operand = signs_chosen(operand, upper)
+        return operand if sign * upper > 0 else _opposite(operand)
     children = []
     for child in node:
         is_node = isinstance(child, tuple) and child
-        children.append(_signs_chosen(child, upper) if is_node else child)
+        children.append(signs_chosen(child, upper) if is_node else child)
     return tuple(children)
+
+
+def _opposite(node: Node) -> Node:
+    """The node negated, a tuple in each of its coordinates."""
+    if node[0] != "tuple":
+        return ("neg", node)
+    kind, opening, closing, *coordinates = node
+    return (kind, opening, closing, *(("neg", coordinate) for coordinate in coordinates))
 
 
 def alike_in_form(mine: list[Node], gold: list[Node]) -> tuple[list[Node], list[Node]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from lgrpo_lite.verifier.tree import Node
 
 MAX_ENTRIES = 100  # of a product that is written out
+MAX_POWER = 4
 
 
 def as_matrix(node: Node) -> Node | None:
@@ -21,6 +22,8 @@ def as_matrix(node: Node) -> Node | None:
         return _added(matrices) if len(matrices) == len(terms) else None
     if kind in ("*", "/") and len(node) == 3:
         return _scaled(node)
+    if kind == "^":
+        return _raised(node)
     return None
 
 
@@ -38,6 +41,18 @@ def _scaled(node: Node) -> Node | None:
     if matrix is not None:
         return _entrywise(matrix, lambda entry: (kind, entry, left))
     return None
+
+
+def _raised(node: Node) -> Node | None:
+    """A small power of a matrix."""
+    _, base, exponent = node
+    matrix = as_matrix(base)
+    if matrix is None or exponent[0] != "n" or exponent[1] not in range(1, MAX_POWER + 1):
+        return None
+    power: Node | None = matrix
+    for _ in range(int(exponent[1]) - 1):
+        power = power and _multiplied(power, matrix)
+    return power
 
 
 def _multiplied(left: Node, right: Node) -> Node | None:

@@ -33,6 +33,29 @@ _HALF_LINES = [
 _NAMED_ROOT = re.compile(r"(?<![\\a-zA-Z])cbrt(?![a-zA-Z])")
 _OLD_ROOT = re.compile(r"\\root\s*\{?\s*(\d)\s*\}?\s*\\of(?![a-zA-Z])")
 _RAISED_ROOT = re.compile(r"(^|[-+*/(,= ])\^\{(\d)\}\s*\\sqrt\s")  # ³√2
+_BASES = "two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+_WRITTEN = [  # what is written in another way, and the way it is read
+    (re.compile(r"(?<=[)\]]) ?(?:U|union|\\text ?\{ ?union ?\}) ?(?=[(\[])"), r" \\cup "),  # (0,1) U (2,3)
+    (re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)"), r"\\times "),  # 2.5 x 10^3
+    (re.compile(r"^([A-Z]) ?(\([^()]*,[^()]*\))$"), r"\1 = \2"),  # P(3, 5)
+    (re.compile(r"^(\d+) to (\d+)$"), r"\1:\2"),
+    (re.compile(r"\b(sq|cu)\. ?(?=[a-zA-Z])"), r"\1 "),
+    (re.compile(r"^(?:USD|EUR|GBP|Rs)\.? ?(?=\d)"), ""),
+    (re.compile(r"^the (?=\d)", re.IGNORECASE), ""),
+    (re.compile(r" ?\((?:\\text ?\{ ?)?approx(?:imately|\.)?(?: ?\})?\)$"), ""),
+    (
+        re.compile(r"(?<=[\d}]) ?((?:k|c|m)?m|ft|mi)/(s|h|hr|min)((?: ?\^ ?\{?2\}?)?)$"),
+        r" \\text{\1/\2\3}",
+    ),  # m/s^2
+    (
+        re.compile(r"(?<=\d) ?_? ?\{? ?\(?(?:\\text ?\{ ?)?\(?(?:in )?base[- ]?\}? ?(\w+) ?\}?\)? ?\}?$"),
+        r"_{\1}",
+    ),
+    *[
+        (re.compile(rf"(?<=\d)_ ?\{{ ?{name} ?\}}$"), f"_{{{number}}}")
+        for number, name in enumerate(_BASES, 2)
+    ],
+]
 _INEQUALITY = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
 
 
@@ -45,6 +68,9 @@ def plainly(spelled: str) -> str:
     if "root" in spelled or "sqrt" in spelled:
         spelled = _OLD_ROOT.sub(r"\\sqrt[\1]", spelled)
         spelled = _RAISED_ROOT.sub(r"\1\\sqrt[\2] ", spelled)
+    if len(spelled) <= 200:
+        for written, plain in _WRITTEN:
+            spelled = written.sub(plain, spelled)
     if not _MARKED.search(spelled):
         return spelled
     if "cbrt" in spelled:

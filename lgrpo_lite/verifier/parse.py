@@ -161,7 +161,7 @@ class Parser:
             elif self.next.kind == "text":
                 return self.unit(node)
             elif mixed := self.mixed(node):
-                node = mixed
+                node = self.postfix(mixed)
             elif self.opens(node):
                 node = ("*", node, self.power())
             else:

@@ -16,6 +16,7 @@ from lgrpo_lite.verifier.tree import Node
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)(?:\s*\\?%)?")
 _DECIMAL_POINT = re.compile(r"[-+]?\d*\.\d+(?:\s*\\?%)?")
+_LETTER_UNIT = re.compile(r"([-+]?\d[\d.,]*) ([mgshlL])")  # beside 150 cm, 1.5 m is no 1.5 times m
 _MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
 _BRACKETED = re.compile(r"\(\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\)")
@@ -37,10 +38,14 @@ class Reading:
 
     def beside(self, other: "Reading") -> tuple[Node, ...]:
         """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point;
-        0,5 may be 0.5.
+        0,5 may be 0.5; 1.5 m is a length beside 150 cm.
         """
         if self.is_grouped and other.spelled.startswith(_OPENING):  # 1,234 is no (1, 234)
             return self.trees[:1]
+        letter_unit = _LETTER_UNIT.fullmatch(self.spelled)
+        if letter_unit and other.trees and other.trees[0][0] == "unit":
+            measure = _tree(rf"{letter_unit[1]}\text{{{letter_unit[2]}}}", True)
+            return self.trees if measure is None else (measure,)
         if not _DECIMAL_COMMA.fullmatch(self.spelled):
             return self.trees
         if not _DECIMAL_POINT.fullmatch(other.spelled) and not self.spelled.lstrip("+-").startswith("0,"):

@@ -10,6 +10,9 @@ from lgrpo_lite.verifier.values import LOW, equal, points, variables
 Same = Callable[[Node, Node], bool]
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _VERDICTS = frozenset(["yes", "no", "not", "true", "false", "none"])  # words that are answers, not names
+_SEGMENTS = ("overline", "angle", "triangle")
+_FUNCTIONS = frozenset("fghFGPQW")  # of which f(x) is no product
+_RATIOS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 _DELTA = ("v", "\\Delta")
 
 
@@ -19,6 +22,11 @@ def assigned(node: Node) -> str | None:
     """
     assignment = _assignment(node)
     return None if assignment is None else assignment[0]
+
+
+def tells_set(node: Node) -> bool:
+    """Whether a relation says which set something is, or is in: S = {1, 2}, x in (0, 1)."""
+    return node[:2] == ("rel", ("in",)) or (node[0] == "rel" and value_of(node)[0] == "set")
 
 
 def value_of(node: Node) -> Node:
@@ -41,7 +49,27 @@ def _assignment(node: Node) -> tuple[str, Node] | None:
         in_itself = unknown[0] == "v" and variables(value) & variables(unknown)
         if name and not in_itself:
             return name, value
+    for total, value in ((first, last), (last, first)):
+        name = _total_name(total)
+        if name and not variables(value):
+            return name, value
     return None
+
+
+def _total_name(node: Node) -> str | None:
+    """m + n, 100m + n, ab, a/b: a value of several unknowns, of which no other is told."""
+    if node[0] not in ("+", "*", "/") or len(variables(node)) < 2:
+        return None
+    return str(node).replace("(", "[") if _is_linear(node) else None
+
+
+def _is_linear(node: Node) -> bool:
+    """Whether a tree has nothing but unknowns and whole factors, added, multiplied, divided."""
+    if node[0] == "+":
+        return all(map(_is_linear, node[1:])) and not any(term[0] == "n" for term in node[1:])
+    if node[0] in ("*", "/"):
+        return all(map(_is_linear, node[1:]))
+    return node[0] == "v" or (node[0] == "n" and "." not in node[2])
 
 
 def _name(node: Node) -> str | None:
@@ -56,8 +84,8 @@ def _name(node: Node) -> str | None:
         if all(kind == "v" for kind, *_ in members):
             return "(" + ",".join(name for _, name in members) + ")"
     name = _product_name(node) if kind == "*" else None
-    if name is None and _is_of_segments(node):
-        name = str(node)
+    if name is None and (_is_of_segments(node) or _is_of_angle(node)):
+        name = str(node).replace("(", "[")  # no function of an argument
     return name
 
 
@@ -100,7 +128,12 @@ def _is_of_segments(node: Node) -> bool:
     names = variables(node)
     if not names:
         return False
-    return all(name.isupper() or name.startswith("overline") for name in names)
+    return all(name.isupper() or name.startswith(_SEGMENTS) for name in names)
+
+
+def _is_of_angle(node: Node) -> bool:
+    """\\tan\\alpha, a value that is asked for by name."""
+    return node[0] == "call" and node[1] in _RATIOS and len(node) == 3 and node[2][0] == "v"
 
 
 def same_relation(p: Node, g: Node, same: Same) -> bool:
@@ -114,6 +147,9 @@ def same_relation(p: Node, g: Node, same: Same) -> bool:
     mirrored_ops = tuple(_FLIPPED.get(op, "") for op in reversed(ops))
     if mirrored_ops == gold_ops and _same_sides(sides[::-1], gold_sides, same):
         return True
+    renamed = _renamed(p, g)
+    if renamed is not None:
+        return same(*renamed)
     if _one_is_a_function(assigned(p), assigned(g)):
         return same(value_of(p), value_of(g))  # y = ... and f(x) = ...
     if len(sides) != 2 or len(gold_sides) != 2 or "in" in (*ops, *gold_ops):
@@ -123,6 +159,34 @@ def same_relation(p: Node, g: Node, same: Same) -> bool:
         return False
     op = ops[0] if factor > 0 else _FLIPPED[ops[0]]
     return op == gold_ops[0]
+
+
+def _renamed(p: Node, g: Node) -> tuple[Node, Node] | None:
+    """The values of f(n) = n and f(x) = x in one variable: what an argument is called says nothing.
+    None where they are no values of one function, or both name the argument alike.
+    """
+    mine, gold = _function_value(p), _function_value(g)
+    if mine is None or gold is None:
+        return None
+    (name, argument, value), (gold_name, gold_argument, gold_value) = mine, gold
+    if name != gold_name or argument == gold_argument:
+        return None
+    if gold_argument in variables(value) or argument in variables(gold_value):
+        return None
+    return _substituted(value, {argument: ("v", gold_argument)}), gold_value
+
+
+def _function_value(node: Node) -> tuple[str, str, Node] | None:
+    """f, x and the value of f(x) = value; f is a letter, and so is x."""
+    _, ops, *sides = node
+    if ops != ("=",) or sides[0][0] != "*":
+        return None
+    (_, function, argument), value = sides
+    if function[0] != "v" or function[1] not in _FUNCTIONS or argument[0] != "v" or len(argument[1]) != 1:
+        return None
+    if function[1] in variables(value):
+        return None
+    return function[1], argument[1], value
 
 
 def _same_sides(sides: list[Node], gold_sides: list[Node], same: Same) -> bool:
@@ -139,7 +203,7 @@ def _safe(same: Same, a: Node, b: Node) -> bool:
 
 def _one_is_a_function(name: str | None, other: str | None) -> bool:
     """Whether both relations name a value, one of them as f(x)."""
-    if not name or not other or name == other:
+    if not name or not other or name == other or "[" in (name[0], other[0]):
         return False
     return ("(" in name) != ("(" in other)
 

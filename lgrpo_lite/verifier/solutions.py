@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.lists import signs_chosen
 from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import constant, equal
 
@@ -85,7 +86,7 @@ def _operation(node: Node) -> Solutions | None:
 def _list(node: Node) -> Solutions | None:
     """Inequalities joined by `and`, `or` or commas; excluded points are all excluded, whatever joins them."""
     _, joined, *parts = node
-    if joined != "and" and all(_is_surely_interval(part) for part in parts):
+    if joined != "and" and all(map(_is_pair, parts)) and any(map(_is_surely_interval, parts)):
         return _combined("cup", [solutions(part) for part in parts])
     if not all(part[0] in ("rel", "cup") for part in parts):
         return None
@@ -98,9 +99,13 @@ def _list(node: Node) -> Solutions | None:
     return _combined("cup" if either else "cap", described)
 
 
+def _is_pair(node: Node) -> bool:
+    return node[0] == "tuple" and len(node) == 5
+
+
 def _is_surely_interval(node: Node) -> bool:
     """Whether a pair can be no point: an end is infinite, or the brackets are not both round."""
-    if node[0] != "tuple" or len(node) != 5:
+    if not _is_pair(node):
         return False
     _, opening, closing, low, high = node
     return "[" in opening or "]" in closing or holds(low, "inf") or holds(high, "inf")
@@ -186,6 +191,8 @@ def _inequality(op: str, left: Node, right: Node) -> Solutions | None:
     if variable[0] != "v" or bound[0] == "v":
         return None
     name = variable[1]
+    if op == "!=" and holds(bound, "pm"):
+        return _combined("cap", [_inequality(op, variable, signs_chosen(bound, sign)) for sign in (1, -1)])
     if op == "!=":
         return Solutions((_up_to(bound, False), _from(bound, False)), name)
     if op.startswith("<"):

@@ -11,9 +11,11 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from lgrpo_lite.verifier.repeating import repeated
+
 _INVISIBLE = {"Cf", "Cc", "Cs", "Co", "Cn"}  # zero width, direction marks, controls
 _SIGNS = {
-    "−": "-", "–": "-", "﹣": "-", "±": r"\pm ", "∓": r"\mp ",
+    "⁄": "/", "−": "-", "–": "-", "﹣": "-", "±": r"\pm ", "∓": r"\mp ",
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ",
     "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ",
     "≠": r"\ne ", "≈": r"\approx ",
@@ -24,7 +26,7 @@ _SIGNS = {
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "∀": r"\forall ", "→": r"\to ", "∧": r"\wedge ", "∨": r"\vee ", "∣": "|",
     "′": "'", "’": "'", "。": ".", "，": ",", "、": ",", "；": ";",
-    "€": "", "£": "", "¥": "",
+    "€": "", "£": "", "¥": "", "₹": "", "₩": "", "¢": r"\text{ cents}",
 }  # fmt: skip
 _GREEK_NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
@@ -34,8 +36,9 @@ _GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣ�
 _LAYOUT = (
     "displaystyle textstyle scriptstyle limits nolimits nonumber left right bigl bigr Bigl Bigr biggl "
     "biggr Biggl Biggr big Big bigg Bigg middle bf rm it tt sf boldmath hfill centering qquad quad enspace "
-    "thinspace negthinspace space mathbf boldsymbol bm mathit mathsf mathtt mathcal mathscr mathfrak boxed "
-    "fbox bold ensuremath phantom hphantom mathstrut strut hline bigstar euro pounds"
+    "thinspace negthinspace space Large LARGE large Huge huge small normalsize "
+    "mathbf boldsymbol bm mathit mathsf mathtt mathcal mathscr mathfrak boxed "
+    "fbox bold ensuremath mathstrut strut hline bigstar euro pounds"
 ).split()
 _WORDS = (
     "text textbf textit textrm texttt textsf textnormal textup mathrm mbox hbox emph operatorname textsc "
@@ -79,7 +82,12 @@ _HTML = [
     ("</sub>", "}"),
 ]
 _BRACES = re.compile(r"\\[{}\\]|[{}]")
-_COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+_UNSEEN = re.compile(  # colours, gaps as wide as what they hold, environments around a formula
+    r"\\(?:(?:text)?color|[hv]?phantom)\s*\{[^{}]*\}|"
+    r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|gathered|displaymath|math|center)\*?\}"
+)
+_EMPTY = re.compile(r"(?<![\\a-zA-Z}\]^_])\{\s*\}")
+_TWICE = re.compile(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}")
 _TH = r"(?:st|nd|rd|th)"
 _ORDINAL = re.compile(
     rf"(?<=\d)(?:{_TH}\b|\s?\^\s?(?:\{{\s?\\text\s?\{{{_TH}\}}\s?\}}|\\text\s?\{{{_TH}\}}|\{{{_TH}\}}))"
@@ -127,17 +135,21 @@ def spell(text: str) -> str:
         for old, new in _HTML:
             text = text.replace(old, new)
     text = text.replace("{,}", ",")
+    text = _EMPTY.sub("", text)
     if "\\" in text:
         if "begin" not in text:
             text = re.sub(r"\\\\(?=[a-zA-Z{}])", r"\\", text)  # escaped twice
-        text = _COLOR.sub(" ", text)
+        text = _UNSEEN.sub(" ", text)
         text = text.replace("^{\\circ}", "^\\circ ").replace("\\not=", "\\ne ")
         text = _COMMAND.sub(_command, text)
+        text = _TWICE.sub(r"\1", text)
         text = _GROUPED.sub(r"\1", text)
         text = re.sub("[\u2009\u200a]+", " ", text)
     text = _CELSIUS.sub(r"\1", text)
     text = _ORDINAL.sub("", text)
-    text = text.replace("$", " ").replace("~", " ").replace("!=", "\\ne ")
+    text = text.replace("$", " ").replace("~", " ").replace("!=", "\\ne ").replace("+/-", "\\pm ")
+    if "." in text:
+        text = repeated(text)
     text = " ".join(text.split())
     if "p" in text or "P" in text:
         text = _PERCENT.sub("%", text)

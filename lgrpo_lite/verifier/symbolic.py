@@ -18,6 +18,7 @@ _REFUSED = re.compile(
 
 # which math-verify leaves out
 _WORDS = re.compile(r"\\text|(?<![\\a-zA-Z])(?<!begin\{)(?<!end\{)(?!d[xyt]\b)[a-zA-Z]{2,}")
+_LIMITS = re.compile(r"\\int\s*_\s*\{?\s*-?\d\s*\}?\s*\^\s*\{?\s*\d\s*\}?")
 _POLYNOMIAL = re.compile(
     r"\\int\s*_\s*\{?\s*-?\d\s*\}?\s*\^\s*\{?\s*\d\s*\}?(?:[\d\s+*()a-z-]|\^\s*\d|\^\s*\{\s*\d\s*\}){1,40}"
 )
@@ -48,6 +49,6 @@ def agrees(prediction: str, gold: str) -> bool:
 def _may_be_asked(text: str) -> bool:
     if len(text) > MAX_LENGTH or "\\" not in text or text.count("^") > 4:
         return False
-    if _WORDS.search(text) or _REFUSED.search(text):
+    if _WORDS.search(text) or _REFUSED.search(_LIMITS.sub(r"\\int ", text)):
         return False
     return "\\int" not in text or _POLYNOMIAL.fullmatch(text) is not None

@@ -5,7 +5,7 @@ import re
 _STOPS = (
     "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<|user|>", "<|end|>", "<|eot|>",
     "<end_of_turn>", "<start_of_turn>", "<eos>", "<|start_header_id|>", "<｜User｜>",
-    "<｜end▁of▁sentence｜>", "[INST]",
+    "<｜end▁of▁sentence｜>", "[INST]", "[/INST]",
 )  # fmt: skip
 _STOP = re.compile("|".join(map(re.escape, _STOPS)))
 _TURN = re.compile(r"\n[ \t]*(?:\*\*|#+ ?)?(?:User|Human|Instruction) ?(?:\*\*)?:")
@@ -52,6 +52,8 @@ def without_courtesy(text: str) -> str:
 
 
 def _without_program(text: str) -> str:
+    if text.lstrip().startswith("```") and _PROGRAM.fullmatch(f"\n{text.strip()}"):  # and nothing else
+        return ""
     begin = text.rfind("\n```", 0, text.rfind("```"))
     if begin < 0:
         begin = text.rfind("\n```")

@@ -164,6 +164,8 @@ def _text(words: str, before: list[Token]) -> list[Token]:
         return [Token("text", name)]
     if not name:
         return []
+    if re.fullmatch(r"\\[a-zA-Z]+", name):  # \mathrm{\pi}
+        return tokens(name)
     if name in _PLAIN:
         return [Token("command", _PLAIN[name])]
     counted = re.fullmatch(r"([-+]?[\d.,]*\d)\s+([a-zA-Z][a-zA-Z .^0-9]*)", name)

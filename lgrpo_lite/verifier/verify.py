@@ -11,6 +11,7 @@ from lgrpo_lite.verifier.answers import (
     MAX_ANSWER,
     bare,
     committed,
+    concludes,
     final_answer,
     is_prose,
     last_said,
@@ -19,7 +20,7 @@ from lgrpo_lite.verifier.answers import (
 )
 from lgrpo_lite.verifier.compare import Leniency, same
 from lgrpo_lite.verifier.evaluate import Undecided
-from lgrpo_lite.verifier.letters import chosen_letter
+from lgrpo_lite.verifier.letters import chosen_letter, opening_letter
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.notation import is_phrase
 from lgrpo_lite.verifier.read import Reading, read
@@ -28,7 +29,7 @@ from lgrpo_lite.verifier.spelling import words
 from lgrpo_lite.verifier.symbolic import agrees
 from lgrpo_lite.verifier.tails import without_courtesy
 from lgrpo_lite.verifier.tree import Node, holds
-from lgrpo_lite.verifier.units import factor
+from lgrpo_lite.verifier.units import factor, multiple
 
 DEFAULT = Leniency()
 faults: Counter[str] = Counter()  # exceptions that `verify` caught in this process, by their kind
@@ -92,7 +93,7 @@ def _of_prose(text: str, golden: Reading) -> Outcome | None:
     """Of prose that marks no answer: by the gold's very words, or the letter it chooses; else None."""
     if is_prose(text) and words(text) == words(golden.spelled):
         return Outcome.ok
-    letter = chosen_letter(text) if golden.choice else None
+    letter = chosen_letter(text) or opening_letter(text) if golden.choice else None
     if letter is None:
         return None
     return Outcome.ok if letter == golden.choice else Outcome.wrong
@@ -100,7 +101,7 @@ def _of_prose(text: str, golden: Reading) -> Outcome | None:
 
 def _unmarked(text: str) -> Iterator[str]:
     """The answers of a text that marks none: the whole, if it is no prose, and what its last line says."""
-    if len(text) <= MAX_ANSWER and (not is_prose(text) or is_phrase(text)):
+    if len(text) <= MAX_ANSWER and (not (is_prose(text) or concludes(text)) or is_phrase(text)):
         yield bare(text)
     last = last_said(text)
     if last is not None:
@@ -196,14 +197,17 @@ def _priced(one: Reading, other: Reading) -> bool:
     if not one.money or not other.trees:
         return False
     _, unit = measured(other.trees[0])
-    return bool(unit) and factor(unit.split()[0], "dollar") is None
+    if not unit or multiple(unit)[0] != 1:
+        return False
+    return factor(unit.split()[0], "dollar") != 1
 
 
 def _choice(reading: Reading) -> str | None:
     one_letter = len(reading.spelled) == 1 and reading.spelled.isalpha()
     if one_letter and reading.spelled not in ("e", "i"):  # which are numbers
         return reading.spelled.upper()
-    return reading.choice
+    bracketed = re.fullmatch(r"\(([a-dfghj])\)", reading.spelled)
+    return bracketed[1].upper() if bracketed else reading.choice
 
 
 def _worded(spelled: str) -> bool:
