@@ -263,11 +263,14 @@ class RunFolder:
             self.event("warning", message=f"{message}: they were trained, their records were lost")
 
     def _keep(self, name: str, last: int) -> set[int]:
-        """Drop a file's rows after step `last`, and foreign ones; the steps that stay."""
-        kept = [row for row in self.rows(name) if isinstance(row.get("step"), int) and row["step"] <= last]
+        """Drop a file's rows after step `last`, foreign ones, and all but the newest of a step; the steps that
+        stay.
+        """
+        kept = {row["step"]: row for row in self.rows(name) if type(row.get("step")) is int}
+        kept = {step: row for step, row in kept.items() if step <= last}
         if (self.path / name).exists():
-            self.write(name, "".join(_line(row) for row in kept))
-        return {row["step"] for row in kept}
+            self.write(name, "".join(_line(row) for row in kept.values()))
+        return set(kept)
 
     def sync(self) -> None:
         """What was appended is on the disk, as durable as the checkpoint that comes next."""
