@@ -186,7 +186,10 @@ def test_a_state_of_another_version_is_refused_and_said(tmp_path, run, text, sai
     write(tmp_path, run, 1)
     folder = tmp_path / "step-000001"
     (folder / "state.json").write_text(text)
-    lines = [f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in ("state.json", "trainer.pt")]
+    lines = [
+        f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("state.json", "trainer.pt")
+    ]
     (folder / "SHA256SUMS").write_text("".join(lines))
     with pytest.raises(DataError, match=said):
         checkpoint.repair(tmp_path, keep_best=1)

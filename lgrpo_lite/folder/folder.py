@@ -263,8 +263,8 @@ class RunFolder:
             self.event("warning", message=f"{message}: they were trained, their records were lost")
 
     def _keep(self, name: str, last: int) -> set[int]:
-        """Drop a file's rows after step `last`, foreign ones, and all but the newest of a step; the steps that
-        stay.
+        """Drop a file's rows after step `last`, foreign ones, and all but the newest of a step. The steps
+        that stay.
         """
         kept = {row["step"]: row for row in self.rows(name) if type(row.get("step")) is int}
         kept = {step: row for step, row in kept.items() if step <= last}

@@ -85,15 +85,20 @@ def finite(value: Any) -> Any:
 
 
 def disk_fault(error: Exception, path: Path) -> DiskFault | None:
-    """What a full disk, or a run folder that is gone or read-only, does to a write; None for other faults.
+    """What a full disk, or a run folder that is read-only or gone, also in part, does to a write; None for
+    other faults.
 
     torch and safetensors say it in errors of their own, so the disk is asked as well.
     """
     if isinstance(error, LgrpoError):
         return None
     number = getattr(error, "errno", None)
+    missing = Path(str(getattr(error, "filename", None)))
     if not path.is_dir():
         what, fix = "the run folder is gone", "put it back where it was, then --resume auto goes on"
+    elif number == errno.ENOENT and missing.is_relative_to(path):
+        what = f"a part of the run folder is gone: {missing.relative_to(path).parts[0]}"
+        fix = "put it back where it was, then --resume auto goes on"
     elif number in FULL or shutil.disk_usage(path).free < LEAST:
         what, fix = "the disk is full", "make room, then --resume auto goes on from the last checkpoint"
     elif number == errno.EROFS:

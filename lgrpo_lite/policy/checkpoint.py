@@ -47,8 +47,11 @@ class State:
 def save(
     root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, keep_last: int, keep_best: int
 ) -> Path:
-    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is not kept."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is not kept.
+
+    `root` is made where it is not there, and nothing above it: a run folder that is gone stays gone.
+    """
+    root.mkdir(exist_ok=True)
     final = root / f"step-{state.step:06d}"
     partial = root / f".partial-{state.step:06d}"
     for leftover in root.glob(".partial-*"):
@@ -156,7 +159,9 @@ def read_state(folder: Path) -> State:
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"])) or "it"
         what = f"no state of a run as this version writes it: {key}: {error.errors()[0]['msg'].lower()}"
-        fix = "resume with the version that wrote it, or remove the checkpoint: the one before it is used then"
+        fix = (
+            "resume with the version that wrote it, or remove the checkpoint: the one before it is used then"
+        )
         raise DataError(what, where=str(path), fix=fix) from None
 
 
@@ -256,7 +261,7 @@ def _remove(path: Path) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Checkpoints by step; a folder of another name, as a user's copy of one, is nobody's to count or remove."""
+    """Checkpoints by step. A folder of another name, as a copy of one, is not counted and not removed."""
     found = [path for path in root.glob("step-*") if path.is_dir() and NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
