@@ -94,9 +94,10 @@ def disk_fault(error: Exception, path: Path) -> DiskFault | None:
         return None
     number = getattr(error, "errno", None)
     missing = Path(str(getattr(error, "filename", None)))
-    if not path.is_dir():
+    inside = number == errno.ENOENT and missing.is_relative_to(path)
+    if not path.is_dir() or (inside and missing.parent == path):  # the latter: it is back, and empty
         what, fix = "the run folder is gone", "put it back where it was, then --resume auto goes on"
-    elif number == errno.ENOENT and missing.is_relative_to(path):
+    elif inside:
         what = f"a part of the run folder is gone: {missing.relative_to(path).parts[0]}"
         fix = "put it back where it was, then --resume auto goes on"
     elif number in FULL or shutil.disk_usage(path).free < LEAST:
