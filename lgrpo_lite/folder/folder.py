@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.machine.disk import FULL, finite, lock, objects, write_over, write_whole
+from lgrpo_lite.machine.disk import FULL, finite, lock, objects, text_of, write_over, write_whole
 from lgrpo_lite.monitor.alarms import Alarms
 from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
@@ -112,7 +112,7 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """STATUS.json; empty when there is none or it is foreign."""
         try:
-            status = json.loads((self.path / "STATUS.json").read_text("utf-8"))
+            status = json.loads(text_of(self.path / "STATUS.json"))
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -246,7 +246,7 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSONL file; a line cut short by a kill is not one."""
         path = self.path / name
-        if not path.exists():
+        if not path.is_file():
             return []
         lines = path.read_text("utf-8", errors="replace").splitlines()
         return list(objects(lines))

@@ -11,6 +11,7 @@ import yaml
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.folder.code import demand_unchanged
 from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.machine.disk import text_of
 from lgrpo_lite.recipe.bounds import name_fault
 from lgrpo_lite.recipe.marks import differences, shown
 from lgrpo_lite.recipe.reward import without_defaults
@@ -91,7 +92,7 @@ def changes(path: Path, recipe: Recipe) -> list[str]:
     ConfigError.
     """
     try:
-        began = yaml.safe_load((path / RESOLVED).read_text("utf-8"))
+        began = yaml.safe_load(text_of(path / RESOLVED))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         fix = "put the file back from a copy, or choose another --name"

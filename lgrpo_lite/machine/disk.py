@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from lgrpo_lite.errors import ConfigError, DiskFault, LgrpoError
 
@@ -45,6 +45,21 @@ def write_over(path: Path, text: str) -> None:
     with path.open("r+b") as file:
         file.write(text.encode())
         file.truncate()
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, to be read. Whatever else has its name (a pipe without a writer, a device without an
+    end) is an OSError, as a file that is not there is.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return path.open("rb")
+
+
+def text_of(path: Path) -> str:
+    """All of a regular file; OSError, or ValueError where it is not UTF-8."""
+    with opened(path) as file:
+        return file.read().decode("utf-8")
 
 
 def lock(folder: Path, busy: str, fix: str) -> TextIO:

@@ -24,6 +24,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lgrpo_lite.errors import DataError
+from lgrpo_lite.machine.disk import opened
 from lgrpo_lite.policy.policy import Policy
 
 NAME = re.compile(r"step-\d{6,}")
@@ -231,7 +232,7 @@ def _seal(folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
