@@ -248,6 +248,11 @@ JUDGED = "rewards.0={use: rubric, judge: endpoint, endpoint: {model: m, url: '%s
         "rewards.0={use: rubric, judge: endpoint, endpoint: 'http://user:hunter2@host'}",
         "rollout.server=http://user:hunter2@host",
         "rollout.server.url=[http://user:hunter2@host]",
+        "model.id=https://user:hunter2@host/model",
+        "data.train={hf: 'https://user:hunter2@host/set'}",
+        "data.train={path: 'https://hunter2@host/rows.jsonl'}",
+        "rollout.server.api_key_env=sk-hunter2",
+        JUDGED % "http://host/v1', api_key_env: 'sk-hunter2",
     ],
 )
 def test_a_secret_in_an_address_is_refused_and_written_nowhere(override, tmp_path, capfd, monkeypatch):
