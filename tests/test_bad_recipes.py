@@ -215,11 +215,12 @@ def test_every_command_refuses_it_with_file_and_line_in_under_a_second(
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", "..", "a/b", "a\0", "x" * 300, " x"])
-def test_a_run_stays_inside_the_folder_of_runs(name, tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--resume", "auto"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "..", "a/b", "a\0", "x" * 300, " x", ""])
+def test_a_run_stays_inside_the_folder_of_runs(name, more, tmp_path, capsys):
     runs = tmp_path / "runs"
     runs.mkdir()
-    assert main(["train", "tiny-math", "data.eval=[]", "--runs", str(runs), "--name", name]) == 2
+    assert main(["train", "tiny-math", "data.eval=[]", "--runs", str(runs), "--name", name, *more]) == 2
     assert "no name of a run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
 
@@ -256,6 +257,11 @@ JUDGED = "rewards.0={use: rubric, judge: endpoint, endpoint: {model: m, url: '%s
         "rewards.0={use: rubric, judge: endpoint, endpoint: 'http://user:hunter2@host'}",
         "rollout.server=http://user:hunter2@host",
         "rollout.server.url=[http://user:hunter2@host]",
+        "model.id=https://user:hunter2@host/model",
+        "data.train={hf: 'https://user:hunter2@host/set'}",
+        "data.train={path: 'https://hunter2@host/rows.jsonl'}",
+        "rollout.server.api_key_env=sk-hunter2",
+        JUDGED % "http://host/v1', api_key_env: 'sk-hunter2",
     ],
 )
 def test_a_secret_in_an_address_is_refused_and_written_nowhere(override, tmp_path, capfd, monkeypatch):

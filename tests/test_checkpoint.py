@@ -174,6 +174,49 @@ def test_the_best_that_is_broken_is_no_longer_the_best(tmp_path, run):
     assert checkpoint.find(tmp_path, "best")[0].name == "step-000001"
 
 
+def test_a_checkpoint_that_a_kill_left_without_its_name_is_kept_and_half_of_one_is_not(tmp_path, run):
+    write(tmp_path, run, 3)
+    (tmp_path / "step-000003").rename(tmp_path / ".partial-000003")  # written again, and the earlier one gone
+    (tmp_path / ".partial-000004").mkdir()
+    checkpoint.repair(tmp_path, keep_best=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-000003"]
+    assert checkpoint.find(tmp_path) == (tmp_path / "step-000003", [])
+
+
+def test_folders_of_other_names_are_neither_checkpoints_nor_removed(tmp_path, run):
+    write(tmp_path, run, 1)
+    others = ["step-000001-copy", "step-000002.bak", "step-abc"]
+    for name in others:
+        shutil.copytree(tmp_path / "step-000001", tmp_path / name)
+    write(tmp_path, run, 2, 3, 1_000_000)
+    kept = ["latest", "step-000001-copy", "step-000002.bak", "step-000003", "step-1000000", "step-abc"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert checkpoint.find(tmp_path) == (tmp_path / "step-1000000", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1]", "it: input should be an object"),
+        ('{"step": 1, "policy_version": 1, "prompts_drawn": 0, "depth": 2}', "depth: unexpected"),
+        ('{"step": 1, "policy_version": 1, "prompts_drawn": 0, "score": "0.5"}', "score: input should be a valid number"),
+    ],
+)  # fmt: skip
+def test_a_state_of_another_version_is_refused_and_said(tmp_path, run, text, said):
+    write(tmp_path, run, 1)
+    folder = tmp_path / "step-000001"
+    (folder / "state.json").write_text(text)
+    lines = [
+        f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("state.json", "trainer.pt")
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    with pytest.raises(DataError, match=said):
+        checkpoint.repair(tmp_path, keep_best=1)
+    with pytest.raises(DataError, match=said):
+        checkpoint.load(folder, run.policy)
+
+
 def test_without_a_best_none_is_found(tmp_path, run):
     write(tmp_path, run, 1)
     assert checkpoint.find(tmp_path, "best") == (None, [])

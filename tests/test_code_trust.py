@@ -271,6 +271,7 @@ KINDS = {
     "what a class inherits": "class TestA:\n  def test_b(self): assert f(self.x) == 3\n  x = 2\nclass TestB(TestA): x = 2",
     "a unittest case": "import unittest\nclass T(unittest.TestCase):\n  def test_b(self): self.assertEqual(f(2), 3)",
     "an async unittest case": "import unittest\nclass T(unittest.IsolatedAsyncioTestCase):\n  async def test_b(self): self.assertEqual(f(2), 3)",
+    "a unittest case with one test of no name": "import unittest\nclass T(unittest.TestCase):\n  def runTest(self): self.assertEqual(f(2), 3)",
     "a subtest": "import unittest\nclass T(unittest.TestCase):\n  def test_b(self):\n    for x in (1, 2):\n      with self.subTest(x=x): self.assertEqual(f(x), x + 1)",
     "async": "async def test_b(): assert f(2) == 3",
     "async in a class": "class TestF:\n  async def test_b(self): assert f(2) == 3",
@@ -292,6 +293,8 @@ def test_every_kind_of_test_runs_beside_a_plain_one(tests):
 
 
 NOT_RUN = {
+    "a class that nobody uses": ("class Check:\n  def check_b(self): assert f(2) == 3", r"Check \(line 2\) holds asserts"),
+    "examples in comments": ("'''\n>>> f(2)\n3\n'''\nimport doctest\ndoctest.testmod()", "import doctest"),
     "a fixture": ("def test_b(tmp_path): assert f(2) == 3", r"test_b \(line 2\) takes tmp_path"),
     "a fixture of a method": ("class TestF:\n  def test_b(self, x): assert f(x) == 3", r"TestF\.test_b .* takes x"),
     "a parameter of pytest": ("import pytest\n@pytest.mark.parametrize('x', [2])\ndef test_b(x): assert f(x) == 3", "takes x"),

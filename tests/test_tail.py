@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.monitor import lines
+from lgrpo_lite.monitor.glance import glance
 from lgrpo_lite.monitor.health import health, process_start
 from lgrpo_lite.monitor.lines import Lines
 from lgrpo_lite.monitor.tail import KEPT, Tail, completions, record_of, thinned
@@ -205,6 +208,38 @@ def test_completions_with_any_byte_flipped_are_read_or_not_there(tmp_path):
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
         completions(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "STATUS.json",
+        "config.resolved.yaml",
+        "metrics.jsonl",
+        "events.jsonl",
+        "completions/step-000001.jsonl.gz",
+    ],
+)
+def test_a_pipe_for_a_file_of_a_run_is_not_waited_for(tmp_path, name):
+    """Nor is a device without an end read: what is no file is not there."""
+
+    def waited(*_):
+        pytest.fail(f"{name} is waited for")
+
+    record = dataclasses.asdict(StepRecord(1, 1))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (tmp_path / "completions").mkdir()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(5)
+    try:
+        assert Tail(tmp_path).refresh().samples == []
+        glance(tmp_path)
+        assert RunFolder(tmp_path).status == {} and RunFolder(tmp_path).rows("events.jsonl") == []
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_killed_process_is_noticed_before_its_parent_buries_it(tmp_path):

@@ -1,20 +1,44 @@
 """Addresses of servers that a recipe names: a password or a key in one would go into every file of a run."""
 
+import re
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.recipe.marks import flat
 from lgrpo_lite.recipe.reward import Endpoint
 from lgrpo_lite.recipe.schema import Recipe
 
+WITH_PASSWORD = re.compile(r"[a-z][\w+.-]+:/{1,2}[^/\s@]+@", re.IGNORECASE)  # a path has lost a slash
+VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
 
 def check_addresses(recipe: Recipe) -> None:
-    """An address that is none, or that holds a secret: ConfigError. No message shows it whole."""
+    """An address that is none, or that holds a secret: ConfigError, which does not show it.
+
+    The same of any other setting that holds an address with a password, and of a key that stands where the
+    name of its variable should.
+    """
+    for key, value in flat(recipe.model_dump(mode="json", by_alias=True)).items():
+        what = _secret(key, value) if isinstance(value, str) else None
+        if what is not None:
+            fix = "remove it; a key is named by its environment variable, as api_key_env"
+            where = recipe.where(key).partition("=")[0]  # without what was given on the command line
+            raise ConfigError(f"{key} {what}", where=where, fix=fix)
     for url, key in _addresses(recipe):
         fault = _fault(url)
         if fault is not None:
             what, fix = fault
             raise ConfigError(f"{key} {what}", where=recipe.where(key), fix=fix)
+
+
+def _secret(key: str, value: str) -> str | None:
+    """What of a setting is, or may be, a secret that every file of a run would show."""
+    if key.endswith(".api_key_env") and not VARIABLE.fullmatch(value):
+        return "is no name of an environment variable, and every file of a run would show it"
+    if WITH_PASSWORD.search(value):
+        return "holds a name or a password, which every file of a run would show"
+    return None
 
 
 def _addresses(recipe: Recipe) -> Iterator[tuple[str, str]]:

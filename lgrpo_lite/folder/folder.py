@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.machine.disk import FULL, finite, lock, objects, plain, write_over, write_whole
+from lgrpo_lite.machine.disk import FULL, finite, lock, objects, plain, text_of, write_over, write_whole
 from lgrpo_lite.monitor.alarms import Alarms
 from lgrpo_lite.monitor.health import BEAT, ENDED, process_start
 from lgrpo_lite.progress import Progress, listening
@@ -115,7 +115,7 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """STATUS.json; empty when there is none or it is foreign."""
         try:
-            status = json.loads(plain(self.path / "STATUS.json").read_text("utf-8"))
+            status = json.loads(text_of(self.path / "STATUS.json"))
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -249,7 +249,7 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSONL file; a line cut short by a kill is not one."""
         path = self.path / name
-        if not path.exists():
+        if not path.is_file():
             return []
         lines = path.read_text("utf-8", errors="replace").splitlines()
         return list(objects(lines))
@@ -266,11 +266,14 @@ class RunFolder:
             self.event("warning", message=f"{message}: they were trained, their records were lost")
 
     def _keep(self, name: str, last: int) -> set[int]:
-        """Drop a file's rows after step `last`, and foreign ones; the steps that stay."""
-        kept = [row for row in self.rows(name) if isinstance(row.get("step"), int) and row["step"] <= last]
+        """Drop a file's rows after step `last`, foreign ones, and all but the newest of a step. The steps
+        that stay.
+        """
+        kept = {row["step"]: row for row in self.rows(name) if type(row.get("step")) is int}
+        kept = {step: row for step, row in kept.items() if step <= last}
         if (self.path / name).exists():
-            self.write(name, "".join(_line(row) for row in kept))
-        return {row["step"] for row in kept}
+            self.write(name, "".join(_line(row) for row in kept.values()))
+        return set(kept)
 
     def sync(self) -> None:
         """What was appended is on the disk, as durable as the checkpoint that comes next."""

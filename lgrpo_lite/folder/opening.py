@@ -11,7 +11,7 @@ import yaml
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.folder.code import demand_unchanged
 from lgrpo_lite.folder.folder import RunFolder
-from lgrpo_lite.machine.disk import plain
+from lgrpo_lite.machine.disk import text_of
 from lgrpo_lite.recipe.bounds import name_fault
 from lgrpo_lite.recipe.marks import differences, shown
 from lgrpo_lite.recipe.reward import without_defaults
@@ -30,9 +30,9 @@ def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple
     """The run folder and whether to resume in it. An existing run is never written over. Other settings, or
     files of Python that have changed: ConfigError.
     """
-    if name:
-        _check_name(name)
-    path = runs / name if name else None
+    if name is not None:
+        check_name(name)
+    path = runs / name if name is not None else None
     if path is None and resume == "auto":
         path = _unfinished(recipe, runs)
     folder = RunFolder(path or runs / _fresh_name(recipe))
@@ -57,13 +57,14 @@ def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple
 
 def refuse_changed_code(recipe: Recipe, runs: Path, name: str) -> None:
     """What `open_run` refuses of the code of the run of that name, before any of it is executed."""
-    _check_name(name)
+    check_name(name)
     folder = RunFolder(runs / name)
     if folder.started:
         demand_unchanged(folder.path, recipe)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """A name that no run can have: ConfigError."""
     fault = name_fault(name)
     if fault is not None:
         fix = "choose a plain name; --runs says where runs are kept"
@@ -91,7 +92,7 @@ def changes(path: Path, recipe: Recipe) -> list[str]:
     ConfigError.
     """
     try:
-        began = yaml.safe_load(plain(path / RESOLVED).read_text("utf-8"))
+        began = yaml.safe_load(text_of(path / RESOLVED))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         fix = "put the file back from a copy, or choose another --name"

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from lgrpo_lite.errors import ConfigError, DiskFault, LgrpoError
 
@@ -56,6 +56,17 @@ def plain(path: Path) -> Path:
     return path
 
 
+def opened(path: Path) -> BinaryIO:
+    """A regular file, to be read; OSError where it is none or not there."""
+    return plain(path).open("rb")
+
+
+def text_of(path: Path) -> str:
+    """All of a regular file; OSError, or ValueError where it is not UTF-8."""
+    with opened(path) as file:
+        return file.read().decode("utf-8")
+
+
 def lock(folder: Path, busy: str, fix: str) -> TextIO:
     """Hold `folder` until the returned file is closed. Another process holds it: ConfigError that says
     `busy` and `fix`.
@@ -94,15 +105,21 @@ def finite(value: Any) -> Any:
 
 
 def disk_fault(error: Exception, path: Path) -> DiskFault | None:
-    """What a full disk, or a run folder that is gone or read-only, does to a write; None for other faults.
+    """What a full disk, or a run folder that is read-only or gone, also in part, does to a write; None for
+    other faults.
 
     torch and safetensors say it in errors of their own, so the disk is asked as well.
     """
     if isinstance(error, LgrpoError):
         return None
     number = getattr(error, "errno", None)
-    if not path.is_dir():
+    missing = Path(str(getattr(error, "filename", None)))
+    inside = number == errno.ENOENT and missing.is_relative_to(path)
+    if not path.is_dir() or (inside and missing.parent == path):  # the latter: it is back, and empty
         what, fix = "the run folder is gone", "put it back where it was, then --resume auto goes on"
+    elif inside:
+        what = f"a part of the run folder is gone: {missing.relative_to(path).parts[0]}"
+        fix = "put it back where it was, then --resume auto goes on"
     elif number in FULL or shutil.disk_usage(path).free < LEAST:
         what, fix = "the disk is full", "make room, then --resume auto goes on from the last checkpoint"
     elif number == errno.EROFS:

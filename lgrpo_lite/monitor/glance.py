@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lite.machine.disk import objects, plain
+from lgrpo_lite.machine.disk import objects, opened, text_of
 from lgrpo_lite.monitor.curves import METRICS, Best, best_row
 from lgrpo_lite.monitor.health import Health
 from lgrpo_lite.monitor.health import health as health_of
@@ -82,7 +82,7 @@ def _alarm_names(alarms: Any) -> tuple[str, ...]:
 
 def _read(path: Path, parse) -> dict[str, Any]:
     try:
-        value = parse(plain(path).read_text("utf-8"))
+        value = parse(text_of(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -91,7 +91,7 @@ def _read(path: Path, parse) -> dict[str, Any]:
 def _last_rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines at the end of a JSONL file."""
     try:
-        with plain(path).open("rb") as file:
+        with opened(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - END))
             lines = file.read(END).split(b"\n")[:-1]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lgrpo_lite.machine.disk import objects, plain
+from lgrpo_lite.machine.disk import objects, opened
 
 WHOLE = 2 * 2**20  # bytes at the end of a file that are read in full; a line of metrics.jsonl has 1 to 2 KB
 # bytes at the beginning that are read in full: the first evaluation, what was settled at the start
@@ -30,7 +30,7 @@ class Lines:
     def read(self) -> tuple[list[dict[str, Any]], bool] | None:
         """(new rows, whether they replace all that was read before); None while nothing changed."""
         try:
-            with plain(self.path).open("rb") as file:
+            with opened(self.path) as file:
                 stat = os.fstat(file.fileno())
                 size = stat.st_size
                 inode = (stat.st_ino, stat.st_dev)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lite.machine.disk import objects, plain
+from lgrpo_lite.machine.disk import objects, opened, text_of
 from lgrpo_lite.monitor.health import Health, health
 from lgrpo_lite.monitor.lines import Lines
 from lgrpo_lite.monitor.numbers import finite
@@ -160,7 +160,7 @@ class Tail:
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._read.get(name) == stamp:
                 return
-            value = parse(plain(path).read_text("utf-8"))
+            value = parse(text_of(path))
         except OSError:
             return
         except (ValueError, RecursionError, yaml.YAMLError):
@@ -188,7 +188,7 @@ class Tail:
 def completions(path: Path) -> list[dict[str, Any]]:
     """The rows of a completions file; a foreign one has none."""
     try:
-        with gzip.open(plain(path), "rt", encoding="utf-8") as file:
+        with opened(path) as packed, gzip.open(packed, "rt", encoding="utf-8") as file:
             return list(objects(file))
     except (OSError, EOFError, ValueError, zlib.error):
         return []

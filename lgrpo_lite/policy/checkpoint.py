@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.machine.disk import plain
+from lgrpo_lite.machine.disk import opened, text_of
 from lgrpo_lite.policy.policy import Policy
+
+NAME = re.compile(r"step-\d{6,}")
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """The small part, kept as readable JSON."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     step: int  # steps done
     policy_version: int  # optimiser updates done
     prompts_drawn: int  # position in the data
@@ -43,8 +48,11 @@ class State:
 def save(
     root: Path, policy: Policy, tensors: dict[str, Any], state: State, *, keep_last: int, keep_best: int
 ) -> Path:
-    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is not kept."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Write step-NNNNNN under `root`, move `latest` (and `best`, if this is it), remove what is not kept.
+
+    `root` is made where it is not there, and nothing above it: a run folder that is gone stays gone.
+    """
+    root.mkdir(exist_ok=True)
     final = root / f"step-{state.step:06d}"
     partial = root / f".partial-{state.step:06d}"
     for leftover in root.glob(".partial-*"):
@@ -75,7 +83,7 @@ def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
     """
     warnings = []
     if which == "last":
-        folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True)
+        folders = _folders(root)[::-1]
     elif which == "best":
         folders = [(root / "best").resolve()] if (root / "best").exists() else []
     else:
@@ -91,11 +99,18 @@ def find(root: Path, which: str = "last") -> tuple[Path | None, list[str]]:
 def repair(root: Path, *, keep_best: int) -> None:
     """Put the links where the states of the whole checkpoints say, and remove what a killed save left.
 
-    For a run that is resumed: a kill may fall between a checkpoint and the links to it.
+    For a run that is resumed: a kill may fall between a checkpoint and the links to it, or before a whole one
+    has its name. That one is kept: where it takes the place of an earlier one, that is gone by then. A
+    checkpoint of another version: DataError.
     """
+    for partial in root.glob(".partial-*"):
+        if broken(partial) is None:
+            final = root / partial.name.replace(".partial", "step")
+            _remove(final)
+            partial.rename(final)
     for leftover in (*root.glob(".partial-*"), *root.glob(".*.new")):
         _remove(leftover)
-    whole = [path for path in sorted(root.glob("step-*")) if broken(path) is None]
+    whole = [path for path in _folders(root) if broken(path) is None]
     states = [(read_state(path), path) for path in whole]
     if states:
         _point(root / "latest", states[-1][1].name)
@@ -110,7 +125,7 @@ def repair(root: Path, *, keep_best: int) -> None:
 def broken(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        lines = plain(folder / "SHA256SUMS").read_text("utf-8").splitlines()
+        lines = text_of(folder / "SHA256SUMS").splitlines()
         for line in lines:
             digest, _, name = line.partition("  ")
             if _digest(folder / name) != digest:
@@ -142,8 +157,17 @@ def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
 
 
 def read_state(folder: Path) -> State:
-    """state.json of a checkpoint."""
-    return State(**json.loads((folder / "state.json").read_text("utf-8")))
+    """state.json of a checkpoint. One that holds something else: DataError."""
+    path = folder / "state.json"
+    try:
+        return TypeAdapter(State).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "it"
+        what = f"no state of a run as this version writes it: {key}: {error.errors()[0]['msg'].lower()}"
+        fix = (
+            "resume with the version that wrote it, or remove the checkpoint: the one before it is used then"
+        )
+        raise DataError(what, where=str(path), fix=fix) from None
 
 
 def improved(state: State, score: float | None) -> State:
@@ -212,7 +236,7 @@ def _seal(folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    with plain(path).open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -241,9 +265,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _folders(root: Path) -> list[Path]:
+    """Checkpoints by step. A folder of another name, as a copy of one, is not counted and not removed."""
+    found = [path for path in root.glob("step-*") if path.is_dir() and NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def _prune(root: Path, keep_last: int) -> None:
-    folders = sorted(p for p in root.glob("step-*") if p.is_dir())
     best = (root / "best").resolve() if (root / "best").exists() else None
-    for folder in folders[:-keep_last]:
+    for folder in _folders(root)[:-keep_last]:
         if folder.resolve() != best:
             _remove(folder)

@@ -29,6 +29,8 @@ def read(text):
         for node in _statements(tree.body):
             if isinstance(node, ast.ClassDef):
                 names += _of_class(node, "")
+                if not _is_of_tests(node):
+                    _demand_used(node, loaded)
             elif isinstance(node, ANY_FUNCTION):
                 _demand_called(node, loaded)
                 if node.name.startswith("test"):
@@ -138,7 +140,13 @@ def _demand_called(node, loaded):
         return
     if node.name.startswith("test"):
         _demand_no_arguments(node, "", 0)
-    elif any(isinstance(part, ast.Assert) for part in ast.walk(node)):
+    else:
+        _demand_used(node, loaded)
+
+
+def _demand_used(node, loaded):
+    """Of a function or a class that is none of the tests: what it asserts is tested where it is used."""
+    if node.name not in loaded and any(isinstance(part, ast.Assert) for part in ast.walk(node)):
         raise Fault(f"{node.name} (line {node.lineno}) holds asserts, and the tests never call it")
 
 
@@ -218,14 +226,15 @@ def _run_class(kind):
         v for v in vars(kind).values() if isinstance(v, type) and v.__qualname__.startswith(kind.__qualname__)
     ]
     named = kind.__name__.startswith("Test") or any(name.startswith("test_") for name in tests)
-    if not named:
+    case = hasattr(kind, "assertEqual") and hasattr(kind, "setUpClass")
+    if not named and not (case and hasattr(kind, "runTest")):
         return
     for value in inner:
         _run_class(value)
     skipped = [name for name in tests if getattr(getattr(kind, name), "__unittest_skip__", False)]
     if skipped or getattr(kind, "__unittest_skip__", False):
         raise Fault(f"not run: {kind.__name__} {', '.join(skipped)} is skipped")
-    if hasattr(kind, "assertEqual") and hasattr(kind, "setUpClass"):
+    if case:
         _run_case(kind)
         return
     _call(getattr(kind, "setup_class", None), kind)

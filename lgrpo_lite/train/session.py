@@ -81,7 +81,7 @@ def train(
         raise ConfigError(
             "a recipe that was read already takes no settings", where="train(overrides)", fix=fix
         )
-    if name and resume == "auto":
+    if name is not None and resume == "auto":
         refuse_changed_code(recipe, Path(runs), name)
     recipe = _checked(recipe, caller.say)
     demand(recipe, loggers=True)
