@@ -133,7 +133,7 @@ NOT_RIGHT = {
         ("The answer is 7. This is wrong.", "7"), ("The answer is 7. Actually no.", "7"), ("The answer is 7. No, wait, it is 8.", "7"),
         ("\\boxed{7}. Wait, that's wrong.", "7"), ("\\boxed{7} -- wrong!", "7"), ("\\boxed{7} (wrong)", "7"),
         ("My calculation gave 55, but I made an error.", "55"), ("\\boxed{7}. Wait, I made a mistake.", "7"),
-        ("A\nB", "A"), ("A\n\nNo, that is wrong.", "A"),
+        ("A\nB", "A"), ("A" + "\n" * 100_000 + "B", "A"), ("D\n\nor C", "D"), ("A\n\nNo, that is wrong.", "A"),
         ("\\boxed{7}\n\nActually, this is incorrect. The answer should be 8.", "7"), ("The answer is $7$, but that is not correct.", "7")],
     "two offered": [("\\boxed{12} or maybe \\boxed{13}", "13"), ("\\boxed{12} (or \\boxed{13})", "13"), ("\\boxed{12} / \\boxed{13}", "13"),
         ("\\boxed{12}, but it could also be \\boxed{13}", "13"), ("\\boxed{12} or 13", "12"), ("\\boxed{12}\\text{ or }13", "12"),
@@ -149,7 +149,8 @@ NOT_RIGHT = {
     "units of one letter": [("1.5 m", "15 cm"), ("5 m", "5"), ("5 g", "5 cm"), ("5 h", "5 minutes")],
     "what cannot be seen": [("\\phantom{5}", "5"), ("\\boxed{\\phantom{5}}", "5"), ("\\hphantom{5}", "5")],
     "what has a name": [("f(n)=2n", "f(x)=x"), ("f(n)=m", "f(x)=x"), ("f(n)=n", "g(x)=x"), ("\\tan\\alpha=2", "\\alpha=2"), ("|AB|=2", "f(x)=2"),
-        ("x+y=7", "y=7"), ("x+1=7", "7"), ("2x=7", "7"), ("y=x+7", "7"), ("P(3,5)", "Q(3,5)"), ("P(3,5)", "15"), ("ab=6", "ac=6")],
+        ("x+y=7", "y=7"), ("x+1=7", "7"), ("2x=7", "7"), ("y=x+7", "7"), ("P(3,5)", "Q(3,5)"), ("P(3,5)", "15"), ("ab=6", "ac=6"), ("ab=7", "a=7"),
+        ("AB=5", "x=5"), ("f(a)=3", "f(b)=3"), ("P(A)=0.5", "P(B)=0.5")],
     "unions in words": [("(0,1) or (2,3)", "(0,1)\\cap(2,3)"), ("S=\\{1\\}", "\\{1,2\\}"), ("\\pm(2,1)", "(2,1)")],
     "prices": [("$5", "5 cents"), ("5 cents", "$5"), ("$5", "5 dozen")],
 }  # fmt: skip

@@ -79,7 +79,7 @@ def _last_sentence(text: str) -> str:
     return ""
 
 
-_ALONE = re.compile(r"^\W*[A-J]\W*$", re.MULTILINE)
+_ALONE = re.compile(r"^[^\w\n]{0,9}(?:(?:or|and) )?[A-J][^\w\n]{0,9}$", re.MULTILINE)
 _OPENING = re.compile(r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|\)?, ?(?:because|since)\b)")
 
 
@@ -90,5 +90,5 @@ def opening_letter(text: str) -> str | None:
     match = _OPENING.match(text)
     if match is None:
         return None
-    rest = text[match.end() :]
+    rest = text[match.end() :][:4000]
     return None if _ALONE.search(rest) or taken_back(rest) else match[1]

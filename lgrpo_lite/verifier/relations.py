@@ -1,5 +1,6 @@
 """Equations and inequalities: the same up to a constant factor; and what x = 5 assigns."""
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _VERDICTS = frozenset(["yes", "no", "not", "true", "false", "none"])  # words that are answers, not names
 _SEGMENTS = ("overline", "angle", "triangle")
 _FUNCTIONS = frozenset("fghFGPQW")  # of which f(x) is no product
+_ARGUMENTS = frozenset("xyztnmkrsu")  # which stand for any number, as a, b and A do not
 _RATIOS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 _DELTA = ("v", "\\Delta")
 
@@ -182,7 +184,12 @@ def _function_value(node: Node) -> tuple[str, str, Node] | None:
     if ops != ("=",) or sides[0][0] != "*":
         return None
     (_, function, argument), value = sides
-    if function[0] != "v" or function[1] not in _FUNCTIONS or argument[0] != "v" or len(argument[1]) != 1:
+    if (
+        function[0] != "v"
+        or function[1] not in _FUNCTIONS
+        or argument[0] != "v"
+        or argument[1] not in _ARGUMENTS
+    ):
         return None
     if function[1] in variables(value):
         return None
@@ -205,7 +212,11 @@ def _one_is_a_function(name: str | None, other: str | None) -> bool:
     """Whether both relations name a value, one of them as f(x)."""
     if not name or not other or name == other or "[" in (name[0], other[0]):
         return False
-    return ("(" in name) != ("(" in other)
+    if ("(" in name) == ("(" in other):
+        return False
+    function = name if "(" in name else other
+    argument = re.search(r"\('v', '(\w+)'\)$", function)
+    return argument is None or argument[1] in _ARGUMENTS
 
 
 def _difference(sides: list[Node]) -> Node:
