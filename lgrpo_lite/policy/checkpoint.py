@@ -123,7 +123,7 @@ def repair(root: Path, *, keep_best: int) -> None:
 
 
 def broken(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """What is wrong with a checkpoint's files, or None. Whole files of another version: DataError."""
     try:
         lines = text_of(folder / "SHA256SUMS").splitlines()
         for line in lines:
