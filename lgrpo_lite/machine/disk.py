@@ -10,8 +10,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from lgrpo_lite.errors import ConfigError, DiskFault, LgrpoError
 
@@ -47,7 +48,7 @@ def write_over(path: Path, text: str) -> None:
         file.truncate()
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """A regular file, to be read. Whatever else has its name (a pipe without a writer, a device without an
     end) is an OSError, as a file that is not there is.
     """
