@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from support import tiny_recipe
 from lgrpo_lite import progress
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.samples import picks, pieces, samples
+from lgrpo_lite.machine.disk import disk_fault
 from lgrpo_lite.monitor.tail import Tail
 from lgrpo_lite.objective.trace import column_sums
 from lgrpo_lite.train.build import build
@@ -212,3 +214,25 @@ def test_an_alarm_is_told_once_counted_and_remembered_by_a_resumed_run(tmp_path)
     again.set_status("training", 8)
     (tally,) = again.status["alarms"]
     assert tally["name"] == "truncation" and tally["count"] == len(held) and tally["first"] == held[0]
+
+
+@pytest.mark.parametrize("part", ["completions", "evals", "logs"])
+def test_a_part_of_a_run_folder_that_is_gone_is_named(tmp_path, part):
+    with pytest.raises(OSError) as missing:
+        (tmp_path / part / "step-000001").write_text("")
+    fault = disk_fault(missing.value, tmp_path)
+    assert fault is not None and fault.exit_code == 7
+    assert fault.what == f"a part of the run folder is gone: {part}"
+    assert disk_fault(missing.value, tmp_path.parent / "other") is not None  # gone as a whole
+    with pytest.raises(OSError) as elsewhere:
+        Path("/no/such/file").read_text()
+    assert disk_fault(elsewhere.value, tmp_path) is None
+
+
+def test_of_two_records_of_a_step_the_newer_stays(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "n": 1}\n{"step": 2}\n{"step": 1, "n": 2}\n{"step": 3}\n'
+    )
+    folder = RunFolder(tmp_path)
+    folder.rewind(2, evaluated=True)
+    assert folder.rows("metrics.jsonl") == [{"step": 1, "n": 2}, {"step": 2}]

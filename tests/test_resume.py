@@ -268,21 +268,6 @@ def test_a_run_folder_that_is_removed_ends_the_run_and_says_so(whole, then):
     assert "Traceback" not in text and len(text[text.index("error: ") :].splitlines()) == 3
 
 
-@pytest.mark.parametrize("part", ["completions", "evals", "logs"])
-def test_a_part_of_a_run_folder_that_is_gone_is_named(tmp_path, part):
-    from lgrpo_lite.machine.disk import disk_fault
-
-    with pytest.raises(OSError) as missing:
-        (tmp_path / part / "step-000001").write_text("")
-    fault = disk_fault(missing.value, tmp_path)
-    assert fault is not None and fault.exit_code == 7
-    assert fault.what == f"a part of the run folder is gone: {part}"
-    assert disk_fault(missing.value, tmp_path.parent / "other") is not None  # gone as a whole
-    with pytest.raises(OSError) as elsewhere:
-        Path("/no/such/file").read_text()
-    assert disk_fault(elsewhere.value, tmp_path) is None
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ui", ["live", "plain"])
 def test_a_terminal_that_is_closed_finishes_the_step_and_saves(whole, ui):
@@ -339,17 +324,6 @@ def test_a_line_that_is_no_record_does_not_stop_a_run_from_going_on(whole, tmp_p
     folder.rewind(12, evaluated=True)
     for name in ("metrics.jsonl", "evals.jsonl"):
         assert folder.rows(name) == RunFolder(whole / "whole").rows(name)
-
-
-def test_of_two_records_of_a_step_the_newer_stays(tmp_path):
-    from lgrpo_lite.folder.folder import RunFolder
-
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "n": 1}\n{"step": 2}\n{"step": 1, "n": 2}\n{"step": 3}\n'
-    )
-    folder = RunFolder(tmp_path)
-    folder.rewind(2, evaluated=True)
-    assert folder.rows("metrics.jsonl") == [{"step": 1, "n": 2}, {"step": 2}]
 
 
 def test_logs_of_an_attempt_that_were_tidied_away_do_not_stop_the_next(tmp_path):

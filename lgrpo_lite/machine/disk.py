@@ -10,8 +10,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from lgrpo_lite.errors import ConfigError, DiskFault, LgrpoError
 
@@ -56,7 +57,7 @@ def plain(path: Path) -> Path:
     return path
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """A regular file, to be read; OSError where it is none or not there."""
     return plain(path).open("rb")
 
