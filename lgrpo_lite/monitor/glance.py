@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lite.machine.disk import objects, plain
+from lgrpo_lite.machine.disk import is_tree, objects, plain
 from lgrpo_lite.monitor.curves import METRICS, Best, best_row
 from lgrpo_lite.monitor.health import Health
 from lgrpo_lite.monitor.health import health as health_of
@@ -85,7 +85,7 @@ def _read(path: Path, parse) -> dict[str, Any]:
         value = parse(plain(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and is_tree(value) else {}
 
 
 def _last_rows(path: Path) -> list[dict[str, Any]]:
