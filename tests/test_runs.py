@@ -7,10 +7,11 @@ import time
 
 import pytest
 from run_folders import lines, record, written
-from support import lgrpo
+from support import lgrpo, tiny_recipe
 
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.folder.folder import RunFolder
+from lgrpo_lite.folder.opening import changes
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.monitor.glance import END, glance, is_run
 
@@ -170,3 +171,41 @@ def test_a_run_does_not_begin_where_what_it_appends_to_is_no_file(tmp_path, name
     with pytest.raises(ConfigError, match="not a file") as error:
         RunFolder(tmp_path).open()
     assert error.value.where == str(tmp_path / name)
+
+
+DEEP = "[" * 600 + "]" * 600
+FOREIGN = {
+    "deep YAML": ("config.resolved.yaml", "a: " + "[" * 2000),
+    "deep YAML that is closed": ("config.resolved.yaml", f"a: {DEEP}"),
+    "a list inside itself": ("config.resolved.yaml", "a: &a [*a]"),
+    "a deep line": ("metrics.jsonl", '{"step": 2, "seconds": ' + DEEP + "}\n"),
+    "a deep evaluation": ("evals.jsonl", '{"step": 0, "accuracy": ' + DEEP + "}\n"),
+    "a deep event": ("events.jsonl", '{"kind": "warning", "message": ' + DEEP + "}\n"),
+    "half a surrogate pair": ("metrics.jsonl", '{"step": 2, "skipped": "\\ud800"}\n'),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_lines_that_no_run_writes_are_looked_at_and_rewound(tmp_path, case, capfd):
+    name, text = FOREIGN[case]
+    path = written(tmp_path / "runs" / "one")
+    other = written(tmp_path / "other")
+    with (path / name).open("w" if name.endswith("yaml") else "a") as file:
+        file.write(text)
+    looks = [
+        ["runs", "--runs", path.parent],
+        ["watch", path, "--svg", tmp_path / "view.svg"],
+        ["show", path],
+        ["compare", path, other, "--json"],
+    ]
+    for argv in looks:
+        assert lgrpo(*argv) == 0, argv
+    assert "Traceback" not in capfd.readouterr().err
+    write_report(path)
+    RunFolder(path).rewind(5, evaluated=True)
+    steps = [row["step"] for row in RunFolder(path).rows("metrics.jsonl")]
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5]
+    try:
+        assert changes(path, tiny_recipe())
+    except ConfigError as error:
+        assert error.where.endswith("config.resolved.yaml")

@@ -287,4 +287,6 @@ class RunFolder:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(finite(row), ensure_ascii=False, allow_nan=False)
+    # half a surrogate pair, which no UTF-8 has, as JSON's own escape
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"

@@ -11,7 +11,7 @@ import yaml
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.folder.code import demand_unchanged
 from lgrpo_lite.folder.folder import RunFolder
-from lgrpo_lite.machine.disk import text_of
+from lgrpo_lite.machine.disk import is_tree, text_of
 from lgrpo_lite.recipe.bounds import name_fault
 from lgrpo_lite.recipe.marks import differences, shown
 from lgrpo_lite.recipe.reward import without_defaults
@@ -93,8 +93,10 @@ def changes(path: Path, recipe: Recipe) -> list[str]:
     """
     try:
         began = yaml.safe_load(text_of(path / RESOLVED))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        if not is_tree(began):
+            raise ValueError("lists inside each other without end")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
         fix = "put the file back from a copy, or choose another --name"
         what = f"the settings of the run cannot be read: {reason}"
         raise ConfigError(what, where=str(path / RESOLVED), fix=fix) from None

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from lgrpo_lite.errors import ConfigError, DiskFault, LgrpoError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room, or none for this user
+DEEPEST = 50  # lists inside each other; what runs write has a few
 LEAST = 2**20  # bytes: with fewer of them free a write is taken to have failed for that
 
 
@@ -83,15 +84,40 @@ def lock(folder: Path, busy: str, fix: str) -> TextIO:
 
 def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
     """The JSON objects among the lines of a JSONL file; a line cut short by a kill, or a foreign one, is
-    passed over.
+    passed over, and so is one that is deeper than any of ours.
     """
     for line in lines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and not (_has_many(line) and not is_tree(row)):
             yield row
+
+
+def _has_many(line: str | bytes) -> bool:
+    """Whether a line has so many brackets that it may be deep."""
+    if isinstance(line, bytes):
+        return line.count(b"{") + line.count(b"[") > DEEPEST
+    return line.count("{") + line.count("[") > DEEPEST
+
+
+def is_tree(value: Any) -> bool:
+    """Whether what was read ends at a reasonable depth and nothing in it stands twice: YAML's aliases can put
+    a list into itself.
+    """
+    seen: set[int] = set()
+    left = [(value, 0)]
+    while left:
+        node, depth = left.pop()
+        if not isinstance(node, dict | list):
+            continue
+        if id(node) in seen or depth > DEEPEST:
+            return False
+        seen.add(id(node))
+        inside = node.values() if isinstance(node, dict) else node
+        left += [(part, depth + 1) for part in inside]
+    return True
 
 
 def finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lite.machine.disk import objects, opened, text_of
+from lgrpo_lite.machine.disk import is_tree, objects, opened, text_of
 from lgrpo_lite.monitor.curves import METRICS, Best, best_row
 from lgrpo_lite.monitor.health import Health
 from lgrpo_lite.monitor.health import health as health_of
@@ -85,7 +85,7 @@ def _read(path: Path, parse) -> dict[str, Any]:
         value = parse(text_of(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and is_tree(value) else {}
 
 
 def _last_rows(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lite.machine.disk import objects, opened, text_of
+from lgrpo_lite.machine.disk import is_tree, objects, opened, text_of
 from lgrpo_lite.monitor.health import Health, health
 from lgrpo_lite.monitor.lines import Lines
 from lgrpo_lite.monitor.numbers import finite
@@ -165,7 +165,7 @@ class Tail:
             return
         except (ValueError, RecursionError, yaml.YAMLError):
             value = None
-        if isinstance(value, dict):
+        if isinstance(value, dict) and is_tree(value):
             setattr(self.view, target, value)
             self._read[name] = stamp
         else:

@@ -246,7 +246,7 @@ def different(there: Path, here: Path) -> list[str]:
     files = [
         file.relative_to(there)
         for file in sorted(there.rglob("*"))
-        if file.is_file() and file.name != "README.md"
+        if file.is_file() and file.name not in ("README.md", "SHA256SUMS")
     ]
     return [
         str(file)

@@ -15,7 +15,9 @@ ODD: list[Any] = [
     [None] * 3, ["x", 1], {"x": {"y": []}}, [{"name": 5}], [{"name": "no_signal", "count": "x"}], {"update": "x"}, {"rollout": -1}, [1, 2, 3], {"accuracy": [1]}, {"accuracy": ["a", "b"]},
 ]  # fmt: skip
 LINES = [
-    b"7", b"[1]", b"null", b"{}", b'"x"', b"{", b"}", b"NaN", b"\xff\xfe", b"\0" * 50, b"[" * 100_000, b'{"a":' * 100_000, b'{"step": "x"}', b'{"step": -1}', b'{"step": 1e999}', b'{"step": true}',
+    b"7", b"[1]", b"null", b"{}", b'"x"', b"{", b"}", b"NaN", b"\xff\xfe", b"\0" * 50, b"[" * 100_000, b'{"a":' * 100_000, b'{"step": "x"}',
+    b'{"step": 2, "seconds": ' + b"[" * 600 + b"]" * 600 + b"}", b'{"kind": "warning", "message": ' + b'{"a":' * 700 + b"1" + b"}" * 700 + b"}",
+    b'{"step": -1}', b'{"step": 1e999}', b'{"step": true}',
     b'{"step": 99999999999999999999999}', b'{"step": 2}', b'{"step": 2.0}', b'{"step": 4000}', b'{"step": [1]}', b"9" * 5000, b'{"step": ' + b"9" * 5000 + b"}", b"x" * 300_000, b'{"kind": 5}',
     b'{"kind": "alarm"}', b'{"kind": "alarm", "name": []}', b'{"kind": "warning"}', b'{"kind": "warning", "message": ["x"]}', b'{"kind": "baseline"}', b'{"kind": "proof", "checks": 5}',
     b'{"kind": "failed", "message": "\\u001b[2J"}', b'{"kind": "saved", "step": "x", "seconds": []}', b'{"kind": "prompts_left_out", "count": "x"}', b'{"kind": "chosen"}', b'{"kind": "resumed"}',
