@@ -229,9 +229,13 @@ def resumed(prepared: Runs, folder: Path) -> Told:
 
 def wrong_at(prepared: Runs, path: Path, state: Any) -> list[str]:
     """The step it goes on from is the run's own: its files, its state, and all rows up to it."""
+    from lgrpo_lite.policy.checkpoint import broken
+
     faults = []
     name = f"checkpoints/step-{state.step:06d}"
     here, there = path / name, prepared.done / name
+    if state.step == 0 and broken(here) is not None:  # nothing is whole: from the start
+        return faults
     if here.exists():
         faults += [f"resume: goes on from other bytes: {part}" for part in different(there, here)]
         if (path / "checkpoints" / "latest").resolve() != here.resolve():
