@@ -36,10 +36,10 @@ def test_runs_that_are_killed_end_with_the_bytes_of_those_that_are_not(tmp_path)
 
 @pytest.mark.slow
 def test_a_run_is_looked_at_from_outside(tmp_path):
-    code, report, said = attack("soak", "--hours", "0.05", out=tmp_path / "o")
+    code, report, said = attack("soak", "--hours", "0.03", out=tmp_path / "o")
     assert report["exit_code"] == 130 and report["left_behind"] == [], said
-    assert report["run"]["done"] > 5 and report["workers"]["done"] > 200
-    assert code in (0, 1)  # three minutes are a warm-up: whether it grows is for hours to say
+    assert report["run"]["done"] > 2 and report["workers"]["done"] > 200
+    assert code in (0, 1)  # two minutes are a warm-up: whether it grows is for hours to say
 
 
 # ------------------------------------------------------------------------------------------- would it see a fault?

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -303,10 +304,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/chaos.json"))
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if asked.engine == "transformers":  # what every fork has then
-        import lgrpo_lite.export.export
-        import lgrpo_lite.train.build
-        import lgrpo_lite.train.loop  # noqa: F401
+    if asked.engine == "transformers":
+        for name in ("train.loop", "train.build", "export.export"):  # what every fork has then
+            import_module(f"lgrpo_lite.{name}")
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     attack = Attack(home, asked.engine)
     if asked.case:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -46,7 +47,7 @@ class Runs:
 
 
 def prepare(folder: Path) -> Runs:
-    from lgrpo_lite.cli.main import main  # noqa: F401 - the workers have what they need of it
+    import_module("lgrpo_lite.cli.main")  # the workers have what they need of it
     from lgrpo_lite.recipe.read import load_recipe
 
     runs = folder / "base"
