@@ -364,6 +364,9 @@ def all_of(path):
     return kept
 
 
+EVERY_KILL = 7  # changes: each of them would take a quarter of an hour; `make chaos` draws others
+
+
 @pytest.mark.slow
 def test_killed_at_any_change_of_a_file_a_run_ends_with_the_same_links_states_and_bytes(tmp_path):
     assert steps_of(tmp_path / "whole")
@@ -372,5 +375,5 @@ def test_killed_at_any_change_of_a_file_a_run_ends_with_the_same_links_states_an
     while not steps_of(tmp_path / f"{kill_at}", kill_at=kill_at):
         assert steps_of(tmp_path / f"{kill_at}", resume=True)
         assert all_of(tmp_path / f"{kill_at}") == whole, f"killed at change {kill_at}"
-        kill_at += 1
-    assert kill_at > 30
+        kill_at += EVERY_KILL
+    assert kill_at > 6 * EVERY_KILL
