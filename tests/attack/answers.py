@@ -13,9 +13,10 @@ from typing import Any
 
 from lgrpo_lite.rewards.math import math
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.answers import committed, final_answer, last_boxed, normal
+from lgrpo_lite.verifier.answers import committed, final_answer, last_boxed
 from lgrpo_lite.verifier.verify import faults as inside
 from lgrpo_lite.verifier.verify import gold_fault, verify
+from lgrpo_lite.verifier.votes import normal
 
 from .case import Told, about
 
