@@ -119,9 +119,10 @@ def train(
         _ended(folder, "stopped", stopped.exit_code)
         return Result(folder.path, stopped.exit_code, at_once=True)
     except Exception as error:
-        fault = disk_fault(error, folder.path) or error
-        _failed(folder, fault)
-        if fault is error:
+        # None but for a disk: a local that holds the error would hold the run and its engine with it
+        fault = disk_fault(error, folder.path)
+        _failed(folder, fault or error)
+        if fault is None:
             raise
         raise fault from error
     finally:
