@@ -75,13 +75,13 @@ class Attack:
     home: Path
     engine: str
 
-    def words(self, algorithm: str, runs: Path) -> list[str]:
+    def words(self, algorithm: str) -> list[str]:
         settings = (*SMALL, *ENGINES[self.engine], f"algorithm.use={algorithm}", *ALGORITHMS[algorithm])
         return ["recipe", "tiny-math", *settings, "--name", "run", "--ui", "plain", "--resume", "auto"]
 
     def run(self, algorithm: str, runs: Path, kill: Kill | None, *, fresh: bool) -> tuple[int, list[Any]]:
         """Start or resume the run in `runs`. Its exit code (negative: the signal), and what lives on."""
-        argv = ["--tell", str(runs / "tell"), "--runs", str(runs), *self.words(algorithm, runs)]
+        argv = ["--tell", str(runs / "tell"), "--runs", str(runs), *self.words(algorithm)]
         if kill is not None:
             argv = ["--at", *(str(part) for part in kill), *argv]
         mark, environment = marked(VLLM_ENABLE_V1_MULTIPROCESSING="1", VLLM_CPU_KVCACHE_SPACE="1")
