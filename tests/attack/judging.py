@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from lgrpo_lite.machine.disk import write_whole
 from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Prompt
@@ -35,7 +36,7 @@ def main() -> None:
         pairs = [pair(draw) for _ in range(ROUND)]
         reward.scores([prompt for _, prompt in pairs], [[completion] for completion, _ in pairs])
         done += ROUND
-        counted.write_text(str(done))
+        write_whole(counted, str(done), sync=False)  # somebody reads it meanwhile
         time.sleep(REST)
 
 

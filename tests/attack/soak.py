@@ -127,7 +127,7 @@ def size_of(folder: Path) -> int:
 
 def calls_of(counted: Path) -> int:
     try:
-        return int(counted.read_text() or 0)
+        return int(counted.read_text())
     except FileNotFoundError:
         return 0
 
