@@ -40,6 +40,7 @@ RUN = [
 def look(process: psutil.Process) -> dict[str, float]:
     """What a process and all below it hold now. Private: bytes that nobody else maps, in MB; own: of the first."""
     private, own, descriptors, threads, processes = 0, 0, 0, 0, 0
+    shared: set[str] = set()
     for one in (process, *process.children(recursive=True)):
         try:
             held = one.memory_full_info().uss
@@ -49,16 +50,16 @@ def look(process: psutil.Process) -> dict[str, float]:
             descriptors += one.num_fds()
             threads += one.num_threads()
             processes += 1
+            shared |= {part.path for part in one.memory_maps() if part.path.startswith("/dev/shm/")}
         except psutil.Error:  # it ended meanwhile
             continue
-    shm = len(list(Path("/dev/shm").iterdir()))
     return {
         "private_mb": private / 1e6,
         "own_mb": own / 1e6,
         "descriptors": descriptors,
         "threads": threads,
         "processes": processes,
-        "shm_files": shm,
+        "shm_files": len(shared),  # those that they map: others use /dev/shm too
     }
 
 
