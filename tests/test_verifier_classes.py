@@ -85,6 +85,9 @@ RIGHT = {
     "formulas on lines": [("Hence\n$$\n2\\,800\n$$", "2800"), ("So\n\\[\n\\frac{1}{2}\n\\]", "0.5"), ("Hence $5$", "5")],
     "units of one letter": [("1.5 m", "150 cm"), ("1.8 km", "1800 m"), ("2 h", "120 minutes"), ("18¢", "18"), ("₹18", "18"), ("USD 12.50", "12.5")],
     "letters on their own": [("B, since 3 < 4", "B"), ("(d)", "D"), ("D\n\nExplanation: A is too small", "D"), ("So the correct choice is \\textbf{(C)}.", "C")],
+    "numbers in words": [("seven", "7"), ("The final answer is seven.", "7"), ("\\boxed{\\text{seven}}", "7"), ("7", "seven"),
+        ("The result is 4.8e1", "48"), ("3 cups of water", "3")],
+    "distances": [("|x-1|\\le2", "[-1,3]"), ("|x+3|<2", "-5<x<-1"), ("|1-x|>2", "(-\\infty,-1)\\cup(3,\\infty)"), ("1\\le|x-2|<3", "(-1,1]\\cup[3,5)")],
 }  # fmt: skip
 
 NOT_RIGHT = {
@@ -153,6 +156,11 @@ NOT_RIGHT = {
         ("AB=5", "x=5"), ("f(a)=3", "f(b)=3"), ("P(A)=0.5", "P(B)=0.5")],
     "unions in words": [("(0,1) or (2,3)", "(0,1)\\cap(2,3)"), ("S=\\{1\\}", "\\{1,2\\}"), ("\\pm(2,1)", "(2,1)")],
     "prices": [("$5", "5 cents"), ("5 cents", "$5"), ("$5", "5 dozen")],
+    "trailing off": [("7...", "7"), ("The answer is 7...", "7"), ("7…", "7"), ("1, 2, 3, ...", "1,2,3")],
+    "numbers in words": [("seven minus one", "7"), ("Three hundred trucks are needed", "3"), ("Three or four trucks are needed.", "3"),
+        ("The result is 4.8e1", "4.8"), ("48\\% \\text{ of }x", "48"), ("\\text{eight}", "7"), ("(one, two)", "12")],
+    "two amounts": [("roughly 8 hours or 9 hours", "9"), ("It takes 8 hours or perhaps 9.", "9"), ("The answer is 8 hours or 9 hours", "8")],
+    "distances": [("|x-1|\\le2", "(-1,3)"), ("|x-y|<2", "(-2,2)"), ("|x-1|<|x|", "(1/2,\\infty)"), ("|x-1|\\le2", "[-3,1]")],
 }  # fmt: skip
 
 

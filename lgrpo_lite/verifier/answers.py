@@ -19,7 +19,7 @@ from lgrpo_lite.verifier.denials import (
     is_no_amount,
 )
 from lgrpo_lite.verifier.retractions import taken_back, takes_back
-from lgrpo_lite.verifier.several import several_said
+from lgrpo_lite.verifier.several import offers_either, several_said
 from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy
 
 MAX_DIGITS = 400  # longer numbers are compared as text
@@ -42,15 +42,21 @@ _NO_ANSWER = re.compile(
 _FINAL = re.compile(r"\bfinal answer is\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL)
 _IN_PROSE = re.compile(
-    r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?"
+    r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
+    r"(?:\s?/\s?\d+)?(?:\s?\\?%)?"
 )
 _WORD = re.compile(
     r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
 )
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
-# "Three trucks are needed": the subject is the answer
-_COUNTED = re.compile(rf"(?:{'|'.join(_NUMERALS)})\b", re.IGNORECASE)
+COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
+# "Three trucks are needed": the subject is the answer; not of "three hundred trucks", "three or four trucks"
+_COUNTED = re.compile(
+    rf"(?:{'|'.join(COUNTS)})\b(?![\s-]+(?:plus|minus|times|divided|over|mod|or|to|and|point|by|out|of|more|less|fewer|"
+    r"hundred|thousand|million|billion|trillion|dozen|per|percent|half|halves|thirds?|fourths?|quarters?|fifths?|"
+    r"squared|cubed|factorial|choose)\b)",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|[。！．]")
@@ -183,7 +189,9 @@ def _in_sentence(rest: str) -> str | None:
     if is_prose(sentence) or len(_CHINESE.findall(sentence)) > 1:
         return _last_formula(sentence)
     sentence = sentence.strip().strip("*_` ")
-    return sentence.rstrip(".").strip("*_` ") or None
+    if not sentence.endswith("..."):  # 7... is no 7
+        sentence = sentence.rstrip(".")
+    return sentence.strip("*_` ") or None
 
 
 def last_said(text: str) -> str | None:
@@ -199,7 +207,7 @@ def last_said(text: str) -> str | None:
     counted = _COUNTED.match(last)
     if counted and is_prose(last):
         word = counted[0].lower()
-        return str(_COUNTS[word])
+        return str(COUNTS[word])
     if as_number(last) is not None:
         return last
     if _plain_words(last) or _FORMULA.search(last) or _CHINESE.search(last):
@@ -247,7 +255,7 @@ def _number_said(sentence: str) -> str | None:
     """The last number of a sentence that says one: not one that denies it, asks, or gives up."""
     sentence = sentence[-MAX_SENTENCE:]
     number = _last_number(sentence)
-    if number is None:
+    if number is None or offers_either(sentence):
         return None
     several = several_said(sentence)
     if several is not None and not gives_up(sentence, len(sentence)):

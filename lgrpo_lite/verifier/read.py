@@ -4,12 +4,13 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
-from lgrpo_lite.verifier.answers import MAX_ANSWER
+from lgrpo_lite.verifier.answers import COUNTS, MAX_ANSWER
 from lgrpo_lite.verifier.notation import plainly
 from lgrpo_lite.verifier.parse import Parser
-from lgrpo_lite.verifier.spelling import spell
+from lgrpo_lite.verifier.spelling import spell, words
 from lgrpo_lite.verifier.tokens import Unreadable, tokens
 from lgrpo_lite.verifier.tree import Node
 
@@ -98,6 +99,9 @@ def read(answer: str) -> Reading:
 def _trees(spelled: str) -> list[Node]:
     if not spelled:
         return []
+    counted = COUNTS.get(words(spelled))
+    if counted is not None:
+        return [("n", Fraction(counted), str(counted))]
     if _BRACKETED.fullmatch(spelled) and _ZEROS.search(spelled):  # (10,000) is no (10, 0)
         spelled = spelled.strip("()")
     if _SPACED.fullmatch(spelled):

@@ -93,6 +93,7 @@ _ORDINAL = re.compile(
     rf"(?<=\d)(?:{_TH}\b|\s?\^\s?(?:\{{\s?\\text\s?\{{{_TH}\}}\s?\}}|\\text\s?\{{{_TH}\}}|\{{{_TH}\}}))"
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_TRAILS_OFF = re.compile(r"(?:(?<![\d.])\d+|,) ?\.\.\.$")  # 7... is no 7, and 1, 2, ... not 1, 2
 _STOP = re.compile(r"\.\s*(?=[\])}]|\\\})")  # a full stop inside the brackets
 
 
@@ -174,7 +175,9 @@ def _without_ends(text: str) -> str:
     """Without what closes a sentence, and without braces around the whole."""
     for _ in range(8):
         before = text
-        text = text.strip("*` ").rstrip(".,;:").rstrip()
+        text = text.strip("*` ")
+        if not _TRAILS_OFF.search(text):
+            text = text.rstrip(".,;:").rstrip()
         wrapped = _TEXT.fullmatch(text)
         if wrapped:
             inner = wrapped[1].strip().rstrip(".,;:").strip()
