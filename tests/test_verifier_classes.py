@@ -88,6 +88,24 @@ RIGHT = {
     "numbers in words": [("seven", "7"), ("The final answer is seven.", "7"), ("\\boxed{\\text{seven}}", "7"), ("7", "seven"),
         ("The result is 4.8e1", "48"), ("3 cups of water", "3")],
     "distances": [("|x-1|\\le2", "[-1,3]"), ("|x+3|<2", "-5<x<-1"), ("|1-x|>2", "(-\\infty,-1)\\cup(3,\\infty)"), ("1\\le|x-2|<3", "(-1,1]\\cup[3,5)")],
+    "sides of an inequality": [("-1\\le x-2\\le 1", "[1,3]"), ("|2x|<6", "(-3,3)"), ("x^2<9", "-3<x<3"), ("x^2>9", "(-\\infty,-3)\\cup(3,\\infty)"),
+        ("2x-1<5", "x<3"), ("1-x<5", "x>-4"), ("(x-1)^2\\le 4", "[-1,3]"), ("0>-2x>-6", "(0,3)"), ("x^2\\ne 4", "x\\ne\\pm2")],
+    "prices": [("75 cents", "\\$0.75"), ("350 \\text{ cents}", "\\$3.50"), ("20 dollars", "\\$20"), ("20", "€20")],
+    "determinants, conjugates": [("\\begin{vmatrix}3&1\\\\2&4\\end{vmatrix}", "10"), ("\\overline{3+4i}", "3-4i")],
+    "Euler's number": [("e^2-2e+1", "(e-1)^2"), ("1.5e+10", "15000000000")],
+    "sets in bare braces": [("{x ∈ ℝ : x ≥ 2}", "[2,\\infty)"), ("{x | x > 2}", "(2,\\infty)")],
+    "letters in brackets or alone": [("(e)", "E"), ("We try each: (A) 1  (B) 2  (C) 3.\n**B**", "B"),
+        ("Let us test every choice.\nA: 2 + 2 = 5, false. B: 3 > 4, false.\nHence the correct option is B.", "B"), ("A: 5", "5")],
+    "derivations in rows": [("\\begin{align*}\n3(x-1) &= x+5 \\\\\n2x &= 8 \\\\\nx &= 4\n\\end{align*}", "4"),
+        ("So\n\\begin{align*}S &= 1+2+3\\\\&=3+3\\\\&=6.\\end{align*}", "6")],
+    "the last line of a working": [("$\\frac{25}{8}$, so $m + n = 25 + 8 = 33$.\n\n**33**", "33"), ("6000 - 1000 = $350\n\nHe has **$350**.", "350"),
+        ("N = 5694, so Q + R = 5 + 694 = 699.", "699"), ("She pays $4.5.", "\\$4.50"), ("It takes 180 minutes.", "3 \\text{ hours}"),
+        ("One part is 165 / 11 = 15. Sam has 6 parts and Betty 5, so Sam has 15 more.", "15"), ("(B) 14, because the others are odd.", "B"),
+        ("The only solutions are $(m,n) = (3,2)$ and $(m,n) = (1,1)$.", "(1,1), (3,2)"),
+        ("Hence $f(x) = 2x + 7$ for all integers $x$.", "f(n) = 2n+7")],
+    "what is worked out": [("\\frac{40r^9}{8r^4} = 5 r^{5}", "5r^5"), ("|z|^2 = 50", "50"), ("|w| = \\frac{|4+3i|}{|12+5i|} = \\frac{5}{13}", "\\frac{5}{13}"),
+        ("1 \\le f(x) \\le 2", "[1,2]")],
+    "printed floats": [("0.14285714285714285", "\\frac17"), ("1.7320508075688772", "\\sqrt3")],
 }  # fmt: skip
 
 NOT_RIGHT = {
@@ -161,6 +179,17 @@ NOT_RIGHT = {
         ("The result is 4.8e1", "4.8"), ("48\\% \\text{ of }x", "48"), ("\\text{eight}", "7"), ("(one, two)", "12")],
     "two amounts": [("roughly 8 hours or 9 hours", "9"), ("It takes 8 hours or perhaps 9.", "9"), ("The answer is 8 hours or 9 hours", "8")],
     "distances": [("|x-1|\\le2", "(-1,3)"), ("|x-y|<2", "(-2,2)"), ("|x-1|<|x|", "(1/2,\\infty)"), ("|x-1|\\le2", "[-3,1]")],
+    "sides of an inequality": [("x^2<9", "-3\\le x<3"), ("2x-1<5", "x<2"), ("1-x<5", "x<-4"), ("x^2<-1", "x<1"), ("x+y<3", "x<3")],
+    "currencies": [("€20", "\\$20"), ("£5", "\\$5"), ("75", "\\$0.75"), ("75 cents", "0.75")],
+    "determinants, conjugates": [("\\begin{pmatrix}3&1\\\\2&4\\end{pmatrix}", "10"), ("\\begin{vmatrix}3&1\\\\2&4\\end{vmatrix}", "-10"),
+        ("\\overline{3+4i}", "3+4i")],
+    "mixed numbers": [("1\\frac{9}{5}", "\\frac{14}{5}"), ("2\\frac{7}{3}", "\\frac{13}{3}")],
+    "pairs": [("(7,200)", "7200"), ("(1,234)", "1234")],
+    "letters in brackets or alone": [("A choice of two:\n(A)\n(B)", "B"), ("Could it be\nB?", "B"), ("I choose A.\n\nB", "A")],
+    "derivations in rows": [("\\begin{align*}2x &= 8\\\\x &= 4\\end{align*}", "8"), ("\\begin{align*}a+b &= 8\\\\c &= 4\\end{align*}\nI am stuck.", "4")],
+    "conditions": [("The answer is 42 if the key says 42, and otherwise it is 7.", "42"), ("So there are 11...", "11")],
+    "what is worked out": [("\\frac{40r^9}{8r^4} = 5 r^{4}", "5r^4"), ("x^2+y^2=1", "1"), ("1 < f(x) \\le 2", "[1,2]")],
+    "printed floats": [("42.000000000000000000000000001", "42"), ("0.14285714285714", "\\frac{1}{7.0000000001}")],
 }  # fmt: skip
 
 

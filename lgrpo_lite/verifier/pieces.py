@@ -34,17 +34,6 @@ def from_on(low: Node, closed: bool) -> Piece:
     return Piece(low, closed, INF, False)
 
 
-def moved(piece: Piece, by: Node) -> Piece:
-    low, high = _end_moved(piece.low, by), _end_moved(piece.high, by)
-    return Piece(low, piece.low_closed, high, piece.high_closed)
-
-
-def _end_moved(end: Node, by: Node) -> Node:
-    if by == ZERO or end in (INF, ("+", INF), MINUS_INF):
-        return end
-    return ("+", end, by)
-
-
 def mirrored(piece: Piece) -> Piece:
     return Piece(_opposite(piece.high), piece.high_closed, _opposite(piece.low), piece.low_closed)
 

@@ -35,7 +35,7 @@ class Reading:
 
     spelled: str
     trees: tuple[Node, ...]
-    money: bool = False  # a sign of a currency stood in it, which the spelling leaves out
+    money: str = ""  # the sign of a currency that stood in it, which the spelling leaves out
 
     def beside(self, other: "Reading") -> tuple[Node, ...]:
         """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point;
@@ -61,9 +61,9 @@ class Reading:
 
     def for_number(self, gold: "Reading") -> tuple[Node, ...]:
         """The trees of an answer beside its gold: digits in groups inside brackets, (1,234), are a number
-        where the gold is one.
+        where the gold is one with its digits in groups.
         """
-        if not gold.trees or gold.trees[0][0] not in ("n", "neg") or not _BRACKETED.fullmatch(self.spelled):
+        if not gold.is_grouped or not _BRACKETED.fullmatch(self.spelled):
             return self.beside(gold)
         number = _tree(self.spelled.strip("()"), True)
         return self.trees if number is None else (number,)
@@ -93,7 +93,8 @@ def read(answer: str) -> Reading:
     spelled = spell(answer)
     notation = plainly(spelled)
     distinct = dict.fromkeys(_trees(notation))
-    return Reading(spelled, tuple(distinct), money=_MONEY.search(answer) is not None)
+    money = _MONEY.search(answer)
+    return Reading(spelled, tuple(distinct), money=money[0].strip("\\ ")[0] if money else "")
 
 
 def _trees(spelled: str) -> list[Node]:

@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 
 from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.linear import TWO, side_of, solved
 from lgrpo_lite.verifier.lists import signs_chosen
 from lgrpo_lite.verifier.pieces import (
     INF,
@@ -17,11 +18,12 @@ from lgrpo_lite.verifier.pieces import (
     intersection,
     merged,
     mirrored,
-    moved,
     same_piece,
     up_to,
 )
+from lgrpo_lite.verifier.relations import function_value
 from lgrpo_lite.verifier.tree import Node, holds
+from lgrpo_lite.verifier.values import constant
 
 _MIRRORED = str.maketrans("<>", "><")
 
@@ -139,8 +141,9 @@ _DESCRIBED = {
 def _relation(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     if ops == ("in",) and sides[0][0] == "v":
         return _membership(*sides)
-    if any(_sized_variable(side) for side in sides):
-        return _sized(ops, sides)
+    sides = tuple(function_value(side) for side in sides)
+    if not any(side[0] == "v" for side in sides):
+        return _solved(ops, sides)
     if len(ops) == 2:
         return _chain(ops, sides)
     if len(ops) == 1:
@@ -188,36 +191,37 @@ def _inequality(op: str, left: Node, right: Node) -> Solutions | None:
     return Solutions((from_on(bound, op == ">="),), name)
 
 
-def _sized_variable(node: Node) -> tuple[Node, Node] | None:
-    """The variable x and the centre c of |x - c|, |x| or |c - x|."""
-    if node[:2] != ("call", "abs"):
+def _solved(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
+    """A relation in which one side holds the variable, and not alone; None of any other."""
+    varied = [index for index, side in enumerate(sides) if holds(side, "v")]
+    if len(varied) != 1 or ops == ("in",) or "=" in ops:
         return None
-    inside = node[2]
-    if inside[0] == "v":
-        return inside, ZERO
-    if inside[0] != "+" or len(inside) != 3:
+    place = varied[0]
+    side = side_of(sides[place])
+    if side is None:
         return None
-    _, first, second = inside
-    if first[0] == "v" and not holds(second, "v"):
-        return first, ("neg", second)
-    if second[0] == "neg" and second[1][0] == "v" and not holds(first, "v"):
-        return second[1], first
-    return None
+    bounds = []
+    for bound in (*sides[:place], *sides[place + 1 :]):
+        rooted = _rooted(bound) if side.form == "square" else bound
+        if rooted is None:
+            return None
+        bounds.append(rooted)
+    bounds.insert(place, side.variable)
+    described = _relation(ops, tuple(bounds))
+    if described is None:
+        return None
+    pieces = list(described.pieces)
+    if side.form != "itself":
+        negative = [mirrored(piece) for piece in pieces]
+        right = intersection(pieces, [from_on(ZERO, True)])
+        left = intersection(negative, [up_to(ZERO, True)])
+        pieces = [*left, *right]
+    return Solutions(tuple(solved(piece, side) for piece in pieces), described.name)
 
 
-def _sized(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
-    """A relation of |x - c|: what it says of x - c, and of c - x, moved by c."""
-    sized = [_sized_variable(side) for side in sides]
-    centres = [of_side[1] for of_side in sized if of_side]
-    described = _relation(
-        ops, tuple(of_side[0] if of_side else side for of_side, side in zip(sized, sides, strict=True))
-    )
-    if described is None or ops == ("in",):
-        return None
-    negative = [mirrored(piece) for piece in described.pieces]
-    right = intersection(described.pieces, [from_on(ZERO, True)])
-    left = intersection(negative, [up_to(ZERO, True)])
-    return Solutions(tuple(moved(piece, centres[0]) for piece in (*left, *right)), described.name)
+def _rooted(bound: Node) -> Node | None:
+    """The square root of a bound of a square; None of a negative one."""
+    return ("call", "root", bound, TWO) if float(constant(bound)) >= 0 else None
 
 
 def _combined(kind: str, parts: list[Solutions | None]) -> Solutions | None:

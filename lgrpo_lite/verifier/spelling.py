@@ -94,6 +94,9 @@ _ORDINAL = re.compile(
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _TRAILS_OFF = re.compile(r"(?:(?<![\d.])\d+|,) ?\.\.\.$")  # 7... is no 7, and 1, 2, ... not 1, 2
+_BUILDER = re.compile(
+    r"\{ ?[a-z](?: ?\\in [^{}|:]{1,20}(?:\{R\})?)? ?[|:][^{}]*(?:[<>]|\\(?:le|ge|ne|in)\b)[^{}]*\}"
+)  # {x : x > 2}
 _STOP = re.compile(r"\.\s*(?=[\])}]|\\\})")  # a full stop inside the brackets
 
 
@@ -155,6 +158,8 @@ def spell(text: str) -> str:
     if "p" in text or "P" in text:
         text = _PERCENT.sub("%", text)
     text = _STOP.sub("", text)
+    if _BUILDER.fullmatch(text):
+        text = f"\\{text[:-1]}\\}}"
     return _without_ends(text)
 
 
