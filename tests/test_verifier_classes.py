@@ -106,6 +106,8 @@ RIGHT = {
     "what is worked out": [("\\frac{40r^9}{8r^4} = 5 r^{5}", "5r^5"), ("|z|^2 = 50", "50"), ("|w| = \\frac{|4+3i|}{|12+5i|} = \\frac{5}{13}", "\\frac{5}{13}"),
         ("1 \\le f(x) \\le 2", "[1,2]")],
     "printed floats": [("0.14285714285714285", "\\frac17"), ("1.7320508075688772", "\\sqrt3")],
+    "brackets that say nothing": [("\\left.\\frac{5}{8}\\right.", "\\frac58"), ("(" * 60 + "8" + ")" * 60, "8")],
+    "a letter and not another": [("C，不是 B", "C"), ("C, not B", "C"), ("The answer is 24. No, sorry, it is 25.", "25")],
 }  # fmt: skip
 
 NOT_RIGHT = {
@@ -190,6 +192,8 @@ NOT_RIGHT = {
     "conditions": [("The answer is 42 if the key says 42, and otherwise it is 7.", "42"), ("So there are 11...", "11")],
     "what is worked out": [("\\frac{40r^9}{8r^4} = 5 r^{4}", "5r^4"), ("x^2+y^2=1", "1"), ("1 < f(x) \\le 2", "[1,2]")],
     "printed floats": [("42.000000000000000000000000001", "42"), ("0.14285714285714", "\\frac{1}{7.0000000001}")],
+    "corrected at once": [("The answer is 24. No, sorry, it is 25.", "24"), ("\\boxed{24}. No, it's 25.", "24"), ("C，不是 B", "B"),
+        ("((1,2),(3,4))", "(1,2)")],
 }  # fmt: skip
 
 

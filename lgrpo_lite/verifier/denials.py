@@ -56,7 +56,7 @@ _GIVES_UP = re.compile(
     rf"\b(?:give|gave|giving|given) up\b|\b{_CANNOT}\s+(?:\w+\s+){{0,2}}?{_DOING}\b|\bnot enough\b|"
     r"\binsufficient\b|\bunclear\b|\bno idea\b|\bno clue\b|"
     r"(?:\b(?:is|are|remains?)|^) ?(?:unknown|undetermined|indeterminate)\b|"
-    r"\bnot (?:sure|certain)\b|\bunsure\b|\buncertain\b|\bstuck\b|\bsorry\b|\bapologi[sz]e\b|\bran out\b|"
+    r"\bnot (?:sure|certain)\b|\bunsure\b|\buncertain\b|\bstuck\b|\bsorry\b(?!,? (?:it|that|the (?:\w+ )?answer|I mean)\b)|\bapologi[sz]e\b|\bran out\b|"
     r"\bout of time\b|"
     r"\b(?:needs?|needed|requires?) more\b|"
     r"\bmore (?:data|information|details|facts|conditions) (?:is|are) (?:needed|required|necessary)\b|"

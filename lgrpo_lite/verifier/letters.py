@@ -85,7 +85,10 @@ def _last_sentence(text: str) -> str:
     return ""
 
 
-_OPENING = re.compile(r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|\)?(?: [^\s,]{1,20})?, ?(?:because|since)\b)")
+_OPENING = re.compile(
+    r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|"
+    r"\)?(?: [^\s,]{1,20})?(?:, ?(?:because|since|not)\b|， ?(?:因为|不是|而不是)))"
+)
 
 
 def opening_letter(text: str) -> str | None:
@@ -96,4 +99,6 @@ def opening_letter(text: str) -> str | None:
     if match is None:
         return None
     rest = text[match.end() :][:4000]
+    if not match[0].endswith("\n"):
+        rest = rest.partition("\n")[2]
     return None if _ALONE.search(rest) or taken_back(rest) else match[1]

@@ -21,6 +21,7 @@ _LETTER_UNIT = re.compile(r"([-+]?\d[\d.,]*) ([mgshlL])")  # beside 150 cm, 1.5 
 _MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
 _BRACKETED = re.compile(r"\(\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\)")
+_NESTED = re.compile(r"(\(\(+)([^(),;]+)(\)\)+)")  # ((5)) is (5)
 _OPENING = ("(", "[", "\\{")
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
 _OPTION = re.compile(r"^(?:the )?(?:option|choice|letter)\s+(?=\(?[A-J]\b)", re.IGNORECASE)
@@ -103,6 +104,9 @@ def _trees(spelled: str) -> list[Node]:
     counted = COUNTS.get(words(spelled))
     if counted is not None:
         return [("n", Fraction(counted), str(counted))]
+    nested = _NESTED.fullmatch(spelled)
+    if nested and len(nested[1]) == len(nested[3]):
+        spelled = f"({nested[2]})"
     if _BRACKETED.fullmatch(spelled) and _ZEROS.search(spelled):  # (10,000) is no (10, 0)
         spelled = spelled.strip("()")
     if _SPACED.fullmatch(spelled):

@@ -82,8 +82,8 @@ _HTML = [
     ("</sub>", "}"),
 ]
 _BRACES = re.compile(r"\\[{}\\]|[{}]")
-_UNSEEN = re.compile(  # colours, gaps as wide as what they hold, environments around a formula
-    r"\\(?:(?:text)?color|[hv]?phantom)\s*\{[^{}]*\}|"
+_UNSEEN = re.compile(  # brackets without a sign, colours, gaps as wide as what they hold, environments
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:(?:text)?color|[hv]?phantom)\s*\{[^{}]*\}|"
     r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|gathered|displaymath|math|center)\*?\}"
 )
 _EMPTY = re.compile(r"(?<![\\a-zA-Z}\]^_])\{\s*\}")
