@@ -32,6 +32,7 @@ from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import equal, variables
 
 _SETS = frozenset(["cup", "cap", "minus", "domain", "empty", "builder"])
+_MEASURES = frozenset(["unit", "deg", "%"])
 _HUNDRED = ("n", Fraction(100), "100")
 _RADIANS = ("/", ("const", "pi"), ("n", Fraction(180), "180"))  # of one degree
 
@@ -228,6 +229,8 @@ def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
     """
     value, unit = measured(p)
     gold, gold_unit = measured(g)
+    if _is_heaped(value) or _is_heaped(gold):
+        return False
     if unit and gold_unit:
         size = units.factor(unit, gold_unit)
         if size is None:
@@ -241,6 +244,11 @@ def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
     if only_unit == "^circ":
         return _same_angle(value, gold, policy, mine=bool(unit))
     return policy.units == "ignore" and same(value, gold, policy)
+
+
+def _is_heaped(node: Node) -> bool:
+    """Whether a measured value is a measure of a measure itself: 5%%%. Each could be read in two ways."""
+    return node[0] in _MEASURES and node[1][0] in _MEASURES
 
 
 def _same_percent(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> bool:
@@ -354,7 +362,7 @@ Compare = Callable[[Node, Node, Leniency], bool]
 COMPARED: tuple[tuple[HoldsFor, Compare], ...] = (
     (_is_list, _same_lists),
     (_is_statement, _same_statements),
-    (_of_kinds("unit", "deg", "%"), _same_measure),
+    (_of_kinds(*_MEASURES), _same_measure),
     (_both_tuples, _same_tuples),
     (_is_matrix, _same_matrices),
     (_of_kinds("base"), _same_bases),
