@@ -285,6 +285,7 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
     assert kept == [f"step-{i:06d}.jsonl.gz" for i in (1, 2, 3)]  # to look at, as the message says
 
 
+@pytest.mark.slow
 def test_a_library_user_trains_as_the_command_does(tmp_path):
     """The same folder, the same adapter; stopped by its time limit it says so, and goes on."""
     import lgrpo_lite
@@ -312,6 +313,7 @@ def test_a_library_user_trains_as_the_command_does(tmp_path):
         lgrpo_lite.train(lgrpo_lite.load_recipe("tiny-math"), settings, runs=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_resolved_before_options_were_arguments_goes_on(tmp_path):
     """Its config.resolved.yaml has every key that all rewards once had; and a
     setting that differs still refuses.
