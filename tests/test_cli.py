@@ -240,6 +240,7 @@ def test_on_a_pipe_a_step_is_a_line_and_nothing_else_is_on_stdout(done):
     )
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_stdout(tmp_path, capfd):
     assert (
         lgrpo(
@@ -259,6 +260,7 @@ def test_json_is_one_object_on_stdout(tmp_path, capfd):
     assert result["schema"] == 1 and result["result"]["steps"] == 2 and len(result["result"]["evals"]) == 2
 
 
+@pytest.mark.slow
 def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, monkeypatch):
     """Every loss is NaN: nothing is learned from it, nothing is lost."""
     from lgrpo_lite.policy.policy import Policy
