@@ -1,5 +1,6 @@
 """The verifier never raises: pairs of every kind of tree have a verdict, the same from both sides; a fault is wrong."""
 
+import itertools
 import logging
 import time
 from itertools import product
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from lgrpo_lite.rewards.math import math
 from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier import symbolic
 from lgrpo_lite.verifier import verify as verdicts
 from lgrpo_lite.verifier.read import read
 from lgrpo_lite.verifier.verify import faults, verify
@@ -121,8 +123,9 @@ LONG = 60_000
         "5" + "\n" * LONG, "5" + " " * LONG + "percent", "\n" * LONG + "5", "It is not " * 5000 + "5", "is the answer is 5? " * 5000,
         "]1,2[" * 9000, "Thanks! " * 7000, "```" * 20_000, "A or B, " * 7000 + "C", "$1$ or " * 8000, "不" * LONG, "x=" * 20_000 + "5",
         "<|im_start|>" * 5000 + "6", "\\boxed{1}$, $x=" * 4000, "all real numbers except " * 2000, "5\\approx" * 7000 + "5",
+        "A: 5.\n" * 12_000 + "B: 6", "{x:" + "<" * 49_000 + "{}", "$a" + " " * 3900 + "b$ and $c=1$", "The answer is " + "if " * 1300,
     ],
-    ids=range(16),
+    ids=range(20),
 )  # fmt: skip
 def test_long_prose_is_judged_quickly(text):
     begin = time.process_time()
@@ -130,3 +133,22 @@ def test_long_prose_is_judged_quickly(text):
         assert verify(text, gold) != Outcome.ok
     assert time.process_time() - begin < 3  # CPU seconds; each takes a few hundredths
     assert not faults
+
+
+def test_what_sympy_and_its_parser_keep_of_former_formulas_is_emptied(monkeypatch):
+    from latex2sympy2_extended.antlr_parser import PSParser
+    from sympy.core.cache import CACHE
+
+    def kept():
+        turns = sum(len(decision.states) for decision in PSParser.decisionsToDFA)
+        return turns, sum(function.cache_info().currsize for function in CACHE)
+
+    monkeypatch.setattr(symbolic, "_asked", itertools.count(1))
+    for power in range(2, 12):
+        assert symbolic.agrees(f"\\frac{{x^{power}+1}}{{y}}", f"\\frac{{1+x^{power}}}{{y}}")
+    turns, results = kept()
+    monkeypatch.setattr(symbolic, "_asked", itertools.count(symbolic.FORGET_AFTER))
+    assert symbolic.agrees("\\sqrt{9}", "\\sqrt{9}")
+    assert not symbolic.agrees("\\sqrt{9}", "\\sqrt{10}")
+    turns_left, results_left = kept()
+    assert turns_left < turns and results_left < results

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from lgrpo_lite.verifier.pieces import INF, MINUS_INF, ZERO, Piece
+from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.pieces import INF, MINUS_INF, ZERO, Piece, mirrored
 from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import constant
 
@@ -73,19 +74,19 @@ def _scaled(node: Node) -> Side | None:
 
 
 def solved(piece: Piece, side: Side) -> Piece:
-    """Where the variable is, when slope * variable + shift is in the piece. Undecided where the sign of the
-    slope is; a slope of 0 is none.
+    """Where the variable is, when slope * variable + shift is in the piece. Undecided when the slope is 0, or
+    cannot be worked out.
     """
-    low, high = _solved_end(piece.low, side), _solved_end(piece.high, side)
-    if float(constant(side.slope)) > 0:
-        return Piece(low, piece.low_closed, high, piece.high_closed)
-    return Piece(high, piece.high_closed, low, piece.low_closed)
+    slope = constant(side.slope)
+    if slope == 0:
+        raise Undecided
+    if slope > 0:
+        return Piece(_moved(piece.low, side), piece.low_closed, _moved(piece.high, side), piece.high_closed)
+    return solved(mirrored(piece), Side(side.variable, ("neg", side.slope), ("neg", side.shift)))
 
 
-def _solved_end(end: Node, side: Side) -> Node:
-    if end in (INF, ("+", INF), MINUS_INF):
-        upwards = end != MINUS_INF
-        return INF if upwards == (float(constant(side.slope)) > 0) else MINUS_INF
-    if (side.slope, side.shift) == (ONE, ZERO):
+def _moved(end: Node, side: Side) -> Node:
+    """The variable where slope * variable + shift is this end; an infinite end stays."""
+    if end in (INF, ("+", INF), MINUS_INF) or (side.slope, side.shift) == (ONE, ZERO):
         return end
     return ("/", ("+", end, ("neg", side.shift)), side.slope)

@@ -58,7 +58,7 @@ def _below(a: Node, b: Node) -> bool:
     if equal(a, b):
         return False
     gap = constant(("+", b, ("neg", a)))
-    return float(gap) > 0
+    return bool(gap > 0)
 
 
 def intersection(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:

@@ -221,7 +221,7 @@ def _solved(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
 
 def _rooted(bound: Node) -> Node | None:
     """The square root of a bound of a square; None of a negative one."""
-    return ("call", "root", bound, TWO) if float(constant(bound)) >= 0 else None
+    return ("call", "root", bound, TWO) if constant(bound) >= 0 else None
 
 
 def _combined(kind: str, parts: list[Solutions | None]) -> Solutions | None:

@@ -15,8 +15,8 @@ from lgrpo_lite.types import Completion, Prompt
 
 from .kinds import KINDS, WRAPS
 
-# sympy keeps the last 1,000 answers of some hundred functions, and a pair of kinds that reaches a rare one of them
-# comes seldom: memory rises for half a million calls of a worker, then stops. A soak must get past that.
+# A pair of kinds that reaches a rare place of sympy or of its parser comes seldom: where these kept what they
+# saw, memory rose for half a million calls of a worker. A soak must get past that.
 ROUND = 4000  # answers
 REST = 5.0  # seconds between two rounds: the run beside it wants a core
 

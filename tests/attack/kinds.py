@@ -13,6 +13,7 @@ KINDS = [
     "45^\\circ", "\\text{yes}", "no", "\\text{a}=\\text{b}", "\\text{base}\\times\\text{height}", "(B)", "C", "f(x)=x^2", "f(2)",
     "x^2+1", "\\frac{x}{2}", "\\sqrt[3]{2}", "(-8)^{1/3}", "5!", "\\binom52", "\\lfloor x\\rfloor", "\\sum_{k=1}^{3}k", "3\\pmod 7",
     "2 \\frac13", "\\$5", "all real numbers", "(1,234)", "x=\\infty", "\\infty\\in x", "1\\in\\{1\\}", "\\infty^\\infty",
+    "2x-1<5", "0x<5", "|x-1|<10^{400}", "x^2<9", "\\begin{vmatrix}x&1\\\\2&i\\end{vmatrix}", "\\overline{3+4i}", "seven", "€5", "5%%",
 ]  # fmt: skip
 WRAPS = [
     "{}",
