@@ -36,7 +36,6 @@ _SAYS = re.compile(
     r"[\s*_}]*(?:(?=\S)|$)|^A: *",
     re.IGNORECASE | re.MULTILINE,
 )
-_OTHER_OPTION = re.compile(r"(?:^|\s)B: ")  # A: 2 + 2 = 5. B: 3 > 4
 _NO_ANSWER = re.compile(
     r"(?:\w+ly )?(?:not|never|neither|anything but|other than|no longer|hardly)\b", re.IGNORECASE
 )
@@ -73,7 +72,6 @@ _IS = re.compile(
 )
 _UNIT = re.compile(r"\s?([a-zA-Z]{2,12})[\s.*)]*")
 _EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
-_NAMED_LAST = re.compile(r"(\([^()=]*\)|[^,=()]*)\s*=(?:[^=,]|,(?![^()]*=))*$")
 _REASON = re.compile(
     r",?\s+(?:because|since|as (?:required|claimed|desired|expected|needed|wanted|shown))\b", re.IGNORECASE
 )
@@ -163,14 +161,15 @@ def _replaced(text: str) -> str | None:
 
 
 def _stated(text: str) -> str | None:
-    """After the last "answer is" that is not "answer is not"."""
+    """After the last "answer is" that is not "answer is not"; "A:" is the first option where "B:" follows."""
+    other_option = max(text.rfind("\nB: "), text.rfind(" B: "))
     for match in reversed(list(_SAYS.finditer(text))):
         begin = match.end()
         rest = text[begin : begin + 4000].lstrip()
         before = text[max(0, match.start() - 80) : match.start()]
         if not rest or _NO_ANSWER.match(rest) or disowned(before):
             continue
-        if match[0].startswith("A:") and _OTHER_OPTION.search(text, begin):
+        if match[0].startswith("A:") and begin < other_option:
             continue
         if not is_asked(text, begin) and not _is_retracted(rest):
             return _in_sentence(rest)
@@ -261,8 +260,8 @@ def _go_on(formula: str, between: str, following: str) -> bool:
     """
     if len(between) > MAX_BETWEEN or not makes_list(between):
         return False
-    named_last = _NAMED_LAST.search(formula)
-    name, named = (named_last[1], "=") if named_last else ("", "")
+    name, named, _ = formula.rpartition("=")
+    name = _last_name(name)
     other, also_named, _ = following.partition("=")
     if named != also_named:
         return False
@@ -270,6 +269,13 @@ def _go_on(formula: str, between: str, following: str) -> bool:
         return True
     both_letters = len(name.strip()) == len(other.strip()) == 1
     return both_letters and "and" in between and "," not in between
+
+
+def _last_name(named: str) -> str:
+    """The name that stands last before an equals sign: y of x = 1, y; (m, n) whole."""
+    named = named.rpartition("=")[2].rstrip()
+    opening = named.rfind("(") if named.endswith(")") else -1
+    return named[opening:] if opening >= 0 else named.rpartition(",")[2]
 
 
 def _number_said(sentence: str) -> str | None:

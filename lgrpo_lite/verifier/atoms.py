@@ -115,10 +115,11 @@ def _conjugate(p: "Parser") -> Node | None:
     """
     begin = p.position
     inside = p.argument() if p.next.value == "{" else None
-    if inside is None or not holds(inside, "const") or holds(inside, "v") or holds(inside, "tuple"):
+    conjugate = inside and _mirrored(inside)
+    if conjugate is None or conjugate == inside or holds(conjugate, "v") or holds(conjugate, "tuple"):
         p.position = begin
         return None
-    return _mirrored(inside)
+    return conjugate
 
 
 def _mirrored(node: Node) -> Node:

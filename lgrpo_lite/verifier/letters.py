@@ -40,9 +40,9 @@ def chosen_letter(text: str) -> str | None:
     """The letter that the last sentence of a text settles on: the last one that is not denied, is no part of
     a list, and has words beside it which choose. None where there is none; a question chooses nothing.
     """
-    *others, last = text.rstrip()[-MAX_CHOSEN:].rpartition("\n")
+    above, _, last = text.rstrip()[-MAX_CHOSEN:].rpartition("\n")
     alone = _ONLY.fullmatch(last)
-    if alone and not _ALONE.search("".join(others)):
+    if alone and not _ALONE.search(above):
         return alone[1]
     sentence = _last_sentence(text[-MAX_CHOSEN:])
     if sentence.rstrip(' "*)').endswith(("?", "？")):

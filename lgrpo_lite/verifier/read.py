@@ -95,7 +95,7 @@ def read(answer: str) -> Reading:
     notation = plainly(spelled)
     distinct = dict.fromkeys(_trees(notation))
     money = _MONEY.search(answer)
-    return Reading(spelled, tuple(distinct), money=money[0].strip("\\ ")[0] if money else "")
+    return Reading(spelled, tuple(distinct), money=money[0].strip().strip("\\")[0] if money else "")
 
 
 def _trees(spelled: str) -> list[Node]:

@@ -94,6 +94,7 @@ _ORDINAL = re.compile(
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _TRAILS_OFF = re.compile(r"(?:(?<![\d.])\d+|,) ?\.\.\.$")  # 7... is no 7, and 1, 2, ... not 1, 2
+MAX_BUILDER = 200  # characters
 _BUILDER = re.compile(
     r"\{ ?[a-z](?: ?\\in [^{}|:]{1,20}(?:\{R\})?)? ?[|:][^{}]*(?:[<>]|\\(?:le|ge|ne|in)\b)[^{}]*\}"
 )  # {x : x > 2}
@@ -158,7 +159,7 @@ def spell(text: str) -> str:
     if "p" in text or "P" in text:
         text = _PERCENT.sub("%", text)
     text = _STOP.sub("", text)
-    if _BUILDER.fullmatch(text):
+    if len(text) <= MAX_BUILDER and _BUILDER.fullmatch(text):
         text = f"\\{text[:-1]}\\}}"
     return _without_ends(text)
 
