@@ -2,8 +2,9 @@
 
 from lgrpo_lite.checks.check import gold_fault_of
 from lgrpo_lite.checks.rules import warnings
-from lgrpo_lite.data.prompts import name, on_hub, shared, survey
-from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE
+from lgrpo_lite.data.prompts import Counts, GoldFault, name, on_hub, shared, survey
+from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE, Row
+from lgrpo_lite.errors import DataError, LgrpoError, noted, raise_all
 from lgrpo_lite.recipe.code import paths_of
 from lgrpo_lite.recipe.schema import Recipe, Source
 
@@ -21,7 +22,9 @@ BRICKS = (
 
 
 def describe(recipe: Recipe) -> list[str]:
-    """What a run of the recipe would be, without loading anything; local data is read and checked."""
+    """What a run of the recipe would be, without loading anything; local data is read and checked: DataError,
+    with the first fault of each other source in its `also`.
+    """
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
     form = f"clip {a.clip.low}/{a.clip.high}" if a.surrogate == "clipped" else a.surrogate
@@ -52,6 +55,7 @@ def _describe_data(recipe: Recipe) -> list[str]:
     lines: list[str] = []
     notes: list[str] = []
     questions: dict[str, list[str]] = {}
+    faults: list[LgrpoError] = []
     for which in ("train", "eval"):
         label = f"{which + ' data':10}"
         local, locations, remote = [], [], []
@@ -62,17 +66,31 @@ def _describe_data(recipe: Recipe) -> list[str]:
                 local.append(source)
                 locations.append(recipe.where(f"data.{which}.{i}"))
         seen = [_first_of_task(source) for source in local]
-        rows_of_sources, counts = survey(seen, locations.__getitem__, gold_fault_of(recipe))
+        rows_of_sources, counts = _surveyed(seen, locations, gold_fault_of(recipe), faults)
         questions[which] = [row.question for rows in rows_of_sources for row in rows]
-        for source, count in zip(local, counts, strict=True):
+        for source, count in zip(local, counts, strict=not faults):
             rows = count.rows if source.task is None else source.limit or count.rows
             lines.append(f"{label} {count.source}: {rows} rows")
         lines += [f"{label} {name(source)}, on the Hub: not read now" for source in remote]
         for count in counts:
             notes += [f"note       {line}" for line in count.notes()]
+    raise_all(faults)
     if overlap := shared(questions["train"], questions["eval"]):
         notes.append(f"warning    {overlap}")
     return [*lines, *notes]
+
+
+def _surveyed(
+    sources: list[Source], locations: list[str], gold_fault: GoldFault | None, faults: list[LgrpoError]
+) -> tuple[list[list[Row]], list[Counts]]:
+    """`survey`; where a source is at fault, nothing, and the first fault of each joins `faults`."""
+    try:
+        return survey(sources, locations.__getitem__, gold_fault)
+    except DataError:
+        for source, location in zip(sources, locations, strict=True):
+            with noted(faults):
+                survey([source], [location].__getitem__, gold_fault)
+        return [], []
 
 
 def _first_of_task(source: Source) -> Source:

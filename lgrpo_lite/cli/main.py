@@ -38,6 +38,9 @@ EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this 
 start here: lgrpo-lite recipe tiny-math"""
 
 
+MOST = 20  # faults that are told at once
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Errors of this project are three lines on stderr, never a
     traceback.
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except LgrpoError as error:
         if debug:
             told(error)
-        say(*error.lines(), file=sys.stderr)
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -65,6 +68,15 @@ def main(argv: list[str] | None = None) -> int:
         known = out_of_memory(error) or _unexpected(error)
         say(*known.lines(), file=sys.stderr)
         return known.exit_code
+
+
+def tell(error: LgrpoError) -> None:
+    """On stderr, three lines for each fault that was found, at most MOST of them."""
+    found = error.all
+    for fault in found[:MOST]:
+        say(*fault.lines(), file=sys.stderr)
+    if len(found) > MOST:
+        say(f"and {len(found) - MOST} more", file=sys.stderr)
 
 
 def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:

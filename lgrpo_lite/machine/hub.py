@@ -2,6 +2,7 @@
 library.
 """
 
+import os
 import socket
 import threading
 from collections.abc import Mapping
@@ -21,6 +22,34 @@ def model_cache(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("HF_HUB_CACHE") or _hugging_face(environment) / "hub").expanduser()
 
 
+def cached_repositories(environment: Mapping[str, str]) -> list[Path]:
+    """The folders of models in the cache."""
+    return sorted(model_cache(environment).glob("models--*"))
+
+
+def repository_of(folder: Path) -> str:
+    """The name on the Hub of a folder in the cache."""
+    return folder.name.removeprefix("models--").replace("--", "/", 1)
+
+
+def cached_snapshot(environment: Mapping[str, str], name: str, revision: str | None) -> Path | None:
+    """The folder of a model's files at a revision in the cache; None where it is not. By the rules of the
+    Hub's library.
+    """
+    folder = model_cache(environment) / f"models--{name.replace('/', '--')}"
+    revision = revision or "main"
+    reference = folder / "refs" / revision
+    if os.path.isfile(reference):
+        revision = reference.read_text("utf-8").strip()
+    path = folder / "snapshots" / revision
+    return path if os.path.isdir(path) else None
+
+
+def is_offline(environment: Mapping[str, str]) -> bool:
+    """Whether the Hub's own switches say not to ask it."""
+    return any(environment.get(name, "").upper() in TRUE for name in OFFLINE)
+
+
 def has_token(environment: Mapping[str, str]) -> bool:
     """Whether there is a Hugging Face token, in the environment or in its file."""
     if environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN"):
@@ -36,8 +65,7 @@ def unreachable(environment: Mapping[str, str]) -> str | None:
     """The Hub's host, if models are cached here, nothing says offline, and its name is not found. A proxy
     finds names itself.
     """
-    offline = any(environment.get(name, "").upper() in TRUE for name in OFFLINE)
-    if offline or any(environment.get(name) for name in PROXIES):
+    if is_offline(environment) or any(environment.get(name) for name in PROXIES):
         return None
     if next(model_cache(environment).glob("models--*/snapshots/*"), None) is None:
         return None

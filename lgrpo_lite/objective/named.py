@@ -13,6 +13,7 @@ Common form, per token t of answer i in group x (letters as in batch.py):
 from typing import Any
 
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.recipe import words
 from lgrpo_lite.recipe.algorithm import (
     Algorithm,
     BestDraft,
@@ -28,7 +29,8 @@ from lgrpo_lite.recipe.algorithm import (
     Trace,
     ValueCache,
 )
-from lgrpo_lite.recipe.plugin import found
+from lgrpo_lite.recipe.marks import shown
+from lgrpo_lite.recipe.plugin import found, is_file
 
 
 def grpo() -> Algorithm:
@@ -244,12 +246,28 @@ def complete(algorithm: Algorithm, where: str) -> Algorithm:
     """Lay the keys a recipe sets over the row it names. Unknown name:
     ConfigError that gives the nearest one.
     """
+    _explain(algorithm.use, where)
     made = found(algorithm.use, NAMED, where, "algorithm")()
     if not isinstance(made, Algorithm):
         fix = "the function takes no arguments and returns a lgrpo_lite.algorithm.Algorithm"
         raise ConfigError(f"{algorithm.use} gave no algorithm", where=where, fix=fix)
     row = made.model_dump(by_alias=True)
     return Algorithm.model_validate(_overlay(row, algorithm.model_dump(by_alias=True, exclude_unset=True)))
+
+
+def _explain(use: str, where: str) -> None:
+    """A name that is no row, but that people know: ConfigError says which row it is, or why there is none."""
+    if use in NAMED or is_file(use):
+        return
+    name = words.plain(use)
+    what, rows = words.ALGORITHMS.get(name, ("", ()))
+    spelled = [row for row in NAMED if words.plain(row) == name]
+    if spelled:
+        what, rows = "it is spelled in another way", tuple(spelled)
+    if rows:
+        fix = " or ".join(f"algorithm.use={row}" for row in rows)
+        what = f"no algorithm is called {shown(use)}: {what}"
+        raise ConfigError(what, where=where, fix=f"write {fix}", key="algorithm.use")
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

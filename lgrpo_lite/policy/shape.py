@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.machine.hub import cached_snapshot
 from lgrpo_lite.recipe.schema import Model
 
 
@@ -26,6 +27,9 @@ class Linear(NamedTuple):
     @property
     def numbers(self) -> int:
         return self.inputs * self.outputs
+
+
+BUILTIN = "builtin:"  # before the name of a model inside the package
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,26 +187,17 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 
 def _config_path(model: Model) -> Path | dict[str, Any] | None:
-    if model.id.startswith("builtin:"):
-        models = Path(str(resources.files("lgrpo_lite"))) / "models"
-        path = models / model.id.removeprefix("builtin:") / "config.json"
-        return path if os.path.isfile(path) else None
-    for path in (Path(model.id) / "config.json", *_cached(model)):
-        if os.path.isfile(path):  # where pathlib raises on a name that is too long
-            return path
+    folder = builtin_folder(model.id) if model.id.startswith(BUILTIN) else Path(model.id)
+    if model.id.startswith(BUILTIN):
+        return folder / "config.json" if folder else None
+    for path in (folder, cached_snapshot(os.environ, model.id, model.revision)):
+        if path is not None and os.path.isfile(path / "config.json"):  # pathlib raises on a name too long
+            return path / "config.json"
     return shapes().get(model.id.removesuffix("-Instruct"))
 
 
-def _cached(model: Model) -> Iterator[Path]:
-    """Where huggingface_hub would keep it; its own rules, without importing it."""
-    home = os.environ.get("HF_HOME")
-    if not home:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        home = Path(cache).expanduser() / "huggingface"
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    folder = hub / f"models--{model.id.replace('/', '--')}"
-    revision = model.revision or "main"
-    reference = folder / "refs" / revision
-    if os.path.isfile(reference):
-        revision = reference.read_text("utf-8").strip()
-    yield folder / "snapshots" / revision / "config.json"
+def builtin_folder(name: str) -> Path | None:
+    """The folder of `builtin:NAME` inside the package; None where there is none."""
+    models = Path(str(resources.files("lgrpo_lite"))) / "models"
+    folder = models / name.removeprefix(BUILTIN)
+    return folder if os.path.isfile(folder / "config.json") else None

@@ -81,17 +81,19 @@ def parts_of(
     rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None
 ) -> list[Part]:
     """Every reward of a recipe, checked: an unknown name, option or argument is a ConfigError."""
-    return [_part(i, rewards, where, max_new_tokens) for i in range(len(rewards))]
+    return [part_of(i, rewards, where, max_new_tokens) for i in range(len(rewards))]
 
 
 def complete(rewards: Sequence[Reward], where: Callable[[str], str]) -> list[Reward]:
     """The rewards with all options of their functions, defaults included."""
-    whole = []
-    for i, reward in enumerate(rewards):
-        function = found(reward.use, REWARDS, where(f"rewards.{i}.use"), "reward")
-        options = options_of(function, reward, f"rewards.{i}", where)
-        whole.append(Reward(use=reward.use, weight=reward.weight, timeout=reward.timeout, **options))
-    return whole
+    return [complete_one(i, reward, where) for i, reward in enumerate(rewards)]
+
+
+def complete_one(i: int, reward: Reward, where: Callable[[str], str]) -> Reward:
+    """The recipe's `rewards.i` with all options of its function."""
+    function = found(reward.use, REWARDS, where(f"rewards.{i}.use"), "reward")
+    options = options_of(function, reward, f"rewards.{i}", where)
+    return Reward(use=reward.use, weight=reward.weight, timeout=reward.timeout, **options)
 
 
 def log_faults(notes: Sequence[tuple[str, str]]) -> None:
@@ -108,7 +110,10 @@ def log_faults(notes: Sequence[tuple[str, str]]) -> None:
         logging.getLogger(__name__).error(message, prompt, counts[kind], note)
 
 
-def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
+def part_of(
+    i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None
+) -> Part:
+    """One of a recipe's rewards, checked as `parts_of` checks all of them."""
     reward, key = rewards[i], f"rewards.{i}"
     function = found(reward.use, REWARDS, where(f"{key}.use"), "reward")
     options = options_of(function, reward, key, where)
