@@ -99,12 +99,21 @@ def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpa
     where, fix = f"lgrpo-lite {verb}", f"see `lgrpo-lite {verb} -h`"
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=fix)
+        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=_setting(unknown[0]) or fix)
     if rest and not hasattr(args, "words"):
         raise ConfigError(f"unexpected word {rest[0]!r}", where=where, fix=fix)
     if rest:
         args.words += rest
     return importlib.import_module(f"lgrpo_lite.cli.{verb}").run, args
+
+
+def _setting(option: str) -> str:
+    """What to write where an option that there is not names a setting; nothing where it names none."""
+    from lgrpo_lite.recipe.words import ours
+
+    meant = ours(option.lstrip("-").partition("=")[0])
+    settings = " or ".join(setting if "=" in setting else f"{setting}=…" for setting in meant)
+    return f"settings are written without dashes: {settings}" if settings else ""
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:

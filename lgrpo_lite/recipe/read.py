@@ -235,7 +235,8 @@ def _unknown(address: tuple, value: Any, schema: type[Section]) -> tuple[str, st
         return f"{dotted}: {why}", f"remove it; there is {instead}"
     typo = nearest(leaf[:SHOWN], known)
     meant = _meant(dotted, value) if schema is Recipe else {}
-    if meant and (dotted in meant or not typo):
+    known_word = words.ours(dotted) or any(map(words.is_foreign, meant))
+    if meant and (known_word or not typo):
         said = [f"{word} is {' or '.join(settings)} here{_noted(word)}" for word, settings in meant.items()]
         settings = [setting for settings in meant.values() for setting in settings]
         return f"unknown key {shown(dotted)}: {'; '.join(said)}", f"write {_written(settings)}"

@@ -249,6 +249,11 @@ def ours(word: str) -> tuple[str, ...]:
     return _row(SETTINGS, word) or keys_ending(_spelled(word).rpartition(".")[2])
 
 
+def is_foreign(word: str) -> bool:
+    """Whether other trainers say so."""
+    return _row(SETTINGS, word) is not None
+
+
 def note(word: str) -> str:
     """What else there is to say of `ours(word)`."""
     return _row(NOTES, word) or ""
@@ -269,14 +274,19 @@ def _spelled(word: str) -> str:
     return word.casefold().replace("-", "_").strip()
 
 
+def called(key: str) -> list[str]:
+    """What other trainers call a setting of ours."""
+    return [word for word, meant in SETTINGS.items() if any(m.partition("=")[0] == key for m in meant)]
+
+
 def keys_ending(leaf: str) -> tuple[str, ...]:
     """Keys of ours whose last part is this; () where more than MOST are."""
-    found = tuple(key for key in keys() if key.rpartition(".")[2] == leaf)
+    found = tuple(key for key in all_keys() if key.rpartition(".")[2] == leaf)
     return found if len(found) <= MOST else ()
 
 
 @cache
-def keys() -> tuple[str, ...]:
+def all_keys() -> tuple[str, ...]:
     """Every dotted key of a recipe; an entry of a list is its first, `rewards.0.use`."""
     return tuple(_keys(Recipe, ""))
 
