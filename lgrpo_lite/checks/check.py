@@ -7,7 +7,7 @@ from typing import Any
 
 from lgrpo_lite.checks.addresses import check_addresses
 from lgrpo_lite.checks.fault import Fault
-from lgrpo_lite.checks.model import check_model, foreign_revision
+from lgrpo_lite.checks.model import check_model, foreign_revision, reach_hub
 from lgrpo_lite.checks.rules import contradictions, whatever_trains
 from lgrpo_lite.data.files import ending
 from lgrpo_lite.data.prompts import GoldFault
@@ -129,13 +129,14 @@ def _missing_parts(recipe: Recipe) -> list[str]:
 
 def demand(recipe: Recipe, *, loggers: bool = False) -> None:
     """All that the recipe needs of this machine: EnvironmentFault (exit 3) names what lacks; a model that is
-    not there is a fault of `check_model`. Light imports.
+    not there is a fault of `check_model`. Light imports. The Hub out of reach: told in seconds.
 
     `loggers`: what its `log` section asks for is needed too, as by training and by nothing else.
     """
     check_model(recipe)
     problems = list(_lacking(recipe, loggers))
     if not problems:
+        reach_hub(recipe)
         return
     lacks = "; ".join(what for what, _ in problems)
     fix = "; ".join(fix for _, fix in problems)

@@ -3,6 +3,7 @@ stays unknown. No torch.
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.checks.fault import Fault
-from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, raise_all
-from lgrpo_lite.machine.hub import cached_repositories, is_offline, repository_of
+from lgrpo_lite.data.prompts import on_hub
+from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, LgrpoError, raise_all
+from lgrpo_lite.machine.hub import cached_repositories, go_offline, is_offline, repository_of, unanswered
 from lgrpo_lite.machine.hub import cached_snapshot as snapshot
 from lgrpo_lite.policy.shape import BUILTIN, builtin_folder
 from lgrpo_lite.recipe.marks import load_marked, shown
@@ -225,3 +227,25 @@ def _owner(revision: str) -> str | None:
         if os.path.isdir(folder / "snapshots" / revision):
             return repository_of(folder)
     return None
+
+
+def reach_hub(recipe: Recipe) -> None:
+    """Where the recipe needs the Hub and it does not answer: what the cache holds of it has to do, or
+    EnvironmentFault, in seconds. Its libraries would try again and again for minutes.
+    """
+    if is_offline(os.environ):
+        return
+    model = recipe.model
+    asks = not model.id.startswith(BUILTIN) and not os.path.exists(model.id)
+    sources = [source for source in (*recipe.data.train, *recipe.data.eval) if on_hub(source)]
+    if not asks and not sources:
+        return
+    why = unanswered(os.environ)
+    if why is None:
+        return
+    if asks and folder_of(model) is None:
+        fix = "connect, or set HF_ENDPOINT to a mirror; or give the model's folder"
+        what = f"{model.id} is not on this machine, and {why}"
+        raise EnvironmentFault(what, where=recipe.where("model.id"), fix=fix, key="model.id")
+    go_offline()
+    logging.getLogger(__name__).warning("%s: what is cached of it has to do", why)
