@@ -17,7 +17,7 @@ VERBS = {
     "recipe": "list, show, copy or run a recipe; `recipe NAME` runs it",
     "train": "run a recipe file of your own",
     "validate": "check a recipe without running it",
-    "plan": "what a recipe takes on a GPU, and settings that make it fit",
+    "plan": "what a recipe takes on a card or on this machine, and settings that make it fit",
     "reward": "`reward test`: is a recipe's reward right, on its gold answers and on labelled cases",
     "baseline": "what a recipe's model solves before training, and why if it is nothing",
     "selftest": "prove that a recipe's rollouts come from its policy, on this machine",
