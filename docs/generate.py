@@ -261,7 +261,12 @@ def _lengths() -> str:
 
 
 def _cell(name: str, length: int) -> str:
-    words = [f"model.id={name}", "rollout.engine=vllm", f"model.max_new_tokens={length}"]
+    words = [
+        f"model.id={name}",
+        "model.revision=null",
+        "rollout.engine=vllm",
+        f"model.max_new_tokens={length}",
+    ]
     offload = ["memory.offload_activations=true", "memory.checkpointing=true"]
     found, least, away = (
         plan.plan(check(load_recipe("qwen3b-math", [*words, *more])), 24 * GIB)

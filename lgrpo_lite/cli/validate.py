@@ -37,6 +37,7 @@ def _looked_at(args: argparse.Namespace) -> tuple[list[str], list[LgrpoError]]:
     from lgrpo_lite.checks.check import examined
     from lgrpo_lite.checks.describe import describe, not_run
     from lgrpo_lite.checks.model import check_model
+    from lgrpo_lite.checks.tried import try_algorithm
     from lgrpo_lite.recipe.marks import load_marked
     from lgrpo_lite.recipe.read import looked_at, recipe_text
 
@@ -51,6 +52,9 @@ def _looked_at(args: argparse.Namespace) -> tuple[list[str], list[LgrpoError]]:
     faults += [fault for fault in found if _section(fault) not in unread]
     with noted(faults):
         check_model(recipe)
+    if args.imports and not any(fault.key.startswith("algorithm") for fault in faults):
+        with noted(faults):
+            try_algorithm(recipe)
     if args.strict:
         faults += _unpinned(recipe)
     lines: list[str] = []

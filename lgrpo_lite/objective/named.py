@@ -30,7 +30,7 @@ from lgrpo_lite.recipe.algorithm import (
     ValueCache,
 )
 from lgrpo_lite.recipe.marks import shown
-from lgrpo_lite.recipe.plugin import found, is_file
+from lgrpo_lite.recipe.plugin import blamed, found, is_file, line_of
 
 
 def grpo() -> Algorithm:
@@ -243,14 +243,17 @@ NAMED = {row.__name__: row for row in ROWS}
 
 
 def complete(algorithm: Algorithm, where: str) -> Algorithm:
-    """Lay the keys a recipe sets over the row it names. Unknown name:
-    ConfigError that gives the nearest one.
+    """Lay the keys a recipe sets over the row it names. Unknown name: ConfigError that gives the nearest one.
+    A function of a user's that raises: DataError at its line.
     """
     _explain(algorithm.use, where)
-    made = found(algorithm.use, NAMED, where, "algorithm")()
+    row_of = found(algorithm.use, NAMED, where, "algorithm")
+    expected = "the function takes no arguments and returns a lgrpo_lite.algorithm.Algorithm"
+    with blamed(algorithm.use, expected):
+        made = row_of()
     if not isinstance(made, Algorithm):
-        fix = "the function takes no arguments and returns a lgrpo_lite.algorithm.Algorithm"
-        raise ConfigError(f"{algorithm.use} gave no algorithm", where=where, fix=fix)
+        what = f"{algorithm.use} gave no algorithm, but {type(made).__name__}"
+        raise ConfigError(what, where=line_of(algorithm.use), fix=expected)
     row = made.model_dump(by_alias=True)
     return Algorithm.model_validate(_overlay(row, algorithm.model_dump(by_alias=True, exclude_unset=True)))
 

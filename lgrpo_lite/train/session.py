@@ -18,6 +18,7 @@ from typing import Literal
 
 from lgrpo_lite.checks.check import check, demand
 from lgrpo_lite.checks.describe import describe
+from lgrpo_lite.checks.tried import try_algorithm
 from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, DataError
 from lgrpo_lite.folder.code import demand_unchanged, store, stored
 from lgrpo_lite.folder.folder import RunFolder
@@ -85,6 +86,7 @@ def train(
         refuse_changed_code(recipe, Path(runs), name)
     recipe = _checked(recipe, caller.say)
     demand(recipe, loggers=True)
+    try_algorithm(recipe)
     expected = _planned(recipe, caller.say)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     folder, resumed = open_run(recipe, Path(runs), name, resume)
