@@ -10,7 +10,7 @@ from typing import Any
 
 from lgrpo_lite import progress
 from lgrpo_lite.checks.rules import warnings
-from lgrpo_lite.engines.probe import demand_passed
+from lgrpo_lite.engines.probe import demand_passed, proving
 from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluation.held_out import score_of
 from lgrpo_lite.evaluation.signal import as_json, demand_signal
@@ -182,8 +182,10 @@ def _prove(run: Run, folder: RunFolder, step: int) -> None:
             proof.remember()  # before this step's update
         return
     folder.set_status("proving the rollouts", step)
+    tick = proving()
     with run.engine.serving(run.policy) as sampler:
-        checks = proof(sampler)
+        checks = proof(sampler, tick)
+    tick(1.0)
     version = run.policy.version
     rows = [dataclasses.asdict(check) for check in checks]
     folder.event("proof", step=step, version=version, checks=rows)
