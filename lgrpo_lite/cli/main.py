@@ -15,6 +15,7 @@ from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError, OutOfMe
 
 VERBS = {
     "recipe": "list, show, copy or run a recipe; `recipe NAME` runs it",
+    "algorithms": "all algorithms, and when to use which",
     "train": "run a recipe file of your own",
     "validate": "check a recipe without running it",
     "plan": "what a recipe takes on a card or on this machine, and settings that make it fit",
