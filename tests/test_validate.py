@@ -298,3 +298,9 @@ def test_a_model_is_looked_at_in_milliseconds(folder):
     begun = time.process_time()
     check_model(recipe)
     assert time.process_time() - begun < 0.1
+
+
+@pytest.mark.parametrize(("settings", "told"), [([], False), (["model.max_new_tokens=100000"], True)])
+def test_more_tokens_than_the_model_reads_are_warned_of(settings, told, capsys):
+    assert main(["validate", "qwen3b-math", "data.eval=[]", *settings]) == 0
+    assert ("the model's context is 32,768" in capsys.readouterr().out) == told

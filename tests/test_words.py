@@ -7,9 +7,9 @@ import pytest
 from lgrpo_lite.checks.check import check
 from lgrpo_lite.cli.main import main
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.objective.named import NAMED
+from lgrpo_lite.objective.named import NAMED, when
 from lgrpo_lite.recipe import words
-from lgrpo_lite.recipe.read import load_recipe, parse_recipe
+from lgrpo_lite.recipe.read import load_recipe, parse_recipe, recipe_names
 
 GOOD = "model: {id: m}\ndata: {train: {path: x.jsonl}}\n"
 
@@ -127,3 +127,56 @@ def test_what_config_found_as_json(capsys):
 def test_a_setting_that_is_written_as_an_option_is_told_how(option, setting, capsys):
     assert main(["validate", "tiny-math", option]) == 2
     assert setting in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- lists
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("argv", [["recipe"], ["algorithms"]], ids=" ".join)
+def test_what_is_to_be_typed_is_never_cut(argv, width, monkeypatch, capsys):
+    monkeypatch.setattr("lgrpo_lite.cli.terminal.output.WIDTH", width)
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = {line.split(" ")[0] for line in lines}
+    assert {*(NAMED if argv == ["algorithms"] else recipe_names())} <= first
+    assert "…" not in "".join(lines)
+    assert max(map(len, lines[:-1])) <= width
+
+
+def test_every_algorithm_has_one_plain_sentence():
+    sentences = [when(name) for name in NAMED]
+    assert len(set(sentences)) == len(NAMED)
+    for sentence in sentences:
+        assert sentence.startswith("Use this when ") and sentence.endswith(".") and len(sentence) <= 110
+        assert not set(sentence) & set("Σπβ√|")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words_"),
+    [
+        ("trace", 0, "sets algorithm.advantage_floor=-0.1"),
+        ("grpo", 0, "sets algorithm.kl.coef=0.04"),
+        ("lambda-grpo", 0, "two papers"),
+        ("ppo", 0, "critic"),
+        ("grppo", 2, "did you mean 'grpo'"),
+    ],
+)
+def test_one_algorithm_and_what_it_sets(name, code, words_, capsys):
+    assert main(["algorithms", name]) == code
+    assert words_ in "".join(capsys.readouterr())
+    if not code:
+        assert main(["algorithms", name, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["ok"]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_row_is_said_to_set_makes_that_row(name):
+    from lgrpo_lite.cli.algorithms import _changed
+
+    settings = [f"algorithm.{key}={value}" for key, value in _changed(name).items() if key != "use"]
+    made = parse_recipe(
+        GOOD, "r", ["algorithm.use=length_preference", "algorithm.length_preference=null", *settings]
+    )
+    row = NAMED[name]()
+    assert made.algorithm.model_copy(update={"use": name, "length_preference": row.length_preference}) == row

@@ -1,10 +1,14 @@
 """What a run of a recipe would be, in words, without loading anything."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 from lgrpo_lite.checks.check import gold_fault_of
 from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.data.prompts import Counts, GoldFault, name, on_hub, shared, survey
 from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE, Row
-from lgrpo_lite.errors import DataError, LgrpoError, noted, raise_all
+from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, noted, raise_all
+from lgrpo_lite.policy.shape import Shape, find_config
 from lgrpo_lite.recipe.code import paths_of
 from lgrpo_lite.recipe.schema import Recipe, Source
 
@@ -38,8 +42,19 @@ def describe(recipe: Recipe) -> list[str]:
         f"rollout    {r.prompts_per_step} prompts × {answers}, engine {r.engine}",
         f"training   {recipe.train.steps} steps",
     ]
-    lines += [f"warning    {line}" for line in warnings(recipe)]
+    lines += [f"warning    {line}" for line in (*warnings(recipe), *_beyond_context(recipe))]
     return [*lines, *_describe_data(recipe)]
+
+
+def _beyond_context(recipe: Recipe) -> Iterator[str]:
+    """Where the model's config is on this machine, or its shape in the package: is there room for all?"""
+    model = recipe.model
+    longest = model.max_prompt_tokens + model.max_new_tokens
+    with suppress(ConfigError):  # a model that is not here, or of a family that nobody counts
+        context = Shape.of(find_config(model)).context
+        if context and longest > context:
+            most = f"prompt and answer may have {longest:,} tokens"
+            yield f"{most}, and the model's context is {context:,}: what is beyond it is noise"
 
 
 def not_run(recipe: Recipe) -> list[str]:
