@@ -94,6 +94,11 @@ def test_many_faults_are_told_as_far_as_anyone_reads(tmp_path, capsys):
     assert len(said) == 61 and said[-1] == "and 281 more"
 
 
+def test_a_key_that_is_no_text_is_told(capsys):
+    assert main(["validate", "tiny-math", "\udcff=1"]) == 2
+    assert "unexpected" not in capsys.readouterr().err
+
+
 COUNTS = [
     key
     for key, type_, _, _ in rows(Recipe)

@@ -185,6 +185,8 @@ def _address(schema: type[Section], report: Any) -> tuple:
 
 def _removed(raw: Any, address: tuple) -> bool:
     """Take a setting out of what was read; False where it is not there, as one that is missing."""
+    if not address:  # of the whole recipe: a key that is no text
+        return False
     *above, last = address
     for part in above:
         entry = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
