@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.words:
         say(json.dumps(Recipe.model_json_schema(by_alias=True)))
         return 0
-    told = list(rows(Recipe))
+    told: list[Row] = list(rows(Recipe))
     said: list[str] = []
     if args.words:
         said = [sentence for word in args.words for sentence in explained(word)]
