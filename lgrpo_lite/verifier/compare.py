@@ -11,14 +11,17 @@ from lgrpo_lite.verifier import units
 from lgrpo_lite.verifier.chains import agreed
 from lgrpo_lite.verifier.lists import (
     alike_in_form,
+    brackets,
     coordinates_of,
     elements,
+    is_one_tuple,
     literals,
     names_tell_nothing,
+    tuple_members,
     unnamed_on_one_side,
     without_domains,
 )
-from lgrpo_lite.verifier.matrices import as_matrix
+from lgrpo_lite.verifier.matrices import as_matrix, is_determinant, worked_out
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.ratios import same_ratios
 from lgrpo_lite.verifier.relations import assigned, same_relation, tells_set, value_of
@@ -102,11 +105,11 @@ def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
         mine = list(map(value_of, mine))
         gold = list(map(value_of, gold))
     if len(mine) != len(gold):
-        if p[0] == "list" and _is_one_tuple(gold):
-            coordinates = _coordinates(gold[0])
+        if p[0] == "list" and is_one_tuple(gold):
+            coordinates = tuple_members(gold[0])
             return coordinates is not None and _in_order(mine, coordinates, policy)
-        if g[0] == "list" and _is_one_tuple(mine):
-            coordinates = _coordinates(mine[0])
+        if g[0] == "list" and is_one_tuple(mine):
+            coordinates = tuple_members(mine[0])
             return coordinates is not None and _in_order(coordinates, gold, policy)
         if not sets:
             return False
@@ -149,17 +152,6 @@ def _one_answer_in_forms(mine: Sequence[Node], gold: Sequence[Node], policy: Len
     if len(gold) != 1 or len(set(mine)) <= 1:
         return False
     return all(same(form, gold[0], policy) for form in mine)
-
-
-def _is_one_tuple(members: Sequence[Node]) -> bool:
-    return len(members) == 1 and members[0][0] == "tuple"
-
-
-def _coordinates(node: Node) -> list[Node] | None:
-    """Of a tuple in round brackets, which a bare list may give too; None of one in others."""
-    _, _, _, *coordinates = node
-    listed = _brackets(node) == ("[", "]") and len(coordinates) > 2  # no interval
-    return coordinates if listed or _brackets(node) == ("(", ")") else None
 
 
 def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
@@ -269,6 +261,8 @@ def _same_angle(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> boo
 
 
 def _same_matrices(p: Node, g: Node, policy: Leniency) -> bool:
+    if is_determinant(p) != is_determinant(g):
+        return same(worked_out(p), worked_out(g), policy)
     mine, gold = as_matrix(p), as_matrix(g)
     if mine is None or gold is None:
         return False
@@ -296,16 +290,11 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _same_tuples(p: Node, g: Node, policy: Leniency) -> bool:
-    if _brackets(p) != _brackets(g):
+    if brackets(p) != brackets(g):
         return False
     _, _, _, *members = p
     _, _, _, *gold_members = g
     return _in_order(members, gold_members, policy)
-
-
-def _brackets(node: Node) -> tuple[str, str]:
-    _, opening, closing, *_ = node
-    return opening, closing
 
 
 def _same_bases(p: Node, g: Node, policy: Leniency) -> bool:
@@ -344,7 +333,7 @@ def _is_list(kinds: set[str], p: Node, g: Node) -> bool:
 def _is_statement(kinds: set[str], p: Node, g: Node) -> bool:
     if "rel" in kinds or kinds & _SETS:
         return True
-    return kinds == {"tuple"} and _brackets(p) != _brackets(g)
+    return kinds == {"tuple"} and brackets(p) != brackets(g)
 
 
 def _is_matrix(kinds: set[str], p: Node, g: Node) -> bool:
