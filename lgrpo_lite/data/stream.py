@@ -65,7 +65,8 @@ class PromptStream:
         if state.get("digest", self.digest()) != self.digest():
             what = "the prompts are not those of the checkpoint"
             before = "bring back the data and the template the run began with"
-            fix = f"{before}, or start again under another --name"
+            date = "where the template writes a date, set data.date to the day it began"
+            fix = f"{before}; {date}; or start again under another --name"
             raise DataError(what, where="data.train", fix=fix)
         self.drawn = state["drawn"]
 

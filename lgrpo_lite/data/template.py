@@ -1,7 +1,9 @@
 """A question -> the token ids the model reads: by its chat template, plain text, or a user's Jinja file."""
 
+import json
 import os
-from functools import lru_cache
+from datetime import datetime
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,8 @@ def compiled(path: str, where: str = "data.template") -> Any:
     """A Jinja file, read once a process and rendered in Jinja's sandbox as transformers does chat templates.
 
     It sees `messages` (role and content, the system's first), `question`, `system` (data.system or empty),
-    `bos_token`, `eos_token` and `add_generation_prompt`, so the file of a model's chat template fits too. One
-    line break at its end is not part of it.
+    `bos_token`, `eos_token`, `add_generation_prompt` and `strftime_now`, so the file of a model's chat
+    template fits too. One line break at its end is not part of it.
     """
     if not os.path.isfile(path):
         close = nearest(path, NAMED)
@@ -58,6 +60,7 @@ def compiled(path: str, where: str = "data.template") -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _raise
+    environment.filters["tojson"] = _as_json
     try:
         text = Path(path).read_text("utf-8")
         read = meta.find_undeclared_variables(environment.parse(text))
@@ -75,13 +78,27 @@ def compiled(path: str, where: str = "data.template") -> Any:
     return template
 
 
+def now() -> datetime:
+    """The time to the second, as it was when this process first asked."""
+    return _asked_first()
+
+
+@cache
+def _asked_first() -> datetime:
+    return datetime.now().replace(microsecond=0)
+
+
 def _rendered(question: str, turns: list[dict[str, str]], data: Data, tokenizer) -> str:
+    # what transformers gives to templates beside the chat; it would read the clock of the machine
+    clock = (data.date or now()).strftime
     fix = "set data.system=null where the model knows no system message, or data.template to another"
     try:
         if data.template == "chat":
             if not tokenizer.chat_template:
                 raise _no_chat_template()
-            return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, strftime_now=clock
+            )
         fix = "mend the template"
         return compiled(data.template).render(
             messages=turns,
@@ -90,6 +107,7 @@ def _rendered(question: str, turns: list[dict[str, str]], data: Data, tokenizer)
             add_generation_prompt=True,
             bos_token=tokenizer.bos_token or "",
             eos_token=tokenizer.eos_token or "",
+            strftime_now=clock,
         )
     except (DataError, EnvironmentFault):
         raise
@@ -101,6 +119,11 @@ def _rendered(question: str, turns: list[dict[str, str]], data: Data, tokenizer)
 def _no_chat_template() -> DataError:
     fix = "set data.template=plain, or use an instruct model"
     return DataError("the model has no chat template", where="data.template=chat", fix=fix)
+
+
+def _as_json(value: Any, **options: Any) -> str:
+    """As transformers has the filter `tojson`: Jinja's own writes what HTML wants."""
+    return json.dumps(value, **{"ensure_ascii": False, **options})
 
 
 def _raise(message: str) -> None:

@@ -8,7 +8,7 @@ No torch here.
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, NaiveDatetime, PrivateAttr
 
 from lgrpo_lite.recipe.algorithm import Algorithm, Section
 from lgrpo_lite.recipe.bounds import AdamRate, Decays, FolderName, Seconds, Seed, Temperature
@@ -100,6 +100,12 @@ class Data(Section):
     )
     system: str | None = Field(
         default=None, description="system message, put before every question that has none of its own"
+    )
+    date: NaiveDatetime | None = Field(
+        default=None,
+        description=(
+            "the time that a template reads as now, local, e.g. 2026-11-27T09:30; null: when the run begins"
+        ),
     )
     draft_template: str = Field(
         default=(
