@@ -80,14 +80,14 @@ def test_a_bad_template_is_refused_before_anything_is_loaded(tmp_path, text, lin
     file = tmp_path / "bad.jinja"
     file.write_text(text)
     with pytest.raises(DataError, match=words) as error:
-        check_template(data_of(str(file)), "here")
+        check_template(data_of(str(file)), lambda key: "here")
     assert error.value.where == f"{file}{line}"
 
 
 @pytest.mark.parametrize("name", ["caht", "Plain", "none.jinja", ""])
 def test_an_unknown_template_is_refused(name, capfd):
     with pytest.raises(ConfigError, match="no template"):
-        check_template(data_of(name), "here")
+        check_template(data_of(name), lambda key: "here")
     assert lgrpo("validate", "tiny-math", f"data.template='{name}'") == 2
     assert "data.template=" in capfd.readouterr().err
 
