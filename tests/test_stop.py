@@ -125,7 +125,7 @@ def test_the_beginning_of_an_answer_is_read_by_the_model_and_by_the_rewards():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("rollout.stop=['']", "rollout.stop"),
+        ("rollout.stop=[a,'']", "an empty text would end every answer"),
         ("rollout.stop=x", "rollout.stop"),
         ("rollout.stop_shown=false", "there is no stop text to leave out"),
         ("data.prefill=''", "data.prefill"),
