@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from lgrpo_lite.checks.check import gold_fault_of
+from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.checks.rules import warnings
-from lgrpo_lite.data.prompts import Counts, GoldFault, name, on_hub, shared, survey
+from lgrpo_lite.data.prompts import Counts, Wants, name, on_hub, shared, survey
 from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE, Row
 from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, noted, raise_all
 from lgrpo_lite.policy.shape import Shape, find_config
@@ -25,9 +25,12 @@ BRICKS = (
 )
 
 
-def describe(recipe: Recipe) -> list[str]:
+def describe(recipe: Recipe, *, imports: bool = True) -> list[str]:
     """What a run of the recipe would be, without loading anything; local data is read and checked: DataError,
     with the first fault of each other source in its `also`.
+
+    `imports` as in `check`: without it no code of the recipe is run, and the columns that it asks for stay
+    unknown.
     """
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
@@ -43,7 +46,7 @@ def describe(recipe: Recipe) -> list[str]:
         f"training   {recipe.train.steps} steps",
     ]
     lines += [f"warning    {line}" for line in (*warnings(recipe), *_beyond_context(recipe))]
-    return [*lines, *_describe_data(recipe)]
+    return [*lines, *_describe_data(recipe, imports)]
 
 
 def _beyond_context(recipe: Recipe) -> Iterator[str]:
@@ -65,8 +68,9 @@ def not_run(recipe: Recipe) -> list[str]:
     ]
 
 
-def _describe_data(recipe: Recipe) -> list[str]:
+def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
     """What is known of the data without a network: rows, questions twice, questions in train and eval."""
+    wants = wants_of(recipe, imports=imports)
     lines: list[str] = []
     notes: list[str] = []
     questions: dict[str, list[str]] = {}
@@ -81,7 +85,7 @@ def _describe_data(recipe: Recipe) -> list[str]:
                 local.append(source)
                 locations.append(recipe.where(f"data.{which}.{i}"))
         seen = [_first_of_task(source) for source in local]
-        rows_of_sources, counts = _surveyed(seen, locations, gold_fault_of(recipe), faults)
+        rows_of_sources, counts = _surveyed(seen, locations, wants, faults)
         questions[which] = [row.question for rows in rows_of_sources for row in rows]
         for source, count in zip(local, counts, strict=not faults):
             rows = count.rows if source.task is None else source.limit or count.rows
@@ -96,15 +100,15 @@ def _describe_data(recipe: Recipe) -> list[str]:
 
 
 def _surveyed(
-    sources: list[Source], locations: list[str], gold_fault: GoldFault | None, faults: list[LgrpoError]
+    sources: list[Source], locations: list[str], wants: Wants, faults: list[LgrpoError]
 ) -> tuple[list[list[Row]], list[Counts]]:
     """`survey`; where a source is at fault, nothing, and the first fault of each joins `faults`."""
     try:
-        return survey(sources, locations.__getitem__, gold_fault)
+        return survey(sources, locations.__getitem__, wants)
     except DataError:
         for source, location in zip(sources, locations, strict=True):
             with noted(faults):
-                survey([source], [location].__getitem__, gold_fault)
+                survey([source], [location].__getitem__, wants)
         return [], []
 
 

@@ -57,7 +57,7 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
             check_name(args.name)
         recipe = check(recipe, imports=args.imports)
         check_model(recipe)
-        lines = describe(recipe)
+        lines = describe(recipe, imports=args.imports)
         if not args.imports:
             lines += [f"note       {line}" for line in not_run(recipe)]
         say(*lines, "dry run: nothing was started")

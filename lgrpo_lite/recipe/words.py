@@ -59,6 +59,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "eval_dataset": ("data.eval",),
     "test_datasets": ("data.eval",),
     "val_files": ("data.eval",),
+    "val_set_size": ("data.holdout",),
+    "test_size": ("data.holdout",),
     "chat_template": ("data.template",),
     "system_prompt": ("data.system",),
     # rollouts

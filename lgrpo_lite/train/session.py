@@ -23,7 +23,7 @@ from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, DataError
 from lgrpo_lite.folder.code import demand_unchanged, store, stored
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
-from lgrpo_lite.folder.opening import RESOLVED, open_run, refuse_changed_code
+from lgrpo_lite.folder.opening import RESOLVED, dated, open_run, refuse_changed_code
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.machine.disk import disk_fault
 from lgrpo_lite.machine.facts import cuda_devices, environment
@@ -91,6 +91,7 @@ def train(
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     folder, resumed = open_run(recipe, Path(runs), name, resume)
     failed: type[Exception] | None = None
+    recipe = dated(recipe, folder.path, resumed=resumed)
     if expected:
         folder.event("plan", lines=expected)
     try:
