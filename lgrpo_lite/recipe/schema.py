@@ -36,7 +36,12 @@ class Lora(Section):
 
 
 class Model(Section):
-    id: str = Field(description="Hub id, a folder, or builtin:NAME for a model inside the package")
+    id: str = Field(
+        description=(
+            "Hub id, a folder, a GGUF file (its path, or owner/repo/file.gguf of the Hub), or builtin:NAME"
+            " for a model inside the package"
+        )
+    )
     revision: str | None = Field(default=None, description="commit on the Hub")
     weights: Literal["nf4", "int8", "bf16", "fp16", "fp32"] = Field(
         default="bf16", description="how the base weights are held; nf4 and int8 by bitsandbytes"
@@ -66,7 +71,7 @@ class Source(Section):
     )
     config: str | None = Field(default=None, description="configuration of the data set on the Hub")
     split: str = Field(default="train", description="of the data set; a task has train and heldout")
-    task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
+    task: Literal["arithmetic", "sums"] | None = Field(default=None, description="generated problems")
     prompt: str = Field(
         default="question", description="column of the question: text or chat messages; a.b is b inside a"
     )
