@@ -171,7 +171,7 @@ def dequantised(header: Header, config: dict[str, Any], where: str = "model.id")
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         lack = f", without {missing}" if missing else ""
         what = f"{header.path} has {len(stored)} tensors{lack}, and the model {len(weights)} weights"
-        raise ConfigError(what, where=where, fix=WHOLE)
+        raise ConfigError(what, where=where, fix=WHOLE if missing else FOLDER)
     # into a fresh model: the loaded one calls itself quantised, and would not be saved
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
