@@ -17,6 +17,7 @@ from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, noted, 
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
+from lgrpo_lite.policy.gguf import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
 from lgrpo_lite.recipe.data import Part
 from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
@@ -63,6 +64,8 @@ def examined(recipe: Recipe, *, imports: bool = True) -> tuple[Recipe, list[Lgrp
     _told(recipe, foreign_revision(recipe), faults)
     with noted(faults):
         check_template(recipe.data, recipe.where)
+    with noted(faults):
+        check_gguf(recipe.model.id, recipe.where("model.id"))
     recipe = _with(recipe, rewards=_rewards(recipe, imports, faults))
     with noted(faults):
         check_addresses(recipe)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.checks.fault import Fault
-from lgrpo_lite.data.prompts import on_hub
+from lgrpo_lite.data.prompts import on_hub as read_from_hub
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, LgrpoError, raise_all
 from lgrpo_lite.machine.hub import cached_repositories, go_offline, is_offline, repository_of, unanswered
 from lgrpo_lite.machine.hub import cached_snapshot as snapshot
+from lgrpo_lite.policy.gguf import is_gguf, on_hub
 from lgrpo_lite.policy.shape import BUILTIN, builtin_folder
 from lgrpo_lite.recipe.marks import load_marked, shown
 from lgrpo_lite.recipe.read import recipe_names, recipe_text
@@ -61,7 +62,9 @@ def folder_of(model: Model) -> Path | None:
         return builtin_folder(model.id)
     if os.path.isdir(model.id):
         return Path(model.id)
-    return snapshot(os.environ, model.id, model.revision) if ON_HUB.fullmatch(model.id) else None
+    of_file = on_hub(model.id) if is_gguf(model.id) else None  # (repository, file in it)
+    name = of_file[0] if of_file else model.id
+    return snapshot(os.environ, name, model.revision) if ON_HUB.fullmatch(name) else None
 
 
 def has_chat_template(folder: Path) -> bool:
@@ -85,13 +88,10 @@ def _faults(model: Model) -> Iterator[Fault]:
             yield f"no embedded model {shown(name)}", "model.id", "use model.id=builtin:tiny-math"
     elif os.path.isdir(name):
         yield from _folder_faults(Path(name))
+    elif is_gguf(name):
+        return  # a file, whose head `checks.check` has read
     elif os.path.isfile(name):
-        if not name.endswith(".gguf"):
-            yield (
-                f"{shown(name)} is a file, not a model",
-                "model.id",
-                "give the folder that holds config.json",
-            )
+        yield f"{shown(name)} is a file, not a model", "model.id", "give the folder that holds config.json"
     else:
         yield from _hub_faults(model)
 
@@ -169,12 +169,8 @@ def _hub_faults(model: Model) -> Iterator[Fault]:
     if name.startswith("~"):
         yield f"{shown(name)}: ~ is not read here", "model.id", "write the whole path"
         return
-    path = name.startswith(("/", ".")) or os.sep in name.rstrip("/").partition("/")[2]
-    if (path and not name.endswith(".gguf")) or name.startswith(("/", ".")):
-        kind = "file" if name.endswith(".gguf") else "model folder"
-        yield f"no such {kind}: {shown(name)}", "model.id", "check the path, from the current folder"
-        return
-    if name.endswith(".gguf"):
+    if name.startswith(("/", ".")) or os.sep in name.rstrip("/").partition("/")[2]:
+        yield f"no such model folder: {shown(name)}", "model.id", "check the path, from the current folder"
         return
     if not ON_HUB.fullmatch(name):
         what = f"{shown(name)} is neither a folder here nor a name on the Hub"
@@ -237,7 +233,7 @@ def reach_hub(recipe: Recipe) -> None:
         return
     model = recipe.model
     asks = not model.id.startswith(BUILTIN) and not os.path.exists(model.id)
-    sources = [source for source in (*recipe.data.train, *recipe.data.eval) if on_hub(source)]
+    sources = [source for source in (*recipe.data.train, *recipe.data.eval) if read_from_hub(source)]
     if not asks and not sources:
         return
     why = unanswered(os.environ)

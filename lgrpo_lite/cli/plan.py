@@ -109,9 +109,10 @@ def _planned_for(gpu: str | None) -> tuple[int | None, bool]:
 def _config(recipe, *, fetch: bool):
     """The model's config, from the Hub where it is asked for and the model is not on this machine."""
     from lgrpo_lite.machine.hub import fetched_config
+    from lgrpo_lite.policy.gguf import is_gguf
     from lgrpo_lite.policy.shape import find_config, is_known
 
-    if fetch and not is_known(recipe.model):
+    if fetch and not is_known(recipe.model) and not is_gguf(recipe.model.id):
         return fetched_config(os.environ, recipe.model.id, recipe.model.revision)
     return find_config(recipe.model, recipe.where("model.id"))
 

@@ -22,6 +22,7 @@ from lgrpo_lite.policy.families import (
     heads_of,
     vision_of,
 )
+from lgrpo_lite.policy.gguf import config_of_header, is_gguf, local_file, on_hub, read_header
 from lgrpo_lite.recipe.schema import Model
 
 BUILTIN = "builtin:"  # before the name of a model inside the package
@@ -177,7 +178,11 @@ def _beside(whole: Mapping[str, Any], c: Mapping[str, Any]) -> tuple[list[int], 
 
 
 def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
-    """config.json of the recipe's model, or the shape of that name in the package. Neither: ConfigError."""
+    """config.json of the recipe's model, what a GGUF file amounts to, or the shape of that name in the
+    package. None of them: ConfigError.
+    """
+    if is_gguf(model.id) and on_hub(model.id) is None:
+        return config_of_header(read_header(local_file(model.id, where), where), where)
     path = _config_path(model)
     if path is None:
         known = ", ".join(sorted(shapes()))
