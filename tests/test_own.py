@@ -133,15 +133,12 @@ def test_validate_tries_it_and_training_does_before_there_is_a_folder(tmp_path, 
 
 @pytest.mark.parametrize("use", NAMED)
 def test_the_made_up_groups_train_under_every_algorithm(use, tmp_path):
-    """So that what they find is the file's fault: with an advantage of our own every row takes them."""
+    """So that what they find is the file's fault: with functions of our own every row takes them."""
     path = tmp_path / "mine.py"
-    path.write_text(HEAD + GOOD)
-    recipe = load_recipe("tiny-math", [f"algorithm.use={use}"])
-    for part in ("probe_values", "value_cache"):
-        if getattr(NAMED[use](), part):
-            recipe = load_recipe("tiny-math", [f"algorithm.use={use}", f"algorithm.{part}=null"])
-    algorithm = recipe.algorithm.model_copy(update={"advantage": f"{path}:mine"})
-    try_algorithm(recipe.model_copy(update={"algorithm": algorithm}))
+    path.write_text(HEAD + GOOD + f"\n\ndef gain(t):\n    return {GAIN}, {{}}\n")
+    own = {"advantage": f"{path}:mine", "surrogate": f"{path}:gain"}
+    recipe = load_recipe("tiny-math", [])
+    try_algorithm(recipe.model_copy(update={"algorithm": NAMED[use]().model_copy(update=own)}))
 
 
 def test_memory_that_ends_is_not_blamed_on_the_file(tmp_path):

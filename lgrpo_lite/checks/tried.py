@@ -1,10 +1,11 @@
 """A user's own algorithm, called once on two made-up groups: its faults are told before anything loads."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-from lgrpo_lite.recipe.code import PARTS
-from lgrpo_lite.recipe.plugin import blamed, is_file
+from lgrpo_lite.objective import own
+from lgrpo_lite.recipe.plugin import blamed, from_file, is_file
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
@@ -16,20 +17,24 @@ def try_algorithm(recipe: Recipe) -> None:
     """Credit, loss and gradient of two groups, one of answers right and wrong, one of equal ones, where a
     checked recipe names a file for advantage or surrogate. What is wrong with it: DataError at its line.
 
-    Without torch, or without such a file: nothing.
+    Without such a file: nothing. torch is imported for a surrogate alone, which is not tried where it lacks.
     """
-    uses = [getattr(recipe.algorithm, key.rpartition(".")[2]) for key in PARTS]
-    if not any(is_file(use) for use in uses) or find_spec("torch") is None:
-        return
+    parts = recipe.algorithm
+    size = max(2, min(recipe.rollout.group_size, 8))
+    groups = [_group(recipe, number, size, equal=bool(number)) for number in range(2)]
+    if is_file(parts.advantage):
+        own.advantage(parts.advantage, from_file(parts.advantage, "algorithm.advantage"))(groups, parts)
+    if is_file(parts.surrogate) and find_spec("torch") is not None:
+        _try_loss(recipe, groups)
+
+
+def _try_loss(recipe: Recipe, groups: Sequence[Group]) -> None:
     import torch
 
     from lgrpo_lite.objective.objective import Objective
-    from lgrpo_lite.objective.own import GAIN
 
     most = recipe.model.max_new_tokens
     objective = Objective(recipe.algorithm, max_new_tokens=most, hidden=4)
-    size = max(2, min(recipe.rollout.group_size, 8))
-    groups = [_group(recipe, number, size, equal=bool(number)) for number in range(2)]
     batch = objective.batch(groups)
     if batch is None:
         return
@@ -39,7 +44,7 @@ def try_algorithm(recipe: Recipe) -> None:
     hidden = torch.zeros(len(batch.length), 4) if objective.log_z is not None else None
     entropy = torch.full_like(logp, 0.5)
     loss, _ = objective(logp, batch, entropy, hidden)
-    with blamed(recipe.algorithm.surrogate, GAIN):
+    with blamed(recipe.algorithm.surrogate, own.GAIN):
         loss.backward()
 
 

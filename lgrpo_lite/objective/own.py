@@ -5,17 +5,18 @@ what is wrong with it is a DataError at its own file and line, with what was exp
 import math
 from collections.abc import Sequence
 from functools import wraps
-from typing import Any, NoReturn
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.objective.advantage import Advantage, Credit
-from lgrpo_lite.objective.surrogate import Surrogate, Terms
 from lgrpo_lite.recipe.algorithm import Algorithm
 from lgrpo_lite.recipe.plugin import blamed, is_file, line_of
 from lgrpo_lite.types import Group, Rollout
+
+if TYPE_CHECKING:  # an advantage is looked at without torch
+    from torch import Tensor
+
+    from lgrpo_lite.objective.surrogate import Surrogate, Terms
 
 ROWS = (
     "an advantage takes (groups, parts) and returns a list: for each group a list with a finite number for"
@@ -48,13 +49,15 @@ def advantage(use: str, function: Advantage) -> Advantage:
     return checked
 
 
-def surrogate(use: str, function: Surrogate) -> Surrogate:
+def surrogate(use: str, function: "Surrogate") -> "Surrogate":
     """The function itself, or one of a user's file with what it gives checked."""
     if not is_file(use):
         return function
 
     @wraps(function)
-    def checked(terms: Terms) -> tuple[Tensor, dict[str, Tensor]]:
+    def checked(terms: "Terms") -> "tuple[Tensor, dict[str, Tensor]]":
+        import torch
+
         with blamed(use, GAIN):
             given = function(terms)
         if not isinstance(given, tuple) or len(given) != 2:
@@ -84,7 +87,7 @@ def _sized(use: str, rows: Any, size: int, what: str, of: str) -> None:
 
 def _credit(use: str, value: Any, rollout: Rollout) -> Credit:
     """A number, or one for each token of the answer."""
-    if isinstance(value, Tensor) and value.ndim == 1:
+    if getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist"):  # a tensor, an array
         value = value.tolist()
     if isinstance(value, list | tuple):
         count = len(rollout.completion.token_ids)
@@ -103,7 +106,9 @@ def _number(use: str, value: Any) -> float:
     return number
 
 
-def _tensor(use: str, name: str, value: Any, terms: Terms) -> None:
+def _tensor(use: str, name: str, value: Any, terms: "Terms") -> None:
+    from torch import Tensor
+
     if not isinstance(value, Tensor):
         _refuse(use, f"gave {_kind(value)} for {name}, not a tensor", GAIN)
     if value.shape != terms.logp.shape:
