@@ -26,6 +26,7 @@ from lgrpo_lite.objective.named import NAMED
 from lgrpo_lite.plan import parts, plan
 from lgrpo_lite.policy import budget, passes
 from lgrpo_lite.policy.budget import GIB
+from lgrpo_lite.policy.families import FAMILIES
 from lgrpo_lite.policy.shape import Shape, shapes
 from lgrpo_lite.recipe.algorithm import Algorithm
 from lgrpo_lite.recipe.read import load_recipe
@@ -197,6 +198,7 @@ def memory() -> str:
         "context": f"{parts.CONTEXT / GIB:g}",
         "seen": f"{24 * budget.SEEN:g}",
         "graph": f"{budget.GRAPH >> 10}",
+        "families": ", ".join(sorted(FAMILIES)),
     }
     for mark, filling in made.items():
         text = text.replace(f"<!-- {mark} -->", filling)
@@ -261,7 +263,12 @@ def _lengths() -> str:
 
 
 def _cell(name: str, length: int) -> str:
-    words = [f"model.id={name}", "rollout.engine=vllm", f"model.max_new_tokens={length}"]
+    words = [
+        f"model.id={name}",
+        "model.revision=null",
+        "rollout.engine=vllm",
+        f"model.max_new_tokens={length}",
+    ]
     offload = ["memory.offload_activations=true", "memory.checkpointing=true"]
     found, least, away = (
         plan.plan(check(load_recipe("qwen3b-math", [*words, *more])), 24 * GIB)

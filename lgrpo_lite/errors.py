@@ -12,20 +12,29 @@
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class LgrpoError(Exception):
     """Base of all; `str()` is the three-line text. What it quotes of others may be of any length: the middle
     of a long part is left out.
+
+    `key`: the setting that is at fault, where it is one. `also`: what else the same look found.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str, fix: str):
+    def __init__(self, what: str, *, where: str, fix: str, key: str = ""):
         what, where, fix = _short(what, 700), _short(where, 300), _short(fix, 1000)
         super().__init__(what)
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.fix, self.key = what, where, fix, key
+        self.also: tuple[LgrpoError, ...] = ()
+
+    @property
+    def all(self) -> tuple["LgrpoError", ...]:
+        """It and what else was found, in that order."""
+        return (self, *self.also)
 
     def lines(self) -> tuple[str, str, str]:
         """The three lines; what they quote of others may hold more line breaks."""
@@ -57,6 +66,26 @@ class VerificationError(LgrpoError):
 
 class DiskFault(LgrpoError):
     exit_code = 7
+
+
+@contextmanager
+def noted(faults: list[LgrpoError]) -> Iterator[None]:
+    """Inside it an error of ours ends what is inside alone: it, and what else it found, joins `faults`."""
+    try:
+        yield
+    except LgrpoError as error:
+        faults += error.all
+
+
+def raise_all(faults: Sequence[LgrpoError]) -> None:
+    """The first of them, with the others in `also`; nothing where there is none. What is said twice is said
+    once.
+    """
+    different = list({str(fault): fault for fault in faults}.values())
+    if different:
+        first, *others = different
+        first.also = tuple(others)
+        raise first
 
 
 EXIT_INTERRUPTED = 130  # first Ctrl-C: the step was finished and saved

@@ -48,7 +48,13 @@ def recipe_of(model: str, answers: int, *more: str):
     return check(
         load_recipe(
             "qwen3b-math",
-            [f"model.id={model}", f"model.max_new_tokens={answers}", "rollout.engine=vllm", *more],
+            [
+                f"model.id={model}",
+                "model.revision=null",
+                f"model.max_new_tokens={answers}",
+                "rollout.engine=vllm",
+                *more,
+            ],
         )
     )
 

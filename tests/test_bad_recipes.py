@@ -13,9 +13,7 @@ from lgrpo_lite.cli.main import main
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.recipe.read import parse_recipe
 
-GOOD = (
-    "model: {id: builtin:tiny-math}\ndata: {train: {task: arithmetic, limit: 64}}\nrewards: [{use: exact}]\n"
-)
+GOOD = "model: {id: builtin:tiny-math}\ndata: {template: plain, train: {task: arithmetic, limit: 64}}\nrewards: [{use: exact}]\n"
 NINE = "[" + ",".join(["{0}"] * 9) + "]"
 BOMB = "a0: &a0 1\n" + "".join(f"a{i + 1}: &a{i + 1} {NINE.format(f'*a{i}')}\n" for i in range(9))
 
@@ -131,7 +129,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, capsys):
         ("optim.weight_decay=1e308", "less than or equal to"),
         ("algorithm.clip={low: 1.0e+308, high: 0.2}", "beyond 1e+18"),
         ("algorithm.length_preference={clamp: [-1.0e+308, 1.0e+308]}", "beyond 1e+18"),
-        ("optim.warmup_steps=1" + "0" * 21, "beyond 1e+18"),
+        ("optim.max_grad_norm=1" + "0" * 21, "beyond 1e+18"),
         ("rollout.server.timeout=1e300", "less than or equal to"),
     ],
 )
@@ -289,8 +287,8 @@ from pathlib import Path
 Path(__file__).with_name("ran").touch()
 from lgrpo_lite.algorithm import Algorithm
 def row(): return Algorithm(advantage="mean_only")
-def gain(*args): ...
-def advantage(*args): ...
+def gain(t): return t.logp * t.batch.advantage, {}
+def advantage(groups, parts): return [g.rewards for g in groups]
 def brief(completion_tokens, floor=5): return 1.0
 """
 USES = {

@@ -40,7 +40,7 @@ TABLE = [
     (["recipe", "tiny-math", "rollout.group_size=1"], 2, "nothing to compare"),
     (["recipe", "tiny-math", "rollout.engine=vllm"], 3, "not installed: vllm"),
     (["recipe", "tiny-math", "model.id=builtin:none"], 2, "no embedded model"),
-    (["recipe", "tiny-math", "model.id=/nowhere/at/all"], 2, "cannot load /nowhere/at/all"),
+    (["recipe", "tiny-math", "model.id=/nowhere/at/all"], 2, "no such model folder: '/nowhere/at/all'"),
     (["recipe", "tiny-math", "model.lora.targets=[nothing]"], 2, "no adapter fits"),
     (["recipe", "tiny-math", "data.train.path=none.jsonl"], 5, "no such file"),
     (["recipe", "tiny-math", "data.train.path=none.jsonl", "--dry-run"], 5, "no such file"),
@@ -122,7 +122,7 @@ def test_a_start_that_failed_does_not_use_up_its_name(tmp_path, monkeypatch, cap
     assert not (tmp_path / "runs").exists()
     (tmp_path / "rows.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n')
     assert lgrpo(*argv, "model.max_prompt_tokens=2") == 5  # found out only with the tokenizer
-    assert json.loads((tmp_path / "runs" / "x" / "STATUS.json").read_text())["state"] == "failed"
+    assert list((tmp_path / "runs").iterdir()) == []
     assert lgrpo(*argv, "safety.baseline_check=false") == 0
 
 
@@ -142,14 +142,17 @@ def test_a_fault_of_ours_is_three_lines_and_a_traceback_in_the_log(tmp_path, mon
         "--ui",
         "none",
     ]
-    assert lgrpo(*argv) == 1
+    assert lgrpo(*argv) == 1  # before it is a run
     err = capfd.readouterr().err
     assert (
         "unexpected ZeroDivisionError" in err
         and "Traceback" not in err
-        and len(err.strip().splitlines()) == 4
+        and len(err.strip().splitlines()) == 5
     )
-    assert "Traceback" in (tmp_path / "x" / "logs" / "attempt_1" / "main.log").read_text()
+    assert f"log {tmp_path / 'x.log'}" in err and "Traceback" in (tmp_path / "x.log").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.log"]
+    assert lgrpo("runs", "--runs", tmp_path) == 0
+    assert "no run in" in capfd.readouterr().out
 
 
 def test_copy_edit_train(tmp_path, monkeypatch, capfd):

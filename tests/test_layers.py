@@ -17,6 +17,7 @@ LIGHT = [
     "lgrpo_lite.train.session",
     "lgrpo_lite.objective.named",
     "lgrpo_lite.checks.check",
+    "lgrpo_lite.checks.tried",
     "lgrpo_lite.rewards.total",
     "lgrpo_lite.data.prompts",
 ]

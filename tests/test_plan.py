@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from support import lgrpo, tiny_recipe
+from test_hub import served
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
 from lgrpo_lite.checks.check import check
 from lgrpo_lite.errors import ConfigError, OutOfMemory
+from lgrpo_lite.machine.facts import cuda_devices, memory_of
 from lgrpo_lite.ops.logprob import logprobs
+from lgrpo_lite.plan.cards import CARDS, capacity, plain
 from lgrpo_lite.plan.fit import faster, fit
 from lgrpo_lite.plan.parts import MOMENTS
 from lgrpo_lite.plan.plan import plan
@@ -43,6 +46,13 @@ MODELS = {
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": False},
     "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
     "qwen3": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True},
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 32, "tie_word_embeddings": True},
+    "qwen3.5": {
+        "model_type": "qwen3_5_text",
+        "head_dim": 32,
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": True,
+    },
     "mistral": {
         "model_type": "mistral",
         "head_dim": 16,
@@ -79,6 +89,69 @@ def test_a_shape_has_the_parameters_of_transformers(kind, bias, tied):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert sorted(Shape.of(config).parameters) == sorted(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", [kind for kind, family in FAMILIES.items() if family.defaults])
+def test_what_a_config_leaves_out_is_what_transformers_fills_in(kind):
+    filled = AutoConfig.for_model(kind).to_dict()
+    defaults = dict(FAMILIES[kind].defaults)
+    if defaults.pop("full_attention_interval", None):
+        defaults["layer_types"] = [
+            "linear_attention",
+            "linear_attention",
+            "linear_attention",
+            "full_attention",
+        ] * 8
+    assert {key: filled[key] for key in defaults} == defaults
+    # keys whose absence means something else than transformers' default are not left to chance
+    assert Shape.of({"model_type": kind}).parameters == Shape.of(AutoConfig.for_model(kind)).parameters
+
+
+VISION = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+          "image_size": 56, "patch_size": 14}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_5"])
+def test_a_model_for_images_too_has_the_parameters_that_are_loaded(kind, head):
+    text = SMALL | {"model_type": f"{kind}_text", "num_hidden_layers": 8}
+    vision = VISION | {"vision_use_head": head} if kind == "gemma3" else {}
+    config = AutoConfig.for_model(kind, text_config=text, vision_config=vision)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = Shape.of(config)
+    assert sorted(shape.parameters) == sorted(p.numel() for p in model.parameters())
+    assert shape.unknown
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "bert"}, "of type 'bert' is not known"),
+        ({"model_type": "qwen2"}, "not whole"),
+        ({"model_type": "qwen2", "hidden_size": "x"}, "not whole"),
+        ({}, "of type 'None' is not known"),
+    ],
+)
+def test_a_config_that_says_too_little_is_refused(config, words):
+    with pytest.raises(ConfigError) as error:
+        Shape.of(config)
+    assert words in error.value.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}, "was saved as mxfp4"),
+        ({"model_type": "gpt_oss"}, "experts"),
+        ({"model_type": "gemma2"}, "not measured"),
+        ({"model_type": "llava", "text_config": SMALL | {"model_type": "llama"}}, "'llava' has beside"),
+        (SMALL | {"model_type": "llama"}, ""),
+    ],
+)
+def test_a_shape_says_what_it_does_not_know(changes, words):
+    unknown = Shape.of(changes).unknown
+    assert any(words in sentence for sentence in unknown) if words else not unknown
 
 
 @pytest.mark.parametrize("weights", ["nf4", "int8", "bf16", "fp16", "fp32"])
@@ -154,7 +227,9 @@ def test_keys_and_values_of_a_token(name):
     cache = DynamicCache(config=config)
     with torch.no_grad():
         model(input_ids=torch.zeros(3, 7, dtype=torch.long), past_key_values=cache)
-    held = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
+    held = sum(
+        t.nbytes for layer in cache.layers if hasattr(layer, "keys") for t in (layer.keys, layer.values)
+    )
     for form in (config, config.to_dict(), Shape.of(config)):
         assert budget.kv_bytes_per_token(form, 2) * 3 * 7 == held
 
@@ -416,7 +491,7 @@ FITS = [
     (["rollout.engine=vllm", "rollout.vllm.share_weights=false", "model.weights=bf16"], 14, ["rollout.vllm.share_weights"]),
     (["rollout.engine=transformers", "model.lora=null", "model.weights=bf16"], 24, ["model.lora"]),
     (["model.weights=bf16", "rollout.engine=vllm", "memory.micro_tokens=1024"], 6, ["model.weights"]),
-    (["model.id=Qwen/Qwen2.5-14B-Instruct", "rollout.engine=vllm", "model.max_new_tokens=131072"], 24,
+    (["model.id=Qwen/Qwen2.5-14B-Instruct", "model.revision=null", "rollout.engine=vllm", "model.max_new_tokens=131072"], 24,
      ["memory.offload_activations", "model.max_new_tokens"]),
 ]  # fmt: skip
 
@@ -473,8 +548,15 @@ def test_the_command_needs_no_torch(tmp_path):
         (["qwen3b-math", "--gpu", "2GB"], 4, "does not fit 2 GB: short by"),
         (["qwen3b-math", "--gpu", "4GB", "--fit"], 0, "memory.micro_tokens="),
         (["qwen3b-math", "--gpu", "1GB", "--fit"], 4, "no setting makes this one fit"),
-        (["tiny-math", "model.id=some/model"], 2, "give a folder with its config.json"),
-        (["tiny-math", "--gpu", "many"], 2, "not a size of memory"),
+        (["qwen3b-math", "--gpu", "4090"], 0, "fits 24 GB"),
+        (["qwen3b-math", "--gpu", "NVIDIA GeForce RTX 4090"], 0, "fits 24 GB"),
+        (["qwen3b-math", "--gpu", "A100 80GB"], 0, "fits 80 GB"),
+        (["qwen3b-math", "--gpu", "80"], 0, "fits 80 GB"),
+        (["tiny-math", "--gpu", "3060"], 2, "--gpu 8GB or --gpu 12GB"),
+        (["tiny-math", "--gpu", "4090 48GB"], 2, "is sold with 24 GB"),
+        (["tiny-math", "--gpu", "4099"], 2, "did you mean '4090'"),
+        (["tiny-math", "model.id=some/model"], 2, "--fetch-config"),
+        (["tiny-math", "--gpu", "many"], 2, "no card of that name"),
         (["tiny-math", "model.weights=bf16", "--probe"], 0, "activations of"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
@@ -511,3 +593,59 @@ def test_a_full_pass_fills_the_budget_of_tokens():
     batch, tokens, predicted = full_pass(Policy.load(recipe), recipe)
     assert 900 < tokens <= 1000 and int(batch.length.max()) == 64 + 48
     assert predicted > budget.weights_bytes(find_config(recipe.model), "fp32")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_known_by_its_name_with_and_without_its_maker(name):
+    assert plain(name) == name
+    sizes = {gb * GIB for gb in CARDS[name]}
+    for written in (f"RTX {name.upper()}", f"nvidia-{name}"):
+        if len(sizes) == 1:
+            assert capacity(written) in sizes
+        assert {capacity(f"{written} {gb}GB") for gb in CARDS[name]} == sizes
+
+
+no_gpu = pytest.mark.skipif(cuda_devices() > 0, reason="there is a GPU")
+
+
+@no_gpu
+def test_without_a_gpu_this_machine_is_planned(capfd):
+    assert lgrpo("plan", "tiny-math", "--json") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["result"]["on_cpu"] and told["result"]["engine"] == "transformers"
+    assert told["result"]["size_bytes"] == told["result"]["capacity_bytes"] == memory_of()[0]
+    assert "CUDA context" not in {part["name"] for part in told["result"]["parts"]}
+    lgrpo("plan", "qwen3b-math")
+    said = capfd.readouterr().out
+    assert "no NVIDIA GPU was found" in said and "--gpu 24GB plans that" in said
+    assert "planned as rollout.engine=transformers" in said
+
+
+@pytest.mark.parametrize(("weights", "more"), [("nf4", 2), ("int8", 2), ("bf16", 1), ("fp32", 1)])
+def test_a_cpu_computes_with_quantised_weights_in_float32(weights, more):
+    recipe = check(load_recipe("qwen3b-math", [f"model.weights={weights}", "rollout.engine=transformers"]))
+    gpu, cpu = plan(recipe, 999 * GIB), plan(recipe, 999 * GIB, on_cpu=True)
+    assert cpu.kv_bytes == more * gpu.kv_bytes
+    assert cpu.capacity == 999 * GIB > gpu.capacity
+
+
+def test_what_fits_a_machine_without_a_gpu_moves_nothing_to_where_it_is():
+    recipe = check(load_recipe("qwen3b-math"))
+    settings, planned = fit(recipe, 8 * GIB, on_cpu=True)
+    assert planned.fits and planned.on_cpu and settings
+    assert not any(setting.key == "memory.offload_activations" for setting in settings)
+
+
+def test_a_config_is_fetched_and_planned_with(tmp_path, monkeypatch, capfd):
+    text = SMALL | {"model_type": "qwen3_5_text", "num_hidden_layers": 4}
+    config = {"model_type": "qwen3_5", "text_config": text}
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with served({"/some/model/raw/main/config.json": (200, json.dumps(config).encode())}, []) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        argv = ["plan", "tiny-math", "model.id=some/model", "--gpu", "24GB", "--json"]
+        assert lgrpo(*argv) == 2
+        assert "--fetch-config" in capfd.readouterr().err
+        assert lgrpo(*argv, "--fetch-config") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["result"]["layers"] == 4 and any("linear attention" in line for line in told["warnings"])
+    assert not list(tmp_path.iterdir())

@@ -22,8 +22,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lgrpo_lite.monitor.health import Health
-from lgrpo_lite.monitor.tables import result_rows, title
+from lgrpo_lite.monitor.tables import result_rows, result_table, title
 from lgrpo_lite.monitor.tail import RunView
+from lgrpo_lite.monitor.theme import wrapped
 from lgrpo_lite.monitor.view import PANELS, live
 from lgrpo_lite.types import StepRecord
 
@@ -623,6 +624,58 @@ def test_before_and_after_of_foreign_evaluations():
     assert result_rows(run) == [("accuracy, ? problems × ? samples", "0.500", "0.700 ± 0.010", "+0.200")]
     run.evals = [{"x": 1}]
     assert result_rows(run) == []
+
+
+def table_of(run):
+    console = Console(width=120, file=io.StringIO())
+    console.print(result_table(run))
+    return console.file.getvalue()
+
+
+BEFORE, AFTER = {"step": 0, "accuracy": 0.5, "greedy": 0.25}, {"step": 20, "accuracy": 0.75, "greedy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("evals", "heads", "change"),
+    [
+        ([BEFORE], ["before"], False),
+        ([BEFORE, BEFORE], ["before"], False),  # evaluated again after a kill
+        ([AFTER], ["at step 20"], False),
+        ([BEFORE, AFTER], ["before", "after", "change"], True),
+        ([BEFORE, BEFORE, AFTER], ["before", "after", "change"], True),
+    ],
+)
+def test_one_evaluation_is_no_before_and_after(evals, heads, change):
+    run = learning()
+    run.evals = evals
+    text = table_of(run)
+    assert all(head in text for head in heads)
+    assert ("change" in text) == ("+0.250" in text) == change
+    assert "+0.000" not in text
+
+
+@given(
+    words=st.lists(st.text("ab-_=界", min_size=1, max_size=12), min_size=1, max_size=30),
+    width=st.integers(8, 60),
+    most=st.integers(1, 5),
+)
+def test_of_a_long_text_the_beginning_and_the_last_words_stay(words, width, most):
+    text = " ".join(words)
+    lines = wrapped(text, width, most)
+    assert len(lines) <= most and all(cell_len(line) <= width for line in lines)
+    if "…" not in "".join(lines):
+        assert " ".join(lines) == text
+    elif max(map(cell_len, words)) <= width // 2 - 2:
+        shown = " ".join(lines).split()
+        assert shown[0] == words[0] and shown[-1] == words[-1] and shown.count("…") == 1
+
+
+@pytest.mark.parametrize("width", [60, 76, 116])
+def test_the_command_that_goes_on_is_whole_or_ends_as_it_does(width):
+    command = f"go on: {RESUME.replace('train.steps=200', 'algorithm.use=trace algorithm.trace.lambda=0.9 train.steps=200')}"
+    lines = wrapped(command, width, 4)
+    assert " ".join(lines) == command
+    assert wrapped(command, width, 1)[0].endswith("--resume auto")
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def check_addresses(recipe: Recipe) -> None:
         if what is not None:
             fix = "remove it; a key is named by its environment variable, as api_key_env"
             where = recipe.where(key).partition("=")[0]  # without what was given on the command line
-            raise ConfigError(f"{key} {what}", where=where, fix=fix)
+            raise ConfigError(f"{key} {what}", where=where, fix=fix, key=key)
     for url, key in _addresses(recipe):
         fault = _fault(url)
         if fault is not None:
             what, fix = fault
-            raise ConfigError(f"{key} {what}", where=recipe.where(key), fix=fix)
+            raise ConfigError(f"{key} {what}", where=recipe.where(key), fix=fix, key=key)
 
 
 def _secret(key: str, value: str) -> str | None:

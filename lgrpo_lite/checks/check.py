@@ -3,62 +3,113 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from lgrpo_lite.checks.addresses import check_addresses
 from lgrpo_lite.checks.fault import Fault
+from lgrpo_lite.checks.model import check_model, foreign_revision, reach_hub
 from lgrpo_lite.checks.rules import contradictions, whatever_trains
 from lgrpo_lite.data.files import ending
-from lgrpo_lite.data.prompts import GoldFault
+from lgrpo_lite.data.prompts import GoldFault, Wants
 from lgrpo_lite.data.template import check_template
 from lgrpo_lite.engines.base import engine_row, missing_packages, unservable
-from lgrpo_lite.errors import ConfigError, EnvironmentFault
+from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, noted, raise_all
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
+from lgrpo_lite.policy.gguf import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
+from lgrpo_lite.recipe.data import Part
 from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
 from lgrpo_lite.recipe.reward import Reward
-from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.recipe.schema import Recipe, Source
 from lgrpo_lite.rewards.code import missing_sandbox
+from lgrpo_lite.rewards.form import form_of, reserved_by
 from lgrpo_lite.rewards.judge import missing_variables
-from lgrpo_lite.rewards.part import complete as complete_rewards
-from lgrpo_lite.rewards.part import parts_of
+from lgrpo_lite.rewards.part import complete_one, part_of
 
 
 def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
-    """The recipe with its algorithm and rewards complete. A contradiction: ConfigError (exit 2).
+    """The recipe with its algorithm and rewards complete. A contradiction: ConfigError (exit 2), with every
+    other one in its `also`.
 
     `imports`: run the Python files that it names, as every run does. Without it they are looked at alone,
     and what comes out of them (`files_of`) is neither checked nor completed.
     """
-    marks = recipe._marks
-    known = imports or not is_file(recipe.algorithm.use)
-    if known:
-        algorithm = complete(recipe.algorithm, recipe.where("algorithm.use"))
-        recipe = recipe.model_copy(update={"algorithm": algorithm})
-        recipe._marks = marks
-    for key, use in files_of(recipe):
-        if not imports:
-            look_at(use, recipe.where(key))
-        elif key in PARTS:
-            from_file(use, recipe.where(key))
-    for fault in contradictions(recipe) if known else whatever_trains(recipe):
-        _refuse(recipe, fault)
-    for fault in _weights(recipe):
-        _refuse(recipe, fault)
-    check_template(recipe.data, recipe.where("data.template"))
-    recipe = recipe.model_copy(update={"rewards": _rewards(recipe, imports)})
-    recipe._marks = marks
-    check_addresses(recipe)
-    for fault in unservable(recipe, engine_row(recipe).can):
-        _refuse(recipe, fault)
+    recipe, faults = examined(recipe, imports=imports)
+    raise_all(faults)
     return recipe
 
 
-def _refuse(recipe: Recipe, fault: Fault) -> NoReturn:
-    what, key, fix = fault
-    raise ConfigError(what, where=recipe.where(key), fix=fix)
+def examined(recipe: Recipe, *, imports: bool = True) -> tuple[Recipe, list[LgrpoError]]:
+    """`check`, with its faults beside the recipe; parts that are at fault stay as they were."""
+    faults: list[LgrpoError] = []
+    with noted(faults):
+        recipe = held_out(recipe)
+    known = imports or not is_file(recipe.algorithm.use)
+    if known:
+        known = False
+        with noted(faults):
+            algorithm = complete(recipe.algorithm, recipe.where("algorithm.use"))
+            recipe = _with(recipe, algorithm=algorithm)
+            known = True
+    for key, use in files_of(recipe):
+        with noted(faults):
+            if not imports:
+                look_at(use, recipe.where(key))
+            elif key in PARTS:
+                from_file(use, recipe.where(key))
+    _told(recipe, contradictions(recipe) if known else whatever_trains(recipe), faults)
+    _told(recipe, _weights(recipe), faults)
+    _told(recipe, foreign_revision(recipe), faults)
+    with noted(faults):
+        check_template(recipe.data, recipe.where)
+    with noted(faults):
+        check_gguf(recipe.model.id, recipe.where("model.id"))
+    recipe = _with(recipe, rewards=_rewards(recipe, imports, faults))
+    with noted(faults):
+        check_addresses(recipe)
+    with noted(faults):
+        _told(recipe, unservable(recipe, engine_row(recipe).can), faults)
+    return recipe, faults
+
+
+def held_out(recipe: Recipe) -> Recipe:
+    """The recipe with data.holdout as the parts of its sources: one to train on, one as data.eval."""
+    share = recipe.data.holdout
+    if share is None:
+        return recipe
+    place = recipe.where("data.holdout")
+    if recipe.data.eval:
+        what = "data.holdout takes questions of data.train for the evaluation, and data.eval names others"
+        raise ConfigError(what, where=place, fix="remove one of the two")
+    halves: dict[str, list[Source]] = {"train": [], "eval": []}
+    for i, source in enumerate(recipe.data.train):
+        if source.part is not None:
+            what = "a part of this source is taken already"
+            raise ConfigError(what, where=recipe.where(f"data.train.{i}.part"), fix="remove data.holdout")
+        for which, sources in halves.items():
+            part = Part(share=share, held_out=which == "eval", seed=recipe.seed)
+            weight = source.weight if which == "train" else 1.0
+            sources.append(source.model_copy(update={"part": part, "weight": weight}))
+    recipe._marks.lines[("data", "eval")] = f"{place}, data.holdout"
+    return _with(recipe, data=recipe.data.model_copy(update={**halves, "holdout": None}))
+
+
+def _with(recipe: Recipe, **sections: Any) -> Recipe:
+    """The recipe with other sections, and with the places of its settings."""
+    changed = recipe.model_copy(update=sections)
+    changed._marks = recipe._marks
+    return changed
+
+
+def _told(recipe: Recipe, found: Iterator[Fault], faults: list[LgrpoError]) -> None:
+    """Contradictions as errors; of several at one key the first, since what mends it may mend the others."""
+    told = {fault.key for fault in faults}
+    for what, key, fix in found:
+        if key not in told:
+            faults.append(ConfigError(what, where=recipe.where(key), fix=fix, key=key))
+            told.add(key)
 
 
 def _weights(recipe: Recipe) -> Iterator[Fault]:
@@ -70,20 +121,16 @@ def _weights(recipe: Recipe) -> Iterator[Fault]:
         yield "only a quantised base can be dequantized", "export.base", "set export.base=auto"
 
 
-def _rewards(recipe: Recipe, imports: bool) -> list[Reward]:
+def _rewards(recipe: Recipe, imports: bool, faults: list[LgrpoError]) -> list[Reward]:
     """All rewards, checked and with their options complete where they may be imported."""
-    read = [i for i, reward in enumerate(recipe.rewards) if imports or not is_file(reward.use)]
     rewards = list(recipe.rewards)
-    known = [rewards[i] for i in read]
+    for i, reward in enumerate(rewards):
+        if not imports and is_file(reward.use):
+            continue
 
-    def where(key: str) -> str:
-        """Of a key of the rewards that are read, by its place in the recipe."""
-        rewards, number, *rest = key.split(".")
-        return recipe.where(".".join([rewards, str(read[int(number)]), *rest]))
-
-    parts_of(known, where, recipe.model.max_new_tokens)
-    for i, reward in zip(read, complete_rewards(known, where), strict=True):
-        rewards[i] = reward
+        with noted(faults):
+            part_of(i, recipe.rewards, recipe.where, recipe.model.max_new_tokens)
+            rewards[i] = complete_one(i, reward, recipe.where)
     return rewards
 
 
@@ -94,6 +141,23 @@ def gold_fault_of(recipe: Recipe) -> GoldFault | None:
     from lgrpo_lite.verifier.verify import gold_fault
 
     return gold_fault
+
+
+def wants_of(recipe: Recipe, *, imports: bool = True) -> Wants:
+    """What the rewards of a checked recipe want of a row. `imports` as in `check`: without it, of its own
+    files' rewards nothing.
+    """
+    columns: dict[str, None] = {}
+    every = False
+    reserved: dict[str, None] = {}
+    for i, reward in enumerate(recipe.rewards):
+        if is_file(reward.use) and imports:
+            function = from_file(reward.use, recipe.where(f"rewards.{i}.use"))
+            form = form_of(function, reward.options)
+            columns |= dict.fromkeys(form.columns)
+            every = every or form.rest or bool(form.more)
+            reserved |= dict.fromkeys(reserved_by(function, form))
+    return Wants(gold_fault_of(recipe), tuple(columns), every, tuple(reserved))
 
 
 def _missing_parts(recipe: Recipe) -> list[str]:
@@ -110,12 +174,15 @@ def _missing_parts(recipe: Recipe) -> list[str]:
 
 
 def demand(recipe: Recipe, *, loggers: bool = False) -> None:
-    """All that the recipe needs of this machine: EnvironmentFault (exit 3) names what lacks. Light imports.
+    """All that the recipe needs of this machine: EnvironmentFault (exit 3) names what lacks; a model that is
+    not there is a fault of `check_model`. Light imports. The Hub out of reach: told in seconds.
 
     `loggers`: what its `log` section asks for is needed too, as by training and by nothing else.
     """
+    check_model(recipe)
     problems = list(_lacking(recipe, loggers))
     if not problems:
+        reach_hub(recipe)
         return
     lacks = "; ".join(what for what, _ in problems)
     fix = "; ".join(fix for _, fix in problems)

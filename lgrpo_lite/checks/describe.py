@@ -1,9 +1,14 @@
 """What a run of a recipe would be, in words, without loading anything."""
 
-from lgrpo_lite.checks.check import gold_fault_of
+from collections.abc import Iterator
+from contextlib import suppress
+
+from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.checks.rules import warnings
-from lgrpo_lite.data.prompts import name, on_hub, shared, survey
-from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE
+from lgrpo_lite.data.prompts import Counts, Wants, name, on_hub, shared, survey
+from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE, Row
+from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, noted, raise_all
+from lgrpo_lite.policy.shape import Shape, find_config
 from lgrpo_lite.recipe.code import paths_of
 from lgrpo_lite.recipe.schema import Recipe, Source
 
@@ -20,8 +25,13 @@ BRICKS = (
 )
 
 
-def describe(recipe: Recipe) -> list[str]:
-    """What a run of the recipe would be, without loading anything; local data is read and checked."""
+def describe(recipe: Recipe, *, imports: bool = True) -> list[str]:
+    """What a run of the recipe would be, without loading anything; local data is read and checked: DataError,
+    with the first fault of each other source in its `also`.
+
+    `imports` as in `check`: without it no code of the recipe is run, and the columns that it asks for stay
+    unknown.
+    """
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
     form = f"clip {a.clip.low}/{a.clip.high}" if a.surrogate == "clipped" else a.surrogate
@@ -35,8 +45,19 @@ def describe(recipe: Recipe) -> list[str]:
         f"rollout    {r.prompts_per_step} prompts × {answers}, engine {r.engine}",
         f"training   {recipe.train.steps} steps",
     ]
-    lines += [f"warning    {line}" for line in warnings(recipe)]
-    return [*lines, *_describe_data(recipe)]
+    lines += [f"warning    {line}" for line in (*warnings(recipe), *_beyond_context(recipe))]
+    return [*lines, *_describe_data(recipe, imports)]
+
+
+def _beyond_context(recipe: Recipe) -> Iterator[str]:
+    """Where the model's config is on this machine, or its shape in the package: is there room for all?"""
+    model = recipe.model
+    longest = model.max_prompt_tokens + model.max_new_tokens
+    with suppress(ConfigError):  # a model that is not here, or of a family that nobody counts
+        context = Shape.of(find_config(model)).context
+        if context and longest > context:
+            most = f"prompt and answer may have {longest:,} tokens"
+            yield f"{most}, and the model's context is {context:,}: what is beyond it is noise"
 
 
 def not_run(recipe: Recipe) -> list[str]:
@@ -47,11 +68,13 @@ def not_run(recipe: Recipe) -> list[str]:
     ]
 
 
-def _describe_data(recipe: Recipe) -> list[str]:
+def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
     """What is known of the data without a network: rows, questions twice, questions in train and eval."""
+    wants = wants_of(recipe, imports=imports)
     lines: list[str] = []
     notes: list[str] = []
     questions: dict[str, list[str]] = {}
+    faults: list[LgrpoError] = []
     for which in ("train", "eval"):
         label = f"{which + ' data':10}"
         local, locations, remote = [], [], []
@@ -62,17 +85,31 @@ def _describe_data(recipe: Recipe) -> list[str]:
                 local.append(source)
                 locations.append(recipe.where(f"data.{which}.{i}"))
         seen = [_first_of_task(source) for source in local]
-        rows_of_sources, counts = survey(seen, locations.__getitem__, gold_fault_of(recipe))
+        rows_of_sources, counts = _surveyed(seen, locations, wants, faults)
         questions[which] = [row.question for rows in rows_of_sources for row in rows]
-        for source, count in zip(local, counts, strict=True):
+        for source, count in zip(local, counts, strict=not faults):
             rows = count.rows if source.task is None else source.limit or count.rows
             lines.append(f"{label} {count.source}: {rows} rows")
         lines += [f"{label} {name(source)}, on the Hub: not read now" for source in remote]
         for count in counts:
             notes += [f"note       {line}" for line in count.notes()]
+    raise_all(faults)
     if overlap := shared(questions["train"], questions["eval"]):
         notes.append(f"warning    {overlap}")
     return [*lines, *notes]
+
+
+def _surveyed(
+    sources: list[Source], locations: list[str], wants: Wants, faults: list[LgrpoError]
+) -> tuple[list[list[Row]], list[Counts]]:
+    """`survey`; where a source is at fault, nothing, and the first fault of each joins `faults`."""
+    try:
+        return survey(sources, locations.__getitem__, wants)
+    except DataError:
+        for source, location in zip(sources, locations, strict=True):
+            with noted(faults):
+                survey([source], [location].__getitem__, wants)
+        return [], []
 
 
 def _first_of_task(source: Source) -> Source:

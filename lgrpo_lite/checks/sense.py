@@ -6,6 +6,7 @@ from lgrpo_lite.checks.fault import Fault
 from lgrpo_lite.recipe.schema import Recipe
 
 MOST_PROBLEMS = 1_000_000  # of a generated task: each is made, and kept
+MOST_ANSWERS = 2**20  # of a step
 FAST = 0.01  # of AdamW, whose step moves a number by as much
 SLOW = 1e-10  # of AdamW: a step is lost in the rounding of most numbers of a policy
 LEAST_NORM = 1e-6  # of a clipped gradient: below it AdamW's epsilon of 1e-8 is what it divides by
@@ -25,6 +26,10 @@ def nonsense(recipe: Recipe) -> Iterator[Fault]:
             if generated and (source.limit or 0) > MOST_PROBLEMS:
                 what = f"limit {source.limit:,} asks for more problems than are made: {MOST_PROBLEMS:,}"
                 yield what, f"data.{which}.{i}.limit", f"set it to at most {MOST_PROBLEMS}"
+    answers = recipe.rollout.prompts_per_step * recipe.rollout.group_size
+    if answers > MOST_ANSWERS:
+        what = f"a step would sample {answers:,} answers, and more than {MOST_ANSWERS:,} are not held at once"
+        yield what, "rollout.prompts_per_step", "set it or rollout.group_size lower"
     preference = recipe.algorithm.length_preference
     if preference and abs(preference.lambda_init) > WIDEST_LAMBDA:
         what = f"λ={preference.lambda_init:g} leaves one answer of a group that counts"

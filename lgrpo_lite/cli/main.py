@@ -15,9 +15,10 @@ from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, LgrpoError, OutOfMe
 
 VERBS = {
     "recipe": "list, show, copy or run a recipe; `recipe NAME` runs it",
+    "algorithms": "all algorithms, and when to use which",
     "train": "run a recipe file of your own",
     "validate": "check a recipe without running it",
-    "plan": "what a recipe takes on a GPU, and settings that make it fit",
+    "plan": "what a recipe takes on a card or on this machine, and settings that make it fit",
     "reward": "`reward test`: is a recipe's reward right, on its gold answers and on labelled cases",
     "baseline": "what a recipe's model solves before training, and why if it is nothing",
     "selftest": "prove that a recipe's rollouts come from its policy, on this machine",
@@ -38,6 +39,9 @@ EPILOG = """exit codes: 0 ok · 1 the run failed · 2 usage or recipe · 3 this 
 start here: lgrpo-lite recipe tiny-math"""
 
 
+MOST = 20  # faults that are told at once
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Errors of this project are three lines on stderr, never a
     traceback.
@@ -52,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     except LgrpoError as error:
         if debug:
             told(error)
-        say(*error.lines(), file=sys.stderr)
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -65,6 +69,15 @@ def main(argv: list[str] | None = None) -> int:
         known = out_of_memory(error) or _unexpected(error)
         say(*known.lines(), file=sys.stderr)
         return known.exit_code
+
+
+def tell(error: LgrpoError) -> None:
+    """On stderr, three lines for each fault that was found, at most MOST of them."""
+    found = error.all
+    for fault in found[:MOST]:
+        say(*fault.lines(), file=sys.stderr)
+    if len(found) > MOST:
+        say(f"and {len(found) - MOST} more", file=sys.stderr)
 
 
 def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
@@ -87,12 +100,21 @@ def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpa
     where, fix = f"lgrpo-lite {verb}", f"see `lgrpo-lite {verb} -h`"
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=fix)
+        raise ConfigError(f"unknown option {unknown[0]}", where=where, fix=_setting(unknown[0]) or fix)
     if rest and not hasattr(args, "words"):
         raise ConfigError(f"unexpected word {rest[0]!r}", where=where, fix=fix)
     if rest:
         args.words += rest
     return importlib.import_module(f"lgrpo_lite.cli.{verb}").run, args
+
+
+def _setting(option: str) -> str:
+    """What to write where an option that there is not names a setting; nothing where it names none."""
+    from lgrpo_lite.recipe.words import ours
+
+    meant = ours(option.lstrip("-").partition("=")[0])
+    settings = " or ".join(setting if "=" in setting else f"{setting}=…" for setting in meant)
+    return f"settings are written without dashes: {settings}" if settings else ""
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:

@@ -1,9 +1,9 @@
-"""`lgrpo-lite plan`: what a recipe takes on a GPU, from the model's config alone; no GPU, no weights,
-no torch.
+"""`lgrpo-lite plan`: what a recipe takes on a GPU, or of a machine without one, from the model's config
+alone; no weights, no torch.
 """
 
 import argparse
-import re
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,19 +11,23 @@ from lgrpo_lite.cli.terminal.output import add_import, add_json, add_recipe, con
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
-UNITS = {"GB": 2**30, "GIB": 2**30, "MB": 2**20, "MIB": 2**20}  # a card that is sold as 24 GB has 24 GiB
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB] [--fit] [--probe] [--import] [--json]"
+        "lgrpo-lite plan RECIPE|FILE [key=value …] [--gpu 24GB|NAME] [--fit] [--fetch-config] [--probe] "
+        "[--import] [--json]"
     )
     add_recipe(parser, "RECIPE|FILE")
     size = (
-        "its memory (default: this machine's GPU, else what the recipe is written for, else 24GB); "
-        "GB is GiB, as on the box"
+        "its memory, GB as on the box, or its name: 24GB, 4090, 'A100 80GB' "
+        "(default: this machine: its GPU, or its memory where it has none)"
     )
-    parser.add_argument("--gpu", metavar="SIZE", help=size)
+    parser.add_argument("--gpu", metavar="SIZE|NAME", help=size)
+    parser.add_argument(
+        "--fetch-config",
+        action="store_true",
+        help="of a model that is not on this machine, read config.json from the Hub, and nothing else",
+    )
     parser.add_argument(
         "--fit",
         action="store_true",
@@ -49,15 +53,19 @@ def run(args: argparse.Namespace) -> int:
     if args.probe and unknown:
         what, fix = "--probe builds the run, and so runs the recipe's own code", "add --import"
         raise ConfigError(what, where="command line, --probe", fix=fix)
-    capacity = _capacity(args.gpu)
-    settings, closest = fit(recipe, capacity) if args.fit else ([], plan(recipe, capacity))
+    size, on_cpu = _planned_for(args.gpu)
+    config = _config(recipe, fetch=args.fetch_config)
+    settings = []
+    closest = plan(recipe, size, config, on_cpu=on_cpu)
+    if args.fit:
+        settings, closest = fit(recipe, size, config, on_cpu=on_cpu)
     if not closest.fits:
         settings = []
     if settings:
         recipe = check(load_recipe(name, [*overrides, *map(str, settings)]), imports=args.imports)
-    planned = plan(recipe, capacity)
-    notes = [*planned.warnings, *unknown]
-    hint = faster(recipe, capacity) if args.fit else None
+    planned = plan(recipe, size, config, on_cpu=on_cpu)
+    notes = [*planned.warnings, *unknown, *(_of_this_machine(recipe) if on_cpu else [])]
+    hint = faster(recipe, size, config) if args.fit and not on_cpu else None
     if hint:
         notes.append(hint)
     weighed = _weigh(recipe, as_json=args.json) if args.probe else []
@@ -86,15 +94,42 @@ def _weigh(recipe, *, as_json: bool) -> list:
         return weigh(recipe)
 
 
-def _capacity(text: str | None) -> int | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GIB|MB|MIB)?", text.strip().upper())
-    if not match or not float(match[1]):
-        raise ConfigError(
-            f"not a size of memory: {text!r}", where="command line, --gpu", fix="write --gpu 24GB"
-        )
-    return int(float(match[1]) * UNITS[match[2] or "GB"])
+def _planned_for(gpu: str | None) -> tuple[int | None, bool]:
+    """(bytes of what is planned for, whether it is the memory of a machine without a GPU)."""
+    from lgrpo_lite.machine.facts import cuda_devices, memory_of
+    from lgrpo_lite.plan.cards import capacity
+
+    if gpu is not None:
+        return capacity(gpu), False
+    if cuda_devices():
+        return None, False
+    return memory_of()[0], True
+
+
+def _config(recipe, *, fetch: bool):
+    """The model's config, from the Hub where it is asked for and the model is not on this machine."""
+    from lgrpo_lite.machine.hub import fetched_config
+    from lgrpo_lite.policy.gguf import is_gguf
+    from lgrpo_lite.policy.shape import find_config, is_known
+
+    if fetch and not is_known(recipe.model) and not is_gguf(recipe.model.id):
+        return fetched_config(os.environ, recipe.model.id, recipe.model.revision)
+    return find_config(recipe.model, recipe.where("model.id"))
+
+
+def _of_this_machine(recipe) -> list[str]:
+    """What a plan without a GPU says of itself."""
+    from lgrpo_lite.machine.facts import memory_of
+    from lgrpo_lite.plan.plan import FALLBACK
+
+    free = f"{memory_of()[1] / 2**30:.1f} GiB of it are free now"
+    notes = [f"no NVIDIA GPU was found, so this machine's memory is planned: {free}"]
+    vram = recipe.recipe.min_vram_gb
+    if vram:
+        notes.append(f"the recipe is written for a GPU with {vram:g} GB: --gpu {vram:g}GB plans that")
+    if recipe.rollout.engine not in ("auto", FALLBACK):
+        notes.append(f"planned as rollout.engine={FALLBACK}: {recipe.rollout.engine} is planned for a --gpu")
+    return notes
 
 
 def _plain(planned) -> dict:
@@ -111,6 +146,7 @@ def _plain(planned) -> dict:
         "peak_bytes": {moment: planned.peak(moment) for moment in MOMENTS},
         "parts": parts,
         "at_once": planned.at_once,
+        "on_cpu": planned.on_cpu,
         "recomputed_layers": planned.recomputed,
         "layers": planned.layers,
         "offloaded_bytes": planned.offloaded,

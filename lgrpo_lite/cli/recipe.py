@@ -8,6 +8,7 @@ from lgrpo_lite.cli import train
 from lgrpo_lite.cli.terminal.output import console, print_json, say, summary
 from lgrpo_lite.errors import ConfigError
 
+SHOWN = ("name", "GPU", "algorithm", "what")  # of a recipe's row; --json has all of it
 USAGE = """lgrpo-lite recipe                             list the recipes
 lgrpo-lite recipe NAME [key=value …]          run one (short for `recipe run NAME`)
 lgrpo-lite recipe show NAME [key=value …]     print it as it would run, defaults included
@@ -59,26 +60,24 @@ def _show(words: list[str], args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
+    """Names are never cut: they are what one types."""
     from rich.table import Table
-    from rich.text import Text
 
     from lgrpo_lite.objective.named import NAMED
     from lgrpo_lite.recipe.read import load_recipe, recipe_names
 
     rows = [_row(load_recipe(name)) for name in recipe_names()]
-    algorithms = {name: summary(function) for name, function in NAMED.items()}
     if args.json:
+        algorithms = {name: summary(function) for name, function in NAMED.items()}
         print_json("recipe ls", rows, algorithms=algorithms)
         return 0
-    screen = console()
-    recipes_table = Table(*rows[0])
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in SHOWN:
+        table.add_column(column, no_wrap=column != "what", overflow="fold", header_style="bold")
     for row in rows:
-        recipes_table.add_row(*row.values())
-    screen.print(recipes_table)
-    algorithms_table = Table("algorithm.use=", "what it is (every row: docs/algorithms.md)")
-    for name, meaning in algorithms.items():
-        algorithms_table.add_row(name, Text(meaning))
-    screen.print(algorithms_table)
+        table.add_row(*(row[column] for column in SHOWN))
+    console().print(table)
+    say(f"{len(NAMED)} algorithms: `lgrpo-lite algorithms`; all settings: `lgrpo-lite recipe show NAME`")
     return 0
 
 

@@ -50,11 +50,14 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
     if args.dry_run:
         from lgrpo_lite.checks.check import check
         from lgrpo_lite.checks.describe import describe, not_run
+        from lgrpo_lite.checks.model import check_model
         from lgrpo_lite.folder.opening import check_name
 
         if args.name is not None:
             check_name(args.name)
-        lines = describe(check(recipe, imports=args.imports))
+        recipe = check(recipe, imports=args.imports)
+        check_model(recipe)
+        lines = describe(recipe, imports=args.imports)
         if not args.imports:
             lines += [f"note       {line}" for line in not_run(recipe)]
         say(*lines, "dry run: nothing was started")

@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lgrpo_lite.data.arithmetic import problems
+from lgrpo_lite.data.arithmetic import TASKS
 from lgrpo_lite.data.criteria import criteria
 from lgrpo_lite.data.files import Record, records
 from lgrpo_lite.errors import DataError
@@ -31,6 +31,7 @@ class Row:
     rubric: tuple[Criterion, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()  # (role, content), where the source holds a chat
     place: str = ""  # what an error about it names: FILE:LINE
+    columns: Mapping[str, Any] = field(default_factory=dict)  # all of them, the gold answer as it is cut out
 
 
 def rows(source: Source, where: str) -> Iterator[Row | DataError]:
@@ -40,7 +41,7 @@ def rows(source: Source, where: str) -> Iterator[Row | DataError]:
     elif source.task is not None:
         yield from _generated(source, where)
     else:
-        fix = "give path: FILE.jsonl, hf: NAME or task: arithmetic"
+        fix = f"give path: FILE.jsonl, hf: NAME or task: {', '.join(TASKS)}"
         raise DataError("a source without data", where=where, fix=fix)
 
 
@@ -80,7 +81,14 @@ def row(source: Source, record: Record) -> Row:
         rubric=rubric,
         messages=messages,
         place=place,
+        columns=_columns(record, source, reference),
     )
+
+
+def _columns(record: Record, source: Source, reference: str) -> Mapping[str, Any]:
+    if source.answer_extract == "plain" or source.answer not in record.fields:
+        return record.fields
+    return {**record.fields, source.answer: reference}
 
 
 def gold(answer: str, extract: str) -> str | None:
@@ -198,6 +206,8 @@ def _generated(source: Source, where: str) -> Iterator[Row]:
         raise DataError(what, where=where, fix="remove rubric, or give path: FILE.jsonl")
     split = "heldout" if source.split == "heldout" else "train"
     count = source.limit or DEFAULT_TASK_SIZE
-    for i, problem in enumerate(islice(problems(0, split), count)):
+    for i, problem in enumerate(islice(TASKS[source.task](0, split), count)):
         name = f"{source.task}-{split}-{i}"
-        yield Row(name, problem.question, problem.answer, problem.solution("steps"), place=name)
+        solution = problem.solution("steps")
+        columns = {"question": problem.question, "answer": problem.answer, "solution": solution}
+        yield Row(name, problem.question, problem.answer, solution, place=name, columns=columns)

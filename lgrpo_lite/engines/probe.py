@@ -14,7 +14,7 @@ by its standard error, to say anything.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lgrpo_lite import progress
 from lgrpo_lite.batch import TrainBatch, for_scoring
-from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
+from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams, Tick, share_of
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.layout import split
 from lgrpo_lite.policy.checkpoint import random_kept
@@ -108,8 +109,10 @@ class SyncProof:
         self._last: list[Tensor] | None = None  # that of the last version, where it is another one
         self._rounding: float | None = None  # of a prompt that comes out of the prefix cache
 
-    def __call__(self, sampler: Sampler) -> list[Check]:
-        """All checks, inside `engine.serving`. Uses no random number of the run and changes no parameter."""
+    def __call__(self, sampler: Sampler, tick: Tick = None) -> list[Check]:
+        """All checks, inside `engine.serving`. Uses no random number of the run and changes no parameter.
+        `tick` hears which share of the work is done.
+        """
         policy = self.policy
         training = policy.model.training
         policy.model.eval()
@@ -117,7 +120,7 @@ class SyncProof:
             with random_kept(), torch.no_grad():
                 torch.manual_seed(SEED + self.count)
                 self.count += 1
-                checks = list(self._checks(sampler))
+                checks = list(self._checks(sampler, self._parts(tick)))
         finally:
             policy.model.train(training)
         if policy.has_adapter:
@@ -133,21 +136,33 @@ class SyncProof:
     def _copy(self) -> list[Tensor]:
         return [p.detach().cpu().clone() for p in self.policy.trainable()]
 
-    def _checks(self, sampler: Sampler) -> Iterator[Check]:
+    def _parts(self, tick: Tick) -> Iterator[Tick]:
+        """For each part of the work in turn, what hears how far it is: answers, and passes over them."""
+        kept = [self._before, self._last]
+        passes = 2 + self.policy.has_adapter * (1 + sum(adapter is not None for adapter in kept))
+        count = 1 + passes + 2 * self.engine.caches_prefixes + self.policy.has_adapter
+        for part in range(count):
+            if tick is not None:
+                tick(part / count)
+            yield share_of(tick, part / count, 1 / count)
+
+    def _checks(self, sampler: Sampler, parts: Iterator[Tick]) -> Iterator[Check]:
         policy = self.policy
         temperature = self.policy.temperature
-        answers = sampler.generate(self.prompts, ANSWERS, SamplingParams(temperature, TOKENS))
+        answers = sampler.generate(
+            self.prompts, ANSWERS, SamplingParams(temperature, TOKENS, tick=next(parts))
+        )
         pairs = []
         for prompt, row in zip(self.prompts, answers, strict=True):
             pairs += [(prompt, completion) for completion in row]
         batch = for_scoring(pairs)
         said = batch.sampler_logp.double()
-        scored = self._scored(batch)
+        scored = self._scored(batch, parts)
         yield self._stamps(pairs)
         yield self._base_weights()
         if policy.has_adapter:
             with policy.reference():
-                off = self._scored(batch)
+                off = self._scored(batch, parts)
             slope = Slope.of(said - off, scored - off, batch.seq)
             yield _slope("adapter", slope, scored - off, "with the adapter", "without it")
             earlier = (
@@ -157,17 +172,19 @@ class SyncProof:
             for name, kept, other in earlier:
                 if kept is not None:
                     with self._adapter(kept):
-                        old = self._scored(batch)
+                        old = self._scored(batch, parts)
                     slope = Slope.of(said - old, scored - old, batch.seq)
                     yield _slope(name, slope, scored - old, "with this version's adapter", other)
+        next(parts)
         yield self._temperature(batch, said - scored, scored, temperature)
         yield self._agreement(said - scored)
         if self.engine.caches_prefixes:
-            yield self._prefixes(sampler, temperature)
+            yield self._prefixes(sampler, temperature, parts)
         if policy.has_adapter:
-            yield self._base_answers(sampler)
+            yield self._base_answers(sampler, next(parts))
 
-    def _scored(self, batch: TrainBatch) -> Tensor:
+    def _scored(self, batch: TrainBatch, parts: Iterator[Tick]) -> Tensor:
+        next(parts)
         return scored(self.policy, batch).double()
 
     @contextmanager
@@ -198,13 +215,13 @@ class SyncProof:
             what = f"the {'sampler' if same else 'trainer'}'s base weights are no longer those of the start"
         return Check("base weights", same and served, what)
 
-    def _temperature(self, batch: TrainBatch, gap: Tensor, scored: Tensor, temperature: float) -> Check:
+    def _temperature(self, batch: TrainBatch, gap: Tensor, own: Tensor, temperature: float) -> Check:
         self.policy.temperature = NUDGE * temperature
         try:
-            nudged = self._scored(batch)
+            nudged = scored(self.policy, batch).double()
         finally:
             self.policy.temperature = temperature
-        slope = Slope.of(gap, nudged - scored, batch.seq)
+        slope = Slope.of(gap, nudged - own, batch.seq)
         off = (NUDGE - 1) * slope.beta
         error = (NUDGE - 1) * slope.error
         if not math.isfinite(error) or error > 0.1:
@@ -220,7 +237,7 @@ class SyncProof:
         gaps = f"mean |Δlogp| {mean:.2g}, largest {largest:.2g} over {len(gap)} tokens"
         return Check("agreement", mean <= band, f"{gaps}; accepted mean {band:g}")
 
-    def _prefixes(self, sampler: Sampler, temperature: float) -> Check:
+    def _prefixes(self, sampler: Sampler, temperature: float, parts: Iterator[Tick]) -> Check:
         """First tokens through the prefix cache and past it, after the long prompts and what is left of them.
 
         At the first proof there was one adapter only, so nothing can be stale: what differs then is
@@ -233,8 +250,8 @@ class SyncProof:
             cut += [replace(prompt, token_ids=prompt.token_ids[: length - k]) for k in range(CUTS)]
         draw = SamplingParams(FLATTER * temperature, 1)  # log-probs of unlikely tokens move most
         uncached = replace(draw, salt=f"proof-{self.policy.version}-{self.count}")
-        cached = sampler.generate(cut, FIRST, draw)
-        fresh = sampler.generate(cut, FIRST, uncached)
+        cached = sampler.generate(cut, FIRST, replace(draw, tick=next(parts)))
+        fresh = sampler.generate(cut, FIRST, replace(uncached, tick=next(parts)))
         gaps = []
         for row, other_row in zip(cached, fresh, strict=True):
             logp = _by_token(row)
@@ -251,9 +268,9 @@ class SyncProof:
         text = f"{tokens}: mean |Δlogp| {mean:.2g}, accepted {limit:.2g}"
         return Check("prefix cache", mean <= limit, text, sure=bool(gaps))
 
-    def _base_answers(self, sampler: Sampler) -> Check:
+    def _base_answers(self, sampler: Sampler, tick: Tick) -> Check:
         """Greedy answers of the base, which training never changes: the canary of sleep, waking and swaps."""
-        greedy = SamplingParams(0.0, TOKENS)
+        greedy = SamplingParams(0.0, TOKENS, tick=tick)
         with sampler.reference():
             now = [row[0] for row in sampler.generate(self.prompts, 1, greedy)]
         self._canary = self._canary or now
@@ -329,6 +346,11 @@ def demand_passed(checks: Sequence[Check], where: str) -> None:
         what = f"the rollouts do not come from this policy: {reasons}"
         fix = "look closer with `lgrpo-lite selftest RECIPE`, or set rollout.engine=transformers"
         raise VerificationError(what, where=where, fix=fix)
+
+
+def proving() -> Callable[[float], None]:
+    """What hears how far a proof is, and tells it in percent."""
+    return lambda share: progress.told("proving the rollouts", int(100 * share), 100)
 
 
 def proof_of(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt], recipe) -> SyncProof:

@@ -8,8 +8,8 @@ import torch
 
 from lgrpo_lite import progress
 from lgrpo_lite.batch import for_scoring
-from lgrpo_lite.engines.base import RolloutEngine, SamplingParams
-from lgrpo_lite.engines.probe import Check, SyncProof, scored
+from lgrpo_lite.engines.base import RolloutEngine, SamplingParams, Tick, share_of
+from lgrpo_lite.engines.probe import Check, SyncProof, proving, scored
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Prompt
 
@@ -25,18 +25,17 @@ def stages(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Iterator[
     Each stage enters `serving` anew, so what sleeps between rollouts slept here too.
     """
     tried = 4 if policy.has_adapter else 2
-    progress.told("proving the rollouts", 0, tried)
-    yield "as loaded", _proved(engine, policy, proof)
+    tick = proving()
+    yield "as loaded", _proved(engine, policy, proof, share_of(tick, 0.0, 1 / tried))
     if policy.has_adapter:
         for done, name in enumerate(("an adapter", "another adapter"), 1):
-            progress.told("proving the rollouts", done, tried)
             moved = stir(engine, policy, proof, seed=policy.version)
-            checks = _proved(engine, policy, proof)
+            checks = _proved(engine, policy, proof, share_of(tick, done / tried, 1 / tried))
             yield f"{name} that moves log-probs by {moved:.2g}", list(map(_certain, checks))
-    progress.told("proving the rollouts", tried - 1, tried)
     policy.temperature = 1.0 if policy.temperature != 1.0 else OTHER
-    yield f"temperature {policy.temperature:g}", _proved(engine, policy, proof)
-    progress.told("proving the rollouts", tried, tried)
+    last = share_of(tick, (tried - 1) / tried, 1 / tried)
+    yield f"temperature {policy.temperature:g}", _proved(engine, policy, proof, last)
+    tick(1.0)
 
 
 def _certain(check: Check) -> Check:
@@ -45,9 +44,9 @@ def _certain(check: Check) -> Check:
     return replace(check, passed=check.passed and (check.sure or not asked))
 
 
-def _proved(engine: RolloutEngine, policy: Policy, proof: SyncProof) -> Sequence[Check]:
+def _proved(engine: RolloutEngine, policy: Policy, proof: SyncProof, tick: Tick) -> Sequence[Check]:
     with engine.serving(policy) as sampler:
-        return proof(sampler)
+        return proof(sampler, tick)
 
 
 @torch.no_grad()

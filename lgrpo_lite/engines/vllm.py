@@ -77,7 +77,9 @@ class VllmEngine:
     def _start(self):
         os.environ.update(ENVIRONMENT)
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over kv_cache_memory_bytes
-        model = fetch_ahead(locate(self.recipe.model.id), self.recipe.model.revision)
+        model = fetch_ahead(
+            locate(self.recipe.model.id, revision=self.recipe.model.revision), self.recipe.model.revision
+        )
         progress.told("starting vLLM", 0)
         from vllm import LLM
 
@@ -109,7 +111,7 @@ class VllmEngine:
             "dtype": str(serving_dtype(model.weights)).rpartition(".")[2],
             # not the model's own top-p
             "seed": self.recipe.seed,
-            "skip_tokenizer_init": True,
+            "skip_tokenizer_init": not self.recipe.rollout.stop,  # stop strings alone are told from text
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
             "max_logprobs": 1,

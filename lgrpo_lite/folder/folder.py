@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
@@ -93,6 +94,17 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def discard(self, *, keep_log: bool) -> Path | None:
+        """Remove a folder whose run never began; where its log is then, beside the folder, if it is kept."""
+        log = self.path.with_name(f"{self.path.name}.log")
+        kept = False
+        with suppress(OSError):
+            if keep_log and self.log_path.exists():
+                self.log_path.replace(log)
+                kept = True
+            shutil.rmtree(self.path)
+        return log if kept else None
 
     @property
     def log_path(self) -> Path:

@@ -16,7 +16,7 @@ from lgrpo_lite.monitor import plots
 from lgrpo_lite.monitor.alarms import standing
 from lgrpo_lite.monitor.curves import best_of
 from lgrpo_lite.monitor.numbers import finite
-from lgrpo_lite.monitor.tables import evaluations, lambda_path, result_rows, title
+from lgrpo_lite.monitor.tables import evaluations, lambda_path, result_columns, result_rows, title
 from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.text import duration, sparkline
 from lgrpo_lite.monitor.theme import clean
@@ -108,12 +108,9 @@ def _before_and_after(run: RunView) -> Iterator[str]:
     rows = result_rows(run)
     if not rows:
         return
-    if len(evaluations(run)) > 1:
-        cells = [map(_cell, row) for row in rows]
-        yield from _table(("", "before", "after", "change"), cells, "|---|---:|---:|---:|")
-    else:
-        cells = [map(_cell, row[:2]) for row in rows]
-        yield from _table(("", "before"), cells, "|---|---:|")
+    columns = result_columns(run)
+    cells = [map(_cell, row[: len(columns)]) for row in rows]
+    yield from _table(columns, cells, "|---" + "|---:" * (len(columns) - 1) + "|")
     yield ""
     yield from _in_words(run)
 

@@ -292,6 +292,14 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
     return min((limit for limit in limits if limit < 2**60), default=None)
 
 
+def memory_of() -> tuple[int, int]:
+    """Bytes of memory that this process may take, and those of them that are free now."""
+    meminfo = _meminfo(_text(Path("/proc/meminfo")))
+    total, free = meminfo.get("MemTotal", 0), meminfo.get("MemAvailable", 0)
+    limit = memory_limit()
+    return (total, free) if limit is None else (min(total, limit), min(free, limit))
+
+
 def room(path: Path) -> Room:
     """Free and total bytes where `path` is or would be made; (0, 0) if that cannot be told."""
     existing = path

@@ -48,25 +48,46 @@ def title(run: RunView) -> tuple[str, str]:
 
 
 def result_table(run: RunView) -> Table:
-    """Before and after, side by side."""
+    """Before and after, side by side; of a run that was evaluated at one step alone, that step."""
     name, paper = title(run)
     source = f" ({paper})" if paper else ""
     words = f"{clean(run.name)}: {name}{source}, {run.step} steps"
     table = Table(title=words, title_justify="left")
-    for column in ("", "before", "after", "change"):
+    columns = result_columns(run)
+    for column in columns:
         table.add_column(column, justify="left" if not column else "right")
     for cells in result_rows(run):
-        table.add_row(*cells)
+        table.add_row(*cells[: len(columns)])
     return table
 
 
+def result_columns(run: RunView) -> tuple[str, ...]:
+    """Heads of `result_rows`: there is no after where nothing was evaluated after the first time."""
+    rows = evaluations(run)
+    if _last(rows) is not None:
+        return ("", "before", "after", "change")
+    step = finite(rows[0].get("step")) if rows else None
+    return ("", f"at step {step:.0f}" if step else "before")
+
+
+def _last(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last evaluation, if it is of another step than the first."""
+    if len(rows) < 2:
+        return None
+    steps = [finite(row.get("step")) for row in (rows[0], rows[-1])]
+    same = None not in steps and steps[0] == steps[1]
+    return None if same else rows[-1]
+
+
 def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
-    """(what, before, after, change) of the first and the last evaluation; empty without evaluations."""
+    """(what, before, after, change) of the first and the last evaluation, the last two empty where there is
+    one alone; nothing without evaluations.
+    """
     rows = evaluations(run)
     if not rows:
         return []
     first = rows[0]
-    last = rows[-1]
+    last = _last(rows)
     problems = clean(first.get("problems", "?"), 20)
     k = clean(first.get("k", "?"), 20)
     accuracy = f"accuracy, {problems} problems × {k} samples"
@@ -76,8 +97,10 @@ def result_rows(run: RunView) -> list[tuple[str, str, str, str]]:
     lines = []
     for name, key, form in ((accuracy, "accuracy", ".3f"), *FIGURES):
         before = finite(first.get(key))
-        after = finite(last.get(key))
-        if before is not None and after is not None:
+        after = finite(last.get(key)) if last else None
+        if before is not None and last is None:
+            lines.append((name, _estimate(first, key, form), "", ""))
+        elif before is not None and last and after is not None:
             change = f"{after - before:+{form}}"
             lines.append((name, _estimate(first, key, form), _estimate(last, key, form), change))
     return lines

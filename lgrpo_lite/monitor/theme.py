@@ -82,21 +82,40 @@ def place(text: str, width: int) -> int:
 
 def wrapped(text: str, width: int, most: int) -> list[str]:
     """At most `most` lines, broken at blanks where there are any; of a longer text the beginning and the
-    end stay.
+    last words stay, and an ellipsis between them.
     """
-    room = width * most
-    if cell_len(text) > room:
-        half = max(0, room // 2 - most - 2)
-        beginning = text[:half]
-        end = text[len(text) - half :]
-        text = f"{beginning} {ELLIPSIS} {end}"
+    words = text.split(" ")
+    lines = _broken(words, width)
+    if len(lines) <= most:
+        return [cut(line, width) for line in lines]
+    first = [cut(line, width) for line in lines[: most - 1]]
+    beginning = _broken(words, width // 2)[0] if most == 1 else ""
+    last = f"{cut(beginning, width // 2)} {ELLIPSIS}" if beginning else ELLIPSIS
+    room = width - cell_len(last)
+    end = ""
+    for word in reversed(words):
+        if cell_len(end) + 1 + cell_len(word) > room:
+            break
+        end = f" {word}{end}"
+    return [*first, cut(last + (end or f" {_ending(words[-1], room - 1)}"), width)]
+
+
+def _broken(words: Iterable[str], width: int) -> list[str]:
+    """Words on lines, as many as fit on each; one that is longer than a line has one of its own."""
     lines: list[str] = []
-    for word in text.split(" "):
+    for word in words:
         if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
             lines[-1] += " " + word
         else:
             lines.append(word)
-    return [cut(line, width) for line in lines[:most]]
+    return lines
+
+
+def _ending(word: str, width: int) -> str:
+    """The last characters of a word that fit into that many cells."""
+    while word and cell_len(word) > max(0, width):
+        word = word[1:]
+    return word
 
 
 def ratio(part: Any, whole: Any) -> float | None:

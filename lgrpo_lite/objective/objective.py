@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lgrpo_lite.batch import Answer, TrainBatch, flatten
-from lgrpo_lite.objective import trace
+from lgrpo_lite.objective import own, trace
 from lgrpo_lite.objective.advantage import ADVANTAGE, Credit, by_guidance, floored
 from lgrpo_lite.objective.kl import KL
 from lgrpo_lite.objective.log_z import LogZ
@@ -47,8 +47,10 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.parts, self.dtype = parts, dtype
-        self.advantage = found(parts.advantage, ADVANTAGE, "algorithm.advantage", "advantage")
-        self.surrogate = found(parts.surrogate, SURROGATE, "algorithm.surrogate", "surrogate")
+        advantage = found(parts.advantage, ADVANTAGE, "algorithm.advantage", "advantage")
+        surrogate = found(parts.surrogate, SURROGATE, "algorithm.surrogate", "surrogate")
+        self.advantage = own.advantage(parts.advantage, advantage)
+        self.surrogate = own.surrogate(parts.surrogate, surrogate)
         self.constant = parts.reduce_constant or max_new_tokens
         self.preference = LengthPreference(parts.length_preference) if parts.length_preference else None
         self.log_z = LogZ(hidden, dtype) if hidden and parts.learns_log_z else None

@@ -83,18 +83,23 @@ def _halves(key: str, value: int, least: int = 1) -> Iterator[dict[str, Any]]:
         value //= 2
 
 
-def fit(recipe: Recipe, capacity: int | None = None, config: Any = None) -> tuple[list[Setting], Plan]:
+def fit(
+    recipe: Recipe, capacity: int | None = None, config: Any = None, *, on_cpu: bool = False
+) -> tuple[list[Setting], Plan]:
     """Settings to add to a checked recipe, and its plan with them; none where it fits as it is.
 
-    Where nothing makes it fit, the plan says so, and the settings are those that come closest.
+    Where nothing makes it fit, the plan says so, and the settings are those that come closest. on_cpu: as
+    `plan` has it.
     """
     config = config or find_config(recipe.model, recipe.where("model.id"))
 
     def planned(values: dict[str, Any]) -> Plan:
         changed = recipe
         for key, value in values.items():
+            if on_cpu and key.startswith("memory.offload"):  # to where it is already
+                return plan(recipe, capacity, config, on_cpu=True)
             changed = _with(changed, key.split("."), value)
-        return plan(changed, capacity, config)
+        return plan(changed, capacity, config, on_cpu=on_cpu)
 
     chosen = _needed(recipe, planned)
     settings = []

@@ -25,7 +25,7 @@ MOMENTS = ("start", "build", "rollout", "update", "step", "wake", "export")
 EVER = MOMENTS
 LEARNING = ("build", "rollout", "update", "step", "wake")  # from the adapter to the last step
 SERVED = ("start", *LEARNING)  # while there is an engine
-CONTEXT = GIB // 2  # assumed: what the driver, CUDA and its libraries keep
+CONTEXT = GIB // 2  # assumed: what the driver, CUDA and its libraries keep; on a CPU Python, torch and theirs
 CACHE = "keys and values"
 
 
@@ -55,6 +55,7 @@ class Job:
     recipe: Recipe
     shape: Shape
     engine: str
+    on_cpu: bool = False  # planned is the memory of a machine without a GPU
 
     @property
     def colocated(self) -> bool:
@@ -72,7 +73,8 @@ class Job:
 
     @property
     def width(self) -> int:
-        return budget.WIDTH[self.recipe.model.weights]
+        widths = budget.ON_CPU if self.on_cpu else budget.WIDTH
+        return widths[self.recipe.model.weights]
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -82,7 +84,7 @@ class Job:
 
     @cached_property
     def run(self) -> Pass:
-        return passes.pass_of(self.recipe, rows_only=self.row.rows_only)
+        return passes.pass_of(self.recipe, rows_only=self.row.rows_only, on_cpu=self.on_cpu)
 
     @property
     def longest(self) -> int:
@@ -106,12 +108,15 @@ class Job:
         """Bytes of one sequence's keys and values."""
         if self.colocated:
             return budget.sequence_bytes(self.shape, self.width, self.longest)
-        return self.longest * budget.kv_bytes_per_token(self.shape, self.width)
+        a_token = budget.kv_bytes_per_token(self.shape, self.width)
+        return max(1, self.longest * a_token)  # where no layer attends, there are none
 
     @cached_property
     def held(self) -> dict[str, int]:
         twice = self.row.own_copy and not self.recipe.rollout.vllm.share_weights
-        return budget.held_bytes(self.shape, self.recipe, colocated=self.colocated, twice=twice)
+        return budget.held_bytes(
+            self.shape, self.recipe, colocated=self.colocated, twice=twice, compute=self.width
+        )
 
     # ------------------------------------------------------------------------------------------- parts
 
@@ -134,7 +139,7 @@ class Job:
             "adapter inside vLLM": (SERVED, "one slot"),
             "CUDA graphs": (SERVED, graphs),
         }
-        yield Part("CUDA context", CONTEXT, EVER, "assumed")
+        yield Part("Python and torch" if self.on_cpu else "CUDA context", CONTEXT, EVER, "assumed")
         for name, size in self.held.items():
             moments, note = known[name]
             yield Part(name, size, moments, note)
@@ -207,7 +212,7 @@ class Job:
         """The merged model, where it fits into `room` beside the policy; else it is looked at on the CPU."""
         if "merged" not in self.recipe.export.formats:
             return
-        merged = passes.merged_bytes(self.shape, self.recipe)
+        merged = passes.merged_bytes(self.shape, self.recipe, self.width)
 
         def answering(rows: int) -> int:
             return passes.checked_bytes(self.shape, self.run, rows, self.recipe.model.max_prompt_tokens)
@@ -229,12 +234,12 @@ class Job:
         saved = passes.saved_bytes(self.shape, self.run, tokens, recomputed)
         if recomputed or self.recipe.model.weights in ("nf4", "int8"):
             return saved
-        a_layer = sum(linear.numbers for linear in self.shape.linears)
-        return saved + self.shape.layers * a_layer * self.width
+        return saved + self.width * sum(block.numbers for block in self.shape.blocks)
 
     def warnings(self, offloaded: int) -> Iterator[str]:
         use = self.recipe.optim.use
         context = self.shape.context
+        yield from self.shape.unknown
         if offloaded:
             yield f"offloaded activations take {offloaded / GIB:.1f} GiB of CPU memory"
         if context and self.longest > context:

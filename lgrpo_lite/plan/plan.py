@@ -35,11 +35,12 @@ class Plan:
     layers: int
     at_once: int
     offloaded: int  # bytes in CPU memory
+    on_cpu: bool = False  # `size` is the memory of a machine without a GPU, and all of it can be used
     warnings: tuple[str, ...] = ()
 
     @property
     def capacity(self) -> int:
-        return budget.visible(self.size)
+        return self.size if self.on_cpu else budget.visible(self.size)
 
     def peak(self, moment: str) -> int:
         return _sum(self.parts, moment)
@@ -65,7 +66,8 @@ class Plan:
     def verdict(self) -> str:
         gap = f"{abs(self.spare) / GIB:.2f} GiB"
         if self.fits:
-            return f"fits {_size(self.size)} with {gap} to spare: the {self.worst} binds"
+            whose = " of this machine's memory" if self.on_cpu else ""
+            return f"fits {_size(self.size)}{whose} with {gap} to spare: the {self.worst} binds"
         return too_small(self.size, f"short by {gap}", self.worst)
 
     def lines(self) -> list[str]:
@@ -113,7 +115,12 @@ def _size(size: int) -> str:
 
 
 def plan(
-    recipe: Recipe, size: int | None = None, config: Any = None, *, cache_stays: int | None = None
+    recipe: Recipe,
+    size: int | None = None,
+    config: Any = None,
+    *,
+    cache_stays: int | None = None,
+    on_cpu: bool = False,
 ) -> Plan:
     """The memory of a checked recipe. size: bytes (None: this GPU's, else the recipe's, else 24 GiB).
 
@@ -121,12 +128,13 @@ def plan(
     ConfigError. memory.checkpointing=auto recomputes as few layers as fit; without kv_cache_gb, keys and
     values take what is free.
     cache_stays: bytes of keys and values that vLLM will not give back for training.
+    on_cpu: size is the memory of a machine without a GPU, where transformers samples.
     """
     where = recipe.where("model.id")
     shape = Shape.of(config or find_config(recipe.model, where), where)
-    job = Job(recipe, shape, planned_engine(recipe))
+    job = Job(recipe, shape, FALLBACK if on_cpu else planned_engine(recipe), on_cpu)
     size = size or card_size(recipe)
-    capacity = budget.visible(size)
+    capacity = size if on_cpu else budget.visible(size)
     stays = list(job.stays())
     layers = shape.layers
     fixed = recipe.memory.checkpointing
@@ -156,6 +164,7 @@ def plan(
         layers=layers,
         at_once=min(job.sequences, cache // job.one),
         offloaded=offloaded,
+        on_cpu=on_cpu,
         warnings=tuple(job.warnings(offloaded)),
     )
 

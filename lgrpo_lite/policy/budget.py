@@ -7,15 +7,17 @@ everywhere: a card that is sold as 24 GB has 24 GiB, of which torch sees a littl
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from lgrpo_lite.policy.shape import Linear, Shape, heads_of, settings
+from lgrpo_lite.policy.families import Linear, heads_of, layer_types
+from lgrpo_lite.policy.shape import Shape, settings
 from lgrpo_lite.recipe.schema import Lora, Recipe
 
 GIB = 2**30
 WIDTH = {"nf4": 2, "int8": 2, "bf16": 2, "fp16": 2, "fp32": 4}  # bytes of a number that a GPU computes with
+ON_CPU = WIDTH | {"nf4": 4, "int8": 4}  # and a CPU
 SEEN = 23.6 / 24  # of a card's size is what torch sees of it
 # of what is free beside all else may go to keys and values; the rest is for what a plan does not know
 CACHE_SHARE = 0.9
@@ -48,25 +50,16 @@ def weights_bytes(
     shape = config if isinstance(config, Shape) else Shape.of(config)
     plain = 4 if trained else compute or WIDTH[weights]
     rotary = 8 * (shape.head_dim // 2)
-    total = plain * (sum(shape.outer) + shape.layers * sum(shape.vectors)) + rotary
+    total = plain * shape.rest + rotary
     if trained or weights not in ("nf4", "int8"):
-        return total + plain * shape.layers * sum(linear.numbers for linear in shape.linears)
-    sizes = {linear.name: _quantised(linear, weights, shape.saved, by_vllm) for linear in shape.linears}
-    total += shape.layers * sum(sizes.values())
-    for linear in _unquantised(shape):
-        total += plain * linear.numbers - sizes[linear.name]
+        return total + plain * sum(block.numbers for block in shape.blocks)
+    left = (shape.saved or {}).get("llm_int8_skip_modules") or ()  # as numbers, by a quantised checkpoint
+    for name, linear in shape.named_linears:
+        if left and _skips(name, left):
+            total += plain * linear.numbers
+        else:
+            total += _quantised(linear, weights, shape.saved, by_vllm)
     return total
-
-
-def _unquantised(shape: Shape) -> Iterator[Linear]:
-    """Linear layers of the blocks that a quantised checkpoint left as numbers."""
-    patterns = (shape.saved or {}).get("llm_int8_skip_modules")
-    if not patterns:
-        return
-    for layer in range(shape.layers):
-        for linear in shape.linears:
-            if _skips(f"model.layers.{layer}.{linear.name}", patterns):
-                yield linear
 
 
 def _quantised(linear: Linear, weights: str, saved: Mapping[str, Any] | None, by_vllm: bool) -> int:
@@ -90,9 +83,7 @@ def adapter_sizes(shape: Shape, lora: Lora) -> list[int]:
         ("lm_head", shape.hidden, shape.vocabulary),
         ("model.embed_tokens", shape.vocabulary, shape.hidden),
     ]
-    for layer in range(shape.layers):
-        for linear in shape.linears:
-            matrices.append((f"model.layers.{layer}.{linear.name}", linear.inputs, linear.outputs))
+    matrices += [(name, linear.inputs, linear.outputs) for name, linear in shape.named_linears]
     sizes = []
     for name, inputs, outputs in matrices:
         if targeted(lora, name):
@@ -103,7 +94,7 @@ def adapter_sizes(shape: Shape, lora: Lora) -> list[int]:
 def targeted(lora: Lora, name: str) -> bool:
     """PEFT's rule: all-linear leaves the head out, a text is a pattern of whole names, a list ends them."""
     if lora.targets == "all-linear":
-        return name.endswith("_proj")
+        return name.rpartition(".")[2] not in ("lm_head", "embed_tokens")
     if isinstance(lora.targets, str):
         return re.fullmatch(lora.targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in lora.targets)
@@ -131,10 +122,11 @@ def moments_bytes(sizes: Sequence[int], use: str) -> int:
 def kv_bytes_per_token(config: Any, width: int) -> int:
     """Keys and values of one token: 2 · layers · heads of keys · their width · bytes a number. Any family."""
     if isinstance(config, Shape):
-        return 2 * config.layers * config.kv_heads * config.head_dim * width
+        return 2 * config.attending * config.kv_heads * config.head_dim * width
     c = settings(config)
     _, heads, each = heads_of(c)
-    return 2 * c["num_hidden_layers"] * heads * each * width
+    attending = sum(kind != "linear_attention" for kind in layer_types(c))
+    return 2 * attending * heads * each * width
 
 
 def sequence_bytes(config: Any, width: int, tokens: int) -> int:
@@ -145,8 +137,8 @@ def sequence_bytes(config: Any, width: int, tokens: int) -> int:
 def slot_bytes(shape: Shape, rank: int, width: int) -> int:
     """vLLM's copy of one adapter: every linear layer, in the compute type, at the next rank vLLM knows."""
     slot_rank = next((r for r in SLOT_RANKS if r >= rank), rank)
-    widths = sum(linear.inputs + linear.outputs for linear in shape.linears)
-    return shape.layers * widths * slot_rank * width
+    widths = sum(linear.inputs + linear.outputs for _, linear in shape.named_linears)
+    return widths * slot_rank * width
 
 
 def graph_sizes(sequences: int) -> int:
@@ -170,14 +162,17 @@ def sequences_at_once(recipe: Recipe) -> int:
     return rollout.vllm.max_sequences or min(256, rollout.prompts_per_step * rollout.group_size)
 
 
-def held_bytes(shape: Shape, recipe: Recipe, *, colocated: bool, twice: bool = False) -> dict[str, int]:
+def held_bytes(
+    shape: Shape, recipe: Recipe, *, colocated: bool, twice: bool = False, compute: int | None = None
+) -> dict[str, int]:
     """What a run has on the card at any time, by name; gradients, passes, keys and values come and go.
 
-    CUDA's own memory is not in it. colocated: vLLM is in this process; twice: on weights of its own.
+    CUDA's own memory is not in it. colocated: vLLM is in this process; twice: on weights of its own; compute:
+    bytes of the type of all that is not quantised, None: a GPU's.
     """
     model = recipe.model
     served = weights_bytes(shape, model.weights, by_vllm=True)
-    own = weights_bytes(shape, model.weights, trained=model.lora is None)
+    own = weights_bytes(shape, model.weights, compute=compute, trained=model.lora is None)
     sizes = adapter_sizes(shape, model.lora) if model.lora else shape.parameters
     parts = {"base weights": served if colocated and not twice else own}
     if twice:

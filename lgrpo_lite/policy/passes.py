@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from lgrpo_lite.policy.budget import WIDTH, kv_bytes_per_token, sequences_at_once, targeted
+from lgrpo_lite.policy.budget import ON_CPU, WIDTH, kv_bytes_per_token, sequences_at_once, targeted
 from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.recipe.schema import Lora, Recipe
 
@@ -41,15 +41,15 @@ class Pass:
     keys: float = 1.0
 
 
-def pass_of(recipe: Recipe, *, rows_only: bool = False) -> Pass:
-    """That of a recipe's updates on a GPU. rows_only: the engine's models take no other layout."""
+def pass_of(recipe: Recipe, *, rows_only: bool = False, on_cpu: bool = False) -> Pass:
+    """That of a recipe's updates. rows_only: the engine's models take no other layout."""
     model = recipe.model
     layout = "rows" if rows_only else recipe.memory.layout
-    width = WIDTH[model.weights]
+    width = ON_CPU[model.weights] if on_cpu else WIDTH[model.weights]
     keys = 1.0
     if layout in ("auto", "shared"):
         keys = 1 + model.max_prompt_tokens / model.max_new_tokens
-    gathered = layout != "rows" and width == 4
+    gathered = layout != "rows" and (width == 4 or on_cpu)
     return Pass(width, model.lora, int8=model.weights == "int8", gathered=gathered, keys=keys)
 
 
@@ -71,9 +71,9 @@ def layer_bytes(shape: Shape, p: Pass) -> int:
     float32 copy twice), MLP 3·b·i.
     """
     query, key = shape.query, shape.kv_heads * shape.head_dim
-    normed = 2 * shape.hidden
-    rows = 2 + shape.heads
-    if shape.head_norms:
+    normed = shape.family.norms * shape.hidden
+    rows = shape.family.norms + shape.heads
+    if shape.family.head_norms:
         normed += query + key
         rows += shape.heads + shape.kv_heads
     norms = (p.width if p.lora else 8) * normed + 4 * rows
@@ -211,7 +211,7 @@ def unpacked_bytes(shape: Shape, weights: str, p: Pass) -> int:
     if p.lora is None:  # a tied table has two gradients, and a pass adds to those that are there
         copies = 0
         if p.width < 4:
-            copies = p.width * shape.layers * sum(linear.numbers for linear in shape.linears)
+            copies = p.width * sum(block.numbers for block in shape.blocks)
         return 4 * table + copies
     head = layer = 0
     if targeted(p.lora, "lm_head"):
@@ -267,9 +267,9 @@ def generate_bytes(shape: Shape, p: Pass, rows: int, prompt: int, tokens: int) -
 # ------------------------------------------------------------------------------------------- export
 
 
-def merged_bytes(shape: Shape, recipe: Recipe) -> int:
-    """The merged model, as it is checked beside the policy."""
-    return WIDTH[recipe.model.weights] * sum(shape.parameters)
+def merged_bytes(shape: Shape, recipe: Recipe, width: int | None = None) -> int:
+    """The merged model, as it is checked beside the policy. width: bytes of a number; None: a GPU's."""
+    return (width or WIDTH[recipe.model.weights]) * sum(shape.parameters)
 
 
 def checked_bytes(shape: Shape, p: Pass, rows: int, prompt: int) -> int:

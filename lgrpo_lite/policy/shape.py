@@ -8,87 +8,91 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.machine.hub import cached_snapshot
+from lgrpo_lite.policy.families import (
+    FAMILIES,
+    LOADED_BESIDE,
+    Block,
+    Family,
+    Linear,
+    blocks_of,
+    heads_of,
+    vision_of,
+)
+from lgrpo_lite.policy.gguf import config_of_header, is_gguf, local_file, on_hub, read_header
 from lgrpo_lite.recipe.schema import Model
 
-
-class Linear(NamedTuple):
-    """A linear layer of a block; layers of one `source` read the same tensor."""
-
-    name: str
-    inputs: int
-    outputs: int
-    bias: bool
-    source: str
-
-    @property
-    def numbers(self) -> int:
-        return self.inputs * self.outputs
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What a model type adds to Llama's block; a text names the key of its config that decides."""
-
-    qkv_bias: bool | str = "attention_bias"
-    o_bias: bool | str = "attention_bias"
-    mlp_bias: bool | str = False
-    head_norms: bool = False
-    fused: bool = False
-
-
-FAMILIES = {
-    "llama": Family(mlp_bias="mlp_bias"),
-    "granite": Family(mlp_bias="mlp_bias"),
-    "smollm3": Family(mlp_bias="mlp_bias"),
-    "mistral": Family(False, False),
-    "phi3": Family(False, False, fused=True),
-    "qwen2": Family(True, False),
-    "qwen3": Family(head_norms=True),
-}
+BUILTIN = "builtin:"  # before the name of a model inside the package
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`linears` are those of one block; `saved` is how a checkpoint was quantised, if it was."""
+    """`saved` is how a checkpoint was quantised, if it was; `beside`: elements of each parameter that is
+    loaded beside the language model; `unknown`: what these numbers leave out, in sentences.
+    """
 
     layers: int
     hidden: int
-    inner: int
+    inner: int  # of a token: where there are experts, of all that it takes
     heads: int
     kv_heads: int
     head_dim: int
     vocabulary: int
     context: int | None  # longest sequence, tokens
     tied: bool
-    head_norms: bool
-    linears: tuple[Linear, ...]
+    family: Family
+    blocks: tuple[Block, ...]
     saved: Mapping[str, Any] | None = None
+    beside: tuple[int, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Any, where: str = "model.id") -> "Shape":
-        """From config.json as a mapping, or transformers' config. A type not in FAMILIES: ConfigError."""
-        c = settings(config)
-        kind = str(c.get("model_type"))
+        """From config.json as a mapping, or transformers' config. A type that is no row of FAMILIES, or a
+        config that leaves a size out: ConfigError.
+        """
+        whole = config if isinstance(config, Mapping) else config.to_dict()
+        c = settings(whole)
+        kind = _text_type(c)
         if kind not in FAMILIES:
             what = f"the memory of a model of type {kind!r} is not known{nearest(kind, FAMILIES)}"
             raise ConfigError(what, where=where, fix=f"plan one of: {', '.join(sorted(FAMILIES))}")
+        try:
+            return cls._of(FAMILIES[kind], whole, _whole(FAMILIES[kind], whole, c))
+        except (KeyError, TypeError, ZeroDivisionError, ValueError) as error:
+            what = f"the config of a model of type {kind!r} is not whole: {error!r}"
+            raise ConfigError(what, where=where, fix="download it again") from None
+
+    @classmethod
+    def _of(cls, family: Family, whole: Mapping[str, Any], c: Mapping[str, Any]) -> "Shape":
         heads, kv_heads, head_dim = heads_of(c)
+        blocks = blocks_of(family, c)
+        each = c["num_experts_per_tok"] if family.experts else 1
+        beside, unknown = _beside(whole, c)
+        if family.unmeasured:
+            unknown.append(family.unmeasured)
+        saved = whole.get("quantization_config") or c.get("quantization_config")
+        method = (saved or {}).get("quant_method", "bitsandbytes")
+        if method != "bitsandbytes":
+            unknown.append(f"it was saved as {method}, which is not trained here: plan the model before that")
         return cls(
-            c["num_hidden_layers"],
+            len(blocks),
             c["hidden_size"],
-            c["intermediate_size"],
+            each * c["intermediate_size"],
             heads,
             kv_heads,
             head_dim,
             c["vocab_size"],
             c.get("max_position_embeddings"),
             bool(c.get("tie_word_embeddings")),
-            FAMILIES[kind].head_norms,
-            tuple(_linears(FAMILIES[kind], c)),
-            c.get("quantization_config"),
+            family,
+            blocks,
+            saved,
+            tuple(beside),
+            tuple(unknown),
         )
 
     @property
@@ -97,17 +101,33 @@ class Shape:
         return self.heads * self.head_dim
 
     @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Of the block with most: what a pass takes is counted as if all were like it."""
+        return max(self.blocks, key=lambda block: block.numbers).linears
+
+    @property
+    def named_linears(self) -> Iterator[tuple[str, Linear]]:
+        """Every linear layer of every block, as transformers names it."""
+        for i, block in enumerate(self.blocks):
+            for linear in block.linears:
+                yield f"model.layers.{i}.{linear.name}", linear
+
+    @property
     def largest(self) -> int:
         """Numbers of the largest linear layer."""
         return max(linear.numbers for linear in self.linears)
 
     @property
-    def vectors(self) -> list[int]:
-        """Elements of each norm and bias of one block. A norm of heads has a weight for each of a head's."""
-        norms = [self.hidden] * 2
-        if self.head_norms:
-            norms += [self.head_dim] * 2
-        return norms + [linear.outputs for linear in self.linears if linear.bias]
+    def attending(self) -> int:
+        """Layers that keep keys and values of every token."""
+        return sum(block.attends for block in self.blocks)
+
+    @property
+    def rest(self) -> int:
+        """Numbers outside of linear layers: norms, biases, embeddings, a head not tied to them, what is
+        loaded beside the language model.
+        """
+        return sum(sum(block.rest) for block in self.blocks) + sum(self.outer) + sum(self.beside)
 
     @property
     def outer(self) -> list[int]:
@@ -117,7 +137,11 @@ class Shape:
     @property
     def parameters(self) -> list[int]:
         """Elements of every parameter."""
-        return ([linear.numbers for linear in self.linears] + self.vectors) * self.layers + self.outer
+        sizes = [*self.outer, *self.beside]
+        for block in self.blocks:
+            sizes += [linear.numbers for linear in block.linears]
+            sizes += block.rest
+        return sizes
 
 
 def settings(config: Any) -> Mapping[str, Any]:
@@ -126,45 +150,44 @@ def settings(config: Any) -> Mapping[str, Any]:
     return whole.get("text_config") or whole
 
 
-def heads_of(c: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Query heads, heads of keys and values, and the width of one."""
-    heads = c["num_attention_heads"]
-    kv_heads = c.get("num_key_value_heads") or heads
-    head_dim = c.get("head_dim") or c["hidden_size"] // heads
-    return heads, kv_heads, head_dim
+def _text_type(c: Mapping[str, Any]) -> str:
+    """The type of the language model; a config of text and images may leave out that it is one of text."""
+    kind = str(c.get("model_type"))
+    return f"{kind}_text" if f"{kind}_text" in FAMILIES else kind
 
 
-def _linears(family: Family, c: Mapping[str, Any]) -> Iterator[Linear]:
-    def has(bias: bool | str) -> bool:
-        return bool(c.get(bias)) if isinstance(bias, str) else bias
+def _whole(family: Family, whole: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the language model with what its config leaves out."""
+    said = {key: value for key, value in c.items() if value is not None}
+    tied = {"tie_word_embeddings": whole["tie_word_embeddings"]} if "tie_word_embeddings" in whole else {}
+    return {**family.defaults, **tied, **said}
 
-    heads, kv_heads, head_dim = heads_of(c)
-    hidden, inner = c["hidden_size"], c["intermediate_size"]
-    query, key = heads * head_dim, kv_heads * head_dim
-    if family.fused:
-        attention = {"qkv": query + 2 * key}
-        mlp = {"gate_up": 2 * inner}
-    else:
-        attention = {"q": query, "k": key, "v": key}
-        mlp = {"gate": inner, "up": inner}
-    for name, width in attention.items():
-        yield Linear(f"self_attn.{name}_proj", hidden, width, has(family.qkv_bias), "attention")
-    yield Linear("self_attn.o_proj", query, hidden, has(family.o_bias), "heads")
-    for name, width in mlp.items():
-        yield Linear(f"mlp.{name}_proj", hidden, width, has(family.mlp_bias), "mlp")
-    yield Linear("mlp.down_proj", inner, hidden, has(family.mlp_bias), "inner")
+
+def _beside(whole: Mapping[str, Any], c: Mapping[str, Any]) -> tuple[list[int], list[str]]:
+    """(elements of what is loaded beside the language model, what is not known of it)."""
+    kind = whole.get("model_type")
+    if "text_config" not in whole or (kind in LOADED_BESIDE and LOADED_BESIDE[kind] is None):
+        return [], []
+    if kind not in LOADED_BESIDE:
+        return [], [f"what a model of type {kind!r} has beside its language model is not counted"]
+    note = "its vision tower is counted as frozen; an adapter on all linear layers has some there too"
+    return vision_of(whole, c["hidden_size"]), [note]
 
 
 # ------------------------------------------------------------ where a config stands
 
 
 def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
-    """config.json of the recipe's model, or the shape of that name in the package. Neither: ConfigError."""
+    """config.json of the recipe's model, what a GGUF file amounts to, or the shape of that name in the
+    package. None of them: ConfigError.
+    """
+    if is_gguf(model.id) and on_hub(model.id) is None:
+        return config_of_header(read_header(local_file(model.id, where), where), where)
     path = _config_path(model)
     if path is None:
         known = ", ".join(sorted(shapes()))
         what = f"{model.id} is not on this machine, and its shape is not among: {known}"
-        raise ConfigError(what, where=where, fix="give a folder with its config.json, or download it")
+        raise ConfigError(what, where=where, fix=FETCH)
     if isinstance(path, dict):
         return path
     try:
@@ -172,6 +195,16 @@ def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         what = f"cannot read the model's config: {error}"
         raise ConfigError(what, where=str(path), fix="download it again") from None
+
+
+FETCH = (
+    "give a folder with its config.json; `lgrpo-lite plan … --fetch-config` reads that file of the Hub alone"
+)
+
+
+def is_known(model: Model) -> bool:
+    """Whether `find_config` finds one."""
+    return _config_path(model) is not None
 
 
 def shapes() -> dict[str, dict[str, Any]]:
@@ -183,26 +216,17 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 
 def _config_path(model: Model) -> Path | dict[str, Any] | None:
-    if model.id.startswith("builtin:"):
-        models = Path(str(resources.files("lgrpo_lite"))) / "models"
-        path = models / model.id.removeprefix("builtin:") / "config.json"
-        return path if os.path.isfile(path) else None
-    for path in (Path(model.id) / "config.json", *_cached(model)):
-        if os.path.isfile(path):  # where pathlib raises on a name that is too long
-            return path
+    folder = builtin_folder(model.id) if model.id.startswith(BUILTIN) else Path(model.id)
+    if model.id.startswith(BUILTIN):
+        return folder / "config.json" if folder else None
+    for path in (folder, cached_snapshot(os.environ, model.id, model.revision)):
+        if path is not None and os.path.isfile(path / "config.json"):  # pathlib raises on a name too long
+            return path / "config.json"
     return shapes().get(model.id.removesuffix("-Instruct"))
 
 
-def _cached(model: Model) -> Iterator[Path]:
-    """Where huggingface_hub would keep it; its own rules, without importing it."""
-    home = os.environ.get("HF_HOME")
-    if not home:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        home = Path(cache).expanduser() / "huggingface"
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    folder = hub / f"models--{model.id.replace('/', '--')}"
-    revision = model.revision or "main"
-    reference = folder / "refs" / revision
-    if os.path.isfile(reference):
-        revision = reference.read_text("utf-8").strip()
-    yield folder / "snapshots" / revision / "config.json"
+def builtin_folder(name: str) -> Path | None:
+    """The folder of `builtin:NAME` inside the package; None where there is none."""
+    models = Path(str(resources.files("lgrpo_lite"))) / "models"
+    folder = models / name.removeprefix(BUILTIN)
+    return folder if os.path.isfile(folder / "config.json") else None

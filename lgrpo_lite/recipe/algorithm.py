@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from lgrpo_lite.errors import nearest
-from lgrpo_lite.recipe.bounds import AdamRate, bounded
+from lgrpo_lite.recipe.bounds import AdamRate, Answers, Tokens, bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +183,10 @@ class BestDraft(Section):
     The prompt is made by data.draft_template.
     """
 
-    drafts: int | None = Field(
-        default=None, ge=1, description="answers spent on drafts; null is half of group_size"
+    drafts: Answers | None = Field(
+        default=None, description="answers spent on drafts; null is half of group_size"
     )
-    max_tokens: int = Field(default=1024, ge=1, description="a longer draft loses its beginning")
+    max_tokens: Tokens = Field(default=1024, description="a longer draft loses its beginning")
     when: Literal["always", "wrong"] = Field(
         default="always", description="wrong: a right draft is not shown, to forbid copying"
     )
@@ -198,9 +198,9 @@ class Guide(Section):
     share: float = Field(
         default=0.25, ge=0, le=1, description="share α of a group that is guided, rounded up"
     )
-    init: int = Field(default=3072, ge=1, description="first guidance length ℓ, tokens")
-    max: int = Field(default=3072, ge=1, description="bound of ℓ")
-    history: int = Field(default=2, ge=1, description="rewards T that the controller averages")
+    init: Tokens = Field(default=3072, description="first guidance length ℓ, tokens")
+    max: Tokens = Field(default=3072, description="bound of ℓ")
+    history: int = Field(default=2, ge=1, le=10**6, description="rewards T that the controller averages")
     schedule: Literal["every", "released"] = Field(
         default="every", description="released: every third step, as the code does"
     )
@@ -228,7 +228,7 @@ class RefineBest(Section):
     when: Literal["imperfect", "always"] = Field(
         default="imperfect", description="imperfect: only if a criterion failed"
     )
-    max_tokens: int = Field(default=1024, ge=1, description="a longer best answer loses its beginning")
+    max_tokens: Tokens = Field(default=1024, description="a longer best answer loses its beginning")
 
 
 class ProbeValues(Section):
@@ -236,9 +236,9 @@ class ProbeValues(Section):
     k fresh continuations from it.
     """
 
-    k: int = Field(default=9, ge=1, description="continuations a state")
+    k: Answers = Field(default=9, description="continuations a state")
     max_states: int = Field(
-        default=20, ge=1, description="states an answer; credit past them falls on the last one"
+        default=20, ge=1, le=10**5, description="states an answer; credit past them falls on the last one"
     )
     delimiter: str = Field(default="\n", min_length=1, description="text that ends a step")
     only: Literal["all", "mixed"] = Field(
@@ -258,7 +258,7 @@ class ValueCache(Section):
     before the first step.
     """
 
-    n: int = Field(default=8, ge=1, description="answers a prompt")
+    n: Answers = Field(default=8, description="answers a prompt")
     beta: float = Field(default=0.5, ge=0, description="β1; 0: V* is the mean reward")
     drop_unsolved: bool = Field(
         default=False, description="leave out prompts that none of the n answers solved"
@@ -315,10 +315,10 @@ class Algorithm(Section):
         Field(default="sequence_mean", description="how token terms add up to the loss")
     )
     reduce_constant: int | None = Field(
-        default=None, ge=1, description="M of reduce=constant; null is model.max_new_tokens"
+        default=None, ge=1, le=2**24, description="M of reduce=constant; null is model.max_new_tokens"
     )
     reduce_rows: int | None = Field(
-        default=None, ge=1, description="answers in a mean of micro_token_mean; null is group_size"
+        default=None, ge=1, le=2**20, description="answers in a mean of micro_token_mean; null is group_size"
     )
     # token weights
     length_preference: LengthPreference | None = None

@@ -56,4 +56,10 @@ Temperature = Annotated[float, AfterValidator(_temperature)]
 Decays = Annotated[tuple[float, float], AfterValidator(_decays)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]  # what a socket or a timer can wait
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+# as many as any run can mean: what is beyond is a typo, and would be found out when memory ends
+Tokens = Annotated[int, Field(ge=1, le=2**20)]  # of a prompt, an answer, or a piece of one
+Answers = Annotated[int, Field(ge=1, le=4096)]  # to one prompt
+Sequences = Annotated[int, Field(ge=1, le=2**16)]  # prompts of a step, or answers at once
+Steps = Annotated[int, Field(ge=1, le=10**7)]
+Gigabytes = Annotated[float, Field(gt=0, le=16_384)]
 AdamRate = Annotated[float, Field(gt=0, le=1)]  # a step moves every number by up to as much

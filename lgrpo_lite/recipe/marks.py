@@ -35,10 +35,13 @@ _Loader.add_implicit_resolver(
 
 @dataclass
 class Marks:
-    """Where each dotted key was set. `lines` maps a path to a line number, or to the place in words."""
+    """Where each dotted key was set. `lines` maps a path to a line number, or to the place in words; `before`
+    has the value of a file that the command line replaced.
+    """
 
     origin: str = "defaults"
     lines: dict[tuple[str, ...], int | str] = field(default_factory=dict)
+    before: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def where(self, path: tuple[str, ...]) -> str:
         dotted = ".".join(path)

@@ -5,14 +5,19 @@ So a recipe is code: whoever runs it runs the files that it names.
 
 import hashlib
 import os
+import reprlib
 import symtable
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-from lgrpo_lite.errors import ConfigError, DataError, nearest
+from pydantic import ValidationError
+
+from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, nearest
 
 
 def found(name: str, table: Mapping[str, Any], where: str, kind: str) -> Any:
@@ -53,6 +58,49 @@ def look_at(use: str, where: str) -> None:
         raise DataError(f"{path} is no Python: {reason}", where=f"{path}:{line}", fix="mend it") from None
     if name not in names and b"import *" not in text:
         raise DataError(f"{path} has no function {name!r}", where=where, fix="check the name after the colon")
+
+
+@contextmanager
+def blamed(use: str, expected: str) -> Iterator[None]:
+    """Inside it what a user's function raises is a DataError at its own line, with what was `expected` of it.
+
+    Errors of this project, and memory that ends, pass: others know what to do about them.
+    """
+    try:
+        yield
+    except (LgrpoError, MemoryError):
+        raise
+    except Exception as error:
+        if not is_file(use) or type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
+            raise
+        where = _line_of(error, use) or line_of(use)
+        raise DataError(f"{use} raised {_said(error)}", where=where, fix=expected) from error
+
+
+def line_of(use: str) -> str:
+    """file:line of the definition of a user's function that was imported before."""
+    path, _, name = use.rpartition(":")
+    function = from_file(use, path)
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)
+    return f"{path}:{line}" if name else path
+
+
+def _line_of(error: BaseException, use: str) -> str | None:
+    """The last line of the user's file that an error came through; None where it came through none."""
+    path = use.rpartition(":")[0]
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}:{lines[-1]}" if lines else None
+
+
+def _said(error: Exception) -> str:
+    """An error in a line; of a schema's first fault the setting, its value and the reason."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        return f"no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def read_file(path: str, where: str) -> bytes:

@@ -6,21 +6,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.errors import ConfigError, LgrpoError, nearest, noted, raise_all
+from lgrpo_lite.recipe import words
 from lgrpo_lite.recipe.algorithm import Section
-from lgrpo_lite.recipe.marks import SHOWN, Marks, load_marked, parse_scalar, shown, without_secrets
+from lgrpo_lite.recipe.marks import SHOWN, Marks, flat, load_marked, parse_scalar, shown, without_secrets
 from lgrpo_lite.recipe.schema import Recipe, section_inside
 
 S = TypeVar("S", bound=Section)
 LONGEST = 1 << 20  # bytes of a recipe's file
-NOT_HERE = {  # keys that users of other trainers will try, and why a recipe has none of them
-    "model.lora.dora": "vLLM serves no DoRA adapter, so none is trained here",
-    "model.lora.use_dora": "vLLM serves no DoRA adapter, so none is trained here",
-    "model.lora.modules_to_save": (
-        "vLLM serves no adapter that replaces whole modules, so none is trained here"
-    ),
-    "model.lora.bias": "vLLM serves no adapter with biases, so none is trained here",
-}
 
 
 def recipe_names() -> list[str]:
@@ -73,19 +66,36 @@ def parse_recipe(text: str, origin: str, overrides: list[str] | None = None) -> 
 
 def recipe_of(raw: dict, marks: Marks, overrides: list[str] | None = None) -> Recipe:
     """`load_recipe` on what was read already; `marks` says where each key of `raw` came from."""
-    for item in overrides or []:
-        _override(raw, marks, item)
-    recipe = validated(Recipe, raw, marks, help_="see `lgrpo-lite config`")
-    recipe._marks = marks
+    recipe, faults = looked_at(raw, marks, overrides)
+    raise_all(faults)
+    assert recipe is not None, "None has a fault"
     return recipe
 
 
+def looked_at(
+    raw: dict, marks: Marks, overrides: list[str] | None = None
+) -> tuple[Recipe | None, list[LgrpoError]]:
+    """The recipe without the settings that are at fault, and every fault. None: nothing is left of it."""
+    faults: list[LgrpoError] = []
+    for item in overrides or []:
+        with noted(faults):
+            _override(raw, marks, item)
+    recipe = None
+    wrong = True
+    while wrong and recipe is None:
+        recipe, wrong = _without_faults(Recipe, raw, marks, "see `lgrpo-lite config`", faults)
+    if recipe is not None:
+        recipe._marks = marks
+    return recipe, faults
+
+
 def validated(schema: type[S], raw: dict, marks: Marks, *, help_: str) -> S:
-    """`raw` as the schema has it. The first fault is a ConfigError in this project's words."""
-    try:
-        return schema.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error, marks, schema, help_) from None
+    """`raw` as the schema has it. What is wrong: ConfigError in this project's words."""
+    faults: list[LgrpoError] = []
+    read, _ = _without_faults(schema, raw, marks, help_, faults)
+    raise_all(faults)
+    assert read is not None, "None has a fault"
+    return read
 
 
 def packaged():
@@ -119,6 +129,8 @@ def _override(raw: dict, marks: Marks, item: str) -> None:
     if isinstance(node, list):
         node[_index(node, last, place)] = parsed
     else:
+        if last in node:
+            marks.before.setdefault(tuple(path), node[last])
         node[last] = parsed
     marks.lines[tuple(path)] = place
 
@@ -136,36 +148,133 @@ def _index(node: list, part: str, place: str) -> int:
     raise ConfigError(what, where=place, fix=f"use 0 to {len(node) - 1}")
 
 
-def _explain(error: ValidationError, marks: Marks, schema: type[Section], help_: str) -> ConfigError:
-    """The first fault of a pydantic report, in this project's words."""
-    first = error.errors(include_url=False)[0]
-    loc = tuple(str(part) for part in first["loc"])
+def _without_faults(
+    schema: type[S], raw: dict, marks: Marks, help_: str, faults: list[LgrpoError]
+) -> tuple[S | None, bool]:
+    """(`raw` as the schema has it, whether a second look at it is worth it).
+
+    What is wrong joins `faults` and is taken out of `raw`, so that the rest can be looked at.
+    """
+    try:
+        return schema.model_validate(raw), False
+    except ValidationError as error:
+        reports: dict[tuple, list[Any]] = {}
+        for report in error.errors(include_url=False):
+            reports.setdefault(_address(schema, report), []).append(report)
+        for address, same in reports.items():
+            faults.append(_explain(address, same, marks, schema, help_))
+        removed = [_removed(raw, address) for address in reports]
+        return None, all(removed)
+
+
+def _address(schema: type[Section], report: Any) -> tuple:
+    """Where the setting stands, without the member of a union that pydantic names behind it."""
+    loc = tuple(report["loc"])
+    if report["type"] in ("extra_forbidden", "missing"):
+        return loc
+    section: type[Section] | None = schema
+    for i, part in enumerate(loc):
+        if isinstance(part, int):
+            continue
+        field = _field(section, part)
+        if field is None:
+            return loc[:i]
+        section = section_inside(field.annotation)
+    return loc
+
+
+def _removed(raw: Any, address: tuple) -> bool:
+    """Take a setting out of what was read; False where it is not there, as one that is missing."""
+    if not address:  # of the whole recipe: a key that is no text
+        return False
+    *above, last = address
+    for part in above:
+        entry = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        if isinstance(raw, list) and not entry:
+            return False
+        if isinstance(raw, dict) and part == 0 and part not in raw:
+            continue  # a single section may stand for a list of one
+        if not entry and not (isinstance(raw, dict) and part in raw):
+            return False
+        raw = raw[part]
+    if not isinstance(raw, dict) or last not in raw:
+        return False
+    del raw[last]
+    return True
+
+
+def _explain(
+    address: tuple, reports: list[Any], marks: Marks, schema: type[Section], help_: str
+) -> ConfigError:
+    """What pydantic reports of one setting, in this project's words."""
+    first = reports[0]
+    loc = tuple(str(part) for part in address)
     dotted = ".".join(loc)
     where = marks.where(loc)
     if first["type"] == "extra_forbidden":
-        reason = NOT_HERE.get(dotted)
-        if reason:
-            fix = "remove it; model.lora.rank is what gives an adapter more"
-            return ConfigError(f"{dotted}: {reason}", where=where, fix=fix)
-        known = _keys_at(schema, first["loc"][:-1])
-        what = f"unknown key {shown(dotted)}{nearest(loc[-1][:SHOWN], known)}"
-        fix = f"remove it, or use one of: {', '.join(known)}"
-        return ConfigError(what, where=where, fix=fix)
-    if first["type"] == "missing":
-        return ConfigError(f"{dotted} is missing", where=marks.where(loc[:-1]), fix=f"add {dotted}: …")
-    if first["type"] == "model_type":
-        keys = ", ".join(_keys_at(schema, first["loc"]))
+        what, fix = _unknown(address, first["input"], schema)
+    elif first["type"] == "missing":
+        where = marks.where(loc[:-1])
+        what, fix = f"{dotted} is missing", f"add {dotted}: …"
+    elif first["type"] == "model_type":
+        keys = ", ".join(_keys_at(schema, address))
+        what = f"{dotted} is a section, not {shown(first['input'])}"
         fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {keys}"
-        return ConfigError(f"{dotted} is a section, not {shown(first['input'])}", where=where, fix=fix)
-    reason = first["msg"].lower().removeprefix("value error, ")
-    return ConfigError(f"{dotted}={shown(first['input'])}: {reason}", where=where, fix=help_)
+    else:
+        reasons = [report["msg"].lower().removeprefix("value error, ") for report in reports]
+        what, fix = f"{dotted}={shown(first['input'])}: {', or '.join(reasons)}", help_
+    return ConfigError(what, where=where, fix=fix, key=dotted)
+
+
+def _unknown(address: tuple, value: Any, schema: type[Section]) -> tuple[str, str]:
+    """(what, fix) of a key that the schema does not have: another trainer's word for one, or a typo."""
+    dotted = ".".join(map(str, address))
+    leaf = str(address[-1])
+    known = _keys_at(schema, address[:-1])
+    reason = words.not_here(dotted)
+    if reason:
+        why, instead = reason
+        return f"{dotted}: {why}", f"remove it; there is {instead}"
+    typo = nearest(leaf[:SHOWN], known)
+    meant = _meant(dotted, value) if schema is Recipe else {}
+    known_word = words.ours(dotted) or any(map(words.is_foreign, meant))
+    if meant and (known_word or not typo):
+        said = [f"{word} is {' or '.join(settings)} here{_noted(word)}" for word, settings in meant.items()]
+        settings = [setting for settings in meant.values() for setting in settings]
+        return f"unknown key {shown(dotted)}: {'; '.join(said)}", f"write {_written(settings)}"
+    what = f"unknown key {shown(dotted)}{typo}"
+    return what, f"remove it, or use one of: {', '.join(known)}"
+
+
+def _meant(dotted: str, value: Any) -> dict[str, tuple[str, ...]]:
+    """What an unknown key means here, or each of the keys inside it that mean something."""
+    inside = flat(value, dotted) if isinstance(value, dict) and value else {dotted: value}
+    meant = {}
+    for key in [*inside][:SHOWN]:
+        settings = words.ours(key)
+        if settings and len(meant) < words.MOST:
+            meant[_printable(key)] = settings
+    return meant
+
+
+def _noted(word: str) -> str:
+    note = words.note(word)
+    return f" ({note})" if note else ""
+
+
+def _written(settings: list[str]) -> str:
+    """As they are set on a command line."""
+    return ", ".join(setting if "=" in setting else f"{setting}=…" for setting in settings)
+
+
+def _field(section: type[Section] | None, part: Any) -> Any:
+    fields = section.model_fields.items() if section else ()
+    return next((field for name, field in fields if part in (name, field.alias)), None)
 
 
 def _keys_at(section: Any, loc: tuple) -> list[str]:
     for part in loc:
         if isinstance(part, int):
             continue
-        fields = section.model_fields.items()
-        annotation = next(field.annotation for name, field in fields if part in (name, field.alias))
-        section = section_inside(annotation)
+        section = section_inside(_field(section, part).annotation)
     return [field.alias or name for name, field in section.model_fields.items()]

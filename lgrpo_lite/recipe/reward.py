@@ -19,7 +19,7 @@ class Endpoint(Section):
     timeout: Seconds = Field(
         default=60.0, description="seconds a request; a request that fails leaves the reward missing"
     )
-    parallel: int = Field(default=8, ge=1, description="requests at once")
+    parallel: int = Field(default=8, ge=1, le=4096, description="requests at once")
 
 
 # What every reward could be given until options became the arguments of their functions. A recipe or a run

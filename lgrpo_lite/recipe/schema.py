@@ -5,13 +5,27 @@ name stands for is a row of `objective.named.NAMED`, laid under the keys of `alg
 No torch here.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from lgrpo_lite.recipe.algorithm import Algorithm, Section
-from lgrpo_lite.recipe.bounds import AdamRate, Decays, FolderName, Seconds, Seed, Temperature
+from lgrpo_lite.recipe.bounds import (
+    AdamRate,
+    Answers,
+    Decays,
+    FolderName,
+    Gigabytes,
+    Seconds,
+    Seed,
+    Sequences,
+    Steps,
+    Temperature,
+    Tokens,
+)
+from lgrpo_lite.recipe.data import Data
+from lgrpo_lite.recipe.data import Source as Source  # of which Data is made
 from lgrpo_lite.recipe.marks import Marks
 from lgrpo_lite.recipe.reward import Reward
 
@@ -19,7 +33,7 @@ from lgrpo_lite.recipe.reward import Reward
 class About(Section):
     name: FolderName = Field(default="run", description="run folders are named after it")
     title: str = ""
-    min_vram_gb: float | None = Field(
+    min_vram_gb: Gigabytes | None = Field(
         default=None, description="GPU memory the recipe is written for; null runs on any machine"
     )
     verified: str = Field(
@@ -29,91 +43,31 @@ class About(Section):
 
 class Lora(Section):
     rank: int = Field(default=16, ge=1, le=4096, description="of the matrices A and B")
-    alpha: int = Field(default=32, ge=1, description="the adapter is scaled by alpha/rank")
+    alpha: int = Field(default=32, ge=1, le=2**16, description="the adapter is scaled by alpha/rank")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | list[str] = Field(default="all-linear", description="module names, or all-linear")
     rslora: bool = Field(default=False, description="scale by alpha/sqrt(rank) instead of alpha/rank")
 
 
 class Model(Section):
-    id: str = Field(description="Hub id, a folder, or builtin:NAME for a model inside the package")
+    id: str = Field(
+        description=(
+            "Hub id, a folder, a GGUF file (its path, or owner/repo/file.gguf of the Hub), or builtin:NAME"
+            " for a model inside the package"
+        )
+    )
     revision: str | None = Field(default=None, description="commit on the Hub")
     weights: Literal["nf4", "int8", "bf16", "fp16", "fp32"] = Field(
         default="bf16", description="how the base weights are held; nf4 and int8 by bitsandbytes"
     )
     lora: Lora | None = Field(default_factory=Lora, description="null trains all parameters")
-    max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts are left out, with a count")
-    max_new_tokens: int = Field(default=512, ge=1, description="an answer is cut here")
+    max_prompt_tokens: Tokens = Field(default=512, description="longer prompts are left out, with a count")
+    max_new_tokens: Tokens = Field(default=512, description="an answer is cut here")
     threads: int | None = Field(
         default=None,
         ge=1,
         le=1024,
         description="CPU threads; 1 is fastest for tiny models; null leaves torch's",
-    )
-
-
-class Source(Section):
-    """Questions and gold answers: `path` (a local file) wins over `hf` (the Hub), `task` is generated."""
-
-    path: str | None = Field(
-        default=None,
-        description=(
-            "local .jsonl, .json, .csv, .tsv (each also .gz) or .parquet, relative to the current folder"
-        ),
-    )
-    hf: str | None = Field(
-        default=None, description="data set on the Hub, or a local folder that `datasets` reads"
-    )
-    config: str | None = Field(default=None, description="configuration of the data set on the Hub")
-    split: str = Field(default="train", description="of the data set; a task has train and heldout")
-    task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
-    prompt: str = Field(
-        default="question", description="column of the question: text or chat messages; a.b is b inside a"
-    )
-    answer: str = Field(default="answer", description="column of the gold answer; a.b is b inside a")
-    solution: str | None = Field(
-        default=None, description="column of a worked solution, for algorithm.guide; a task has its own"
-    )
-    rubric: str | None = Field(default=None, description="column of the criteria, for the reward `rubric`")
-    answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(
-        default="plain", description="how the gold answer is cut out"
-    )
-    limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
-    bad_rows: Literal["refuse", "skip"] = Field(
-        default="refuse",
-        description="refuse: a bad row ends the command, with its file:line; skip: left out, with a count",
-    )
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, dict) else value
-
-
-class Data(Section):
-    train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
-    eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
-    template: str = Field(
-        default="chat",
-        description=(
-            "chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
-        ),
-    )
-    system: str | None = Field(
-        default=None, description="system message, put before every question that has none of its own"
-    )
-    draft_template: str = Field(
-        default=(
-            "{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\nWrite a strictly"
-            " better answer: correct what is wrong, and do not repeat the attempt word for word."
-        ),
-        description="question of algorithm.best_draft; {question} and {draft} are filled in",
-    )
-    refine_template: str = Field(
-        default=(
-            "{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
-            "Write a corrected, complete answer."
-        ),
-        description="question of algorithm.refine_best; {question}, {best} and {failed} are filled in",
     )
 
 
@@ -126,11 +80,11 @@ class Vllm(Section):
             "the trainer stands on vLLM's own base weights; false: a second copy, which takes more memory"
         ),
     )
-    kv_cache_gb: float | None = Field(
-        default=None, gt=0, description="GiB for keys and values; null: by what is free"
+    kv_cache_gb: Gigabytes | None = Field(
+        default=None, description="GiB for keys and values; null: by what is free"
     )
-    max_sequences: int | None = Field(
-        default=None, ge=1, description="answers sampled at once; null: all of a step, at most 256"
+    max_sequences: Sequences | None = Field(
+        default=None, description="answers sampled at once; null: all of a step, at most 256"
     )
     cuda_graphs: bool = Field(
         default=True, description="false starts faster and samples slower; a CPU has none"
@@ -146,7 +100,7 @@ class Server(Section):
         default=None, description="environment variable that holds the key; null sends none"
     )
     timeout: Seconds = Field(default=600.0, description="seconds a request may take")
-    parallel: int = Field(default=64, ge=1, description="requests at once")
+    parallel: int = Field(default=64, ge=1, le=4096, description="requests at once")
     adapter_dir: str | None = Field(
         default=None,
         description="written here and read by the server; null: $TMPDIR or /dev/shm, for one machine",
@@ -164,7 +118,10 @@ class Curriculum(Section):
         default=0.5, gt=0, le=1, description="how far a group's mean reward moves its prompt's solve rate"
     )
     ordered_every: int = Field(
-        default=8, ge=1, description="of so many draws one is the next in the order of use=none; 1: all"
+        default=8,
+        ge=1,
+        le=10**9,
+        description="of so many draws one is the next in the order of use=none; 1: all",
     )
 
 
@@ -172,16 +129,25 @@ class Rollout(Section):
     engine: str = Field(
         default="auto", description="who samples; auto: vllm where it can run, else transformers"
     )
-    prompts_per_step: int = Field(default=16, ge=1, description="P")
-    group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
+    prompts_per_step: Sequences = Field(default=16, description="P")
+    group_size: Answers = Field(default=8, description="G, completions a prompt")
     temperature: Temperature = Field(
         default=1.0, gt=0, description="used for sampling and for every log-prob of the update"
     )
-    max_redraw: int = Field(
-        default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups"
+    stop: list[str] | None = Field(
+        default=None, description="texts that end an answer; their tokens belong to it"
     )
-    batch_rows: int = Field(
-        default=256, ge=1, description="sequences generated at once by the transformers engine"
+    stop_shown: bool = Field(
+        default=True, description="the rewards read the text that ended it too; false: the answer before it"
+    )
+    max_redraw: int = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="extra rounds of sampling when algorithm.admit leaves too few groups",
+    )
+    batch_rows: Sequences = Field(
+        default=256, description="sequences generated at once by the transformers engine"
     )
     curriculum: Curriculum = Curriculum()
     vllm: Vllm = Vllm()
@@ -195,22 +161,22 @@ class Optim(Section):
             "of the policy; 8bit: quantised moments, paged: moments may move to CPU memory (bitsandbytes)"
         ),
     )
-    lr: AdamRate = Field(default=1e-5, description="of the policy's AdamW")
+    lr: AdamRate = Field(default=1e-5, description="learning rate of the policy's AdamW")
     scheduler: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="after the warm-up"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="linear from 0")
+    warmup_steps: int = Field(default=0, ge=0, le=10**7, description="linear from 0")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="of the policy")
     betas: Decays = Field(default=(0.9, 0.99), description="decay of the first and the second moment")
     max_grad_norm: float = Field(default=1.0, gt=0, description="of the policy; λ is not part of it")
     updates_per_batch: int = Field(
-        default=1, ge=1, description="μ; above 1 an extra pass records the old log-probs"
+        default=1, ge=1, le=1000, description="μ; above 1 an extra pass records the old log-probs"
     )
 
 
 class Memory(Section):
     micro_tokens: int = Field(
-        default=16384, ge=1, description="tokens of one forward-backward pass, padding included"
+        default=16384, ge=1, le=2**30, description="tokens of one forward-backward pass, padding included"
     )
     layout: Literal["auto", "rows", "packed", "shared"] = Field(
         default="auto",
@@ -222,6 +188,7 @@ class Memory(Section):
     logprob_chunk: int | None = Field(
         default=None,
         ge=1,
+        le=2**24,
         description=(
             "positions whose logits are held at once, for 8192 tokens of vocabulary; null: by free memory"
         ),
@@ -238,7 +205,7 @@ class Memory(Section):
 
 
 class Keep(Section):
-    last: int = Field(default=2, ge=1, description="newest checkpoints kept")
+    last: int = Field(default=2, ge=1, le=10**5, description="newest checkpoints kept")
     best: int = Field(default=1, ge=0, le=1, description="1: also keep the one with the best evaluation")
     metric: Literal["avg", "pass", "maj", "greedy"] = Field(
         default="avg", description="by which it is the best: avg@k, pass@k, maj@k, or the greedy answer"
@@ -246,17 +213,17 @@ class Keep(Section):
 
 
 class Train(Section):
-    steps: int = Field(default=200, ge=1, description="rounds of sampling and updating")
-    save_every: int = Field(default=20, ge=1, description="steps between checkpoints")
-    eval_every: int | None = Field(default=None, ge=1, description="null: only before and after")
+    steps: Steps = Field(default=200, description="rounds of sampling and updating")
+    save_every: Steps = Field(default=20, description="steps between checkpoints")
+    eval_every: Steps | None = Field(default=None, description="null: only before and after")
     keep: Keep = Keep()
     time_limit: float | None = Field(
-        default=None, gt=0, description="minutes; the run then saves and exits 75"
+        default=None, gt=0, le=10**7, description="minutes; the run then saves and exits 75"
     )
 
 
 class Eval(Section):
-    k: int = Field(default=1, ge=1, description="samples a problem")
+    k: Answers = Field(default=1, description="samples a problem")
     temperature: Temperature = Field(
         default=1.0, ge=0, description="of the evaluation's samples; 0 is greedy, with k=1"
     )
@@ -272,6 +239,7 @@ class Safety(Section):
     sync_proof_every: int = Field(
         default=20,
         ge=0,
+        le=10**7,
         description="steps between proofs that rollouts come from this policy, after the first two; 0: never",
     )
     baseline_check: bool = Field(
@@ -282,16 +250,16 @@ class Safety(Section):
         ),
     )
     reward_workers: int | None = Field(
-        default=None, ge=1, description="processes that score; null: one for each CPU, at most 16"
+        default=None, ge=1, le=1024, description="processes that score; null: one for each CPU, at most 16"
     )
-    reward_memory_gb: float = Field(
-        default=4.0, gt=0, description="GiB one of them may take, with all that it starts"
+    reward_memory_gb: Gigabytes = Field(
+        default=4.0, description="GiB one of them may take, with all that it starts"
     )
 
 
 class Log(Section):
     completions_per_step: int = Field(
-        default=4, ge=0, description="sampled answers kept per step; 0 keeps none"
+        default=4, ge=0, le=10**5, description="sampled answers kept per step; 0 keeps none"
     )
     tensorboard: bool = Field(default=False, description="curves as TensorBoard events, in the run folder")
     wandb: bool = Field(

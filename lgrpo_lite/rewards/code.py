@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from lgrpo_lite.errors import EnvironmentFault
 from lgrpo_lite.rewards.collected import read as read_collected
@@ -42,7 +42,7 @@ def code(
     *,
     sandbox: Annotated[Kind, "auto: in bubblewrap, or in docker where `image` is given"] = "auto",
     image: Annotated[str | None, "docker image with python3"] = None,
-    memory_mb: Annotated[int, Ge(64), "MiB a program may hold with its tests"] = 512,
+    memory_mb: Annotated[int, Ge(64), Le(2**24), "MiB a program may hold with its tests"] = 512,
     timeout: float = 5.0,
 ) -> tuple[float, Outcome]:
     """1 when every test passes, else 0: a share would pay for special-casing the easy ones.

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from lgrpo_lite.types import Outcome
 from lgrpo_lite.verifier.answers import final_answer
@@ -11,8 +11,8 @@ from lgrpo_lite.verifier.plain_numbers import as_number
 
 Extract = Annotated[Literal["final", "gsm8k", "boxed"], "where the answer stands; final: anywhere usual"]
 Pattern = Annotated[str, "regular expression"]
-Limit = Annotated[int, Ge(1), "longest answer, tokens; left out: model.max_new_tokens"]
-Cache = Annotated[int, Ge(1), "tokens before `limit` over which it falls to -1"]
+Limit = Annotated[int, Ge(1), Le(2**20), "longest answer, tokens; left out: model.max_new_tokens"]
+Cache = Annotated[int, Ge(1), Le(2**20), "tokens before `limit` over which it falls to -1"]
 
 
 def exact(completion: str, reference: str, *, extract: Extract = "final") -> tuple[float, Outcome]:

@@ -3,14 +3,17 @@ sample them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lgrpo_lite import progress
+from lgrpo_lite.evaluation.sampling import ticking
 from lgrpo_lite.evaluation.signal import Baseline, has_signal, summary
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rollout.plan import RolloutPlan
+from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.train.run import Run
 from lgrpo_lite.types import Group, Prompt
 
@@ -37,12 +40,12 @@ def measure(
         for begin in range(0, len(prompts), count):
             if stop():
                 return None
-            progress.told(WHAT, begin, len(prompts))
-            groups += plan(prompts[begin : begin + count], tools)
+            block = prompts[begin : begin + count]
+            groups += plan(block, _ticking(tools, begin, len(block), len(prompts)))
             if early and has_signal(groups, run.recipe):
                 break
     progress.told(WHAT, len(prompts), len(prompts))
-    return summary(groups, has_signal(groups, run.recipe))
+    return summary(groups, has_signal(groups, run.recipe), run.reward.first_fault)
 
 
 def check_prompts(run: Run) -> list[Prompt]:
@@ -64,6 +67,21 @@ def due(recipe: Recipe, events: Iterable[dict[str, Any]]) -> bool:
         return False
     baselines = [event for event in events if event.get("kind") == "baseline"]
     return not any(baseline.get("signal") for baseline in baselines)
+
+
+def _ticking(tools: Tools, begin: int, count: int, of: int) -> Tools:
+    """The tools, whose engine tells how far it is with `count` prompts from `begin` on. A plan that samples
+    more than once tells no step back.
+    """
+    tick = ticking(WHAT, begin, count, of)
+    farthest = 0.0
+
+    def forwards(share: float) -> None:
+        nonlocal farthest
+        farthest = max(farthest, share)
+        tick(farthest)
+
+    return replace(tools, sampling=replace(tools.sampling, tick=forwards))
 
 
 def _plain_plan(recipe: Recipe) -> RolloutPlan:

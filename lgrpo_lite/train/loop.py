@@ -10,7 +10,7 @@ from typing import Any
 
 from lgrpo_lite import progress
 from lgrpo_lite.checks.rules import warnings
-from lgrpo_lite.engines.probe import demand_passed
+from lgrpo_lite.engines.probe import demand_passed, proving
 from lgrpo_lite.errors import DataError, LgrpoError
 from lgrpo_lite.evaluation.held_out import score_of
 from lgrpo_lite.evaluation.signal import as_json, demand_signal
@@ -117,10 +117,15 @@ def prepare_values(run: Run, folder: RunFolder, stop: StopRequest, state: State)
         what = "the reference solves no prompt"
         fix = "set algorithm.value_cache.drop_unsolved=false"
         if not any(store.rewards.values()):
-            what = "every reward of the pre-pass is missing"
-            fix = "look into logs/ for the reward's fault"
+            what = f"every reward of the pre-pass is missing{_first(run)}"
+            fix = "mend the reward; logs/ have the whole traceback"
         raise DataError(what, where=recipe.where("algorithm.value_cache"), fix=fix)
     return True
+
+
+def _first(run: Run) -> str:
+    fault = run.reward.first_fault
+    return f": {fault}" if fault else ""
 
 
 def _baseline(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
@@ -151,7 +156,8 @@ def _recorded(
 ) -> State:
     """The state after a step that is written down. Too many refused in a row end the run, its state saved."""
     decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
-    folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode))
+    read = partial(run.policy.tokenizer.decode, skip_special_tokens=False)
+    folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode, read))
     state = dataclasses.replace(state, step=record.step, refused=refused, score=None, **_position(run))
     if refused < MAX_REFUSED:
         return state
@@ -182,8 +188,10 @@ def _prove(run: Run, folder: RunFolder, step: int) -> None:
             proof.remember()  # before this step's update
         return
     folder.set_status("proving the rollouts", step)
+    tick = proving()
     with run.engine.serving(run.policy) as sampler:
-        checks = proof(sampler)
+        checks = proof(sampler, tick)
+    tick(1.0)
     version = run.policy.version
     rows = [dataclasses.asdict(check) for check in checks]
     folder.event("proof", step=step, version=version, checks=rows)

@@ -18,11 +18,12 @@ from typing import Literal
 
 from lgrpo_lite.checks.check import check, demand
 from lgrpo_lite.checks.describe import describe
-from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
+from lgrpo_lite.checks.tried import try_algorithm
+from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, DataError
 from lgrpo_lite.folder.code import demand_unchanged, store, stored
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
-from lgrpo_lite.folder.opening import RESOLVED, open_run, refuse_changed_code
+from lgrpo_lite.folder.opening import RESOLVED, dated, open_run, refuse_changed_code
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.machine.disk import disk_fault
 from lgrpo_lite.machine.facts import cuda_devices, environment
@@ -85,9 +86,12 @@ def train(
         refuse_changed_code(recipe, Path(runs), name)
     recipe = _checked(recipe, caller.say)
     demand(recipe, loggers=True)
+    try_algorithm(recipe)
     expected = _planned(recipe, caller.say)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     folder, resumed = open_run(recipe, Path(runs), name, resume)
+    failed: type[Exception] | None = None
+    recipe = dated(recipe, folder.path, resumed=resumed)
     if expected:
         folder.event("plan", lines=expected)
     try:
@@ -119,6 +123,7 @@ def train(
         _ended(folder, "stopped", stopped.exit_code)
         return Result(folder.path, stopped.exit_code, at_once=True)
     except Exception as error:
+        failed = type(error)
         # None but for a disk: a local that holds the error would hold the run and its engine with it
         fault = disk_fault(error, folder.path)
         _failed(folder, fault or error)
@@ -127,6 +132,8 @@ def train(
         raise fault from error
     finally:
         folder.close()
+        if failed is not None and not folder.started:
+            _forget(folder, failed, caller.say)
 
 
 def written(name_or_path: str, overrides: Sequence[str]) -> str:
@@ -226,6 +233,15 @@ def _failed(folder: RunFolder, error: Exception) -> None:
         folder.event("failed", message=getattr(error, "what", repr(error)))
     with suppress(OSError):
         _ended(folder, "failed", getattr(error, "exit_code", 1))
+
+
+def _forget(folder: RunFolder, failed: type[Exception], say: Callable[[str], None]) -> None:
+    """A start that failed leaves no run. Its log stays, beside the runs, where it may say more than the error
+    does: that of a recipe or its data says all.
+    """
+    log = folder.discard(keep_log=not issubclass(failed, ConfigError | DataError))
+    if log is not None:
+        say(f"log {log}")
 
 
 def _ended(folder: RunFolder, state: str, code: int) -> None:

@@ -24,6 +24,7 @@ if (
 ):  # `python -m tests.attack.fuzz` has the root alone; the tests are material here
     sys.path.insert(0, str(TESTS))
 
+MOST = 20  # faults that are told at once
 LONGEST = 2200  # characters of a message, or of a line of what a command prints
 OWN_CODES = (0, 2, 3, 4, 5, 6, 7, 75, 129, 130, 143)
 OURS = "fault of lgrpo-lite"
@@ -75,8 +76,10 @@ class Said:
             found.append(f"a traceback: {self.err.strip().splitlines()[-1:]}")
         for stream, text in (("stderr", self.err), ("stdout", self.out)):
             found += faults_of_text(stream, text)
-        if self.code and len(self.err) > LONGEST:
-            found.append(f"a message of {len(self.err)} characters")
+        messages = self.err.split("\nerror: ")
+        longest = max(map(len, messages))
+        if self.code and (longest > LONGEST or len(messages) > MOST):
+            found.append(f"{len(messages)} messages, the longest of {longest} characters")
         return found
 
     def __str__(self) -> str:

@@ -135,7 +135,7 @@ def doing(run: RunView, width: int) -> Text | None:
     return line + progress(done, of, room, CALM) + Text(words)
 
 
-def trouble(run: RunView, width: int, most: int = 2) -> list[Text]:
+def trouble(run: RunView, width: int, most: int = 4) -> list[Text]:
     """Why it does not go on, in red, and the command that goes on; nothing while all is well."""
     if run.health.state not in TROUBLE:
         return []
