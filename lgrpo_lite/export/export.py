@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from lgrpo_lite import progress
 from lgrpo_lite.data.served import chat_template
@@ -24,7 +24,7 @@ from lgrpo_lite.export.verify import Comparison
 from lgrpo_lite.export.whole import whole
 from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
-from lgrpo_lite.policy.load import load_base, saved_as
+from lgrpo_lite.policy.load import attention_of, load_base, saved_as
 from lgrpo_lite.policy.memory import collect, free_bytes, out_of_memory
 from lgrpo_lite.policy.passes import (
     VERIFY_PROMPTS,
@@ -217,7 +217,10 @@ def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
     """The merged model as plain transformers loads it; on a GPU without a copy in the machine's memory."""
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attention_of(AutoConfig.from_pretrained(folder)),
+    }
     if device.type != "cpu":
         options["device_map"] = {"": device}
     named = check.model_class(folder)

@@ -12,6 +12,7 @@ from transformers.core_model_loading import WeightConverter, rename_source_key, 
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.export.given import Given
 from lgrpo_lite.export.merge import plain_name
+from lgrpo_lite.policy.structure import is_text
 
 Named = tuple[str, Tensor]
 
@@ -25,7 +26,9 @@ def whole(base: Any, tensors: Iterator[Named], given: Given) -> Iterator[Named]:
     """
     names = _Names(base, given)
     left = set(given.files)
-    for _, layer in groupby(_text(base, tensors), key=lambda one: _layer_of(one[0])):
+    text = is_text(base)
+    learned = (one for one in tensors if text(one[0]))
+    for _, layer in groupby(learned, key=lambda one: _layer_of(one[0])):
         for name, tensor in names.back(dict(layer)).items():
             left.discard(name)
             yield name, _kept(name, tensor.contiguous(), given)
@@ -39,15 +42,6 @@ def _kept(name: str, tensor: Tensor, given: Given) -> Tensor:
         return tensor
     before = given.tensor(name)
     return before if torch.equal(before.to(tensor.dtype), tensor) else tensor
-
-
-def _text(base: Any, tensors: Iterator[Named]) -> Iterator[Named]:
-    """Those that text passes through: of the decoder and of the head."""
-    passed = (base.get_decoder(), base.get_output_embeddings())
-    paths = [path for path, module in base.named_modules() if any(module is one for one in passed)]
-    for name, tensor in tensors:
-        if any(not path or name.startswith(f"{path}.") for path in paths):
-            yield name, tensor
 
 
 def _layer_of(name: str) -> str:
@@ -73,15 +67,17 @@ class _Names:
         mapping = get_model_conversion_mapping(base)
         converters = [one for one in mapping if isinstance(one, WeightConverter)]
         renamings = [one for one in mapping if not isinstance(one, WeightConverter)]
-        parameters = dict.fromkeys(plain_name(name) for name, _ in base.named_parameters())
+        parameters = dict.fromkeys((plain_name(name) for name, _ in base.named_parameters()), True)
+        self.found = set()  # parameters that stand in the checkpoint
         for name in given.files:
-            rename_source_key(name, renamings, converters, base.base_model_prefix, parameters)
+            read_as, _ = rename_source_key(name, renamings, converters, base.base_model_prefix, parameters)
+            self.found.add(read_as)
         self.used = [one for one in mapping if one.was_used()]
 
     def back(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Under the checkpoint's names; tied tensors as often as the checkpoint has them."""
         for one, other in self.tied.items():
-            if other in tensors and one not in tensors:
+            if other in tensors and one not in tensors and one in self.found:
                 tensors[one] = tensors[other].clone()
         before = getattr(self.base, "_weight_conversions", None)
         self.base._weight_conversions = self.used
@@ -92,12 +88,7 @@ class _Names:
             raise VerificationError(what, where="export merged", fix="export adapter instead") from error
         finally:
             self.base._weight_conversions = before
-        named = {}
-        for name, tensor in turned.items():
-            own = self._own(name)
-            if own in self.given.files or name not in self.tied:
-                named[own] = tensor
-        return named
+        return {self._own(name): tensor for name, tensor in turned.items()}
 
     def _own(self, name: str) -> str:
         """The checkpoint of a bare model has no prefix."""

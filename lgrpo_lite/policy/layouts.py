@@ -6,6 +6,7 @@ log-probs   those of `rows`, in float32, to rounding
 gradients   those of `rows`, in what the policy computes in
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -40,17 +41,22 @@ def usable_layouts(policy: Policy) -> tuple[tuple[str, ...], dict[str, str]]:
     reason = unplaced(policy.base)
     if reason is None and policy.window is not None and policy.window < longest:
         reason = f"it attends to {policy.window} tokens back"
+    own = policy.base.config._attn_implementation
+    truth = None if reason else _in_float32(policy, batch)
     reason = reason or attention.install(policy.base)
-    if reason:
-        return ("rows",), {"packed": reason, "shared": reason}
+    if truth is None or reason:
+        why = str(reason)
+        return ("rows",), {"packed": why, "shared": why}
     usable, refused = ["rows"], {}
     policy.varlen = False
     for layout in ("packed", "shared"):
-        fault = _fault(policy, batch, layout)
+        fault = _fault(policy, batch, layout, truth)
         if fault:
             refused[layout] = fault
         else:
             usable.append(layout)
+    if len(usable) == 1:  # what was installed may lack what the model's own attention has
+        policy.base.set_attn_implementation(own)
     if len(usable) > 1 and _may_varlen(policy):
         fault = _varlen_fault(policy, batch, usable[-1])
         policy.varlen = fault is None
@@ -63,13 +69,13 @@ def _may_varlen(policy: Policy) -> bool:
     return policy.device.type == "cuda" and policy.dtype != torch.float32 and attention.has_varlen()
 
 
-def _fault(policy: Policy, batch: TrainBatch, layout: str) -> str | None:
-    """Why this layout is not `rows`."""
+def _fault(policy: Policy, batch: TrainBatch, layout: str, truth: Tensor) -> str | None:
+    """Why this layout is not `rows`, or `rows` no more what they were (`truth`, log-probs in float32)."""
     laid = replace(batch, layout=layout)
     try:
         with evaluating(policy), attention.watched() as attended:
             bent = _bent(policy, batch, laid, near=NEAR.get(policy.dtype, SAME))
-            return unattended(policy.base, attended) or bent or _far(policy, batch, laid)
+            return unattended(policy.base, attended) or bent or _far(policy, (batch, laid), truth)
     except FAULTS as error:
         return _first_line(error)
 
@@ -92,14 +98,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _far(policy: Policy, batch: TrainBatch, laid: TrainBatch) -> str | None:
+def _far(policy: Policy, batches: Sequence[TrainBatch], truth: Tensor) -> str | None:
     """Log-probs in float32 that are not those of `rows`."""
-    with in_float32(policy):
-        rows, logp = (policy.logprobs(one).logp for one in (batch, laid))
-    difference = (logp - rows).abs().mean().item()
     # LLM.int8 rounds what goes into a layer by what else is in the pass
     near = NEAR[torch.bfloat16] if _is_int8(policy) else SAME
-    return None if difference <= near else _differ("log-probs", f"{difference:.3g} in float32")
+    for batch in batches:
+        difference = (_in_float32(policy, batch) - truth).abs().mean().item()
+        if not difference <= near:
+            return _differ("log-probs", f"{difference:.3g} in float32")
+    return None
+
+
+def _in_float32(policy: Policy, batch: TrainBatch) -> Tensor:
+    with evaluating(policy), in_float32(policy):
+        return policy.logprobs(batch).logp
 
 
 def _is_int8(policy: Policy) -> bool:

@@ -6,7 +6,7 @@ border of two sequences.
 """
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any
 
 from torch import nn
@@ -17,6 +17,15 @@ KINDS = ("layer_types", "layers_block_type")  # where a config says what each of
 PLACED = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
 ALONE = frozenset({"moe", "mlp"})  # layers in which no token reads another
 ALONG_A_ROW = (nn.modules.conv._ConvNd, nn.RNNBase)
+
+
+def is_text(base: Any) -> Callable[[str], bool]:
+    """Whether text passes through the module or parameter of that name: it is of the decoder or the head, not
+    of a tower of images or sounds.
+    """
+    passed = (base.get_decoder(), base.get_output_embeddings())
+    paths = [path for path, module in base.named_modules() if any(module is one for one in passed)]
+    return lambda name: any(path in ("", name) or name.startswith(f"{path}.") for path in paths)
 
 
 def unplaced(base: Any) -> str | None:
