@@ -9,7 +9,7 @@ import transformers
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lgrpo_lite.data.template import tokens
+from lgrpo_lite.data.template import now, tokens
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.export.given import Given
 from lgrpo_lite.recipe.schema import Data
@@ -58,10 +58,13 @@ def demand_same_prompts(folder: Path, data: Data, tokenizer: Any, prompts: Seque
     ids than the policy read.
     """
     exported = AutoTokenizer.from_pretrained(folder)
+    clock = (data.date or now()).strftime
     for prompt in prompts[:ASKED]:
         asked = [{"role": "user", "content": prompt.text}]
         try:
-            text = exported.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            text = exported.apply_chat_template(
+                asked, tokenize=False, add_generation_prompt=True, strftime_now=clock
+            )
         except Exception as error:  # a template is a program: it may raise anything
             raise _lost(f"its template, which fails in transformers: {error}", folder) from error
         ids = tuple(exported(text, add_special_tokens=False)["input_ids"])

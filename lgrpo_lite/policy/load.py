@@ -115,7 +115,7 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
 
 
 def attention_of(config) -> str:
-    """torch's own attention, or transformers' plain one for a model that needs more than that does (sinks)."""
+    """torch's own attention, or transformers' plain one for a model that needs more than that (sinks)."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return "sdpa" if kind is None or kind._supports_sdpa else "eager"
 
