@@ -106,15 +106,15 @@ def test_a_template_that_reads_the_clock_is_compared_at_the_time_of_the_run(tmp_
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
-        (CHATML, "its prompts: by its chat template it reads"),
-        ("{{ raise_exception('no') }}", "its template, which fails in transformers: no"),
+        (CHATML, "by its chat template it reads"),
+        ("{{ raise_exception('no') }}", "its template fails in transformers: no"),
     ],
 )
 def test_an_export_that_would_read_something_else_is_refused(tmp_path, monkeypatch, wrong, what):
     recipe = tiny_recipe("data.template=plain", "data.system=Add up.")
     policy = Policy.load(recipe)
     monkeypatch.setattr(export, "chat_template", lambda data, tokenizer: wrong)
-    with pytest.raises(VerificationError, match=f"the export would lose {what}") as error:
+    with pytest.raises(VerificationError, match=f"would not read what the policy read: {what}") as error:
         export_adapter(policy, recipe, tmp_path / "adapter", [Prompt("0", "1+1=", (1,), "")])
     assert error.value.exit_code == 6
     assert list(tmp_path.iterdir()) == []

@@ -148,6 +148,20 @@ def test_a_hybrid_is_refused_where_packed_is_asked_for_and_named_where_it_is_not
     assert [note for note in notes if note.startswith(f"memory.layout: shared is not used: {why}")]
 
 
+@pytest.mark.parametrize("name", ["GptOss", "Gemma2", "Llama"])
+def test_trying_layouts_changes_nothing_of_the_model(name):
+    """torch's attention, which is tried, knows no sinks and no soft caps."""
+    p = policy_of(model_of(name, num_hidden_layers=2))
+    for key, parameter in p.base.named_parameters():
+        if key.endswith("sinks"):
+            parameter.data.fill_(2.0)
+    before = p.logprobs(probe(64)).logp
+    usable, refused = usable_layouts(p)
+    assert (usable == ("rows",)) == (name != "Llama")
+    assert name == "Llama" or "soft-caps and sinks" in refused["packed"]
+    assert torch.equal(p.logprobs(probe(64)).logp, before)
+
+
 # ------------------------------------------------------------------------------------------- in float32
 
 

@@ -43,7 +43,8 @@ def model_class(folder: Path) -> Any:
     """The class that its `architectures` names, as those who serve it choose; else what fits its config."""
     architectures = json.loads((folder / "config.json").read_text("utf-8")).get("architectures") or [""]
     named = getattr(transformers, architectures[0], None)
-    return named if named is not None and named.can_generate() else AutoModelForCausalLM
+    answers = hasattr(named, "can_generate") and named.can_generate()
+    return named if answers else AutoModelForCausalLM
 
 
 def demand_loaded(info: dict[str, Any], folder: Path) -> None:
@@ -66,14 +67,18 @@ def demand_same_prompts(folder: Path, data: Data, tokenizer: Any, prompts: Seque
                 asked, tokenize=False, add_generation_prompt=True, strftime_now=clock
             )
         except Exception as error:  # a template is a program: it may raise anything
-            raise _lost(f"its template, which fails in transformers: {error}", folder) from error
+            raise _other(f"its template fails in transformers: {error}", folder) from error
         ids = tuple(exported(text, add_special_tokens=False)["input_ids"])
         expected = tokens(prompt.text, data, tokenizer)
         if ids != expected:
             shown, wanted = exported.decode(ids), tokenizer.decode(expected)
-            raise _lost(
-                f"its prompts: by its chat template it reads {shown!r}, trained was {wanted!r}", folder
-            )
+            raise _other(f"by its chat template it reads {shown!r}, trained was {wanted!r}", folder)
+
+
+def _other(what: str, folder: Path) -> VerificationError:
+    fix = "nothing was written; report this template. What was trained is in the run's checkpoints"
+    what = f"the export would not read what the policy read: {what}"
+    return VerificationError(what, where=str(folder), fix=fix)
 
 
 def _lost(what: str, folder: Path) -> VerificationError:

@@ -100,10 +100,10 @@ def export_merged(
     checkpoint's own 16- or 32-bit weights; for a quantised policy these differ by the quantisation error, so
     the difference is reported and not judged.
     """
+    given = Given.of(recipe.model, recipe.where("model.id"))
     partial = _partial(out)
     partial.mkdir()
     other = base == "original" and recipe.model.weights in ("nf4", "int8")
-    given = Given.of(recipe.model, recipe.where("model.id"))
     with _removed_on_error(partial):
         with memory_told():
             original = _original(recipe, policy.dtype) if other else None
