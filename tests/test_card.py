@@ -151,6 +151,7 @@ def test_a_whole_pass_peaks_where_the_budget_says(model, layout, share):
     assert predicted == pytest.approx(measured, rel=0.05), predicted / measured
 
 
+@pytest.mark.slow
 def test_a_pass_of_the_smallest_shape_peaks_where_the_budget_says():
     measured, predicted = peak_of("Qwen/Qwen2.5-1.5B", "shared", 1.0)
     assert predicted == pytest.approx(measured, rel=0.05), predicted / measured

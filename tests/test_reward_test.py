@@ -14,7 +14,7 @@ from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.text import length, regex
 from lgrpo_lite.rewards.trial import gold_cases, near_misses, read_cases
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.answers import as_number
+from lgrpo_lite.verifier.plain_numbers import as_number
 
 
 def written(path, *rows) -> str:

@@ -12,7 +12,8 @@ from lgrpo_lite.rewards.part import REWARDS, complete
 from lgrpo_lite.rewards.text import exact, numeric, overlong
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt
-from lgrpo_lite.verifier.answers import as_number, final_answer
+from lgrpo_lite.verifier.answers import final_answer
+from lgrpo_lite.verifier.plain_numbers import as_number
 
 PROMPT = Prompt("0", "What is 2+2?", (1,), "4")
 

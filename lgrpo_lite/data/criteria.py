@@ -7,7 +7,7 @@ from typing import Literal
 
 from lgrpo_lite.errors import DataError, nearest
 from lgrpo_lite.types import Criterion
-from lgrpo_lite.verifier.answers import as_number
+from lgrpo_lite.verifier.plain_numbers import as_number
 
 Rule = Literal["regex", "numeric", "unit"]
 RULES: tuple[Rule, ...] = ("regex", "numeric", "unit")

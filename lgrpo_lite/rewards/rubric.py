@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from lgrpo_lite.recipe.reward import Endpoint
 from lgrpo_lite.rewards.mark import Sheet
 from lgrpo_lite.types import Criterion
-from lgrpo_lite.verifier.answers import as_number
+from lgrpo_lite.verifier.plain_numbers import as_number
 
 MAX_TEXT = 100_000  # characters a rule reads and a judge is shown: the last ones, where an answer ends
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.answers import as_number, final_answer
+from lgrpo_lite.verifier.answers import final_answer
+from lgrpo_lite.verifier.plain_numbers import as_number
 
 Extract = Annotated[Literal["final", "gsm8k", "boxed"], "where the answer stands; final: anywhere usual"]
 Pattern = Annotated[str, "regular expression"]

@@ -13,7 +13,7 @@ from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.rewards.part import Tally, quantile
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome, Prompt, Score
-from lgrpo_lite.verifier.answers import as_number
+from lgrpo_lite.verifier.plain_numbers import as_number
 from lgrpo_lite.verifier.votes import normal
 
 SHOWN = 20  # rows of what went wrong that are listed

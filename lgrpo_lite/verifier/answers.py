@@ -6,7 +6,6 @@ every search is linear in the text, so no text can hang it.
 # ruff: noqa: SIM905
 
 import re
-from fractions import Fraction
 
 from lgrpo_lite.verifier.boxes import MAX_BETWEEN, all_boxed, boxes_of, last_boxed, makes_list, without_lead
 from lgrpo_lite.verifier.denials import (
@@ -18,15 +17,16 @@ from lgrpo_lite.verifier.denials import (
     is_label,
     is_no_amount,
 )
+from lgrpo_lite.verifier.derivations import derived
+from lgrpo_lite.verifier.plain_numbers import as_number
 from lgrpo_lite.verifier.retractions import taken_back, takes_back
-from lgrpo_lite.verifier.several import several_said
+from lgrpo_lite.verifier.several import offers_either, several_said
 from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy
+from lgrpo_lite.verifier.units import KNOWN
 
-MAX_DIGITS = 400  # longer numbers are compared as text
 MAX_TEXT = 200_000  # characters from the end of a completion in which its answer is looked for
 MAX_SENTENCE = 2000  # characters of a sentence whose last number is looked for
 MAX_ANSWER = 50_000  # characters of an answer that is spelled anew
-_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _GSM8K = re.compile(r"####\s*([^\n]*)")
 _TAG = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
 _SAYS = re.compile(
@@ -36,34 +36,50 @@ _SAYS = re.compile(
     r"[\s*_}]*(?:(?=\S)|$)|^A: *",
     re.IGNORECASE | re.MULTILINE,
 )
+_OTHER_OPTION = re.compile(r"(?:^|\s)B: ")  # A: 2 + 2 = 5. B: 3 > 4
 _NO_ANSWER = re.compile(
     r"(?:\w+ly )?(?:not|never|neither|anything but|other than|no longer|hardly)\b", re.IGNORECASE
 )
 _FINAL = re.compile(r"\bfinal answer is\b", re.IGNORECASE)
-_FORMULA = re.compile(r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$([^$]*)\$\$|\$((?:[^$\n]|\n(?![ \t]*\n))*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL
+)
 _IN_PROSE = re.compile(
-    r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?(?:\s?\\?%)?"
+    r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
+    r"(?:\s?/\s?\d+)?(?:\s?\\?%)?"
 )
 _WORD = re.compile(
     r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
 )
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
-# "Three trucks are needed": the subject is the answer
-_COUNTED = re.compile(rf"(?:{'|'.join(_NUMERALS)})\b", re.IGNORECASE)
+COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
+# "Three trucks are needed": the subject is the answer; not of "three hundred trucks", "three or four trucks"
+_COUNTED = re.compile(
+    rf"(?:{'|'.join(COUNTS)})\b(?![\s-]+(?:plus|minus|times|divided|over|mod|or|to|and|point|by|out|of|more|less|fewer|"
+    r"hundred|thousand|million|billion|trillion|dozen|per|percent|half|halves|thirds?|fourths?|quarters?|fifths?|"
+    r"squared|cubed|factorial|choose)\b)",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
 _NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|[。！．]")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # what a number at the end of a sentence of few words is
 _IS = re.compile(
-    r"(?:\b(?:is|are|was|were|equals?|gets?|got|have|has|gives?|obtain|makes?|costs?)\b|=|:)\s*\\?\$?\s*$",
+    r"(?:\b(?:is|are|was|were|equals?|gets?|got|have|has|gives?|obtain|makes?|costs?|"
+    r"needs?|takes?|took|pays?|paid|spends?|spent|earns?|earned|receives?|owes?|saves?|saved|weighs?|sells?|sold|buys|bought|"
+    r"uses?|used|reads?|walks?|runs?|drives?|scores?|remains?|leaves?|totals?)\b|=|:)[\s*]*\\?\$?\s*$",
     re.IGNORECASE,
 )
+_UNIT = re.compile(r"\s?([a-zA-Z]{2,12})[\s.*)]*")
 _EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
+_NAMED_LAST = re.compile(r"(\([^()=]*\)|[^,=()]*)\s*=(?:[^=,]|,(?![^()]*=))*$")
 _REASON = re.compile(
     r",?\s+(?:because|since|as (?:required|claimed|desired|expected|needed|wanted|shown))\b", re.IGNORECASE
 )
+_FOR_ALL = re.compile(r"\bfor (?:all|any|every|each|some)\b[\w\s]{0,40}$", re.IGNORECASE)
+_CONCLUDED = re.compile(r"=[^=]{1,200}[,;] (?:so|thus|hence|therefore)\b[^=]{1,200}=")
+_CONDITIONAL = re.compile(r"\bif\b.*\b(?:otherwise|or else|whatever)\b", re.IGNORECASE)
 _HEDGE = re.compile(
     r"^(?:(?:(?:therefore|thus|hence|so|then),? )?(?:(?:we|I) (?:get|have|find|obtain|conclude)(?: that)?|"
     r"(?:this|which|it) (?:gives|yields|equals))|"
@@ -154,6 +170,8 @@ def _stated(text: str) -> str | None:
         before = text[max(0, match.start() - 80) : match.start()]
         if not rest or _NO_ANSWER.match(rest) or disowned(before):
             continue
+        if match[0].startswith("A:") and _OTHER_OPTION.search(text, begin):
+            continue
         if not is_asked(text, begin) and not _is_retracted(rest):
             return _in_sentence(rest)
     return None
@@ -162,7 +180,7 @@ def _stated(text: str) -> str | None:
 def _is_retracted(rest: str) -> bool:
     """Whether the sentence that begins with an answer, or the next one, calls it wrong."""
     sentence = _SENTENCE.split(rest.partition("\n")[0], maxsplit=1)[0]
-    return takes_back(sentence) or taken_back(rest[len(sentence) :])
+    return bool(_CONDITIONAL.search(sentence)) or takes_back(sentence) or taken_back(rest[len(sentence) :])
 
 
 def _in_sentence(rest: str) -> str | None:
@@ -183,23 +201,31 @@ def _in_sentence(rest: str) -> str | None:
     if is_prose(sentence) or len(_CHINESE.findall(sentence)) > 1:
         return _last_formula(sentence)
     sentence = sentence.strip().strip("*_` ")
-    return sentence.rstrip(".").strip("*_` ") or None
+    if not sentence.endswith("..."):  # 7... is no 7
+        sentence = sentence.rstrip(".")
+    return sentence.strip("*_` ") or None
 
 
 def last_said(text: str) -> str | None:
     """The last formula or number of the last line that has one, courtesies left out; a bare line of text is
     no answer.
     """
-    lines = without_courtesy(text)[-4000:].splitlines()
+    text = without_courtesy(text)[-4000:]
+    if "\\end{" in text:
+        found = derived(text)
+        if found is not None:
+            return found
+    lines = text.splitlines()
     worded = [line for line in lines if re.search(r"\w", line)]
     if not worded:
         return None
     last = _LABEL.sub("", worded[-1].strip())
-    last = last.strip("`")
+    last = last.strip("`* ")
     counted = _COUNTED.match(last)
-    if counted and is_prose(last):
+    calculates = "=" in last or len(_SENTENCE.split(last)) > 1  # One part is 165 / 11 = 15.
+    if counted and is_prose(last) and not (calculates and _last_number(last)):
         word = counted[0].lower()
-        return str(_COUNTS[word])
+        return str(COUNTS[word])
     if as_number(last) is not None:
         return last
     if _plain_words(last) or _FORMULA.search(last) or _CHINESE.search(last):
@@ -214,6 +240,8 @@ def _last_formula(line: str) -> str | None:
     formula, formula_end, listed = "", 0, ""
     for match in _FORMULA.finditer(line):
         content = _content(match)
+        if formula and _FOR_ALL.search(line[formula_end : match.start()]):
+            continue
         if content and not is_denied(line, *match.span()) and not is_asked(line, match.end()):
             between = line[formula_end : match.start()]
             goes_on = formula and _go_on(formula, between, content)
@@ -233,7 +261,8 @@ def _go_on(formula: str, between: str, following: str) -> bool:
     """
     if len(between) > MAX_BETWEEN or not makes_list(between):
         return False
-    name, named, _ = formula.rpartition(",")[2].partition("=")
+    named_last = _NAMED_LAST.search(formula)
+    name, named = (named_last[1], "=") if named_last else ("", "")
     other, also_named, _ = following.partition("=")
     if named != also_named:
         return False
@@ -247,7 +276,7 @@ def _number_said(sentence: str) -> str | None:
     """The last number of a sentence that says one: not one that denies it, asks, or gives up."""
     sentence = sentence[-MAX_SENTENCE:]
     number = _last_number(sentence)
-    if number is None:
+    if number is None or offers_either(sentence) or _CONDITIONAL.search(sentence):
         return None
     several = several_said(sentence)
     if several is not None and not gives_up(sentence, len(sentence)):
@@ -261,7 +290,16 @@ def _number_said(sentence: str) -> str | None:
         return None
     if gives_up(sentence, number.end()) or _is_disowned(sentence):
         return None
-    return number[0].strip()
+    after = sentence[number.end() :]
+    if after.startswith(("...", "\u2026")) and number[0].strip().isdigit():
+        return None
+    return f"{number[0].strip()} {_unit_of(after)}".rstrip()
+
+
+def _unit_of(after: str) -> str:
+    """The unit that ends a sentence behind its number: 180 minutes."""
+    match = _UNIT.fullmatch(after)
+    return match[1] if match and match[1] in KNOWN else ""
 
 
 def _enclosing(sentence: str, begin: int, end: int) -> tuple[int, int]:
@@ -311,6 +349,8 @@ def is_prose(text: str) -> bool:
 
 def concludes(text: str) -> bool:
     """Whether a short text has words of reasoning between formulas: $a = 3$, so $a^2 = 9$."""
+    if _CONCLUDED.search(text[:4000]):
+        return True
     rest, formulas = _FORMULA.subn(" ", text[:4000])
     return formulas > 1 and _REASONING.search(rest) is not None
 
@@ -318,25 +358,3 @@ def concludes(text: str) -> bool:
 def _plain_words(text: str) -> int:
     found_words = _WORD.findall(_NAMED.sub(" ", text))
     return sum(word.lower() not in _NO_PROSE for word in found_words)
-
-
-def as_number(text: str) -> Fraction | None:
-    """An exact value for `1,234`, `$5`, `12.50`, `3/4`, `1.2e4`, `35%` (as 35); None for anything else."""
-    if len(text) > 2 * MAX_DIGITS:
-        return None
-    text = text.strip().strip("$").rstrip(".%")
-    text = text.replace("\\$", "").replace("\\%", "")
-    text = text.replace("\u2212", "-").strip()
-    if not text or len(text) > MAX_DIGITS:
-        return None
-    top, slash, bottom = text.partition("/")
-    numerator = _literal(top)
-    denominator = _literal(bottom) if slash else Fraction(1)
-    if numerator is None or not denominator:
-        return None
-    return numerator / denominator
-
-
-def _literal(text: str) -> Fraction | None:
-    digits = text.strip()
-    return Fraction(digits.replace(",", "")) if _NUMBER.fullmatch(digits) else None

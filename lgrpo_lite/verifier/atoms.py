@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from lgrpo_lite.verifier.tokens import FUNCTIONS, GREEK, Token, Unreadable
-from lgrpo_lite.verifier.tree import Node
+from lgrpo_lite.verifier.tree import Node, holds
 
 if TYPE_CHECKING:
     from lgrpo_lite.verifier.parse import Parser
@@ -98,11 +98,34 @@ def command(p: "Parser", name: str) -> Node:
         return ("call", name[1:], *_members(inner))
     if name in FUNCTIONS:
         return function(p, name)
+    if name in ("overline", "bar"):
+        conjugate = _conjugate(p)
+        if conjugate is not None:
+            return conjugate
     if name in ACCENTS:
         return symbol(p, f"{name}({p.raw()})")
     if name in GREEK:
         return symbol(p, "\\" + name)
     raise Unreadable
+
+
+def _conjugate(p: "Parser") -> Node | None:
+    """The conjugate of a complex number that follows in braces, as in \\overline{3 + 4i}; None of anything
+    else, which is left unread.
+    """
+    begin = p.position
+    inside = p.argument() if p.next.value == "{" else None
+    if inside is None or not holds(inside, "const") or holds(inside, "v") or holds(inside, "tuple"):
+        p.position = begin
+        return None
+    return _mirrored(inside)
+
+
+def _mirrored(node: Node) -> Node:
+    """The node with -i for i."""
+    if node == ("const", "i"):
+        return ("neg", node)
+    return tuple(_mirrored(child) if isinstance(child, tuple) and child else child for child in node)
 
 
 def root(p: "Parser") -> Node:

@@ -32,9 +32,20 @@ def agreed(node: Node, same: Same) -> Node | None:
     constants = [side for side in exact if _is_constant(side)]
     if not _all_alike(constants, same):
         return None
-    if len(constants) == len(exact):
+    if len(constants) == len(exact) or _is_identity(exact, same):
         return exact[-1]
     return ("rel", ops[: len(exact) - 1], *exact)
+
+
+def _is_identity(sides: Sequence[Node], same: Same) -> bool:
+    """Whether an expression is worked out: 40r^9 / 8r^4 = 5r^5. A name alone is given a value."""
+    first, *others = sides
+    if first[0] not in ("+", "*", "/", "^") or not others:
+        return False
+    try:
+        return all(same(first, other) for other in others)
+    except (Undecided, OverflowError, TypeError):
+        return False
 
 
 def _is_constant(node: Node) -> bool:

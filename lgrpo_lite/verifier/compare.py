@@ -11,14 +11,17 @@ from lgrpo_lite.verifier import units
 from lgrpo_lite.verifier.chains import agreed
 from lgrpo_lite.verifier.lists import (
     alike_in_form,
+    brackets,
     coordinates_of,
     elements,
+    is_one_tuple,
     literals,
     names_tell_nothing,
+    tuple_members,
     unnamed_on_one_side,
     without_domains,
 )
-from lgrpo_lite.verifier.matrices import as_matrix
+from lgrpo_lite.verifier.matrices import as_matrix, is_determinant, worked_out
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.ratios import same_ratios
 from lgrpo_lite.verifier.relations import assigned, same_relation, tells_set, value_of
@@ -29,6 +32,7 @@ from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import equal, variables
 
 _SETS = frozenset(["cup", "cap", "minus", "domain", "empty", "builder"])
+_MEASURES = frozenset(["unit", "deg", "%"])
 _HUNDRED = ("n", Fraction(100), "100")
 _RADIANS = ("/", ("const", "pi"), ("n", Fraction(180), "180"))  # of one degree
 
@@ -102,11 +106,11 @@ def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
         mine = list(map(value_of, mine))
         gold = list(map(value_of, gold))
     if len(mine) != len(gold):
-        if p[0] == "list" and _is_one_tuple(gold):
-            coordinates = _coordinates(gold[0])
+        if p[0] == "list" and is_one_tuple(gold):
+            coordinates = tuple_members(gold[0])
             return coordinates is not None and _in_order(mine, coordinates, policy)
-        if g[0] == "list" and _is_one_tuple(mine):
-            coordinates = _coordinates(mine[0])
+        if g[0] == "list" and is_one_tuple(mine):
+            coordinates = tuple_members(mine[0])
             return coordinates is not None and _in_order(coordinates, gold, policy)
         if not sets:
             return False
@@ -149,17 +153,6 @@ def _one_answer_in_forms(mine: Sequence[Node], gold: Sequence[Node], policy: Len
     if len(gold) != 1 or len(set(mine)) <= 1:
         return False
     return all(same(form, gold[0], policy) for form in mine)
-
-
-def _is_one_tuple(members: Sequence[Node]) -> bool:
-    return len(members) == 1 and members[0][0] == "tuple"
-
-
-def _coordinates(node: Node) -> list[Node] | None:
-    """Of a tuple in round brackets, which a bare list may give too; None of one in others."""
-    _, _, _, *coordinates = node
-    listed = _brackets(node) == ("[", "]") and len(coordinates) > 2  # no interval
-    return coordinates if listed or _brackets(node) == ("(", ")") else None
 
 
 def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
@@ -236,6 +229,8 @@ def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
     """
     value, unit = measured(p)
     gold, gold_unit = measured(g)
+    if _is_heaped(value) or _is_heaped(gold):
+        return False
     if unit and gold_unit:
         size = units.factor(unit, gold_unit)
         if size is None:
@@ -249,6 +244,11 @@ def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
     if only_unit == "^circ":
         return _same_angle(value, gold, policy, mine=bool(unit))
     return policy.units == "ignore" and same(value, gold, policy)
+
+
+def _is_heaped(node: Node) -> bool:
+    """Whether a measured value is a measure of a measure itself: 5%%%. Each could be read in two ways."""
+    return node[0] in _MEASURES and node[1][0] in _MEASURES
 
 
 def _same_percent(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> bool:
@@ -269,6 +269,8 @@ def _same_angle(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> boo
 
 
 def _same_matrices(p: Node, g: Node, policy: Leniency) -> bool:
+    if is_determinant(p) != is_determinant(g):
+        return same(worked_out(p), worked_out(g), policy)
     mine, gold = as_matrix(p), as_matrix(g)
     if mine is None or gold is None:
         return False
@@ -296,16 +298,11 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
 
 
 def _same_tuples(p: Node, g: Node, policy: Leniency) -> bool:
-    if _brackets(p) != _brackets(g):
+    if brackets(p) != brackets(g):
         return False
     _, _, _, *members = p
     _, _, _, *gold_members = g
     return _in_order(members, gold_members, policy)
-
-
-def _brackets(node: Node) -> tuple[str, str]:
-    _, opening, closing, *_ = node
-    return opening, closing
 
 
 def _same_bases(p: Node, g: Node, policy: Leniency) -> bool:
@@ -344,7 +341,7 @@ def _is_list(kinds: set[str], p: Node, g: Node) -> bool:
 def _is_statement(kinds: set[str], p: Node, g: Node) -> bool:
     if "rel" in kinds or kinds & _SETS:
         return True
-    return kinds == {"tuple"} and _brackets(p) != _brackets(g)
+    return kinds == {"tuple"} and brackets(p) != brackets(g)
 
 
 def _is_matrix(kinds: set[str], p: Node, g: Node) -> bool:
@@ -365,7 +362,7 @@ Compare = Callable[[Node, Node, Leniency], bool]
 COMPARED: tuple[tuple[HoldsFor, Compare], ...] = (
     (_is_list, _same_lists),
     (_is_statement, _same_statements),
-    (_of_kinds("unit", "deg", "%"), _same_measure),
+    (_of_kinds(*_MEASURES), _same_measure),
     (_both_tuples, _same_tuples),
     (_is_matrix, _same_matrices),
     (_of_kinds("base"), _same_bases),

@@ -31,6 +31,8 @@ _CONFIRMED = re.compile(
     r"(?:correct|right|true|answer|best)|正确)",
     re.IGNORECASE,
 )
+_ALONE = re.compile(r"^[^\w\n]{0,9}(?:(?:or|and) )?[A-J][^\w\n]{0,9}$", re.MULTILINE)
+_ONLY = re.compile(r"[^\w?？]{0,9}([A-J])[^\w?？]{0,9}")
 MAX_CHOSEN = 400
 
 
@@ -38,6 +40,10 @@ def chosen_letter(text: str) -> str | None:
     """The letter that the last sentence of a text settles on: the last one that is not denied, is no part of
     a list, and has words beside it which choose. None where there is none; a question chooses nothing.
     """
+    *others, last = text.rstrip()[-MAX_CHOSEN:].rpartition("\n")
+    alone = _ONLY.fullmatch(last)
+    if alone and not _ALONE.search("".join(others)):
+        return alone[1]
     sentence = _last_sentence(text[-MAX_CHOSEN:])
     if sentence.rstrip(' "*)').endswith(("?", "？")):
         return None
@@ -79,8 +85,10 @@ def _last_sentence(text: str) -> str:
     return ""
 
 
-_ALONE = re.compile(r"^[^\w\n]{0,9}(?:(?:or|and) )?[A-J][^\w\n]{0,9}$", re.MULTILINE)
-_OPENING = re.compile(r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|\)?, ?(?:because|since)\b)")
+_OPENING = re.compile(
+    r"\s*\(?\**([A-J])\**(?:[).:]?\s*\n|"
+    r"\)?(?: [^\s,]{1,20})?(?:, ?(?:because|since|not)\b|， ?(?:因为|不是|而不是)))"
+)
 
 
 def opening_letter(text: str) -> str | None:
@@ -91,4 +99,6 @@ def opening_letter(text: str) -> str | None:
     if match is None:
         return None
     rest = text[match.end() :][:4000]
+    if not match[0].endswith("\n"):
+        rest = rest.partition("\n")[2]
     return None if _ALONE.search(rest) or taken_back(rest) else match[1]

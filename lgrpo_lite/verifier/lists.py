@@ -156,3 +156,19 @@ def names_tell_nothing(mine: Sequence[str | None], gold: Sequence[str | None]) -
         return True
     distinct = {name for name in (*mine, *gold) if name}
     return len(distinct) == 1
+
+
+def is_one_tuple(members: Sequence[Node]) -> bool:
+    return len(members) == 1 and members[0][0] == "tuple"
+
+
+def tuple_members(node: Node) -> list[Node] | None:
+    """Of a tuple in round brackets, which a bare list may give too; None of one in others."""
+    _, _, _, *coordinates = node
+    listed = brackets(node) == ("[", "]") and len(coordinates) > 2  # no interval
+    return coordinates if listed or brackets(node) == ("(", ")") else None
+
+
+def brackets(node: Node) -> tuple[str, str]:
+    _, opening, closing, *_ = node
+    return opening, closing

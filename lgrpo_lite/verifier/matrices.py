@@ -6,6 +6,7 @@ from lgrpo_lite.verifier.tree import Node
 
 MAX_ENTRIES = 100  # of a product that is written out
 MAX_POWER = 4
+MAX_DETERMINANT = 4  # rows
 
 
 def as_matrix(node: Node) -> Node | None:
@@ -25,6 +26,31 @@ def as_matrix(node: Node) -> Node | None:
     if kind == "^":
         return _raised(node)
     return None
+
+
+def is_determinant(node: Node) -> bool:
+    """Whether a tree is a square table between bars, written out."""
+    if node[0] != "matrix" or len(node) != 3:
+        return False
+    rows = node[1]
+    return len(rows) <= MAX_DETERMINANT and all(len(row) == len(rows) for row in rows)
+
+
+def worked_out(node: Node) -> Node:
+    """The value of a determinant, by its first row; any other node as it is."""
+    return _determinant(node[1]) if is_determinant(node) else node
+
+
+def _determinant(rows: Sequence[Sequence[Node]]) -> Node:
+    first, *others = rows
+    if not others:
+        return first[0]
+    terms = []
+    for column, entry in enumerate(first):
+        minor = [(*row[:column], *row[column + 1 :]) for row in others]
+        term = ("*", entry, _determinant(minor))
+        terms.append(("neg", term) if column % 2 else term)
+    return ("+", *terms)
 
 
 def _scaled(node: Node) -> Node | None:

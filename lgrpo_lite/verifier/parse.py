@@ -222,7 +222,8 @@ class Parser:
         if not is_unit(words):
             raise Unreadable
         if node[0] == "%" and words.startswith("of "):  # of what it is a share, and no number
-            if any(character.isdigit() for character in words):
+            *_, whole = words.split()
+            if len(whole) == 1 or any(character.isdigit() for character in words):  # of x, of 50
                 raise Unreadable
             return node
         return ("unit", node, words)

@@ -4,12 +4,13 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
-from lgrpo_lite.verifier.answers import MAX_ANSWER
+from lgrpo_lite.verifier.answers import COUNTS, MAX_ANSWER
 from lgrpo_lite.verifier.notation import plainly
 from lgrpo_lite.verifier.parse import Parser
-from lgrpo_lite.verifier.spelling import spell
+from lgrpo_lite.verifier.spelling import spell, words
 from lgrpo_lite.verifier.tokens import Unreadable, tokens
 from lgrpo_lite.verifier.tree import Node
 
@@ -20,6 +21,7 @@ _LETTER_UNIT = re.compile(r"([-+]?\d[\d.,]*) ([mgshlL])")  # beside 150 cm, 1.5 
 _MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
 _BRACKETED = re.compile(r"\(\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\)")
+_NESTED = re.compile(r"(\(\(+)([^(),;]+)(\)\)+)")  # ((5)) is (5)
 _OPENING = ("(", "[", "\\{")
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
 _OPTION = re.compile(r"^(?:the )?(?:option|choice|letter)\s+(?=\(?[A-J]\b)", re.IGNORECASE)
@@ -34,7 +36,7 @@ class Reading:
 
     spelled: str
     trees: tuple[Node, ...]
-    money: bool = False  # a sign of a currency stood in it, which the spelling leaves out
+    money: str = ""  # the sign of a currency that stood in it, which the spelling leaves out
 
     def beside(self, other: "Reading") -> tuple[Node, ...]:
         """The trees it may mean beside the other: 1,22 is a list, and 1.22 beside a decimal with a point;
@@ -60,9 +62,9 @@ class Reading:
 
     def for_number(self, gold: "Reading") -> tuple[Node, ...]:
         """The trees of an answer beside its gold: digits in groups inside brackets, (1,234), are a number
-        where the gold is one.
+        where the gold is one with its digits in groups.
         """
-        if not gold.trees or gold.trees[0][0] not in ("n", "neg") or not _BRACKETED.fullmatch(self.spelled):
+        if not gold.is_grouped or not _BRACKETED.fullmatch(self.spelled):
             return self.beside(gold)
         number = _tree(self.spelled.strip("()"), True)
         return self.trees if number is None else (number,)
@@ -92,12 +94,19 @@ def read(answer: str) -> Reading:
     spelled = spell(answer)
     notation = plainly(spelled)
     distinct = dict.fromkeys(_trees(notation))
-    return Reading(spelled, tuple(distinct), money=_MONEY.search(answer) is not None)
+    money = _MONEY.search(answer)
+    return Reading(spelled, tuple(distinct), money=money[0].strip("\\ ")[0] if money else "")
 
 
 def _trees(spelled: str) -> list[Node]:
     if not spelled:
         return []
+    counted = COUNTS.get(words(spelled))
+    if counted is not None:
+        return [("n", Fraction(counted), str(counted))]
+    nested = _NESTED.fullmatch(spelled)
+    if nested and len(nested[1]) == len(nested[3]):
+        spelled = f"({nested[2]})"
     if _BRACKETED.fullmatch(spelled) and _ZEROS.search(spelled):  # (10,000) is no (10, 0)
         spelled = spelled.strip("()")
     if _SPACED.fullmatch(spelled):

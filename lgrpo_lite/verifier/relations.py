@@ -53,7 +53,7 @@ def _assignment(node: Node) -> tuple[str, Node] | None:
             return name, value
     for total, value in ((first, last), (last, first)):
         name = _total_name(total)
-        if name and not variables(value):
+        if name and not variables(value) & variables(total):
             return name, value
     return None
 
@@ -71,6 +71,8 @@ def _is_linear(node: Node) -> bool:
         return all(map(_is_linear, node[1:])) and not any(term[0] == "n" for term in node[1:])
     if node[0] in ("*", "/"):
         return all(map(_is_linear, node[1:]))
+    if node[0] == "^" and node[2][0] == "n":  # AF^2; x^2 + y^2 = 1 is a circle
+        return _is_linear(node[1]) and all(name.isupper() for name in variables(node))
     return node[0] == "v" or (node[0] == "n" and "." not in node[2])
 
 
@@ -86,9 +88,20 @@ def _name(node: Node) -> str | None:
         if all(kind == "v" for kind, *_ in members):
             return "(" + ",".join(name for _, name in members) + ")"
     name = _product_name(node) if kind == "*" else None
+    if node[:2] == ("call", "abs") and node[2][0] == "v":
+        return f"|{node[2][1]}|"
+    if kind == "^" and node[1][:2] == ("call", "abs") and node[2][0] == "n":
+        size = _name(node[1])
+        return size and f"{size}^{node[2][2]}"
     if name is None and (_is_of_segments(node) or _is_of_angle(node)):
         name = str(node).replace("(", "[")  # no function of an argument
     return name
+
+
+def function_value(node: Node) -> Node:
+    """f(x) as one variable; any other node as it is."""
+    name = _product_name(node) if node[0] == "*" and len(node) == 3 else None
+    return ("v", name) if name else node
 
 
 def _product_name(node: Node) -> str | None:

@@ -19,7 +19,8 @@ _ERRED = r"(?:I|we) (?:have |must have )?(?:made|see) (?:an?|my|our|some) (?:\w+
 _TAKEN_BACK = re.compile(
     rf"[\s$.,;:!*)}}\]\\(–—-]*{_LEADING}(?:{_SUBJECT}{_VERDICT}|{_ERRED})|"
     rf"[\s$.*)}}\]\\]*(?:[–—(]|--?)\s*{_VERDICT}|"
-    r"[\s$.,;!*)}\]\\–—-]*(?:actually,? no|no,? wait|wait,? no|nope)\b",
+    r"[\s$.,;!*)}\]\\–—-]*(?:actually,? no|no,? (?:wait|sorry)|(?:wait|sorry),? no|nope|"
+    r"no,? (?:it|the (?:\w+ )?answer)(?:['’]s| is| should be| must be))\b",
     re.IGNORECASE,
 )
 _INSIDE = re.compile(

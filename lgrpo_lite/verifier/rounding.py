@@ -5,6 +5,7 @@ from fractions import Fraction
 from lgrpo_lite.verifier.tree import Node
 from lgrpo_lite.verifier.values import constant
 
+FLOAT = 17  # significant digits of a double, the last of which may be off by one
 PRINTED = 12  # significant digits from which a decimal is a printed float, not a rounded answer
 
 
@@ -13,7 +14,7 @@ def rounded_alike(p: Node, g: Node) -> bool:
     decimals, significant = _digits(p)
     gold_decimals, gold_significant = _digits(g)
     if significant >= PRINTED:
-        if _rounds(g, p, decimals):
+        if _rounds(g, p, decimals) or (significant <= FLOAT and float(constant(p)) == float(constant(g))):
             return True
         return gold_significant >= 2 and _rounds(p, g, gold_decimals)
     if gold_significant >= PRINTED:

@@ -2,32 +2,30 @@
 ..., {x | ...}, excluded points.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
 
 from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.linear import TWO, side_of, solved
 from lgrpo_lite.verifier.lists import signs_chosen
+from lgrpo_lite.verifier.pieces import (
+    INF,
+    MAX_PIECES,
+    MINUS_INF,
+    ZERO,
+    Piece,
+    complement,
+    from_on,
+    intersection,
+    merged,
+    mirrored,
+    same_piece,
+    up_to,
+)
+from lgrpo_lite.verifier.relations import function_value
 from lgrpo_lite.verifier.tree import Node, holds
-from lgrpo_lite.verifier.values import constant, equal
+from lgrpo_lite.verifier.values import constant
 
-INF: Node = ("inf",)
-MINUS_INF: Node = ("neg", INF)
-ZERO: Node = ("n", Fraction(0), "0")
-MAX_PIECES = 60
 _MIRRORED = str.maketrans("<>", "><")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """An interval; a point when both ends are it."""
-
-    low: Node
-    low_closed: bool
-    high: Node
-    high_closed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +34,6 @@ class Solutions:
 
     pieces: tuple[Piece, ...]
     name: str | None = None
-
-
-def _up_to(high: Node, closed: bool) -> Piece:
-    return Piece(MINUS_INF, False, high, closed)
-
-
-def _from(low: Node, closed: bool) -> Piece:
-    return Piece(low, closed, INF, False)
 
 
 def solutions(node: Node) -> Solutions | None:
@@ -151,8 +141,9 @@ _DESCRIBED = {
 def _relation(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
     if ops == ("in",) and sides[0][0] == "v":
         return _membership(*sides)
-    if any(_sized_variable(side) for side in sides):
-        return _sized(ops, tuple(_sized_variable(side) or side for side in sides))
+    sides = tuple(function_value(side) for side in sides)
+    if not any(side[0] == "v" for side in sides):
+        return _solved(ops, sides)
     if len(ops) == 2:
         return _chain(ops, sides)
     if len(ops) == 1:
@@ -194,36 +185,43 @@ def _inequality(op: str, left: Node, right: Node) -> Solutions | None:
     if op == "!=" and holds(bound, "pm"):
         return _combined("cap", [_inequality(op, variable, signs_chosen(bound, sign)) for sign in (1, -1)])
     if op == "!=":
-        return Solutions((_up_to(bound, False), _from(bound, False)), name)
+        return Solutions((up_to(bound, False), from_on(bound, False)), name)
     if op.startswith("<"):
-        return Solutions((_up_to(bound, op == "<="),), name)
-    return Solutions((_from(bound, op == ">="),), name)
+        return Solutions((up_to(bound, op == "<="),), name)
+    return Solutions((from_on(bound, op == ">="),), name)
 
 
-def _sized_variable(node: Node) -> Node | None:
-    """The variable x of |x|."""
-    if node[:2] != ("call", "abs") or node[2][0] != "v":
+def _solved(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
+    """A relation in which one side holds the variable, and not alone; None of any other."""
+    varied = [index for index, side in enumerate(sides) if holds(side, "v")]
+    if len(varied) != 1 or ops == ("in",) or "=" in ops:
         return None
-    return node[2]
-
-
-def _sized(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
-    """A relation of |x|: what it says of x, and of -x."""
-    described = _relation(ops, sides)
-    if described is None or ops == ("in",):
+    place = varied[0]
+    side = side_of(sides[place])
+    if side is None:
         return None
-    mirrored = [_mirrored(piece) for piece in described.pieces]
-    right = _intersection(described.pieces, [_from(ZERO, True)])
-    left = _intersection(mirrored, [_up_to(ZERO, True)])
-    return Solutions((*left, *right), described.name)
+    bounds = []
+    for bound in (*sides[:place], *sides[place + 1 :]):
+        rooted = _rooted(bound) if side.form == "square" else bound
+        if rooted is None:
+            return None
+        bounds.append(rooted)
+    bounds.insert(place, side.variable)
+    described = _relation(ops, tuple(bounds))
+    if described is None:
+        return None
+    pieces = list(described.pieces)
+    if side.form != "itself":
+        negative = [mirrored(piece) for piece in pieces]
+        right = intersection(pieces, [from_on(ZERO, True)])
+        left = intersection(negative, [up_to(ZERO, True)])
+        pieces = [*left, *right]
+    return Solutions(tuple(solved(piece, side) for piece in pieces), described.name)
 
 
-def _mirrored(piece: Piece) -> Piece:
-    return Piece(_opposite(piece.high), piece.high_closed, _opposite(piece.low), piece.low_closed)
-
-
-def _opposite(node: Node) -> Node:
-    return INF if node == MINUS_INF else ("neg", node)
+def _rooted(bound: Node) -> Node | None:
+    """The square root of a bound of a square; None of a negative one."""
+    return ("call", "root", bound, TWO) if float(constant(bound)) >= 0 else None
 
 
 def _combined(kind: str, parts: list[Solutions | None]) -> Solutions | None:
@@ -238,110 +236,12 @@ def _combined(kind: str, parts: list[Solutions | None]) -> Solutions | None:
         if kind == "cup":
             pieces += other.pieces
         elif kind == "cap":
-            pieces = _intersection(pieces, other.pieces)
+            pieces = intersection(pieces, other.pieces)
         else:
-            pieces = _intersection(pieces, _complement(other.pieces))
+            pieces = intersection(pieces, complement(other.pieces))
         if len(pieces) > MAX_PIECES:
             raise Undecided
     return Solutions(tuple(pieces), names.pop() if names else None)
-
-
-def _position(node: Node) -> Any:
-    """Where an end lies, to be ordered."""
-    if node in (INF, ("+", INF)):
-        return math.inf
-    if node == MINUS_INF:
-        return -math.inf
-    return constant(node)
-
-
-def _below(a: Node, b: Node) -> bool:
-    x, y = _position(a), _position(b)
-    if isinstance(x, float) or isinstance(y, float):  # an infinite end
-        return x != y and (x == -math.inf or y == math.inf)
-    if equal(a, b):
-        return False
-    gap = constant(("+", b, ("neg", a)))
-    return float(gap) > 0
-
-
-def _intersection(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:
-    """The intersection of two unions."""
-    common = []
-    for a in pieces:
-        for b in others:
-            low, low_closed = _higher((a.low, a.low_closed), (b.low, b.low_closed))
-            high, high_closed = _lower((a.high, a.high_closed), (b.high, b.high_closed))
-            both_closed = low_closed and high_closed
-            if _below(low, high) or (both_closed and not _below(high, low)):
-                common.append(Piece(low, low_closed, high, high_closed))
-    return common
-
-
-def _higher(a: tuple[Node, bool], b: tuple[Node, bool]) -> tuple[Node, bool]:
-    """The higher of two ends; of the same end, closed where both are."""
-    (end, closed), (other, other_closed) = a, b
-    if _below(end, other):
-        return b
-    if _below(other, end):
-        return a
-    return end, closed and other_closed
-
-
-def _lower(a: tuple[Node, bool], b: tuple[Node, bool]) -> tuple[Node, bool]:
-    """The lower of two ends; of the same end, closed where both are."""
-    (end, closed), (other, other_closed) = a, b
-    if _below(end, other):
-        return a
-    if _below(other, end):
-        return b
-    return end, closed and other_closed
-
-
-def _complement(pieces: tuple[Piece, ...]) -> list[Piece]:
-    outside = [Piece(MINUS_INF, False, INF, False)]
-    for piece in pieces:
-        below = _up_to(piece.low, not piece.low_closed)
-        above = _from(piece.high, not piece.high_closed)
-        outside = _intersection(outside, [below, above])
-    return outside
-
-
-def _merged(pieces: tuple[Piece, ...]) -> list[Piece]:
-    """Ordered, with pieces that touch joined."""
-    if len(pieces) > MAX_PIECES:
-        raise Undecided
-    left, merged = list(pieces), []
-    while left:
-        lowest = left[0]
-        for piece in left[1:]:
-            if _below(piece.low, lowest.low):
-                lowest = piece
-        left.remove(lowest)
-        if merged and not _apart(merged[-1], lowest):
-            merged[-1] = _joined(merged[-1], lowest)
-        else:
-            merged.append(lowest)
-    return merged
-
-
-def _apart(piece: Piece, above: Piece) -> bool:
-    """Whether a number lies between two pieces, at least the end that neither holds."""
-    if _below(piece.high, above.low):
-        return True
-    return not _below(above.low, piece.high) and not (piece.high_closed or above.low_closed)
-
-
-def _joined(piece: Piece, above: Piece) -> Piece:
-    """The one piece that two are which touch or overlap."""
-    low_closed = piece.low_closed
-    if not low_closed and above.low_closed:
-        low_closed = not _below(piece.low, above.low)
-    higher = above if _below(piece.high, above.high) else piece
-    high_closed = higher.high_closed
-    if not high_closed and above.high_closed:
-        high_closed = not _below(above.high, piece.high)
-    return Piece(piece.low, low_closed, higher.high, high_closed)
 
 
 def same_solutions(p: Node, g: Node) -> bool:
@@ -353,20 +253,8 @@ def same_solutions(p: Node, g: Node) -> bool:
         return False
     mine, gold = a.pieces, b.pieces
     if len(mine) != 1 or len(gold) != 1:
-        mine, gold = _merged(mine), _merged(gold)
+        mine, gold = merged(mine), merged(gold)
     if len(mine) != len(gold):
         return False
     pairs = zip(mine, gold, strict=True)
-    return all(_same_piece(piece, other) for piece, other in pairs)
-
-
-def _same_piece(piece: Piece, other: Piece) -> bool:
-    if piece.low_closed != other.low_closed or piece.high_closed != other.high_closed:
-        return False
-    return _same_end(piece.low, other.low) and _same_end(piece.high, other.high)
-
-
-def _same_end(a: Node, b: Node) -> bool:
-    if a in (INF, MINUS_INF) or b in (INF, MINUS_INF):
-        return a == b
-    return equal(a, b)
+    return all(same_piece(piece, other) for piece, other in pairs)

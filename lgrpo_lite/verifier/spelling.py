@@ -82,8 +82,8 @@ _HTML = [
     ("</sub>", "}"),
 ]
 _BRACES = re.compile(r"\\[{}\\]|[{}]")
-_UNSEEN = re.compile(  # colours, gaps as wide as what they hold, environments around a formula
-    r"\\(?:(?:text)?color|[hv]?phantom)\s*\{[^{}]*\}|"
+_UNSEEN = re.compile(  # brackets without a sign, colours, gaps as wide as what they hold, environments
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:(?:text)?color|[hv]?phantom)\s*\{[^{}]*\}|"
     r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|gathered|displaymath|math|center)\*?\}"
 )
 _EMPTY = re.compile(r"(?<![\\a-zA-Z}\]^_])\{\s*\}")
@@ -93,6 +93,10 @@ _ORDINAL = re.compile(
     rf"(?<=\d)(?:{_TH}\b|\s?\^\s?(?:\{{\s?\\text\s?\{{{_TH}\}}\s?\}}|\\text\s?\{{{_TH}\}}|\{{{_TH}\}}))"
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_TRAILS_OFF = re.compile(r"(?:(?<![\d.])\d+|,) ?\.\.\.$")  # 7... is no 7, and 1, 2, ... not 1, 2
+_BUILDER = re.compile(
+    r"\{ ?[a-z](?: ?\\in [^{}|:]{1,20}(?:\{R\})?)? ?[|:][^{}]*(?:[<>]|\\(?:le|ge|ne|in)\b)[^{}]*\}"
+)  # {x : x > 2}
 _STOP = re.compile(r"\.\s*(?=[\])}]|\\\})")  # a full stop inside the brackets
 
 
@@ -154,6 +158,8 @@ def spell(text: str) -> str:
     if "p" in text or "P" in text:
         text = _PERCENT.sub("%", text)
     text = _STOP.sub("", text)
+    if _BUILDER.fullmatch(text):
+        text = f"\\{text[:-1]}\\}}"
     return _without_ends(text)
 
 
@@ -174,7 +180,9 @@ def _without_ends(text: str) -> str:
     """Without what closes a sentence, and without braces around the whole."""
     for _ in range(8):
         before = text
-        text = text.strip("*` ").rstrip(".,;:").rstrip()
+        text = text.strip("*` ")
+        if not _TRAILS_OFF.search(text):
+            text = text.rstrip(".,;:").rstrip()
         wrapped = _TEXT.fullmatch(text)
         if wrapped:
             inner = wrapped[1].strip().rstrip(".,;:").strip()

@@ -56,6 +56,7 @@ _TOKEN = re.compile(
     r"|(?P<sign>\*\*|<=|>=|[-+*/^_=<>()\[\]{}|,;:!%&'.])"
 )
 _EXPONENT = re.compile(r"[eE][-+]?\d{1,4}(?![\d.a-zA-Z])")
+_EULER = re.compile(r"(?<![a-zA-Z0-9.\\])e(?![a-zA-Z])")  # beside which 2e+1 is no 20
 _SIGN = {"**": "^", "<=": "le", ">=": "ge"}
 _OPENING = frozenset(["(", "[", "{", "\\{"])
 _CLOSING = frozenset([")", "]", "}", "\\}"])
@@ -69,6 +70,7 @@ def tokens(spelled: str, *, thousands: bool = True) -> list[Token]:
     """
     read: list[Token] = []
     position, depth, glued = 0, 0, False
+    euler = _EULER.search(spelled) is not None
     while position < len(spelled):
         match = _TOKEN.match(spelled, position)
         if match is None or len(read) >= MAX_TOKENS:
@@ -78,7 +80,7 @@ def tokens(spelled: str, *, thousands: bool = True) -> list[Token]:
             kind = "number"
             value, _, _ = value.partition(",")
         position = match.start() + len(value)
-        exponent = _EXPONENT.match(spelled, position) if kind == "number" else None
+        exponent = _EXPONENT.match(spelled, position) if kind == "number" and not euler else None
         if exponent:
             value += exponent[0]
             position = exponent.end()

@@ -48,6 +48,7 @@ _VALUES = {name: (kind, Fraction(size)) for kind, sizes in _TABLE.items() for na
 _PLURALS = [f"{name}s" for name in _VALUES if len(name) > 2]
 KNOWN = frozenset([*_VALUES, *_PLURALS, *_OTHER])
 _NO_UNIT = re.compile(
+    r"(?:^|(?<!\^)\s)\.?\d|"  # another number
     r"^(?:squared|cubed|factorial|choose)\b|"  # 7 squared is 49, and 7 meters squared an area
     r"\b(?:or|and|not|no|if|when|where|for|all|more|less|times|than|at|most|least|only|but|is|are|any|every|with|plus|minus|"
     r"mod|divided|half|over|integer|integers|real|odd|even|positive|negative|except|because|since|wrong|solution|solutions|import|exec|eval|print|return|lambda|select|drop|sudo|exit|quit|echo)\b",

@@ -4,6 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 from lgrpo_lite.types import Outcome
@@ -33,6 +34,7 @@ from lgrpo_lite.verifier.units import factor, multiple
 
 DEFAULT = Leniency()
 faults: Counter[str] = Counter()  # exceptions that `verify` caught in this process, by their kind
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _TWO_LETTERS = frozenset(["no", "up", "am", "pm", "on", "in"])
 
 
@@ -101,7 +103,8 @@ def _of_prose(text: str, golden: Reading) -> Outcome | None:
 
 def _unmarked(text: str) -> Iterator[str]:
     """The answers of a text that marks none: the whole, if it is no prose, and what its last line says."""
-    if len(text) <= MAX_ANSWER and (not (is_prose(text) or concludes(text)) or is_phrase(text)):
+    one_answer = len(text) <= MAX_ANSWER and _BLANK_LINE.search(text.strip()) is None
+    if one_answer and (not (is_prose(text) or concludes(text)) or is_phrase(text)):
         yield bare(text)
     last = last_said(text)
     if last is not None:
@@ -126,6 +129,8 @@ def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
     """
     if not reading.spelled:
         return False
+    if reading.money and golden.money and reading.money != golden.money:  # €20 is not $20
+        return False
     if _typed_the_same(reading.spelled, golden.spelled):
         return True
     letter = _choice(reading)
@@ -143,6 +148,7 @@ def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
             return False
     if _priced(reading, golden) or _priced(golden, reading):
         return False
+    reading, golden = _in_dollars(reading, golden), _in_dollars(golden, reading)
     if _same_trees(reading, golden, policy):
         return True
     return not both_read and agrees(reading.spelled, golden.spelled)
@@ -199,14 +205,24 @@ def _priced(one: Reading, other: Reading) -> bool:
     _, unit = measured(other.trees[0])
     if not unit or multiple(unit)[0] != 1:
         return False
-    return factor(unit.split()[0], "dollar") != 1
+    return factor(unit.split()[0], "dollar") is None
+
+
+def _in_dollars(one: Reading, other: Reading) -> Reading:
+    """A price in dollars beside one in cents, with its unit: $0.75 is 75 cents."""
+    if one.money != "$" or not other.trees or not one.trees:
+        return one
+    _, unit = measured(other.trees[0])
+    if not unit or factor(unit, "cent") is None:
+        return one
+    return replace(one, trees=(("unit", one.trees[0], "dollar"),))
 
 
 def _choice(reading: Reading) -> str | None:
     one_letter = len(reading.spelled) == 1 and reading.spelled.isalpha()
     if one_letter and reading.spelled not in ("e", "i"):  # which are numbers
         return reading.spelled.upper()
-    bracketed = re.fullmatch(r"\(([a-dfghj])\)", reading.spelled)
+    bracketed = re.fullmatch(r"\(([a-j])\)", reading.spelled)
     return bracketed[1].upper() if bracketed else reading.choice
 
 

@@ -3,7 +3,8 @@
 import re
 from fractions import Fraction
 
-from lgrpo_lite.verifier.answers import MAX_ANSWER, MAX_DIGITS, as_number
+from lgrpo_lite.verifier.answers import MAX_ANSWER
+from lgrpo_lite.verifier.plain_numbers import MAX_DIGITS, as_number
 from lgrpo_lite.verifier.spelling import spell, words
 
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
