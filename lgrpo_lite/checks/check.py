@@ -16,6 +16,7 @@ from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
+from lgrpo_lite.policy.gguf import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
 from lgrpo_lite.recipe.data import Part
 from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
@@ -51,6 +52,7 @@ def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
     for fault in _weights(recipe):
         _refuse(recipe, fault)
     check_template(recipe.data, recipe.where)
+    check_gguf(recipe.model.id, recipe.where("model.id"))
     recipe = recipe.model_copy(update={"rewards": _rewards(recipe, imports)})
     recipe._marks = marks
     check_addresses(recipe)

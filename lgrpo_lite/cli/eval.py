@@ -11,6 +11,7 @@ from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_js
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
+from lgrpo_lite.policy.gguf import is_gguf
 
 Figures = dict[str, Any]
 Estimate = dict[str, float]  # value, low, high
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="RUN|MODEL",
         help=(
-            "a run folder or its name, a Hub id, a model's folder or builtin:NAME; "
+            "a run folder or its name, a Hub id, a model's folder, a GGUF file or builtin:NAME; "
             "then settings to change as key=value"
         ),
     )
@@ -106,9 +107,10 @@ def _run_folder(word: str, runs: Path) -> Path | None:
     except ConfigError as error:
         local = Path(word)
         hub_id = "/" in word and not local.exists()
-        if word.startswith("builtin:") or (local / "config.json").is_file() or hub_id:
+        if word.startswith("builtin:") or is_gguf(word) or (local / "config.json").is_file() or hub_id:
             return None
-        fix = f"{error.fix}; a model is a Hub id (OWNER/NAME), a folder with config.json, or builtin:NAME"
+        kinds = "a Hub id (OWNER/NAME), a folder with config.json, a GGUF file, or builtin:NAME"
+        fix = f"{error.fix}; a model is {kinds}"
         raise ConfigError(f"{word!r} is no run and no model", where=error.where, fix=fix) from None
 
 

@@ -8,18 +8,20 @@ be solved three ways, which differ in length and in how often a small model gets
     steps    47+36=83 / 83-58=25 / 25+9=34 / #### 34        long, reliable
 
 so a policy that may choose has a reason to prefer long answers, which is what λ-GRPO's token preference can
-learn. Standard library only; the same seed gives the same problems on every machine.
+learn. `sums` asks a model that reads English: "What is 12 + 9?". Standard library only; the same seed gives
+the same problems on every machine.
 """
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "heldout"]
 HELDOUT_SHARE = 16  # one problem in 16 belongs to `heldout`, decided by its text alone
 STYLES = ("direct", "short", "steps")
+LEAST, MOST = 2, 30  # numbers that are added in `sums`
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,21 @@ def problems(seed: int, split: Split, *, terms: tuple[int, int] = (4, 5)) -> Ite
         if split_of(question) == split and question not in given:
             given.add(question)
             yield problem
+
+
+def sums(seed: int, split: Split) -> Iterator[Problem]:
+    """All sums of two numbers from LEAST to MOST of one split, in a seeded order. Both orders of a pair are
+    in the same split: who knows 12 + 9 knows 9 + 12.
+    """
+    numbers = range(LEAST, MOST + 1)
+    pairs = [(a, b) for a in numbers for b in numbers]
+    random.Random(f"{seed}/{split}").shuffle(pairs)
+    for a, b in pairs:
+        if split_of(f"{min(a, b)}+{max(a, b)}") == split:
+            yield Problem(f"What is {a} + {b}?", str(a + b), (str(a), f"+{b}"), (a, a + b))
+
+
+TASKS: dict[str, Callable[[int, Split], Iterator[Problem]]] = {"arithmetic": problems, "sums": sums}
 
 
 def _draw(rng: random.Random, count: int) -> Problem:

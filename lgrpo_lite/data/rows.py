@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lgrpo_lite.data.arithmetic import problems
+from lgrpo_lite.data.arithmetic import TASKS
 from lgrpo_lite.data.criteria import criteria
 from lgrpo_lite.data.files import Record, records
 from lgrpo_lite.errors import DataError
@@ -41,7 +41,7 @@ def rows(source: Source, where: str) -> Iterator[Row | DataError]:
     elif source.task is not None:
         yield from _generated(source, where)
     else:
-        fix = "give path: FILE.jsonl, hf: NAME or task: arithmetic"
+        fix = f"give path: FILE.jsonl, hf: NAME or task: {', '.join(TASKS)}"
         raise DataError("a source without data", where=where, fix=fix)
 
 
@@ -206,7 +206,7 @@ def _generated(source: Source, where: str) -> Iterator[Row]:
         raise DataError(what, where=where, fix="remove rubric, or give path: FILE.jsonl")
     split = "heldout" if source.split == "heldout" else "train"
     count = source.limit or DEFAULT_TASK_SIZE
-    for i, problem in enumerate(islice(problems(0, split), count)):
+    for i, problem in enumerate(islice(TASKS[source.task](0, split), count)):
         name = f"{source.task}-{split}-{i}"
         solution = problem.solution("steps")
         columns = {"question": problem.question, "answer": problem.answer, "solution": solution}

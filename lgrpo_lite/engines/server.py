@@ -75,7 +75,7 @@ class ServerEngine:
         url = self.server.url
         model = recipe.model
         server = recipe.rollout.server
-        local = locate(model.id, recipe.where("model.id"))
+        local = locate(model.id, recipe.where("model.id"), model.revision)
         names = {model.id, local, str(Path(local).resolve())}
         if server.model:
             names = {server.model}

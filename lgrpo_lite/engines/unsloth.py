@@ -269,7 +269,7 @@ def check_process(where: str) -> None:
 
 def checkpoint(model: Model, where: str = "model.id") -> str:
     """A folder with the model, fetched at its revision, which Unsloth would ignore. None: ConfigError."""
-    path = locate(model.id, where)
+    path = locate(model.id, where, model.revision)
     if Path(path).is_dir():
         return path
     from huggingface_hub import is_offline_mode, snapshot_download

@@ -77,7 +77,9 @@ class VllmEngine:
     def _start(self):
         os.environ.update(ENVIRONMENT)
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over kv_cache_memory_bytes
-        model = fetch_ahead(locate(self.recipe.model.id), self.recipe.model.revision)
+        model = fetch_ahead(
+            locate(self.recipe.model.id, revision=self.recipe.model.revision), self.recipe.model.revision
+        )
         progress.told("starting vLLM", 0)
         from vllm import LLM
 

@@ -39,7 +39,7 @@ class Given:
     @classmethod
     def of(cls, model: Model, where: str = "model.id") -> "Given":
         """That of a recipe: a folder, one in the package, or one of the Hub, which is there by now."""
-        folder = folder_of(locate(model.id, where), model.revision)
+        folder = folder_of(locate(model.id, where, model.revision), model.revision)
         if folder is None:
             what = f"the files of {model.id} are not on this machine any more"
             raise ConfigError(what, where=where, fix="download it again")

@@ -22,6 +22,7 @@ from lgrpo_lite.engines.base import (
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.budget import sequences_at_once
+from lgrpo_lite.policy.dequantise import record_of
 from lgrpo_lite.policy.memory import free_bytes, layers_of, tile_bytes
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.algorithm import Algorithm
@@ -66,6 +67,12 @@ def chosen(run: Built) -> list[Chosen]:
 
 
 def _model(run: Built) -> Iterator[Chosen]:
+    made = record_of(run.policy.base.config.name_or_path)
+    if made is not None:
+        from_ = "dequantised from" if made["dequantised"] else "stored as"
+        why = f"a GGUF's blocks are not trained on; the file has sha256 {made['sha256'][:16]}"
+        value = f"{from_} {made['stored_as']}, {made['logprob']:.3f} nats a character of a plain text"
+        yield Chosen("model.id", value, why)
     if run.recipe.model.threads is None:
         why = f"torch's own choice on {_cpus()} CPUs; fewer are faster for tiny models"
         yield Chosen("model.threads", str(torch.get_num_threads()), why)

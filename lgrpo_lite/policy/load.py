@@ -22,7 +22,9 @@ from transformers import (
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.ops.logprob import Head
 from lgrpo_lite.policy import lean
+from lgrpo_lite.policy.dequantise import folder_of
 from lgrpo_lite.policy.fetch import bars_told, download_bar
+from lgrpo_lite.policy.gguf import is_gguf
 from lgrpo_lite.policy.structure import is_text
 from lgrpo_lite.recipe.schema import Model, Recipe
 
@@ -30,8 +32,12 @@ BUILTIN = "builtin:"
 BFLOAT16 = (8, 0)  # compute capability from which a GPU multiplies it
 
 
-def locate(model_id: str, where: str = "model.id") -> str:
-    """`builtin:NAME` as the folder inside the package, anything else unchanged."""
+def locate(model_id: str, where: str = "model.id", revision: str | None = None) -> str:
+    """`builtin:NAME` as the folder inside the package, a GGUF file as the folder that is made of it, anything
+    else unchanged.
+    """
+    if is_gguf(model_id):
+        return str(folder_of(model_id, revision, where))
     if not model_id.startswith(BUILTIN):
         return model_id
     folder = resources.files("lgrpo_lite") / "models" / model_id.removeprefix(BUILTIN)
@@ -145,7 +151,7 @@ def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
     with init_empty_weights(include_buffers=False):
         base = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config), dtype=dtype)
     with suppress(OSError):  # a base without one: what its config says stays
-        path, revision = locate(model.id, where), model.revision or "main"
+        path, revision = locate(model.id, where, model.revision), model.revision or "main"
         base.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
     return base
 
@@ -265,7 +271,7 @@ def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.ta
 
 
 def _fetch(from_pretrained, model: Model, where: str, **options):
-    path = locate(model.id, where)
+    path = locate(model.id, where, model.revision)
     try:
         return from_pretrained(path, revision=model.revision, **options)
     except ImportError as error:

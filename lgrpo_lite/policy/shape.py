@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lgrpo_lite.errors import ConfigError, nearest
+from lgrpo_lite.policy.gguf import config_of_header, is_gguf, local_file, on_hub, read_header
 from lgrpo_lite.recipe.schema import Model
 
 
@@ -159,7 +160,11 @@ def _linears(family: Family, c: Mapping[str, Any]) -> Iterator[Linear]:
 
 
 def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
-    """config.json of the recipe's model, or the shape of that name in the package. Neither: ConfigError."""
+    """config.json of the recipe's model, what a GGUF file amounts to, or the shape of that name in the
+    package. None of them: ConfigError.
+    """
+    if is_gguf(model.id) and on_hub(model.id) is None:
+        return config_of_header(read_header(local_file(model.id, where), where), where)
     path = _config_path(model)
     if path is None:
         known = ", ".join(sorted(shapes()))

@@ -30,7 +30,7 @@ class Source(Section):
     )
     config: str | None = Field(default=None, description="configuration of the data set on the Hub")
     split: str = Field(default="train", description="of the data set; a task has train and heldout")
-    task: Literal["arithmetic"] | None = Field(default=None, description="generated problems")
+    task: Literal["arithmetic", "sums"] | None = Field(default=None, description="generated problems")
     prompt: str = Field(
         default="question", description="column of the question: text or chat messages; a.b is b inside a"
     )

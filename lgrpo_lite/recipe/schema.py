@@ -38,7 +38,12 @@ class Lora(Section):
 
 
 class Model(Section):
-    id: str = Field(description="Hub id, a folder, or builtin:NAME for a model inside the package")
+    id: str = Field(
+        description=(
+            "Hub id, a folder, a GGUF file (its path, or owner/repo/file.gguf of the Hub), or builtin:NAME"
+            " for a model inside the package"
+        )
+    )
     revision: str | None = Field(default=None, description="commit on the Hub")
     weights: Literal["nf4", "int8", "bf16", "fp16", "fp32"] = Field(
         default="bf16", description="how the base weights are held; nf4 and int8 by bitsandbytes"
