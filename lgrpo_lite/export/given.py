@@ -16,11 +16,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.policy.dequantise import RECORD
 from lgrpo_lite.policy.fetch import BESIDE, folder_of
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.recipe.schema import Model
 
-WRITTEN = ("config.json", "merge_report.json", "adapter_config.json")  # and what no merged model has
+WRITTEN = ("config.json", "merge_report.json", "adapter_config.json", RECORD)  # and what is of the base alone
 INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in transformers' order
 DTYPE = ("dtype", "torch_dtype")
