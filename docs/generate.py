@@ -477,7 +477,8 @@ def _soak(result: dict) -> str:
 
 def _slope(interval: list[float]) -> str:
     low, slope, high = interval
-    return f"{slope:+.2f} ({low:+.2f} to {high:+.2f})"
+    digits = 2 if abs(slope) >= 0.01 else 5
+    return f"{slope:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def architecture() -> str:

@@ -246,9 +246,8 @@ OWNED = {  # an algorithm that owns state, and what of it must come back
 }
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "length_preference" else pytest.param(n, marks=pytest.mark.slow) for n in OWNED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWNED)
 def test_state_that_an_algorithm_owns_comes_back_and_is_never_exported(name, tmp_path):
     """A run stopped after two steps and resumed has the λ, log Z, guidance and values of
     one that was not, bit for bit.

@@ -240,6 +240,7 @@ def test_on_a_pipe_a_step_is_a_line_and_nothing_else_is_on_stdout(done):
     )
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_stdout(tmp_path, capfd):
     assert (
         lgrpo(
@@ -259,6 +260,7 @@ def test_json_is_one_object_on_stdout(tmp_path, capfd):
     assert result["schema"] == 1 and result["result"]["steps"] == 2 and len(result["result"]["evals"]) == 2
 
 
+@pytest.mark.slow
 def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, monkeypatch):
     """Every loss is NaN: nothing is learned from it, nothing is lost."""
     from lgrpo_lite.policy.policy import Policy
@@ -285,6 +287,7 @@ def test_three_refused_steps_end_the_run_with_its_state_saved(tmp_path, capfd, m
     assert kept == [f"step-{i:06d}.jsonl.gz" for i in (1, 2, 3)]  # to look at, as the message says
 
 
+@pytest.mark.slow
 def test_a_library_user_trains_as_the_command_does(tmp_path):
     """The same folder, the same adapter; stopped by its time limit it says so, and goes on."""
     import lgrpo_lite
@@ -312,6 +315,7 @@ def test_a_library_user_trains_as_the_command_does(tmp_path):
         lgrpo_lite.train(lgrpo_lite.load_recipe("tiny-math"), settings, runs=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_resolved_before_options_were_arguments_goes_on(tmp_path):
     """Its config.resolved.yaml has every key that all rewards once had; and a
     setting that differs still refuses.

@@ -185,6 +185,7 @@ def test_files_stay_readable():
     assert not long
 
 
+@pytest.mark.slow
 def test_the_worked_example_is_short_and_runs(tmp_path, monkeypatch):
     """The command of docs/algorithms.md, with fewer steps."""
     text = (ROOT / "docs" / "algorithms.md").read_text("utf-8")

@@ -142,6 +142,7 @@ def independent(path: Path) -> dict[str, float]:
     return {"avg": sum(map(sum, right)) / 1600, "pass": sum(map(any, right)) / 200, "maj": sum(voted) / 200}
 
 
+@pytest.mark.slow
 def test_two_hundred_problems_by_an_independent_computation(whole):
     result = json.loads((whole / "result.json").read_text())
     expected, found = independent(whole / "samples.jsonl"), result["figures"]

@@ -12,6 +12,7 @@ LOOP = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "unrolled.py")
 STEPS = 3
 
 
+@pytest.mark.slow
 def test_the_unrolled_loop_is_the_step_of_the_library(capsys):
     policy, history = LOOP["main"](STEPS)
     assert capsys.readouterr().out.count("step") == STEPS

@@ -5,10 +5,13 @@ Its own limits are off, since they are wall clock and need the main thread; the 
 has the deadline.
 """
 
+import itertools
 import re
 from typing import Any
 
 MAX_LENGTH = 160
+FORGET_AFTER = 50  # pairs that sympy was asked about
+_asked = itertools.count(1)
 # Never asked of sympy: limits, integrals of anything but polynomials, factorials, towers of powers, numbers
 # of more than 6 digits, bases, mixed numbers; nor decimals: values below 1e-15 are the same to it.
 _REFUSED = re.compile(
@@ -36,6 +39,7 @@ def agrees(prediction: str, gold: str) -> bool:
     except ImportError:  # without the extra `train` a formula that is not read here equals only itself
         return False
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    _forget()
     config = [LatexExtractionConfig()]
     off: Any = None  # their own limits
     try:
@@ -44,6 +48,23 @@ def agrees(prediction: str, gold: str) -> bool:
         return bool(gold_values and values) and equal(gold_values, values, timeout_seconds=off)
     except Exception:  # whatever sympy raises, the answer was not shown to be right
         return False
+
+
+def _forget() -> None:
+    """Empty now and then what sympy and the parser of LaTeX keep of former formulas: the last 1,000 results
+    of each of a hundred functions, and every turn of the grammar. Both grow for a million answers.
+    """
+    if next(_asked) % FORGET_AFTER:
+        return
+    from antlr4.dfa.DFA import DFA
+    from latex2sympy2_extended.antlr_parser import PSLexer, PSParser
+    from sympy.core.cache import clear_cache
+
+    clear_cache()
+    for grammar in (PSLexer, PSParser):
+        for number, state in enumerate(grammar.atn.decisionToState):
+            grammar.decisionsToDFA[number] = DFA(state, number)
+    PSParser.sharedContextCache.cache.clear()
 
 
 def _may_be_asked(text: str) -> bool:

@@ -173,19 +173,24 @@ def soak(seconds: float, runs: Path, python: str, overrides: Sequence[str]) -> d
     }
 
 
+def _interval(values: Sequence[float]) -> str:
+    """A slope and its interval, with as many digits as it needs."""
+    low, slope, high = values
+    digits = 2 if abs(slope) >= 0.01 else 5
+    return f"{slope:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
 def told(report: dict[str, object]) -> list[str]:
     """One line a holder."""
     lines = []
     for name in ("run", "workers"):
         row = report[name]
-        low, slope, high = row["kb_per_unit"]
-        low2, slope2, high2 = row["kb_per_unit_second_half"]
+        slope, late = _interval(row["kb_per_unit"]), _interval(row["kb_per_unit_second_half"])
         verdict = "flat" if row["memory_is_flat"] else "GROWS"
         others = "flat" if row["rest_is_flat"] else f"GROWS: {row['first_most_last']}"
         lines.append(
-            f"{name:8}{row['done']:>9} {row['unit']}s  memory {verdict}: {slope:+.2f} kB a {row['unit']}"
-            f" ({low:+.2f} to {high:+.2f}), second half {slope2:+.2f} ({low2:+.2f} to {high2:+.2f}),"
-            f" descriptors, threads, processes {others}"
+            f"{name:8}{row['done']:>9} {row['unit']}s  memory {verdict}: {slope} kB a {row['unit']},"
+            f" second half {late}, descriptors, threads, processes {others}"
         )
     lines.append(
         f"folder   {report['folder_bytes_per_step']:,.0f} bytes a step; run ended {report['exit_code']}"
