@@ -477,7 +477,7 @@ def _soak(result: dict) -> str:
 
 def _slope(interval: list[float]) -> str:
     low, slope, high = interval
-    digits = 2 if abs(slope) >= 0.01 else 5
+    digits = 2 if max(-low, high) >= 0.01 else 5
     return f"{slope:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 

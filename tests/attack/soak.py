@@ -176,7 +176,7 @@ def soak(seconds: float, runs: Path, python: str, overrides: Sequence[str]) -> d
 def _interval(values: Sequence[float]) -> str:
     """A slope and its interval, with as many digits as it needs."""
     low, slope, high = values
-    digits = 2 if abs(slope) >= 0.01 else 5
+    digits = 2 if max(-low, high) >= 0.01 else 5
     return f"{slope:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
