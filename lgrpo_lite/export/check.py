@@ -43,8 +43,9 @@ def model_class(folder: Path) -> Any:
     """The class that its `architectures` names, as those who serve it choose; else what fits its config."""
     architectures = json.loads((folder / "config.json").read_text("utf-8")).get("architectures") or [""]
     named = getattr(transformers, architectures[0], None)
-    answers = hasattr(named, "can_generate") and named.can_generate()
-    return named if answers else AutoModelForCausalLM
+    if named is None or not getattr(named, "can_generate", lambda: False)():
+        return AutoModelForCausalLM
+    return named
 
 
 def demand_loaded(info: dict[str, Any], folder: Path) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, rename_source_key, revert_weight_conversion
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.export.given import Given
@@ -66,7 +71,7 @@ class _Names:
         self.tied = {plain_name(one): plain_name(other) for one, other in tied.items()}
         mapping = get_model_conversion_mapping(base)
         converters = [one for one in mapping if isinstance(one, WeightConverter)]
-        renamings = [one for one in mapping if not isinstance(one, WeightConverter)]
+        renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
         parameters = dict.fromkeys((plain_name(name) for name, _ in base.named_parameters()), True)
         self.found = set()  # parameters that stand in the checkpoint
         for name in given.files:

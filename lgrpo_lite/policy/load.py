@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -103,6 +104,7 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     """
     dtype = compute_dtype(model.weights, device)
     quantised = model.weights in ("nf4", "int8")
+    options: dict[str, Any]
     if quantised:
         options = {"device_map": {"": device}, "dtype": dtype}
         if saved_as(model, where) is None:
@@ -122,7 +124,7 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
 
 def attention_of(config) -> str:
     """torch's own attention, or transformers' plain one for a model that needs more than that (sinks)."""
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return "sdpa" if kind is None or kind._supports_sdpa else "eager"
 
 

@@ -99,6 +99,7 @@ class _Widened:
             if tensor.dtype in HALF:
                 self.kept.append((tensor, tensor.data))
                 tensor.data = tensor.data.float()
+        module: Any
         for module in self.unit.modules():
             if getattr(module, "compute_dtype", None) in HALF:  # a 4-bit layer of bitsandbytes
                 self.computed.append((module, module.compute_dtype))
