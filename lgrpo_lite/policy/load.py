@@ -87,7 +87,9 @@ def load_tokenizer(model: Model, where: str = "model.id"):
 def generation_ends(model: Model, where: str = "model.id") -> frozenset[int]:
     """End tokens of the model's generation settings; none where it has no such file."""
     try:
-        settings = GenerationConfig.from_pretrained(locate(model.id, where), revision=model.revision)
+        settings = GenerationConfig.from_pretrained(
+            locate(model.id, where, model.revision), revision=model.revision or "main"
+        )
     except OSError:
         return frozenset()
     eos = settings.eos_token_id
