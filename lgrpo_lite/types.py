@@ -4,6 +4,7 @@ Prompt -> Completion -> Score -> Rollout -> Group -> (batch.TrainBatch) -> StepR
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal
@@ -30,6 +31,10 @@ class Prompt:
     reference: str  # the gold answer, extracted
     solution_ids: tuple[int, ...] = ()  # a worked solution, for algorithms that show a piece of it
     rubric: tuple[Criterion, ...] = ()  # criteria of the reward `rubric`
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of its row, that rewards ask for
+    messages: tuple[tuple[str, str], ...] = ()  # (role, text) of the chat it is asked in, if it is one
+    prefill: str = ""  # how its answer begins: read by the model, part of every answer's text
+    weight: float = 1.0  # how often an epoch draws it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from support import tiny_recipe
 
 from lgrpo_lite.data.arithmetic import STYLES, problems, split_of
-from lgrpo_lite.data.prompts import Counts, load, read, same, shared, survey, tokens
+from lgrpo_lite.data.prompts import Counts, Wants, load, read, same, shared, survey, tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.policy.load import load_tokenizer
@@ -88,15 +88,15 @@ def test_a_gold_answer_that_nothing_can_be_compared_with_is_named(tmp_path):
         )
 
     with pytest.raises(DataError, match=r"frac\{1' has no closing brace") as error:
-        list(read(Source(path=str(path)), "here", fault))
+        list(read(Source(path=str(path)), "here", Wants(fault)))
     assert error.value.where == f"{path}:2" and "bad_rows=skip" in error.value.fix
-    _, (counts,) = survey([Source(path=str(path), bad_rows="skip")], str, fault)
+    _, (counts,) = survey([Source(path=str(path), bad_rows="skip")], str, Wants(fault))
     assert counts.rows == 1 and [f.where for f in counts.bad] == [f"{path}:2", f"{path}:3"]
     assert counts.notes() == [f"{path}: bad rows left out: 2, the first at {path}:2: {counts.bad[0].what}"]
     with pytest.raises(
         DataError, match="the data set is empty: all 3 rows were left out, the first for: never"
     ):
-        survey([Source(path=str(path), bad_rows="skip")], str, lambda reference: "never")
+        survey([Source(path=str(path), bad_rows="skip")], str, Wants(lambda reference: "never"))
 
 
 def test_bad_rows_do_not_count_towards_the_limit(tmp_path):

@@ -184,7 +184,6 @@ def test_why_a_reward_failed_is_logged(tmp_path, caplog):
         (Reward(use="numeric", pattern="x"), ConfigError, "reads no option 'pattern'"),
         (Reward(use="nowhere.py:f"), DataError, "no such Python file"),
         (Reward(use="{tmp}/mine.py:missing"), DataError, "no function 'missing'"),
-        (Reward(use="{tmp}/mine.py:odd"), ConfigError, "asks for teacher"),
     ],
 )
 def test_faults_of_the_recipe(tmp_path, reward, error, words):
@@ -239,7 +238,7 @@ def test_a_reward_of_ones_own_has_the_options_that_its_function_names(tmp_path, 
     ("name", "options", "words"),
     [
         ("brief", {"flor": 3}, "did you mean 'floor'"), ("brief", {"floor": "three"}, "rewards.0.floor='three'"),
-        ("typed", {"kind": "c"}, "rewards.0.kind='c'"), ("wants", {}, "asks for floor"), ("brief", {"wight": 2}, "'weight'"),
+        ("typed", {"kind": "c"}, "rewards.0.kind='c'"), ("brief", {"wight": 2}, "'weight'"),
     ],
 )  # fmt: skip
 def test_an_option_that_its_function_cannot_take_is_refused(tmp_path, name, options, words):

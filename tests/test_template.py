@@ -2,9 +2,11 @@
 
 import pytest
 from support import lgrpo, tiny_recipe
+from tokenizers.processors import TemplateProcessing
 
 from lgrpo_lite.data.prompts import load
-from lgrpo_lite.data.template import check_template, tokens
+from lgrpo_lite.data.sound import check_model, ends
+from lgrpo_lite.data.template import bare, check_template, first_token, tokens
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.policy.load import load_tokenizer
 from lgrpo_lite.recipe.schema import Data, Model, Source
@@ -13,6 +15,7 @@ CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+SHOTS = [{"question": "1+1", "answer": "2"}]
 TURNS = (("system", "own"), ("user", "q1"), ("assistant", "a1"), ("user", "q2"))
 
 
@@ -80,14 +83,14 @@ def test_a_bad_template_is_refused_before_anything_is_loaded(tmp_path, text, lin
     file = tmp_path / "bad.jinja"
     file.write_text(text)
     with pytest.raises(DataError, match=words) as error:
-        check_template(data_of(str(file)), "here")
+        check_template(data_of(str(file)), lambda key: "here")
     assert error.value.where == f"{file}{line}"
 
 
 @pytest.mark.parametrize("name", ["caht", "Plain", "none.jinja", ""])
 def test_an_unknown_template_is_refused(name, capfd):
     with pytest.raises(ConfigError, match="no template"):
-        check_template(data_of(name), "here")
+        check_template(data_of(name), lambda key: "here")
     assert lgrpo("validate", "tiny-math", f"data.template='{name}'") == 2
     assert "data.template=" in capfd.readouterr().err
 
@@ -119,6 +122,172 @@ def test_a_model_without_system_messages_says_so(chat_tokenizer):
         tokens("q", data_of("chat", "s"), chat_tokenizer)
     assert "data.system=null" in error.value.fix
     assert tokens("q", data_of("chat"), chat_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain", "chat"),
+    [
+        ({"prefill": "So: "}, "q\nSo: ", "<|user|>q<|end|><|assistant|>So: "),
+        (
+            {"few_shot": SHOTS},
+            "1+1\n2\nq\n",
+            "<|user|>1+1<|end|><|assistant|>2<|end|><|user|>q<|end|><|assistant|>",
+        ),
+        (
+            {"few_shot": SHOTS, "system": "s", "prefill": "="},
+            "s\n1+1\n2\nq\n=",
+            "<|system|>s<|end|><|user|>1+1<|end|><|assistant|>2<|end|><|user|>q<|end|><|assistant|>=",
+        ),
+        ({"few_shot": []}, "q\n", "<|user|>q<|end|><|assistant|>"),
+    ],
+)
+def test_examples_come_after_the_system_message_and_an_answer_may_begin(
+    tmp_path, chat_tokenizer, settings, plain, chat
+):
+    file = tmp_path / "chat.jinja"
+    file.write_text(CHATML)
+    for template, expected in (("plain", plain), ("chat", chat), (str(file), chat)):
+        data = Data.model_validate({"train": {"path": "x"}, "template": template, **settings})
+        assert chat_tokenizer.decode(tokens("q", data, chat_tokenizer)) == expected
+        assert "1+1" not in chat_tokenizer.decode(tokens("q", bare(data), chat_tokenizer))
+
+
+def test_plain_text_begins_with_the_token_that_the_tokenizer_puts_there(tokenizer):
+    """Gemma and Llama expect one before any text; Qwen has none, and this tokenizer does not use its own."""
+    assert first_token(tokenizer) is None
+    gemma = load_tokenizer(Model(id="builtin:tiny-math"))
+    gemma.bos_token = gemma.convert_ids_to_tokens(5)
+    assert first_token(gemma) is None  # it has one and uses it not
+    plain = tokens("q", data_of("plain"), gemma)
+    begin = f"{gemma.bos_token} $A"
+    gemma.backend_tokenizer.post_processor = TemplateProcessing(
+        single=begin, special_tokens=[(gemma.bos_token, 5)]
+    )
+    assert tokens("q", data_of("plain"), gemma) == (5, *plain)
+    gemma.chat_template = CHATML  # a template brings its own
+    assert 5 not in tokens("q", data_of("chat"), gemma)
+
+
+THINKING = CHATML + "{% if enable_thinking is defined and not enable_thinking %}<nothink>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "words"),
+    [
+        ("chat", {"enable_thinkng": False}, "did you mean 'enable_thinking'"),
+        ("chat", {"thinking": False}, "does not read 'thinking'"),
+        ("file", {"enable_thinkng": False}, "did you mean 'enable_thinking'"),
+        ("plain", {"enable_thinking": False}, "the template plain does not read"),
+        ("chat", {"messages": []}, "has messages from the chat itself"),
+        ("file", {"strftime_now": 1}, "has strftime_now from the chat itself"),
+    ],
+)
+def test_an_argument_that_the_template_does_not_read_is_refused(
+    tmp_path, chat_tokenizer, template, given, words
+):
+    chat_tokenizer.chat_template = THINKING
+    file = tmp_path / "t.jinja"
+    file.write_text(THINKING)
+    name = str(file) if template == "file" else template
+    data = Data.model_validate({"train": {"path": "x"}, "template": name, "chat_template_kwargs": given})
+    with pytest.raises(ConfigError, match=words) as error:
+        check_template(data, lambda key: key)
+        check_model(data, chat_tokenizer, lambda key: key)
+    assert error.value.where.startswith("data.chat_template_kwargs.")
+
+
+def test_thinking_is_switched_by_an_argument_of_the_template(tmp_path, chat_tokenizer):
+    chat_tokenizer.chat_template = THINKING
+    file = tmp_path / "t.jinja"
+    file.write_text(THINKING)
+    for name in ("chat", str(file)):
+        for thinking, expected in ((False, "<nothink>"), (True, "")):
+            given = {"enable_thinking": thinking}
+            data = Data.model_validate(
+                {"train": {"path": "x"}, "template": name, "chat_template_kwargs": given}
+            )
+            check_template(data, str)
+            check_model(data, chat_tokenizer, str)
+            text = chat_tokenizer.decode(tokens("q", data, chat_tokenizer))
+            assert text == "<|user|>q<|end|><|assistant|>" + expected
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "words"),
+    [
+        (
+            "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+            {"system": "s"},
+            "drops the system",
+        ),
+        ("{{ messages[-1].content }}", {"system": "s"}, "drops the system message"),
+        ("{{ messages[-1].content }}", {"few_shot": SHOTS}, r"drops what the user says \('1\+1'\)"),
+        ("{{ messages[0].content }}", {"system": "s"}, r"drops what the user says \('What is"),
+        ("hello", {}, r"drops what the user says \('What is"),
+        (None, {}, "the model has no chat template"),
+        ("{{ messages[0].content }}{{ raise_exception('no') }}", {}, "refuses a question: no"),
+    ],
+)
+def test_a_template_that_loses_a_part_of_the_chat_is_refused(chat_tokenizer, template, settings, words):
+    chat_tokenizer.chat_template = template
+    data = Data.model_validate({"train": {"path": "x"}, "template": "chat", **settings})
+    with pytest.raises(DataError, match=words) as error:
+        check_model(data, chat_tokenizer, lambda key: key)
+    assert "data.template=chat" in error.value.where and error.value.fix
+
+
+def test_a_default_system_message_of_a_template_is_no_fault(chat_tokenizer):
+    chat_tokenizer.chat_template = "{% if messages[0].role != 'system' %}be kind{% endif %}" + CHATML
+    for system in (None, "be kind"):
+        check_model(data_of("chat", system), chat_tokenizer, str)
+
+
+@pytest.mark.parametrize(
+    ("end", "ids", "own", "settings", "words"),
+    [
+        ("<|end|>", {0}, 0, {0}, ()),  # no special token of this tokenizer: nothing is known
+        (0, {0}, 0, {0}, ()),
+        (0, {0}, 0, set(), ()),
+        (0, {0, 1}, 1, {0}, ("the tokenizer's end token is",)),
+        (2, {0}, 0, {0}, ("answers would run on to the limit",)),
+        (2, {0, 1}, 1, {0}, ("the tokenizer's end token is", "answers would run on to the limit")),
+    ],
+)
+def test_end_tokens_that_contradict_each_other_are_named(chat_tokenizer, end, ids, own, settings, words):
+    names = chat_tokenizer.convert_ids_to_tokens([0, 1, 2])
+    chat_tokenizer.add_special_tokens({"additional_special_tokens": names})
+    close = end if isinstance(end, str) else names[end]
+    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}" + close + "{% endfor %}"
+    lines = ends(data_of("chat"), chat_tokenizer, ids, own, settings)
+    assert len(lines) == len(words)
+    assert all(word in line for word, line in zip(words, lines, strict=True))
+
+
+def test_a_row_that_the_template_refuses_is_named(tmp_path, chat_tokenizer):
+    chat_tokenizer.chat_template = (
+        "{% if 'bad' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    )
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "good", "answer": 1}\n{"question": "bad", "answer": 1}\n')
+    data = data_of("chat", path=str(path))
+    with pytest.raises(DataError, match="refuses a question: no") as error:
+        load(data.train, data, chat_tokenizer, 64, str)
+    assert f"{path}:2" in error.value.where
+
+
+def test_validate_shows_what_the_model_reads(tmp_path, capfd):
+    settings = ["data.prefill='The answer is '", "data.few_shot=[{question: 1+1=?, answer: '2'}]"]
+    assert lgrpo("validate", "tiny-math", "--show", "2", *settings) == 0
+    out = capfd.readouterr().out
+    assert out.count("  | 1+1=?\n  | 2\n") == 2 and out.count("  | The answer is \n") == 2
+    assert out.count("[the answer begins here; gold '") == 2 and "prompt 2  arithmetic-train-1: " in out
+    tokenizer = load_tokenizer(Model(id="builtin:tiny-math"))
+    text = "\n".join(line[4:] for line in out.split("prompt 1")[1].split("\n") if line.startswith("  | "))
+    count = len(
+        tokenizer(text.split("The answer is ")[0] + "The answer is ", add_special_tokens=False)["input_ids"]
+    )
+    assert f"{count} tokens, 0 of them special" in out
+    assert lgrpo("validate", "tiny-math", "--show", "0") == 2
 
 
 def test_a_run_reads_messages_by_a_template_file(tmp_path, tokenizer):

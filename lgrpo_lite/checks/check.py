@@ -9,7 +9,7 @@ from lgrpo_lite.checks.addresses import check_addresses
 from lgrpo_lite.checks.fault import Fault
 from lgrpo_lite.checks.rules import contradictions, whatever_trains
 from lgrpo_lite.data.files import ending
-from lgrpo_lite.data.prompts import GoldFault
+from lgrpo_lite.data.prompts import GoldFault, Wants
 from lgrpo_lite.data.template import check_template
 from lgrpo_lite.engines.base import engine_row, missing_packages, unservable
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
@@ -18,10 +18,12 @@ from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.gguf import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
+from lgrpo_lite.recipe.data import Part
 from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
 from lgrpo_lite.recipe.reward import Reward
-from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.recipe.schema import Recipe, Source
 from lgrpo_lite.rewards.code import missing_sandbox
+from lgrpo_lite.rewards.form import form_of, reserved_by
 from lgrpo_lite.rewards.judge import missing_variables
 from lgrpo_lite.rewards.part import complete as complete_rewards
 from lgrpo_lite.rewards.part import parts_of
@@ -33,6 +35,7 @@ def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
     `imports`: run the Python files that it names, as every run does. Without it they are looked at alone,
     and what comes out of them (`files_of`) is neither checked nor completed.
     """
+    recipe = held_out(recipe)
     marks = recipe._marks
     known = imports or not is_file(recipe.algorithm.use)
     if known:
@@ -48,13 +51,39 @@ def check(recipe: Recipe, *, imports: bool = True) -> Recipe:
         _refuse(recipe, fault)
     for fault in _weights(recipe):
         _refuse(recipe, fault)
-    check_template(recipe.data, recipe.where("data.template"))
+    check_template(recipe.data, recipe.where)
     check_gguf(recipe.model.id, recipe.where("model.id"))
     recipe = recipe.model_copy(update={"rewards": _rewards(recipe, imports)})
     recipe._marks = marks
     check_addresses(recipe)
     for fault in unservable(recipe, engine_row(recipe).can):
         _refuse(recipe, fault)
+    return recipe
+
+
+def held_out(recipe: Recipe) -> Recipe:
+    """The recipe with data.holdout as the parts of its sources: one to train on, one as data.eval."""
+    share = recipe.data.holdout
+    if share is None:
+        return recipe
+    place = recipe.where("data.holdout")
+    if recipe.data.eval:
+        what = "data.holdout takes questions of data.train for the evaluation, and data.eval names others"
+        raise ConfigError(what, where=place, fix="remove one of the two")
+    halves: dict[str, list[Source]] = {"train": [], "eval": []}
+    for i, source in enumerate(recipe.data.train):
+        if source.part is not None:
+            what = "a part of this source is taken already"
+            raise ConfigError(what, where=recipe.where(f"data.train.{i}.part"), fix="remove data.holdout")
+        for which, sources in halves.items():
+            part = Part(share=share, held_out=which == "eval", seed=recipe.seed)
+            weight = source.weight if which == "train" else 1.0
+            sources.append(source.model_copy(update={"part": part, "weight": weight}))
+    marks = recipe._marks
+    marks.lines[("data", "eval")] = f"{place}, data.holdout"
+    data = recipe.data.model_copy(update={**halves, "holdout": None})
+    recipe = recipe.model_copy(update={"data": data})
+    recipe._marks = marks
     return recipe
 
 
@@ -96,6 +125,23 @@ def gold_fault_of(recipe: Recipe) -> GoldFault | None:
     from lgrpo_lite.verifier.verify import gold_fault
 
     return gold_fault
+
+
+def wants_of(recipe: Recipe, *, imports: bool = True) -> Wants:
+    """What the rewards of a checked recipe want of a row. `imports` as in `check`: without it, of its own
+    files' rewards nothing.
+    """
+    columns: dict[str, None] = {}
+    every = False
+    reserved: dict[str, None] = {}
+    for i, reward in enumerate(recipe.rewards):
+        if is_file(reward.use) and imports:
+            function = from_file(reward.use, recipe.where(f"rewards.{i}.use"))
+            form = form_of(function, reward.options)
+            columns |= dict.fromkeys(form.columns)
+            every = every or form.rest or bool(form.more)
+            reserved |= dict.fromkeys(reserved_by(function, form))
+    return Wants(gold_fault_of(recipe), tuple(columns), every, tuple(reserved))
 
 
 def _missing_parts(recipe: Recipe) -> list[str]:

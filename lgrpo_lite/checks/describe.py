@@ -1,6 +1,6 @@
 """What a run of a recipe would be, in words, without loading anything."""
 
-from lgrpo_lite.checks.check import gold_fault_of
+from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.checks.rules import warnings
 from lgrpo_lite.data.prompts import name, on_hub, shared, survey
 from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE
@@ -20,8 +20,12 @@ BRICKS = (
 )
 
 
-def describe(recipe: Recipe) -> list[str]:
-    """What a run of the recipe would be, without loading anything; local data is read and checked."""
+def describe(recipe: Recipe, *, imports: bool = True) -> list[str]:
+    """What a run of the recipe would be, without loading anything; local data is read and checked.
+
+    `imports` as in `check`: without it no code of the recipe is run, and the columns that it asks for stay
+    unknown.
+    """
     r, a = recipe.rollout, recipe.algorithm
     adapter = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora else "all parameters"
     form = f"clip {a.clip.low}/{a.clip.high}" if a.surrogate == "clipped" else a.surrogate
@@ -36,7 +40,7 @@ def describe(recipe: Recipe) -> list[str]:
         f"training   {recipe.train.steps} steps",
     ]
     lines += [f"warning    {line}" for line in warnings(recipe)]
-    return [*lines, *_describe_data(recipe)]
+    return [*lines, *_describe_data(recipe, imports)]
 
 
 def not_run(recipe: Recipe) -> list[str]:
@@ -47,8 +51,9 @@ def not_run(recipe: Recipe) -> list[str]:
     ]
 
 
-def _describe_data(recipe: Recipe) -> list[str]:
+def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
     """What is known of the data without a network: rows, questions twice, questions in train and eval."""
+    wants = wants_of(recipe, imports=imports)
     lines: list[str] = []
     notes: list[str] = []
     questions: dict[str, list[str]] = {}
@@ -62,7 +67,7 @@ def _describe_data(recipe: Recipe) -> list[str]:
                 local.append(source)
                 locations.append(recipe.where(f"data.{which}.{i}"))
         seen = [_first_of_task(source) for source in local]
-        rows_of_sources, counts = survey(seen, locations.__getitem__, gold_fault_of(recipe))
+        rows_of_sources, counts = survey(seen, locations.__getitem__, wants)
         questions[which] = [row.question for rows in rows_of_sources for row in rows]
         for source, count in zip(local, counts, strict=True):
             rows = count.rows if source.task is None else source.limit or count.rows

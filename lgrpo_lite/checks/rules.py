@@ -39,6 +39,11 @@ def warnings(recipe: Recipe) -> list[str]:
     """Combinations that run and are seldom meant."""
     a = recipe.algorithm
     lines = [*unlikely(recipe)]
+    if not recipe.data.eval and recipe.data.holdout is None:
+        without = "no held-out data: the run will have no before and after"
+        lines.append(
+            f"{without}; name data.eval, or set data.holdout=0.1 to keep a tenth of data.train for it"
+        )
     if a.kl.coef > 0 and a.anchored and a.residual.anchor == "ref":
         lines.append("kl.coef > 0 with residual.anchor=ref pulls to the reference twice")
     if a.anchored and a.admit != "all":
@@ -73,6 +78,12 @@ def _evaluation(recipe: Recipe) -> Iterator[Fault]:
     if recipe.train.keep.metric == "greedy" and not recipe.eval.greedy:
         what = "train.keep.metric=greedy needs greedy answers"
         yield what, "train.keep.metric", "set eval.greedy=true, or another metric"
+    for i, source in enumerate(recipe.data.eval):
+        if source.weight != 1:
+            what = "an evaluation asks every question as often as any other"
+            yield what, f"data.eval.{i}.weight", "remove it; weight is for data.train"
+    if not recipe.rollout.stop_shown and not recipe.rollout.stop:
+        yield "there is no stop text to leave out", "rollout.stop_shown", "remove it, or give rollout.stop"
 
 
 def _groups(recipe: Recipe, a: Algorithm) -> Iterator[Fault]:

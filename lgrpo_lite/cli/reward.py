@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str
     if count < 1:
         return [], []
     (part,) = parts_of([first], recipe.where, recipe.model.max_new_tokens)
-    if "reference" not in part.wanted:
+    form = part.form
+    if "reference" not in form.wanted and not form.columns and not form.rest:
         return [], [f"the first reward, {first.use}, does not read the gold answer: golds say nothing of it"]
     try:
         rows = list(islice(_training_rows(recipe), count))
@@ -140,17 +142,30 @@ def _golds(recipe, first, count: int, *, optional: bool) -> tuple[list, list[str
     unsolved = "rows without a worked solution: name its column as data.train.N.solution to try them"
     for row in rows:
         right, misses = gold_cases(row.reference, row.solution, first, row.place or row.id)
-        cases += [*right, *misses]
+        for case in (*right, *misses):
+            given = {"prompt": row.question, "columns": row.columns}
+            cases.append(replace(case, **given, messages=_chat(recipe.data, row)))
         if not right:
             warnings = [unsolved]
     return cases, warnings
 
 
-def _training_rows(recipe) -> Iterator:
-    from lgrpo_lite.data.prompts import read
+def _chat(data, row) -> tuple:
+    from lgrpo_lite.data.template import chat
 
+    return () if data.template == "plain" else chat(row.question, data, row.messages)
+
+
+def _training_rows(recipe) -> Iterator:
+    from lgrpo_lite.checks.check import wants_of
+    from lgrpo_lite.data.prompts import Wants, read
+
+    wants = wants_of(recipe)
+    wants = Wants(
+        columns=wants.columns, every_column=wants.every_column
+    )  # a gold at fault is told as a score
     for i, source in enumerate(recipe.data.train):
-        yield from read(source, recipe.where(f"data.train.{i}"))
+        yield from read(source, recipe.where(f"data.train.{i}"), wants)
 
 
 def _demand_tests(rows) -> None:
@@ -179,6 +194,9 @@ def _print(result: dict, warnings: list[str]) -> None:
         _print_golds(golds)
     if cases := result.get("cases"):
         _print_cases(cases)
+    for report in (result.get("golds"), result.get("cases")):
+        if report and report["first_fault"]:
+            say(f"first fault    {report['first_fault']}")
     failed = sum(report.get("verifier_faults", 0) for report in result.values() if isinstance(report, dict))
     if failed:
         say(f"the math verifier failed on {failed} answers, which count as wrong")

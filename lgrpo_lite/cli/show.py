@@ -29,6 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="K", help="only the K-th prompt of that step, or the prompt of that id"
     )
+    parser.add_argument(
+        "--prompt-text",
+        action="store_true",
+        help="show each prompt as the model read it, with its template and special tokens",
+    )
     add_runs(parser)
     add_json(parser)
 
@@ -46,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     numbered = _numbered(rows)
     if args.prompt is not None:
         numbered = _of_prompt(numbered, args.prompt, file)
+    if args.prompt_text:
+        numbered = [(number, _as_read(row, file)) for number, row in numbered]
     line, record = _step_line(path, step)
     if args.json:
         shown = [row | {"number": number, "credit_thirds": _thirds(row)} for number, row in numbered]
@@ -54,6 +61,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _show(line, numbered)
     return 0
+
+
+def _as_read(row: Row, file: Path) -> Row:
+    """The row with what the model read in place of the question. Of an earlier version's run: ConfigError."""
+    if not isinstance(row.get("read"), str):
+        what = "what the model read is not in this run: a version before this one made it"
+        raise ConfigError(what, where=str(file), fix="lgrpo-lite validate RECIPE --show 2 shows it as of now")
+    return row | {"prompt": f"{row['read']}\n[{row.get('read_tokens')} tokens; the answer begins here]"}
 
 
 # ------------------------------------------------------------------------------------------- what there is

@@ -8,9 +8,15 @@ from lgrpo_lite.cli.terminal.output import add_import, add_recipe, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict] [--import]"
+    parser.usage = "lgrpo-lite validate FILE|NAME [key=value …] [--strict] [--import] [--show N]"
     add_recipe(parser, "FILE|NAME")
     add_import(parser)
+    parser.add_argument(
+        "--show",
+        type=int,
+        metavar="N",
+        help="also print N prompts as the model reads them; fetches its tokenizer if it is on the Hub",
+    )
     parser.add_argument(
         "--strict", action="store_true", help="also demand a pinned revision of a model on the Hub"
     )
@@ -30,8 +36,12 @@ def run(args: argparse.Namespace) -> int:
             where=recipe.where("model.id"),
             fix="set model.revision=COMMIT",
         )
-    for line in describe(recipe):
+    for line in describe(recipe, imports=args.imports):
         say(line)
+    if args.show is not None:
+        from lgrpo_lite.cli.prompts import show_prompts
+
+        show_prompts(recipe, args.show)
     if not args.imports:
         for line in not_run(recipe):
             say(f"note       {line}")

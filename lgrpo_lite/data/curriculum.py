@@ -16,7 +16,8 @@ PRIOR = 0.5  # solve rate of a prompt that was not sampled yet; where the weight
 
 
 class DifficultyPool:
-    """Draws with weight w = p (1 - p), p a running solve rate: p <- p + rate (m - p), from p = 1/2.
+    """Draws with weight w = p (1 - p), times that of its source, p a running solve rate:
+    p <- p + rate (m - p), from p = 1/2.
 
     m is the mean of the group's first reward, held to [0, 1]: the share of right answers where the reward is
     0 or 1. Then w is the variance of the reward, by which Foster et al. (arXiv:2502.12272) choose prompts;
@@ -123,7 +124,7 @@ class DifficultyPool:
         waits = []
         for i in range(len(self.prompts)):
             p = self.rate_of(i)
-            weight = p * (1 - p)
+            weight = p * (1 - p) * self.prompts[i].weight
             wait = -math.log(1 - rng.random())  # one number a prompt, also of one that is skipped
             rings = wait / weight if weight > 0 else math.inf
             if i not in skipped:

@@ -192,6 +192,7 @@ def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
         place = f"{path}:{number}"
         if header is None:
             header = [name.strip() for name in row]
+            _demand_separator(header, delimiter, place)
             if len(set(header)) < len(header) or "" in header:
                 what = "two columns of one name, or one without"
                 raise DataError(what, where=place, fix="name every column in the first row")
@@ -202,6 +203,16 @@ def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
         else:
             fields = dict(zip(header, row, strict=True))
             yield Record(number, place, fields)
+
+
+def _demand_separator(header: list[str], delimiter: str, place: str) -> None:
+    """One column whose name holds what separates columns elsewhere: DataError."""
+    others = [other for other in ",;\t|" if other != delimiter and len(header) == 1 and other in header[0]]
+    if others:
+        named = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+        what = f"its columns seem to be separated by {named[others[0]]}, and {named[delimiter]} is read here"
+        fix = "save it as .tsv" if others[0] == "\t" else "save it with commas (.csv) or tabs (.tsv)"
+        raise DataError(what, where=place, fix=fix)
 
 
 def _numbered(path: Path, rows) -> Iterator[tuple[int, list[str]]]:

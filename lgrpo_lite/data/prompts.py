@@ -1,19 +1,33 @@
 """Sources -> prompts: rows and golds checked, the template applied, token ids decided once, all counted."""
 
+import hashlib
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from lgrpo_lite.data.rows import Row, rows
-from lgrpo_lite.data.template import tokens
+from lgrpo_lite.data.template import chat, tokens
 from lgrpo_lite.errors import DataError
-from lgrpo_lite.recipe.schema import Data, Source
+from lgrpo_lite.recipe.data import Data, Part, Source
 from lgrpo_lite.types import Prompt
+
+R = TypeVar("R")
 
 # why a gold answer cannot be compared with, in a sentence; None: it can
 GoldFault = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What the rewards of a recipe want of a row."""
+
+    gold_fault: GoldFault | None = None
+    columns: tuple[str, ...] = ()  # that it must have
+    every_column: bool = False  # and all others that it has
+    reserved: tuple[str, ...] = ()  # names that to a user's reward are no column
 
 
 @dataclass(slots=True)
@@ -25,6 +39,7 @@ class Counts:
     bad: list[DataError] = field(default_factory=list)  # left out by bad_rows=skip
     repeated: int = 0  # questions that a row before them has, in this source or an earlier one; kept
     too_long: int = 0  # prompts above model.max_prompt_tokens, left out
+    hidden: str = ""  # columns whose name a reward takes for something else, in a sentence
 
     def notes(self) -> list[str]:
         """What a person should know, in sentences."""
@@ -36,20 +51,31 @@ class Counts:
         if self.repeated:
             count = f"{self.repeated} of {self.rows}"
             notes.append(f"{self.source}: questions that a row before them has: {count}; they are kept")
+        if self.hidden:
+            notes.append(self.hidden)
         return notes
 
 
-def read(
-    source: Source, where: str, gold_fault: GoldFault | None = None, counts: Counts | None = None
-) -> Iterator[Row]:
-    """Rows of one source, at most `limit`.
+def _question(row: Row) -> str:
+    return row.question
 
-    A bad row raises DataError with file:line, and so does a gold answer in which `gold_fault` finds a fault.
-    With bad_rows=skip it is left out instead; the faults are kept in `counts`.
+
+def read(source: Source, where: str, wants: Wants = Wants(), counts: Counts | None = None) -> Iterator[Row]:
+    """Rows of one source, at most `limit`, and of them its `part`.
+
+    A bad row raises DataError with file:line, and so does one that lacks what `wants` says. With
+    bad_rows=skip it is left out instead; the faults are kept in `counts`.
     """
+    kept = _limited(source, where, wants, counts)
+    yield from kept if source.part is None else part_of(source.part, list(kept), where)
+
+
+def _limited(source: Source, where: str, wants: Wants, counts: Counts | None) -> Iterator[Row]:
     kept = 0
     for row in rows(source, where):
-        checked = row if isinstance(row, DataError) else _checked(row, gold_fault)
+        if counts is not None and kept == 0 and isinstance(row, Row):
+            counts.hidden = _hidden(row, source, wants)
+        checked = row if isinstance(row, DataError) else _checked(row, wants)
         if isinstance(checked, Row):
             kept += 1
             yield checked
@@ -61,8 +87,26 @@ def read(
             return
 
 
+def part_of(part: Part, rows: Sequence[R], where: str, question: Callable[[R], str] = _question) -> list[R]:
+    """The held-out rows or all others, in their order. A question that stands in several rows is in one part.
+
+    Which questions are held out follows from the seed and all of them: round(share · questions), at least one
+    and not all. Fewer than two: DataError.
+    """
+    digests = {}
+    for row in rows:
+        text = same(question(row))
+        digests[text] = hashlib.sha256(f"{part.seed}/{text}".encode("utf-8", "backslashreplace")).digest()
+    if len(digests) < 2:
+        what = f"{len(digests)} questions cannot be divided into those to train on and those held out"
+        raise DataError(what, where=where, fix="give more rows, or name held-out ones as data.eval")
+    count = min(max(1, round(part.share * len(digests))), len(digests) - 1)
+    held_out = set(sorted(digests, key=digests.__getitem__)[:count])
+    return [row for row in rows if (same(question(row)) in held_out) == part.held_out]
+
+
 def survey(
-    sources: Sequence[Source], where: Callable[[int], str], gold_fault: GoldFault | None = None
+    sources: Sequence[Source], where: Callable[[int], str], wants: Wants = Wants()
 ) -> tuple[list[list[Row]], list[Counts]]:
     """All rows of several sources, each one checked, and their counts. A source without any: DataError."""
     rows_of_sources = []
@@ -70,7 +114,7 @@ def survey(
     questions: set[str] = set()
     for i, source in enumerate(sources):
         count = Counts(name(source))
-        checked = list(read(source, where(i), gold_fault, count))
+        checked = list(read(source, where(i), wants, count))
         count.rows = len(checked)
         for row in checked:
             question = same(row.question)
@@ -93,19 +137,19 @@ def load(
     tokenizer,
     max_prompt_tokens: int,
     where: Callable[[int], str],
-    gold_fault: GoldFault | None = None,
+    wants: Wants = Wants(),
 ) -> tuple[list[Prompt], list[Counts]]:
     """All prompts of several sources that are short enough, and each source's counts. None left: DataError.
 
     An id that an earlier prompt has gets `#2`, `#3`, …, so that an id names one prompt.
     """
-    rows_of_sources, counts = survey(sources, where, gold_fault)
+    rows_of_sources, counts = survey(sources, where, wants)
     kept: list[Prompt] = []
     lengths: list[int] = []
     ids = Counter()
-    for source_rows, count in zip(rows_of_sources, counts, strict=True):
+    for source, source_rows, count in zip(sources, rows_of_sources, counts, strict=True):
         for row in source_rows:
-            prompt = _prompt(row, data, tokenizer)
+            prompt = prompt_of(row, data, tokenizer, source.weight)
             lengths.append(len(prompt.token_ids))
             ids[prompt.id] += 1
             uses = ids[prompt.id]
@@ -152,17 +196,51 @@ def name(source: Source) -> str:
     return str(source.task)
 
 
-def _checked(row: Row, gold_fault: GoldFault | None) -> Row | DataError:
-    fault = gold_fault(row.reference) if gold_fault else None
-    if fault is None:
+def _checked(row: Row, wants: Wants) -> Row | DataError:
+    fault = wants.gold_fault(row.reference) if wants.gold_fault else None
+    if fault is not None:
+        fix = "mend the row, name another column or answer_extract, or leave such rows out by bad_rows=skip"
+        return DataError(fault, where=row.place, fix=fix)
+    missing = [column for column in wants.columns if column not in row.columns]
+    if missing:
+        there = ", ".join(list(row.columns)[:8]) or "none"
+        what = f"a reward asks for {', '.join(missing)}, and the row has no column of that name"
+        fix = f"name one of the columns there: {there}; or set an option of that name beside `use`"
+        return DataError(what, where=row.place, fix=fix)
+    if wants.every_column:
         return row
-    fix = "mend the row, name another column or answer_extract, or leave such rows out by bad_rows=skip"
-    return DataError(fault, where=row.place, fix=fix)
+    return replace(row, columns={column: row.columns[column] for column in wants.columns})
 
 
-def _prompt(row: Row, data: Data, tokenizer) -> Prompt:
+def _hidden(row: Row, source: Source, wants: Wants) -> str:
+    """What a person should know of columns with a name that is a reward's for something else."""
+    meant = {"prompt": source.prompt, "reference": source.answer, "rubric": source.rubric}
+    names = [name for name in wants.reserved if name in row.columns and meant.get(name) != name]
+    if not names:
+        return ""
+    other = "what docs/rewards.md says of that name, and not that column"
+    return f"{row.place}: a column of the name {', '.join(names)}: a reward that asks for it is given {other}"
+
+
+def prompt_of(row: Row, data: Data, tokenizer, weight: float = 1.0) -> Prompt:
+    """The row as the model is asked it. A template that refuses it: DataError, at the row."""
     solution = ()
     if row.solution:
         solution = tuple(tokenizer(row.solution, add_special_tokens=False)["input_ids"])
-    ids = tokens(row.question, data, tokenizer, row.messages)
-    return Prompt(row.id, row.question, ids, row.reference, solution, row.rubric)
+    try:
+        ids = tokens(row.question, data, tokenizer, row.messages)
+    except DataError as fault:  # of the template, at this row
+        where = f"{fault.where}, for the row {row.place}" if row.place else fault.where
+        raise DataError(fault.what, where=where, fix=fault.fix) from fault
+    return Prompt(
+        id=row.id,
+        text=row.question,
+        token_ids=ids,
+        reference=row.reference,
+        solution_ids=solution,
+        rubric=row.rubric,
+        columns=row.columns,
+        messages=() if data.template == "plain" else chat(row.question, data, row.messages),
+        prefill=data.prefill or "",
+        weight=weight,
+    )

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -31,6 +31,7 @@ class Row:
     rubric: tuple[Criterion, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()  # (role, content), where the source holds a chat
     place: str = ""  # what an error about it names: FILE:LINE
+    columns: Mapping[str, Any] = field(default_factory=dict)  # all of them, the gold answer as it is cut out
 
 
 def rows(source: Source, where: str) -> Iterator[Row | DataError]:
@@ -80,7 +81,14 @@ def row(source: Source, record: Record) -> Row:
         rubric=rubric,
         messages=messages,
         place=place,
+        columns=_columns(record, source, reference),
     )
+
+
+def _columns(record: Record, source: Source, reference: str) -> Mapping[str, Any]:
+    if source.answer_extract == "plain" or source.answer not in record.fields:
+        return record.fields
+    return {**record.fields, source.answer: reference}
 
 
 def gold(answer: str, extract: str) -> str | None:
@@ -200,4 +208,6 @@ def _generated(source: Source, where: str) -> Iterator[Row]:
     count = source.limit or DEFAULT_TASK_SIZE
     for i, problem in enumerate(islice(TASKS[source.task](0, split), count)):
         name = f"{source.task}-{split}-{i}"
-        yield Row(name, problem.question, problem.answer, problem.solution("steps"), place=name)
+        solution = problem.solution("steps")
+        columns = {"question": problem.question, "answer": problem.answer, "solution": solution}
+        yield Row(name, problem.question, problem.answer, solution, place=name, columns=columns)

@@ -9,8 +9,16 @@ from lgrpo_lite.errors import DataError
 from lgrpo_lite.types import Group, Prompt
 
 
+def _share(indices: Sequence[int], share: float) -> int:
+    return round(share * len(indices))
+
+
 class PromptStream:
-    """Endless draws from a finite set. The state is how many places were passed, and of which prompts."""
+    """Endless draws from a finite set. The state is how many places were passed, and of which prompts.
+
+    An epoch draws a prompt `weight` times: 2.5 is twice, and a third time in every other epoch. Its length is
+    the same in every epoch.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int):
         self.prompts = prompts
@@ -20,11 +28,22 @@ class PromptStream:
         self._order: list[int] = []
         self._skipped: frozenset[int] = frozenset()
         self._digest = ""
+        self._by_weight: dict[float, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            self._by_weight.setdefault(prompt.weight, []).append(i)
+        # places of an epoch
+        self.length = 0
+        for weight, indices in self._by_weight.items():
+            self.length += int(weight) * len(indices) + _share(indices, weight - int(weight))
+        if not self.length:
+            what, fix = "no question would ever be drawn", "raise data.train.N.weight"
+            raise DataError(what, where="data.train", fix=fix)
 
     def first(self, count: int) -> list[Prompt]:
         """The prompts of the first `count` draws of a run, each once, in the order they come."""
         fresh = PromptStream(self.prompts, self.seed)
-        return fresh.draw(min(count, len(self.prompts)))
+        indices = [fresh.next_index() for _ in range(min(count, self.length))]
+        return [self.prompts[i] for i in dict.fromkeys(indices)]
 
     def skip(self, unwanted: Callable[[Prompt], bool]) -> int:
         """Pass over such prompts from now on, in unchanged order; returns how many there are."""
@@ -43,16 +62,30 @@ class PromptStream:
     def next_index(self) -> int:
         """Of the next prompt in the order."""
         while True:
-            epoch, place = divmod(self.drawn, len(self.prompts))
+            epoch, place = divmod(self.drawn, self.length)
             if epoch != self._epoch:
                 self._epoch = epoch
-                self._order = list(range(len(self.prompts)))
+                self._order = self._places(epoch)
                 rng = random.Random(f"{self.seed}/{epoch}")
                 rng.shuffle(self._order)
             self.drawn += 1
             index = self._order[place]
             if index not in self._skipped:
                 return index
+
+    def _places(self, epoch: int) -> list[int]:
+        """Indices of an epoch's prompts, as often as each is drawn, in no order that counts."""
+        places = []
+        for weight, indices in self._by_weight.items():
+            whole = int(weight)
+            places += indices * whole
+            extra = _share(indices, weight - whole)
+            if extra:
+                # of a round that all take part in, so that none waits longer than another
+                begin = epoch * extra % len(indices)
+                turned = random.Random(f"{self.seed}/weight").sample(indices, len(indices)) * 2
+                places += turned[begin : begin + extra]
+        return sorted(places)
 
     def observe(self, groups: Sequence[Group]) -> None:
         """This order does not depend on what was sampled."""
@@ -65,16 +98,19 @@ class PromptStream:
         if state.get("digest", self.digest()) != self.digest():
             what = "the prompts are not those of the checkpoint"
             before = "bring back the data and the template the run began with"
-            fix = f"{before}, or start again under another --name"
+            date = "where the template writes a date, set data.date to the day it began"
+            fix = f"{before}; {date}; or start again under another --name"
             raise DataError(what, where="data.train", fix=fix)
         self.drawn = state["drawn"]
 
     def digest(self) -> str:
-        """Of every prompt's token ids and gold answer, in their order."""
+        """Of every prompt's token ids, gold answer and columns that rewards read, in their order."""
         if not self._digest:
             digest = hashlib.sha256()
             for prompt in self.prompts:
                 text = repr((prompt.token_ids, prompt.reference))
+                if prompt.columns:
+                    text += repr(sorted(prompt.columns.items()))
                 digest.update(text.encode("utf-8", "backslashreplace"))
             self._digest = digest.hexdigest()[:24]
         return self._digest

@@ -31,6 +31,23 @@ class SamplingParams:
     max_new_tokens: int
     salt: str | None = None
     tick: Tick = None  # hears how far a call is, from engines that can tell
+    stop: tuple[str, ...] = ()  # texts that end an answer, see `answers`
+    stop_shown: bool = True  # whether the text of an answer holds the one that ended it
+
+
+def sampling_of(
+    recipe: Recipe, temperature: float, *, salt: str | None = None, tick: Tick = None
+) -> SamplingParams:
+    """How the answers to a recipe's questions are sampled, in training and by every evaluation."""
+    rollout = recipe.rollout
+    return SamplingParams(
+        temperature,
+        recipe.model.max_new_tokens,
+        salt,
+        tick,
+        stop=tuple(rollout.stop or ()),
+        stop_shown=rollout.stop_shown,
+    )
 
 
 def share_of(tick: Tick, begin: float, size: float) -> Tick:
@@ -51,9 +68,9 @@ class Sampler(Protocol):
         """n completions of each prompt, in order, each stamped with `policy_version`.
 
         `logprobs` are of the distribution that was sampled from, so at the temperature. An end token that was
-        sampled is part of the completion. With `prefixes`, one per prompt, a completion is the prefix and
-        what the policy goes on with: `given` tokens of it were not sampled, `logprobs` are those of the rest,
-        and max_new_tokens counts the whole.
+        sampled is part of the completion, and so are the tokens of a stop string. With `prefixes`, one per
+        prompt, a completion is the prefix and what the policy goes on with: `given` tokens of it were not
+        sampled, `logprobs` are those of the rest, and max_new_tokens counts the whole.
         """
         ...
 

@@ -18,6 +18,7 @@ import torch
 from packaging.version import InvalidVersion, Version
 
 from lgrpo_lite.engines.adapter import AdapterFolder, checksum
+from lgrpo_lite.engines.answers import answered
 from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.engines.http import Connection, launch_line, said, tokens_of
 from lgrpo_lite.engines.vllm_fit import TESTED
@@ -263,10 +264,13 @@ class ServerSampler:
             seeds = torch.randint(2**62, (len(requests),)).tolist()
             for request, seed in zip(requests, seeds, strict=True):
                 request["seed"] = seed
-        answers = [[self._completion([], [], prefix)] * n for prefix in given]
+        answers = []
+        for prompt, prefix in zip(prompts, given, strict=True):
+            empty = answered(self.policy, prompt, ([], []), prefix, sampling, version=self.policy_version)
+            answers.append([empty] * n)
         replies = self._replies(requests, sampling)
         for i, choices in zip(unfinished, replies, strict=True):
-            completions = [self._read(choice, given[i], limit) for choice in choices]
+            completions = [self._read(choice, prompts[i], given[i], sampling) for choice in choices]
             answers[i] = completions if len(completions) == n else completions * n  # greedy: n times the same
         return answers
 
@@ -295,16 +299,25 @@ class ServerSampler:
             "stop_token_ids": sorted(self.policy.eos_ids),
             "ignore_eos": True,  # the policy's end tokens and no others
         }
+        if sampling.stop:
+            strings = {"include_stop_str_in_output": True, "skip_special_tokens": False}
+            body |= {"stop": list(sampling.stop), **strings}
         if sampling.salt is not None:
             body["cache_salt"] = sampling.salt
         return body
 
-    def _read(self, choice: dict[str, Any], given: Sequence[int], limit: int) -> Completion:
+    def _read(
+        self, choice: dict[str, Any], prompt: Prompt, given: Sequence[int], sampling: SamplingParams
+    ) -> Completion:
+        limit = sampling.max_new_tokens
         tokens, logp = tokens_of(choice, self.server)
         if not all(map(math.isfinite, logp)):
             raise not_finite(self.policy_version)
         self._check_tokens(tokens, limit - len(given))
-        completion = self._completion(tokens, logp, given)
+        stopped = choice.get("stop_reason") in sampling.stop
+        completion = answered(
+            self.policy, prompt, (tokens, logp), given, sampling, version=self.policy_version, stopped=stopped
+        )
         if completion.finish_reason == "length" and len(completion.token_ids) < limit:
             count = f"{len(tokens)} of {limit - len(given)} tokens"
             what = f"the server at {self.server.url} stopped an answer after {count}"
@@ -324,12 +337,6 @@ class ServerSampler:
         else:
             return
         raise EnvironmentFault(what, where=self.server.where, fix='serve with "vllm>=0.32,<0.33"')
-
-    def _completion(self, tokens: Sequence[int], logp: Sequence[float], given: Sequence[int]) -> Completion:
-        whole = (*given, *tokens)
-        text = self.policy.tokenizer.decode(whole, skip_special_tokens=True)
-        reason = "stop" if tokens and tokens[-1] in self.policy.eos_ids else "length"
-        return Completion(whole, tuple(logp), text, reason, self.policy_version, given=len(given))
 
 
 def _is_card(card: Any) -> bool:

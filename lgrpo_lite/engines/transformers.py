@@ -14,6 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from lgrpo_lite.engines.answers import Sampled, answered, stop_at
 from lgrpo_lite.engines.base import SamplingParams, Tick, given_tokens, not_finite, share_of
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
@@ -73,16 +74,16 @@ class TransformersSampler:
         starts = given_tokens(prompts, prefixes, limit)
         rows = []
         for prompt, given in zip(prompts, starts, strict=True):
-            rows += [(prompt.token_ids, given)] * n
+            rows += [(prompt, given)] * n
         done = {}
         unfinished = []
-        for r, (_, given) in enumerate(rows):
+        for r, (prompt, given) in enumerate(rows):
             if len(given) == limit:
-                done[r] = self._completion([], [], given)
+                done[r] = self._completion(prompt, ([], []), given, sampling)
             else:
                 unfinished.append(r)
         total = len(unfinished)
-        lengths = [len(ids) + len(given) for ids, given in rows]
+        lengths = [len(prompt.token_ids) + len(given) for prompt, given in rows]
         unfinished.sort(key=lengths.__getitem__)
         for begin in range(0, total, self.batch_rows):
             chunk = unfinished[begin : begin + self.batch_rows]
@@ -97,17 +98,18 @@ class TransformersSampler:
 
     @torch.no_grad()
     def _sample(
-        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], sampling: SamplingParams
+        self, rows: Sequence[tuple[Prompt, Sequence[int]]], sampling: SamplingParams
     ) -> list[Completion]:
         """One completion per (prompt, prefix). Rows go on until the one with the most room is full."""
         policy = self.policy
         pad = policy.tokenizer.pad_token_id
-        texts = [[*prompt, *given] for prompt, given in rows]
+        texts = [[*prompt.token_ids, *given] for prompt, given in rows]
         ids, mask = _left_padded(texts, pad)
         width = ids.shape[1]
         room = [sampling.max_new_tokens - len(given) for _, given in rows]
         tempered = _Tempered(sampling.temperature or 1.0)
-        recorder = _Recorder(tempered, max(room), sampling.tick)
+        stops = _Stops(policy, sampling.stop, len(rows)) if sampling.stop else None
+        recorder = _Recorder(tempered, max(room), sampling.tick, stops)
         drawing: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:  # no truncation: it would bias the ratio
             drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -136,17 +138,14 @@ class TransformersSampler:
         sampled = out[:, width:].tolist()
         logp = torch.stack(recorder.logp, 1).tolist()
         return [
-            self._completion(tokens[:most], row[:most], given)
-            for tokens, row, most, (_, given) in zip(sampled, logp, room, rows, strict=True)
+            self._completion(prompt, (tokens[:most], row[:most]), given, sampling)
+            for tokens, row, most, (prompt, given) in zip(sampled, logp, room, rows, strict=True)
         ]
 
-    def _completion(self, tokens: list[int], logp: list[float], given: Sequence[int]) -> Completion:
-        ends = [i for i, token in enumerate(tokens) if token in self.policy.eos_ids]
-        count = ends[0] + 1 if ends else len(tokens)
-        whole = (*given, *tokens[:count])
-        text = self.policy.tokenizer.decode(whole, skip_special_tokens=True)
-        reason = "stop" if ends else "length"
-        return Completion(whole, tuple(logp[:count]), text, reason, self.policy_version, given=len(given))
+    def _completion(
+        self, prompt: Prompt, sampled: Sampled, given: Sequence[int], sampling: SamplingParams
+    ) -> Completion:
+        return answered(self.policy, prompt, sampled, given, sampling, version=self.policy_version)
 
 
 def _left_padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,12 +173,15 @@ class _Tempered(LogitsProcessor):
 
 
 class _Recorder(StoppingCriteria):
-    """Keeps each sampled token's log-prob: rows × V floats at a time, not rows × tokens × V. Never stops."""
+    """Keeps each sampled token's log-prob: rows × V floats at a time, not rows × tokens × V. Stops a row at
+    its stop string, if there are any.
+    """
 
-    def __init__(self, tempered: _Tempered, longest: int, tick: Tick):
+    def __init__(self, tempered: _Tempered, longest: int, tick: Tick, stops: "_Stops | None"):
         self.tempered = tempered
         self.longest = longest
         self.tick = tick
+        self.stops = stops
         self.logp: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
@@ -189,4 +191,31 @@ class _Recorder(StoppingCriteria):
         self.logp.append(chosen - latest.logsumexp(-1))
         if self.tick is not None and len(self.logp) % TOKENS_A_TICK == 0:
             self.tick(len(self.logp) / self.longest)
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if self.stops is None:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return torch.tensor(self.stops(input_ids[:, -1].tolist()), device=input_ids.device)
+
+
+class _Stops:
+    """Which rows have come to a stop string. The last tokens tell whether one may be there; whether it is,
+    their whole text does, as `answered` will read it.
+    """
+
+    def __init__(self, policy: Policy, stops: Sequence[str], rows: int):
+        self.policy = policy
+        self.strings = stops
+        self.window = max(len(stop.encode()) for stop in stops) + 4  # a token is a byte or more
+        self.sampled: list[list[int]] = [[] for _ in range(rows)]
+        self.ended = [False] * rows
+
+    def __call__(self, latest: Sequence[int]) -> list[bool]:
+        tokenizer = self.policy.tokenizer
+        for row, token in enumerate(latest):
+            if self.ended[row]:
+                continue
+            tokens = self.sampled[row]
+            tokens.append(token)
+            near = stop_at(tokenizer, tokens[-self.window :], self.strings) is not None
+            stopped = near and stop_at(tokenizer, tokens, self.strings) is not None
+            self.ended[row] = stopped or token in self.policy.eos_ids
+        return list(self.ended)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lgrpo_lite.engines.answers import answered
 from lgrpo_lite.engines.base import SamplingParams, given_tokens, not_finite
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 CONTEXT = 256  # tokens a request may have at least, for the proofs' prompts
-Sampled = tuple[Sequence[int], Sequence[float]]  # an answer's tokens and their log-probs
+Ended = tuple[Sequence[int], Sequence[float], bool]  # tokens, log-probs, whether by a stop string
 
 
 def longest_request(recipe: Recipe, config) -> int:
@@ -78,11 +79,16 @@ class VllmSampler:
         with _numpy_after_torch():
             if requests:
                 outputs = self.llm.generate(requests, settings, lora_request=self.request, use_tqdm=False)
-        sampled: list[list[Sampled]] = [[((), ())] * n for _ in prompts]
+        sampled: list[list[Ended]] = [[((), (), False)] * n for _ in prompts]
         for i, output in zip(unfinished, outputs, strict=True):
-            answers = [(o.token_ids, o.logprobs.logprobs) for o in output.outputs]
+            answers = [
+                (o.token_ids, o.logprobs.logprobs, o.stop_reason in sampling.stop) for o in output.outputs
+            ]
             sampled[i] = answers if len(answers) == n else answers * n  # greedy: n times the same
-        return [self._completions(row, prefix) for row, prefix in zip(sampled, given, strict=True)]
+        return [
+            self._completions(prompt, row, prefix, sampling)
+            for prompt, row, prefix in zip(prompts, sampled, given, strict=True)
+        ]
 
     def _settings(self, n: int, sampling: SamplingParams, given: int):
         from vllm import SamplingParams as VllmParams
@@ -97,20 +103,30 @@ class VllmSampler:
             stop_token_ids=sorted(self.policy.eos_ids),
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
+            detokenize=bool(sampling.stop),  # which a stop string is found by
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
         )
 
-    def _completions(self, sampled: Sequence[Sampled], given: tuple[int, ...]) -> list[Completion]:
+    def _completions(
+        self, prompt: Prompt, sampled: Sequence[Ended], given: tuple[int, ...], sampling: SamplingParams
+    ) -> list[Completion]:
         """What was sampled for one prompt, as answers that begin with what was given."""
-        whole = [(*given, *tokens) for tokens, _ in sampled]
-        texts = self.policy.tokenizer.batch_decode(whole, skip_special_tokens=True)
         completions = []
-        for ids, text, (tokens, logp) in zip(whole, texts, sampled, strict=True):
+        for tokens, logp, stopped in sampled:
             if not all(map(math.isfinite, logp)):
                 raise not_finite(self.policy_version)
-            reason = "stop" if tokens and tokens[-1] in self.policy.eos_ids else "length"
             completions.append(
-                Completion(ids, tuple(logp), text, reason, self.policy_version, given=len(given))
+                answered(
+                    self.policy,
+                    prompt,
+                    (tokens, logp),
+                    given,
+                    sampling,
+                    version=self.policy_version,
+                    stopped=stopped,
+                )
             )
         return completions
 

@@ -32,13 +32,16 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
 
 
-def evaluation_of(step: int, problems: list[Problem], greedy: list[Problem], recipe: Recipe) -> Evaluation:
+def evaluation_of(
+    step: int, problems: list[Problem], greedy: list[Problem], recipe: Recipe, fault: str = ""
+) -> Evaluation:
     """Figures of k sampled answers a problem, and of one greedy answer where there is one. No reward at
-    all: DataError.
+    all: DataError, with the first `fault` of a reward.
     """
     sampled = figures(problems, categories=False)
     if sampled is None:
-        what, fix = "every reward of the evaluation is missing", "look into logs/ for the reward's fault"
+        what = "every reward of the evaluation is missing" + (f": {fault}" if fault else "")
+        fix = "mend the reward; logs/ have the whole traceback"
         raise DataError(what, where=recipe.where("rewards"), fix=fix)
     settings = recipe.eval
     scores = [score for score in table(problems, settings.k)["avg"] if not np.isnan(score)]

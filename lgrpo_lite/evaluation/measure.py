@@ -8,8 +8,8 @@ import torch
 
 from lgrpo_lite import progress
 from lgrpo_lite.data.prompts import GoldFault
-from lgrpo_lite.data.template import tokens
-from lgrpo_lite.engines.base import RolloutEngine, SamplingParams, Tick, open_engine
+from lgrpo_lite.data.template import bare, tokens
+from lgrpo_lite.engines.base import RolloutEngine, Tick, open_engine, sampling_of
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.evaluation.figures import Problem, figures
 from lgrpo_lite.evaluation.results import ResultFolder, about
@@ -64,7 +64,7 @@ class Asking:
         evaluation, policy = self.recipe.eval, self.policy
         torch.manual_seed((self.seed + 1) * 1_000_003 + number)
         salt = f"eval-{self.seed}-{number}"
-        sampling = SamplingParams(evaluation.temperature, self.recipe.model.max_new_tokens, salt, tick)
+        sampling = sampling_of(self.recipe, evaluation.temperature, salt=salt, tick=tick)
         with self.engine.serving(policy) as sampler:
             if self.is_base and policy.has_adapter:
                 with sampler.reference():
@@ -76,6 +76,7 @@ class Asking:
                 sampling,
                 self.reward,
                 encode=lambda question: tokens(question, self.recipe.data, policy.tokenizer),
+                encode_bare=lambda question: tokens(question, bare(self.recipe.data), policy.tokenizer),
                 decode=lambda ids: policy.tokenizer.decode(ids, skip_special_tokens=True),
             )
             problems = scored(prompts, answers, tools, categories)
@@ -130,7 +131,7 @@ def measure(
                 samples = asking.block(begin // size, prompts[block], categories[block], tick)
                 folder.append(samples)
             progress.told(work, len(prompts), len(prompts))
-            return _finish(folder, recipe, warnings)
+            return _finish(folder, recipe, warnings, reward.first_fault)
         finally:
             folder.close()
     finally:
@@ -138,11 +139,12 @@ def measure(
         engine.close()
 
 
-def _finish(folder: ResultFolder, recipe: Recipe, warnings: list[str]) -> dict[str, Any]:
+def _finish(folder: ResultFolder, recipe: Recipe, warnings: list[str], fault: str) -> dict[str, Any]:
     result = figures(folder.done)
     if result is None:
         fix = "look into the samples and the reward; a fault of a worker process is in the log"
-        raise DataError("every reward of the evaluation is missing", where=recipe.where("rewards"), fix=fix)
+        what = "every reward of the evaluation is missing" + (f": {fault}" if fault else "")
+        raise DataError(what, where=recipe.where("rewards"), fix=fix)
     if result.missing:
         warnings.append(f"{result.missing} samples have no reward (timeout or error) and count neither way")
     return folder.finish(result, warnings)

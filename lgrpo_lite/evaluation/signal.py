@@ -37,11 +37,15 @@ class Baseline:
     groups_wrong: int
     groups_varied: int  # two different rewards: what a group-relative advantage learns from
     signal: bool  # whether there is anything to learn from
+    fault: str = ""  # of a reward, the first, with FILE:LINE
 
     def lines(self) -> list[str]:
         """For a person."""
         if self.solved is None:
-            return [f"{self.answers} answers to {self.prompts} prompts, every reward missing"]
+            return [
+                f"{self.answers} answers to {self.prompts} prompts, every reward missing",
+                *self._faults(),
+            ]
         mix = f"{self.groups_right} all right, {self.groups_mixed} mixed, {self.groups_wrong} all wrong"
         interval = f"95 % interval {self.solved_low:.1%} to {self.solved_high:.1%}"
         size = f"({self.answers} answers to {self.prompts} prompts)"
@@ -51,7 +55,11 @@ class Baseline:
             f"groups      {mix}; {self.groups_varied} with two different rewards",
             f"truncated   {self.truncated:.1%}   {unusable}",
             f"length      {self.length:.1f} tokens",
+            *self._faults(),
         ]
+
+    def _faults(self) -> list[str]:
+        return [f"first fault {self.fault}"] if self.fault else []
 
 
 def has_signal(groups: Iterable[Group], recipe: Recipe) -> bool:
@@ -64,7 +72,7 @@ def has_signal(groups: Iterable[Group], recipe: Recipe) -> bool:
     return len({reward for group in groups for reward in group.rewards}) > 1
 
 
-def summary(groups: Sequence[Group], signal: bool) -> Baseline:
+def summary(groups: Sequence[Group], signal: bool, fault: str = "") -> Baseline:
     by_group = [_own(group) for group in groups]
     rollouts = [rollout for own in by_group for rollout in own]
     outcomes = [rollout.score.outcome for rollout in rollouts]
@@ -85,6 +93,7 @@ def summary(groups: Sequence[Group], signal: bool) -> Baseline:
         groups_wrong=rates.count(0.0),
         groups_varied=sum(group.varied for group in groups),
         signal=signal,
+        fault=fault,
     )
 
 
@@ -97,9 +106,10 @@ def cause(baseline: Baseline, recipe: Recipe) -> tuple[str, str]:
     """Why there is no signal, likeliest first, and what to do about it."""
     limit = recipe.model.max_new_tokens
     if baseline.missing > MOST * baseline.answers or baseline.solved is None:
+        why = f"{baseline.missing} of {baseline.answers} rewards are missing: the reward itself is at fault"
         return (
-            f"{baseline.missing} of {baseline.answers} rewards are missing: the reward itself is at fault",
-            "try the reward with `lgrpo-lite reward test RECIPE`; a run's logs/ say what went wrong",
+            f"{why}, first at {baseline.fault}" if baseline.fault else why,
+            "mend it and try it with `lgrpo-lite reward test RECIPE`; a run's logs/ have the whole traceback",
         )
     assert baseline.truncated is not None and baseline.unparsable is not None, "known where solved is"
     if baseline.solved == 1:

@@ -6,7 +6,7 @@ from, the prompt and the rewards; what it leaves out stays the recipe's own. `ke
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from lgrpo_lite.data.files import records
-from lgrpo_lite.data.prompts import GoldFault
+from lgrpo_lite.data.prompts import GoldFault, part_of
 from lgrpo_lite.data.rows import Row, row_or_fault, rows, value_at
-from lgrpo_lite.data.template import tokens
+from lgrpo_lite.data.sound import check_model
+from lgrpo_lite.data.template import chat, tokens
 from lgrpo_lite.errors import ConfigError, DataError, nearest
 from lgrpo_lite.recipe.algorithm import Section
 from lgrpo_lite.recipe.marks import Marks, load_marked
@@ -144,6 +145,7 @@ def lay_over(suite: Suite, recipe: Recipe, overrides: list[str]) -> Recipe:
     """
     raw = recipe.model_dump(mode="json", by_alias=True)
     raw["algorithm"] = {"use": "grpo"}
+    raw["data"]["holdout"] = None
     sources = [source.model_dump(mode="json") for source in suite.data]
     raw["data"]["eval"] = raw["data"]["train"] = sources
     for key in ("template", "system"):
@@ -187,6 +189,7 @@ def problems(
     suite: Suite, recipe: Recipe, tokenizer, limit: int | None, gold_fault: GoldFault | None = None
 ) -> Asked:
     """The first `limit` problems, as prompts. None, or none that is short enough: DataError."""
+    check_model(recipe.data, tokenizer, recipe.where)
     pairs = list(islice(_read(suite, recipe, tokenizer), limit))
     longest = recipe.model.max_prompt_tokens
     kept = [(prompt, category) for prompt, category in pairs if len(prompt.token_ids) <= longest]
@@ -221,8 +224,11 @@ def _fault_note(prompts: list[Prompt], gold_fault: GoldFault) -> list[str]:
 
 def _read(suite: Suite, recipe: Recipe, tokenizer) -> Iterator[tuple[Prompt, dict[str, str]]]:
     for i, source in enumerate(recipe.data.eval):
-        source_rows = _rows(source, recipe.where(f"data.eval.{i}"))
-        for row, fields in islice(source_rows, source.limit):
+        where = recipe.where(f"data.eval.{i}")
+        source_rows: Iterable[tuple[Row, dict[str, Any]]] = islice(_rows(source, where), source.limit)
+        if source.part is not None:
+            source_rows = part_of(source.part, list(source_rows), where, lambda pair: pair[0].question)
+        for row, fields in source_rows:
             reference, options = row.reference, ""
             if suite.choices is not None:
                 wrong = [_option(fields, column, row.place) for column in suite.choices.wrong]
@@ -235,7 +241,17 @@ def _read(suite: Suite, recipe: Recipe, tokenizer) -> Iterator[tuple[Prompt, dic
                 value = value_at(fields, column)
                 if isinstance(value, str | int | float):
                     category[column] = str(value)
-            yield Prompt(row.id, question, ids, reference, rubric=row.rubric), category
+            prompt = Prompt(
+                id=row.id,
+                text=question,
+                token_ids=ids,
+                reference=reference,
+                rubric=row.rubric,
+                columns=row.columns,
+                messages=() if recipe.data.template == "plain" else chat(question, recipe.data, row.messages),
+                prefill=recipe.data.prefill or "",
+            )
+            yield prompt, category
 
 
 def _filled(form: str, question: str, choices: str) -> str:

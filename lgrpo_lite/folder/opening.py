@@ -3,11 +3,14 @@
 import os
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from lgrpo_lite.data.template import now
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.folder.code import demand_unchanged
 from lgrpo_lite.folder.folder import RunFolder
@@ -55,6 +58,20 @@ def open_run(recipe: Recipe, runs: Path, name: str | None, resume: str) -> tuple
     return folder, resumed
 
 
+def dated(recipe: Recipe, path: Path, *, resumed: bool) -> Recipe:
+    """The recipe with the time that its templates read as now: its own, else that of the run which goes on
+    in this folder, else this one's begin. It is part of the settings that the folder keeps.
+    """
+    date = recipe.data.date
+    if date is None and resumed:
+        date = _kept_date(_began(path))
+    marks = recipe._marks
+    data = recipe.data.model_copy(update={"date": date or now()})
+    recipe = recipe.model_copy(update={"data": data})
+    recipe._marks = marks
+    return recipe
+
+
 def refuse_changed_code(recipe: Recipe, runs: Path, name: str) -> None:
     """What `open_run` refuses of the code of the run of that name, before any of it is executed."""
     check_name(name)
@@ -91,6 +108,16 @@ def changes(path: Path, recipe: Recipe) -> list[str]:
     """Settings of a run that a recipe has otherwise and that a resumed run may not change. Unreadable ones:
     ConfigError.
     """
+    before = _comparable(_began(path))
+    after = _comparable(yaml.safe_load(recipe.to_yaml()))
+    free = FREE
+    if recipe.data.date is None or _kept_date(before) is None:
+        free = (*FREE, "data.date")  # see `dated`
+    return differences(before, after, free)
+
+
+def _began(path: Path) -> Any:
+    """The settings a run was started with."""
     try:
         began = yaml.safe_load(text_of(path / RESOLVED))
         if not is_tree(began):
@@ -100,11 +127,23 @@ def changes(path: Path, recipe: Recipe) -> list[str]:
         fix = "put the file back from a copy, or choose another --name"
         what = f"the settings of the run cannot be read: {reason}"
         raise ConfigError(what, where=str(path / RESOLVED), fix=fix) from None
-    return differences(_comparable(began), _comparable(yaml.safe_load(recipe.to_yaml())), FREE)
+    return began
+
+
+def _kept_date(settings: Any) -> datetime | None:
+    """The time that a run's templates read; None where an earlier version kept none."""
+    try:
+        return datetime.fromisoformat(settings["data"]["date"])
+    except (LookupError, TypeError, ValueError):
+        return None
 
 
 def _comparable(settings: Any) -> Any:
-    """Without the keys of rewards that an earlier version wrote for every reward."""
+    """With the defaults of keys that an earlier version had not, and without the keys of rewards that it
+    wrote for every reward.
+    """
+    with suppress(ValidationError, TypeError):
+        settings = Recipe.model_validate(settings).model_dump(mode="json", by_alias=True)
     if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), list):
         return settings
     rewards = []

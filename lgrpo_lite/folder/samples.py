@@ -8,10 +8,21 @@ from lgrpo_lite.types import Group, Outcome, Rollout
 Decode = Callable[[Sequence[int]], str]
 
 
-def samples(groups: Sequence[Group], keep: int, decode: Decode) -> list[dict[str, Any]]:
-    """Rows of a completions file: at most `keep`, of each kind one before any gets a second."""
+def samples(
+    groups: Sequence[Group], keep: int, decode: Decode, read: Decode | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a completions file: at most `keep`, of each kind one before any gets a second. `read` decodes
+    what the model read, special tokens and all.
+    """
     picked = picks([r for g in groups for r in g.rollouts], keep)
-    return [_row(rollout, decode) for rollout in picked]
+    rows = []
+    for rollout in picked:
+        row = _row(rollout, decode)
+        if read is not None:
+            ids = rollout.prompt.token_ids
+            row |= {"read": read(ids), "read_tokens": len(ids)}
+        rows.append(row)
+    return rows
 
 
 def picks(rollouts: Sequence[Rollout], keep: int) -> list[Rollout]:

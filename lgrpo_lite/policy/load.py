@@ -74,6 +74,17 @@ def load_tokenizer(model: Model, where: str = "model.id"):
     return tokenizer
 
 
+def generation_ends(model: Model, where: str = "model.id") -> frozenset[int]:
+    """End tokens of the model's generation settings; none where it has no such file."""
+    try:
+        settings = GenerationConfig.from_pretrained(locate(model.id, where), revision=model.revision)
+    except OSError:
+        return frozenset()
+    eos = settings.eos_token_id
+    ends: list = [eos] if eos is None or isinstance(eos, int) else eos
+    return frozenset(ends) - {None}
+
+
 def load_base(model: Model, device: torch.device, where: str = "model.id"):
     """The base model on `device`, frozen unless all its parameters are trained.
 

@@ -93,9 +93,14 @@ class Policy:
     @property
     def eos_ids(self) -> frozenset[int]:
         """All tokens that end an answer, by the model's generation settings and its tokenizer."""
+        return self.generation_ends | {self.tokenizer.eos_token_id} - {None}
+
+    @property
+    def generation_ends(self) -> frozenset[int]:
+        """Those of the generation settings."""
         eos = self.base.generation_config.eos_token_id  # None, a number, or several
         ends: list = [eos] if eos is None or isinstance(eos, int) else eos
-        return frozenset([*ends, self.tokenizer.eos_token_id]) - {None}
+        return frozenset(ends) - {None}
 
     def trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]

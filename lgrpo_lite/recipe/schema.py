@@ -8,10 +8,12 @@ No torch here.
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from lgrpo_lite.recipe.algorithm import Algorithm, Section
 from lgrpo_lite.recipe.bounds import AdamRate, Decays, FolderName, Seconds, Seed, Temperature
+from lgrpo_lite.recipe.data import Data
+from lgrpo_lite.recipe.data import Source as Source  # of which Data is made
 from lgrpo_lite.recipe.marks import Marks
 from lgrpo_lite.recipe.reward import Reward
 
@@ -54,71 +56,6 @@ class Model(Section):
         ge=1,
         le=1024,
         description="CPU threads; 1 is fastest for tiny models; null leaves torch's",
-    )
-
-
-class Source(Section):
-    """Questions and gold answers: `path` (a local file) wins over `hf` (the Hub), `task` is generated."""
-
-    path: str | None = Field(
-        default=None,
-        description=(
-            "local .jsonl, .json, .csv, .tsv (each also .gz) or .parquet, relative to the current folder"
-        ),
-    )
-    hf: str | None = Field(
-        default=None, description="data set on the Hub, or a local folder that `datasets` reads"
-    )
-    config: str | None = Field(default=None, description="configuration of the data set on the Hub")
-    split: str = Field(default="train", description="of the data set; a task has train and heldout")
-    task: Literal["arithmetic", "sums"] | None = Field(default=None, description="generated problems")
-    prompt: str = Field(
-        default="question", description="column of the question: text or chat messages; a.b is b inside a"
-    )
-    answer: str = Field(default="answer", description="column of the gold answer; a.b is b inside a")
-    solution: str | None = Field(
-        default=None, description="column of a worked solution, for algorithm.guide; a task has its own"
-    )
-    rubric: str | None = Field(default=None, description="column of the criteria, for the reward `rubric`")
-    answer_extract: Literal["plain", "gsm8k", "boxed"] = Field(
-        default="plain", description="how the gold answer is cut out"
-    )
-    limit: int | None = Field(default=None, ge=1, description="use at most this many rows")
-    bad_rows: Literal["refuse", "skip"] = Field(
-        default="refuse",
-        description="refuse: a bad row ends the command, with its file:line; skip: left out, with a count",
-    )
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, dict) else value
-
-
-class Data(Section):
-    train: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
-    eval: Annotated[list[Source], BeforeValidator(_as_list)] = Field(default_factory=list)
-    template: str = Field(
-        default="chat",
-        description=(
-            "chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
-        ),
-    )
-    system: str | None = Field(
-        default=None, description="system message, put before every question that has none of its own"
-    )
-    draft_template: str = Field(
-        default=(
-            "{question}\n\nA previous attempt, a guidance that may be wrong:\n{draft}\n\nWrite a strictly"
-            " better answer: correct what is wrong, and do not repeat the attempt word for word."
-        ),
-        description="question of algorithm.best_draft; {question} and {draft} are filled in",
-    )
-    refine_template: str = Field(
-        default=(
-            "{question}\n\nAn earlier answer:\n{best}\n\nIt does not satisfy:\n{failed}\n\n"
-            "Write a corrected, complete answer."
-        ),
-        description="question of algorithm.refine_best; {question}, {best} and {failed} are filled in",
     )
 
 
@@ -181,6 +118,12 @@ class Rollout(Section):
     group_size: int = Field(default=8, ge=1, description="G, completions a prompt")
     temperature: Temperature = Field(
         default=1.0, gt=0, description="used for sampling and for every log-prob of the update"
+    )
+    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+        default=None, max_length=16, description="texts that end an answer; their tokens belong to it"
+    )
+    stop_shown: bool = Field(
+        default=True, description="the rewards read the text that ended it too; false: the answer before it"
     )
     max_redraw: int = Field(
         default=2, ge=0, description="extra rounds of sampling when algorithm.admit leaves too few groups"

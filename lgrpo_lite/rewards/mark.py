@@ -1,5 +1,6 @@
 """What one reward says of one completion. Light to import: worker processes begin here."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,20 +55,46 @@ class Pooled:
     """A reward as worker processes take it: it answers with marks, whatever the function returned."""
 
     function: Callable | FileFunction
+    together: bool = False  # it is called once for all answers to a prompt, and gives a list
 
-    def load(self) -> Callable[..., Mark]:
+    def load(self) -> Callable[..., Mark | list[Mark]]:
         function = self.function
         if isinstance(function, FileFunction):
             function = function.load()
-        return lambda **arguments: marked(function, arguments)
+        mark = marked_together if self.together else marked
+        return lambda **arguments: mark(function, arguments)
 
 
 def marked(function: Callable, arguments: Mapping[str, Any]) -> Mark:
     """The mark a function gives. TimeoutError is a timeout; any other exception is the caller's."""
     try:
-        return settled(function(**arguments))
+        return settled(_awaited(function(**arguments)))
     except TimeoutError:
         return Outcome.timeout
+
+
+def marked_together(function: Callable, arguments: Mapping[str, Any]) -> list[Mark]:
+    """The marks of a function of TRL's form, one a completion. As many as there are not: ValueError."""
+    count = len(arguments["completions"])
+    try:
+        results = _awaited(function(**arguments))
+    except TimeoutError:
+        return [Outcome.timeout] * count
+    if isinstance(results, str | Mapping) or not hasattr(results, "__len__"):
+        kind = type(results).__name__
+        raise TypeError(f"it returned a {kind} for {count} completions, and not a list of as many rewards")
+    if len(results) != count:
+        raise ValueError(f"it returned {len(results)} rewards for {count} completions")
+    return [settled(result) for result in results]
+
+
+def _awaited(result: Any) -> Any:
+    """What an `async` function comes to."""
+    if not inspect.iscoroutine(result):
+        return result
+    import asyncio
+
+    return asyncio.run(result)
 
 
 def settled(result: Any) -> Mark:

@@ -9,8 +9,8 @@ Built-in rewards and a user's own are read alike.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -19,50 +19,48 @@ from lgrpo_lite.recipe.algorithm import Section
 from lgrpo_lite.recipe.marks import shown
 from lgrpo_lite.recipe.reward import REWARD_KEYS, Reward, without_defaults
 from lgrpo_lite.recipe.schema import section_inside
+from lgrpo_lite.rewards.form import Form, form_of, has_default, is_option
 
-ROLLOUT = (  # what a reward may name of an answer
-    "completion", "completion_tokens", "finish_reason", "prompt", "reference", "rubric",
-)  # fmt: skip
-LIMIT = "timeout"  # a key of every reward, which its function may name too
-
-
-def arguments_of(function: Callable) -> list[str]:
-    """What the function is given of an answer."""
-    named = set(inspect.signature(function).parameters)
-    return sorted(named & set(ROLLOUT))
+Completions = Annotated[
+    Literal["text", "messages"] | None,
+    "of TRL's form: answers as texts, or as chats of one message; null: messages where a template is used",
+]
 
 
-def schema_of(function: Callable) -> type[Section]:
+def schema_of(function: Callable, form: Form | None = None) -> type[Section]:
     """The options as a closed schema. An argument of a user's that says no type takes the type of its
     default; one without a default that all rewards once shared (`REWARD_KEYS`) keeps that one.
     """
+    form = form or form_of(function)
     fields: dict[str, Any] = {}
     hints = _hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        spread = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        has_default = parameter.default is not parameter.empty
-        private = name.startswith("_") and has_default  # a memo, say
-        if spread or private or name in (*ROLLOUT, LIMIT):
-            continue
-        default = parameter.default if has_default else REWARD_KEYS.get(name, ...)
-        fields[name] = (hints.get(name, _type_of(default)), default)
+        if is_option(name, parameter, form):
+            default = parameter.default if has_default(parameter) else REWARD_KEYS.get(name, ...)
+            fields[name] = (hints.get(name, _type_of(default)), default)
+    if form.together:
+        fields["completions"] = (Completions, None)
     return create_model("Options", __base__=_Options, **fields)
 
 
 def options_of(function: Callable, reward: Reward, key: str, where: Callable[[str], str]) -> dict[str, Any]:
     """All options of the reward at `key` of the recipe (`rewards.0`), defaults included.
 
-    One that its function does not name, that it needs, or of another type: ConfigError.
+    One that its function does not name, or of another type: ConfigError. An argument without a default that
+    is not set is no option but a column of the data.
     """
-    schema = schema_of(function)
+    form = form_of(function, reward.options)
+    schema = schema_of(function, form)
     # what an earlier version wrote for every reward is no option of this one
     given = without_defaults(reward.options)
     named = {name: value for name, value in reward.options.items() if name in schema.model_fields}
     try:
         options = schema.model_validate(given | named)
     except ValidationError as error:
-        raise _explained(error, schema, reward, key, where) from None
-    return {name: getattr(options, name) for name in schema.model_fields}
+        raise _explained(error, schema, form.columns, reward, key, where) from None
+    # of TRL's form what is not set stays the function's own, or a column's
+    names = named if form.together else schema.model_fields
+    return {name: getattr(options, name) for name in names}
 
 
 def documented(function: Callable) -> Iterator[tuple[str, Any, Any, str]]:
@@ -93,7 +91,12 @@ def _type_of(default: Any) -> Any:
 
 
 def _explained(
-    error: ValidationError, schema: type[Section], reward: Reward, key: str, where: Callable[[str], str]
+    error: ValidationError,
+    schema: type[Section],
+    columns: Sequence[str],
+    reward: Reward,
+    key: str,
+    where: Callable[[str], str],
 ) -> ConfigError:
     """The first fault of pydantic's report, in this project's words."""
     first = error.errors(include_url=False)[0]
@@ -103,14 +106,10 @@ def _explained(
         option = ".".join(str(part) for part in first["loc"])
     place = f"{key}.{option}"
     if first["type"] == "extra_forbidden" and "." not in option:
-        known = [*schema.model_fields, *Reward.model_fields]
+        known = [*schema.model_fields, *columns, *Reward.model_fields]
         what = f"reward {reward.use!r} reads no option {option!r}{nearest(option, known)}"
         fix = f"remove {option}, or use one of: {', '.join(known)}"
         return ConfigError(what, where=where(place), fix=fix)
-    if first["type"] == "missing" and "." not in option:
-        what = f"reward {reward.use!r} asks for {option}"
-        fix = f"set {option} beside `use`; of an answer a reward may name {', '.join(ROLLOUT)}"
-        return ConfigError(what, where=where(f"{key}.use"), fix=fix)
     if first["type"] == "missing":
         section = place.rpartition(".")[0]
         return ConfigError(f"{place} is missing", where=where(section), fix=f"add {option}: …")

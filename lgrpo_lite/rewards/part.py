@@ -7,14 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.recipe.plugin import found, read_file
 from lgrpo_lite.recipe.reward import Endpoint, Reward
 from lgrpo_lite.rewards import code, rubric, text
 from lgrpo_lite.rewards import math as maths
-from lgrpo_lite.rewards.options import LIMIT, arguments_of, options_of
+from lgrpo_lite.rewards.form import LIMIT, Form, form_of, refuse_trainers
+from lgrpo_lite.rewards.options import options_of
 from lgrpo_lite.rewards.worker import FileFunction
 from lgrpo_lite.types import Completion, Prompt
 
@@ -33,6 +34,7 @@ REWARDS = {
 LINEAR = ("exact", "numeric", "overlong", "length")
 # a function that names `timeout` holds it itself (`code`: of what it has started); the pool is behind it
 OWN_LIMIT = 30
+MAX_WORDS = 300  # of a fault, characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,11 @@ class Part:
     weight: float
     function: Callable | FileFunction
     options: dict[str, Any]
-    wanted: list[str]  # arguments that it takes from a rollout
+    form: Form
     timeout: float
     pooled: bool
+    place: str  # where its function stands: FILE:LINE of a user's, else its name
+    completions: Literal["text", "messages"] | None = None  # of TRL's form
 
     def arguments(self, prompt: Prompt, completion: Completion) -> dict[str, Any]:
         """Of the function, for one completion."""
@@ -57,7 +61,43 @@ class Part:
             "reference": prompt.reference,
             "rubric": prompt.rubric,
         }
-        return {name: known[name] for name in self.wanted} | self.options
+        columns = {name: prompt.columns[name] for name in self.form.columns}
+        return {name: known[name] for name in self.form.wanted} | columns | self.options
+
+    def arguments_together(self, prompt: Prompt, completions: Sequence[Completion]) -> dict[str, Any]:
+        """Of a function of TRL's form, for all completions of a prompt: a list of each."""
+        count = len(completions)
+        texts = [completion.text for completion in completions]
+        known = {
+            "prompts": [prompt.text] * count,
+            "completions": texts,
+            "completion_ids": [list(completion.token_ids) for completion in completions],
+        }
+        if self.completions == "messages" or (self.completions is None and prompt.messages):
+            chat = prompt.messages or (("user", prompt.text),)
+            known["prompts"] = [[{"role": role, "content": text} for role, text in chat]] * count
+            known["completions"] = [[{"role": "assistant", "content": text}] for text in texts]
+        names = [*self.form.columns, *self.form.more]
+        if self.form.rest:
+            names = list(prompt.columns)
+        columns = {name: [prompt.columns[name]] * count for name in names if name in prompt.columns}
+        for name in ("prompt", "completion"):  # TRL's names of what is given as lists
+            columns.pop(name, None)
+        return columns | {name: known[name] for name in self.form.wanted} | self.options
+
+    def fault(self, note: str) -> str:
+        """The last words of a traceback of its function, or what else is said of it, with FILE:LINE."""
+        path = self.function.path if isinstance(self.function, FileFunction) else None
+        lines = note.strip().splitlines() or ["?"]
+        place = self.place
+        for line in lines:
+            frame = re.match(r'\s*File "(.+)", line (\d+)', line)
+            if frame and frame[1] == path:
+                place = f"{path}:{frame[2]}"  # the innermost comes last
+        words = lines[-1][:MAX_WORDS]
+        if "completion_tokens" in self.form.wanted and "'int'" in words:
+            words += " (completion_tokens is a count, a whole number; the text is completion)"
+        return f"{place}: {words}"
 
 
 @dataclass(slots=True)
@@ -67,6 +107,7 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)  # timeout, error, crash
     verifier_faults: int = 0  # answers on which the math verifier failed: wrong, not missing
+    first: str = ""  # fault of a reward, with FILE:LINE
 
 
 def quantile(values: Sequence[float], q: float) -> float | None:
@@ -115,21 +156,28 @@ def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_ne
     if "limit" in options and options["limit"] is None:
         options["limit"] = max_new_tokens
     _check(options, reward, key, where)
+    refuse_trainers(function, reward.use, where(f"{key}.use"))
+    form = form_of(function, reward.options)
+    completions = options.pop("completions", None) if form.together else None
     timed = LIMIT in inspect.signature(function).parameters
     if timed:
         options[LIMIT] = reward.timeout
-    arguments = arguments_of(function)
+    place = reward.use
     if reward.use not in REWARDS:
         path, _, name = reward.use.rpartition(":")
+        line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
+        place = f"{path}:{line}" if line else path
         function = FileFunction(path, name, read_file(path, where(f"{key}.use")))
     return Part(
         name=_name(i, rewards),
         weight=reward.weight,
         function=function,
         options=options,
-        wanted=arguments,
+        form=form,
         timeout=reward.timeout * (OWN_LIMIT if timed else 1),
         pooled=reward.use not in LINEAR,
+        place=place,
+        completions=completions,
     )
 
 

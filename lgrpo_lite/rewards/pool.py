@@ -109,15 +109,19 @@ class Pool:
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _end_all, self._workers)
 
-    def run(self, calls: Sequence[Call]) -> list[Reply]:
-        """Every call's reply, in order. A worker that cannot even start: DataError."""
+    def run(self, calls: Sequence[Call], sizes: Sequence[int] | None = None) -> list[Reply]:
+        """Every call's reply, in order. A worker that cannot even start: DataError.
+
+        `sizes`: how many answers a call is about, each with its deadline; one if not given.
+        """
+        sizes = sizes or [1] * len(calls)
         replies: list[Reply | None] = [None] * len(calls)
         waiting = deque(range(len(calls)))
         looked = time.monotonic()
         try:
             while waiting or any(w.call is not None for w in self._workers):
                 self._grow(len(waiting))
-                self._hand_out(waiting, calls)
+                self._hand_out(waiting, calls, sizes)
                 busy = {w.connection: w for w in self._workers if w.busy}
                 for connection in wait(list(busy), POLL):
                     self._receive(busy[connection], replies)  # pyright: ignore[reportArgumentType]
@@ -140,7 +144,7 @@ class Pool:
         for _ in range(min(self.size - len(self._workers), waiting - idle)):
             self._workers.append(self._start())
 
-    def _hand_out(self, waiting: deque[int], calls: Sequence[Call]) -> None:
+    def _hand_out(self, waiting: deque[int], calls: Sequence[Call], sizes: Sequence[int]) -> None:
         for worker in [w for w in self._workers if not w.busy]:
             if not waiting:
                 return
@@ -151,7 +155,7 @@ class Pool:
                 self._end(worker, crashed=True)
                 continue
             worker.call = waiting.popleft()
-            worker.limit = self.timeouts[function]
+            worker.limit = self.timeouts[function] * sizes[worker.call]
             worker.began = spent(worker.process.pid)
 
     def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:

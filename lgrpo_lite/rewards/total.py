@@ -1,30 +1,41 @@
 """From completions to groups: all rewards of the recipe, weighted and summed; a missing one leaves its group.
 
-A reward is a function of what it names among `part.ROLLOUT`, returning a float, a float and an Outcome, named
-parts, or None for missing. `use: file.py:function` takes one of the user's own. What is not bounded by
-construction runs in the worker processes of `pool`. `rubric` alone may leave a question for a judge; those of
-all rollouts are asked in one call.
+A reward is a function of what it names among `form.ROLLOUT` and the columns of the data, and gives a float, a
+float and an Outcome, named parts, or None for missing; one of TRL's form is of all answers to a prompt. A
+user's own is `use: file.py:function`. What is not bounded by construction runs in the worker processes of
+`pool`. `rubric` alone may leave a question for a judge; those of all rollouts are asked in one call.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.recipe.reward import Endpoint, Reward
 from lgrpo_lite.recipe.schema import Safety
 from lgrpo_lite.rewards import rubric
+from lgrpo_lite.rewards.form import ROLLOUT, TOGETHER
 from lgrpo_lite.rewards.judge import Judge, endpoint_judge
 from lgrpo_lite.rewards.mark import Mark, Pooled, Sheet, Value, marked
-from lgrpo_lite.rewards.part import Tally, log_faults, parts_of
-from lgrpo_lite.rewards.pool import Pool, Reply
+from lgrpo_lite.rewards.part import Part, Tally, log_faults, parts_of
+from lgrpo_lite.rewards.pool import Call, Pool, Reply
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 from lgrpo_lite.verifier.answers import final_answer
 
 Verdicts = dict[tuple[Endpoint | None, str], tuple[bool, ...] | None]  # by judge and question
 Marks = list[list[list[Mark]]]  # by prompt, completion and reward
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Whose marks a call gives: of a prompt (`row`), some of its answers, and a reward (`column`)."""
+
+    row: int
+    column: int
+    answers: range
 
 
 class RewardSum:
@@ -46,10 +57,12 @@ class RewardSum:
         self.where = where
         self.parts = parts_of(rewards, where, max_new_tokens)
         limits = safety or Safety()
-        pooled = [part for part in self.parts if part.pooled]
-        functions = [Pooled(part.function) for part in pooled]
+        self._pooled = [column for column, part in enumerate(self.parts) if part.pooled]
+        pooled = [self.parts[column] for column in self._pooled]
+        functions = [Pooled(part.function, part.form.together) for part in pooled]
         timeouts = [part.timeout for part in pooled]
         self.pool = Pool(functions, timeouts, workers=limits.reward_workers, memory=limits.reward_memory_gb)
+        self.first_fault = ""  # of a reward, with FILE:LINE
         self._judges: dict[Endpoint, Judge] = {}
 
     def log_to(self, path: Path) -> None:
@@ -61,7 +74,10 @@ class RewardSum:
         self.pool.close()
 
     def check(self, prompts: Iterable[Prompt]) -> None:
-        """A prompt without a rubric, where a reward reads one: DataError."""
+        """A prompt without a rubric, where a reward reads one, or without a column: DataError."""
+        prompts = list(prompts)
+        for prompt in prompts:
+            self._demand_columns(prompt)
         if not any(reward.use == "rubric" for reward in self.rewards):
             return
         for prompt in prompts:
@@ -69,6 +85,20 @@ class RewardSum:
                 what = "the reward 'rubric' meets a prompt without criteria"
                 fix = "set data.train.N.rubric (data.eval.N.rubric) to its source's column of criteria"
                 raise DataError(what, where=f"prompt {prompt.id}", fix=fix)
+
+    def _demand_columns(self, prompt: Prompt) -> None:
+        for i, part in enumerate(self.parts):
+            for name in part.form.columns:
+                if name not in prompt.columns:
+                    of_answer = ", ".join(TOGETHER if part.form.together else ROLLOUT)
+                    count = "" if part.form.together else " (completion_tokens is a count)"
+                    what = (
+                        f"{part.place}: the reward asks for {name}, and prompt {prompt.id} has no such column"
+                    )
+                    fix = (
+                        f"set {name} beside `use`, or name a column; of an answer it may ask for {of_answer}"
+                    )
+                    raise DataError(what, where=self.where(f"rewards.{i}.use"), fix=f"{fix}{count}")
 
     def answer(self, completion: str) -> str | None:
         """The final answer, for majority votes, as the first reward that checks answers finds it."""
@@ -125,38 +155,44 @@ class RewardSum:
         """What each reward says without a judge: the bounded ones here, then all others in one batch of the
         pool.
         """
-        pairs = []
-        for prompt, answers in zip(prompts, completions, strict=True):
-            pairs += [(prompt, answer) for answer in answers]
-        marks: list[list[Mark]] = [[Outcome.error] * len(self.parts) for _ in pairs]
-        seconds = [0.0] * len(pairs)
-        pooled = [column for column, part in enumerate(self.parts) if part.pooled]
-        calls, cells = [], []  # of the pool, and whose marks they give
-        for row, (prompt, answer) in enumerate(pairs):
+        marks: Marks = []
+        seconds: list[list[float]] = []
+        calls: list[Call] = []
+        cells: list[Cell] = []  # whose marks they give
+        for row, (prompt, answers) in enumerate(zip(prompts, completions, strict=True)):
+            marks.append([[Outcome.error] * len(self.parts) for _ in answers])
+            seconds.append([0.0] * len(answers))
             for column, part in enumerate(self.parts):
-                arguments = part.arguments(prompt, answer)
-                if part.pooled:
-                    calls.append((pooled.index(column), arguments))
-                    cells.append((row, column))
-                else:
-                    began = time.perf_counter()
-                    mark = marked(part.function, arguments)  # pyright: ignore[reportArgumentType]
-                    marks[row][column] = mark
-                    seconds[row] += time.perf_counter() - began
+                if not part.pooled:
+                    for i, answer in enumerate(answers):
+                        began = time.perf_counter()
+                        arguments = part.arguments(prompt, answer)
+                        marks[row][i][column] = marked(part.function, arguments)  # pyright: ignore[reportArgumentType]
+                        seconds[row][i] += time.perf_counter() - began
+                    continue
+                for cell, arguments in _calls(part, row, column, prompt, answers):
+                    calls.append((self._pooled.index(column), arguments))
+                    cells.append(cell)
         notes = []
-        for (row, column), reply in zip(cells, self.pool.run(calls), strict=True):
-            marks[row][column] = _mark_of(reply)
-            seconds[row] += reply.seconds
+        sizes = [len(cell.answers) for cell in cells]
+        for cell, reply in zip(cells, self.pool.run(calls, sizes), strict=True):
+            given = _marks_of(reply, len(cell.answers))
+            for i, mark in zip(cell.answers, given, strict=True):
+                marks[cell.row][i][cell.column] = mark
+                seconds[cell.row][i] += reply.seconds / len(cell.answers)
+                if isinstance(mark, Outcome):
+                    tally.faults[reply.fault or mark.value] += 1
             tally.verifier_faults += reply.verifier_faults
+            if any(isinstance(mark, Outcome) for mark in given):
+                note = reply.note or "it gave no finite number, or ran into a TimeoutError"
+                tally.first = tally.first or self.parts[cell.column].fault(note)
             if reply.fault:
-                notes.append((pairs[row][0].id, reply.note))
-                tally.faults[reply.fault] += 1
-            elif isinstance(reply.value, Outcome):
-                tally.faults[reply.value.value] += 1
+                notes.append((prompts[cell.row].id, reply.note))
+        self.first_fault = self.first_fault or tally.first
         log_faults(notes)
-        tally.seconds += seconds
-        in_order = iter(marks)
-        return [list(islice(in_order, len(answers))) for answers in completions]
+        for row in seconds:
+            tally.seconds += row
+        return marks
 
     def _ask(self, sheets: Iterable[Sheet], policy: Judge | None) -> Verdicts:
         """Every question once, each judge in one call."""
@@ -228,7 +264,20 @@ def _open(marks: list[Mark]) -> list[Sheet]:
     return [mark for mark in marks if isinstance(mark, Sheet)]
 
 
-def _mark_of(reply: Reply) -> Mark:
-    if reply.fault is None:
-        return reply.value
-    return Outcome.timeout if reply.fault == "timeout" else Outcome.error
+def _calls(
+    part: Part, row: int, column: int, prompt: Prompt, answers: Sequence[Completion]
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """What a pooled reward is asked of a prompt's answers: each alone, or all together."""
+    if part.form.together:
+        if answers:
+            yield Cell(row, column, range(len(answers))), part.arguments_together(prompt, answers)
+        return
+    for i, answer in enumerate(answers):
+        yield Cell(row, column, range(i, i + 1)), part.arguments(prompt, answer)
+
+
+def _marks_of(reply: Reply, count: int) -> list[Mark]:
+    """Of as many answers as the call was about."""
+    if reply.fault is not None:
+        return [Outcome.timeout if reply.fault == "timeout" else Outcome.error] * count
+    return reply.value if isinstance(reply.value, list) else [reply.value]

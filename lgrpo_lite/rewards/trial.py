@@ -3,8 +3,8 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ class Case:
     where: str
     category: str = ""
     tier: str = ""
+    prompt: str = ""  # the question; the gold where none is known
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of its row
+    messages: tuple[tuple[str, str], ...] = ()  # the chat it is asked in
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def _form(reward: Reward, gold: str) -> Callable[[str], str]:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """JSON lines of {prediction, gold, label}, optionally category and tier.
+    """JSON lines of {prediction, gold, label}, optionally category, tier, prompt and what a reward asks for.
 
     A bad row, or none at all: DataError (file:line).
     """
@@ -226,12 +229,18 @@ def _case(line: str, where: str) -> Case:
         where=where,
         category=str(row.get("category", "")),
         tier=str(row.get("tier", "")),
+        prompt=str(row.get("prompt") or ""),
+        columns=row,
     )
 
 
 def judged(cases: Sequence[Case], reward: RewardSum) -> tuple[list[Scored], Tally]:
     """Every case through the reward as training scores it: same worker processes, deadlines and limits."""
-    prompts = [Prompt(case.where, case.gold, (), case.gold) for case in cases]
+    prompts = []
+    for case in cases:
+        asked = case.prompt or case.gold
+        given = {"columns": case.columns, "messages": case.messages}
+        prompts.append(Prompt(case.where, asked, (), case.gold, **given))
     answers = [[Completion((), None, case.prediction, "stop", 0)] for case in cases]
     tally = Tally()
     scores = reward.scores(prompts, answers, tally=tally)
@@ -272,6 +281,7 @@ def case_report(rows: Sequence[Scored], tally: Tally) -> dict[str, Any]:
     return counts(rows) | {
         "seconds": seconds,
         "faults": dict(tally.faults),
+        "first_fault": tally.first,
         "verifier_faults": tally.verifier_faults,
         "by_tier": by_tier,
         "by_category": by_category,
@@ -293,6 +303,7 @@ def gold_report(right: Sequence[Scored], misses: Sequence[Scored], tally: Tally)
         "near_misses_failed": len(passed),
         "near_misses_shown": [row.to_json() for row in passed[:SHOWN]],
         "faults": dict(tally.faults),
+        "first_fault": tally.first,
         "verifier_faults": tally.verifier_faults,
     }
 

@@ -34,7 +34,7 @@ def _with_draft(prompt: Prompt, group: Group, settings: BestDraft, template: str
     best = group.rollouts[best_index(group.rewards)]
     if settings.when == "wrong" and best.score.outcome is Outcome.ok:
         return prompt
-    draft = tools.shortened(best.completion.token_ids, settings.max_tokens)
+    draft = _said(best, settings.max_tokens, tools)
     return tools.ask(prompt, filled(template, question=prompt.text, draft=draft))
 
 
@@ -72,9 +72,16 @@ def _hint(group: Group, settings: RefineBest, template: str, tools: Tools) -> st
     missed = shortcomings(best)
     if settings.when == "imperfect" and not missed:
         return None
-    shown = tools.shortened(best.completion.token_ids, settings.max_tokens)
+    shown = _said(best, settings.max_tokens, tools)
     listed = "\n".join(f"- {line}" for line in missed)
     return filled(template, question=group.prompt.text, best=shown, failed=listed)
+
+
+def _said(answer: Rollout, most: int, tools: Tools) -> str:
+    """An answer's text, with how it was made to begin unless it is too long."""
+    ids = answer.completion.token_ids
+    begin = answer.prompt.prefill if len(ids) <= most else ""
+    return (begin + tools.shortened(ids, most)).strip()
 
 
 def shortcomings(answer: Rollout) -> list[str]:

@@ -33,6 +33,8 @@ class Tools:
     decode: Callable[[Sequence[int]], str]
     clock: Callable[[str], AbstractContextManager] = no_clock
     version: int | None = None  # of the policy, which answers must be of; None: any
+    # `encode` for a judge: without the examples and the beginning that answers are given
+    encode_bare: Callable[[str], tuple[int, ...]] | None = None
     count: Counter = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
 
@@ -74,9 +76,10 @@ class Tools:
 
     def judge(self, questions: Sequence[str]) -> list[str | None]:
         """The policy with its adapter off, greedy: one reply a question."""
+        encode = self.encode_bare or self.encode
         prompts = []
         for i, question in enumerate(questions):
-            prompts.append(Prompt(f"judge-{i}", question, self.encode(question), ""))
+            prompts.append(Prompt(f"judge-{i}", question, encode(question), ""))
         with self.reference():
             replies = self.sampler.generate(prompts, 1, SamplingParams(0.0, JUDGE_TOKENS))
         return [row[0].text for row in replies]

@@ -42,7 +42,7 @@ def measure(
             if early and has_signal(groups, run.recipe):
                 break
     progress.told(WHAT, len(prompts), len(prompts))
-    return summary(groups, has_signal(groups, run.recipe))
+    return summary(groups, has_signal(groups, run.recipe), run.reward.first_fault)
 
 
 def check_prompts(run: Run) -> list[Prompt]:

@@ -4,9 +4,10 @@ import re
 
 import torch
 
-from lgrpo_lite.checks.check import gold_fault_of
+from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.data.curriculum import order_of
 from lgrpo_lite.data.prompts import Counts, load, shared
+from lgrpo_lite.data.sound import check_model, ends
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError, OutOfMemory
@@ -64,6 +65,8 @@ def _build(recipe: Recipe) -> Run:
         counts = [*counts, *of_held_out]
     for count in counts:
         notes += count.notes()
+    own, settings = policy.tokenizer.eos_token_id, policy.generation_ends
+    notes += ends(recipe.data, policy.tokenizer, policy.eos_ids, own, settings)
     overlap = shared((prompt.text for prompt in prompts), (prompt.text for prompt in held_out))
     reward.check([*prompts, *held_out])
     _demand_judge(recipe, policy, [*prompts, *held_out])
@@ -133,7 +136,8 @@ def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
 
 def _prompts(recipe: Recipe, which: str, policy: Policy) -> tuple[list[Prompt], list[Counts]]:
     sources = recipe.data.train if which == "train" else recipe.data.eval
-    limit, fault = recipe.model.max_prompt_tokens, gold_fault_of(recipe)
+    check_model(recipe.data, policy.tokenizer, recipe.where)
+    limit, wants = recipe.model.max_prompt_tokens, wants_of(recipe)
     return load(
-        sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), fault
+        sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), wants
     )

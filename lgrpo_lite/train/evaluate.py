@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lgrpo_lite import progress
-from lgrpo_lite.engines.base import SamplingParams, share_of
+from lgrpo_lite.engines.base import sampling_of, share_of
 from lgrpo_lite.evaluation.figures import Problem
 from lgrpo_lite.evaluation.held_out import Evaluation, evaluation_of
 from lgrpo_lite.evaluation.results import write_samples
@@ -27,7 +27,7 @@ def evaluate(
     training that follows, and two evaluations of one policy agree. The samples go to the file
     `keep`. No reward at all: DataError.
     """
-    settings, limit = run.recipe.eval, run.recipe.model.max_new_tokens
+    settings = run.recipe.eval
     sampled = settings.k / (settings.k + settings.greedy)  # share of a problem's answers that are samples
     problems: list[Problem] = []
     greedy: list[Problem] = []
@@ -40,14 +40,14 @@ def evaluate(
                 return None
             block = run.eval_prompts[begin : begin + BLOCK]
             tick = ticking("evaluating", begin, len(block), len(run.eval_prompts))
-            sampling = SamplingParams(settings.temperature, limit, tick=share_of(tick, 0.0, sampled))
+            sampling = sampling_of(run.recipe, settings.temperature, tick=share_of(tick, 0.0, sampled))
             problems += scored(block, sampler.generate(block, settings.k, sampling), tools)
             if settings.greedy:
-                sampling = SamplingParams(0.0, limit, tick=share_of(tick, sampled, 1 - sampled))
+                sampling = sampling_of(run.recipe, 0.0, tick=share_of(tick, sampled, 1 - sampled))
                 greedy += scored(block, sampler.generate(block, 1, sampling), tools)
     if not problems:
         return None
     progress.told("evaluating", len(run.eval_prompts), len(run.eval_prompts))
     if keep is not None:
         write_samples(keep, problems)
-    return evaluation_of(step, problems, greedy, run.recipe)
+    return evaluation_of(step, problems, greedy, run.recipe, run.reward.first_fault)

@@ -117,10 +117,15 @@ def prepare_values(run: Run, folder: RunFolder, stop: StopRequest, state: State)
         what = "the reference solves no prompt"
         fix = "set algorithm.value_cache.drop_unsolved=false"
         if not any(store.rewards.values()):
-            what = "every reward of the pre-pass is missing"
-            fix = "look into logs/ for the reward's fault"
+            what = f"every reward of the pre-pass is missing{_first(run)}"
+            fix = "mend the reward; logs/ have the whole traceback"
         raise DataError(what, where=recipe.where("algorithm.value_cache"), fix=fix)
     return True
+
+
+def _first(run: Run) -> str:
+    fault = run.reward.first_fault
+    return f": {fault}" if fault else ""
 
 
 def _baseline(run: Run, folder: RunFolder, stop: StopRequest, state: State) -> bool:
@@ -151,7 +156,8 @@ def _recorded(
 ) -> State:
     """The state after a step that is written down. Too many refused in a row end the run, its state saved."""
     decode = partial(run.policy.tokenizer.decode, skip_special_tokens=True)
-    folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode))
+    read = partial(run.policy.tokenizer.decode, skip_special_tokens=False)
+    folder.record(record, samples(groups, run.recipe.log.completions_per_step, decode, read))
     state = dataclasses.replace(state, step=record.step, refused=refused, score=None, **_position(run))
     if refused < MAX_REFUSED:
         return state

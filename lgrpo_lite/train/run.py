@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.data.curriculum import DifficultyPool
-from lgrpo_lite.data.prompts import Counts, tokens
+from lgrpo_lite.data.prompts import Counts
 from lgrpo_lite.data.stream import PromptStream
-from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams
+from lgrpo_lite.data.template import bare, tokens
+from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams, sampling_of
 from lgrpo_lite.engines.probe import SyncProof
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
@@ -52,7 +53,7 @@ class Run:
     @property
     def sampling(self) -> SamplingParams:
         """Settings of the training rollouts."""
-        return SamplingParams(self.recipe.rollout.temperature, self.recipe.model.max_new_tokens)
+        return sampling_of(self.recipe, self.recipe.rollout.temperature)
 
     def tools(self, sampler: Sampler, clock: Callable[[str], AbstractContextManager] = no_clock) -> Tools:
         """What the rollout bricks may ask for, inside `engine.serving`."""
@@ -65,6 +66,7 @@ class Run:
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             clock=clock,
             version=self.policy.version,
+            encode_bare=lambda question: tokens(question, bare(data), tokenizer),
         )
 
     def split(self, batch: TrainBatch) -> list[tuple[Tensor, TrainBatch]]:

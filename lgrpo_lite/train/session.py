@@ -22,7 +22,7 @@ from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError
 from lgrpo_lite.folder.code import demand_unchanged, store, stored
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
-from lgrpo_lite.folder.opening import RESOLVED, open_run, refuse_changed_code
+from lgrpo_lite.folder.opening import RESOLVED, dated, open_run, refuse_changed_code
 from lgrpo_lite.folder.report import write_report
 from lgrpo_lite.machine.disk import disk_fault
 from lgrpo_lite.machine.facts import cuda_devices, environment
@@ -88,6 +88,7 @@ def train(
     expected = _planned(recipe, caller.say)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
     folder, resumed = open_run(recipe, Path(runs), name, resume)
+    recipe = dated(recipe, folder.path, resumed=resumed)
     if expected:
         folder.event("plan", lines=expected)
     try:

@@ -1,0 +1,45 @@
+"""Prompts as the model reads them: template applied, special tokens visible, tokens counted."""
+
+from itertools import islice
+from typing import Any
+
+from lgrpo_lite.errors import ConfigError
+
+
+def show_prompts(recipe: Any, count: int) -> None:
+    """The first prompts of data.train. Loads the model's tokenizer and nothing else of it."""
+    from lgrpo_lite.checks.check import wants_of
+    from lgrpo_lite.cli.terminal.output import say
+    from lgrpo_lite.data.prompts import prompt_of, read
+    from lgrpo_lite.data.sound import check_model, ends
+    from lgrpo_lite.policy.load import generation_ends, load_tokenizer
+
+    if count < 1:
+        raise ConfigError(f"--show {count} shows nothing", where="command line", fix="give 1 or more")
+    tokenizer = load_tokenizer(recipe.model, recipe.where("model.id"))
+    check_model(recipe.data, tokenizer, recipe.where)
+    wants = wants_of(recipe, imports=False)
+    shown = 0
+    for i, source in enumerate(recipe.data.train):
+        rows = read(source, recipe.where(f"data.train.{i}"), wants)
+        for row in islice(rows, count - shown):
+            shown += 1
+            prompt = prompt_of(row, recipe.data, tokenizer)
+            for line in _told(f"prompt {shown}  {row.place}", prompt, recipe, tokenizer):
+                say(line)
+    settings = generation_ends(recipe.model, recipe.where("model.id"))
+    own = tokenizer.eos_token_id
+    for line in ends(recipe.data, tokenizer, settings | {own} - {None}, own, settings):
+        say(f"note       {line}")
+
+
+def _told(head: str, prompt, recipe, tokenizer) -> list[str]:
+    """A prompt as lines: how many tokens of which kinds, then all of it."""
+    ids = prompt.token_ids
+    special = sum(i in tokenizer.all_special_ids for i in ids)
+    most = recipe.model.max_prompt_tokens
+    long = f", more than model.max_prompt_tokens={most}: left out" if len(ids) > most else ""
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    lines = [f"{head}: {len(ids)} tokens, {special} of them special{long}"]
+    lines += [f"  | {line}" for line in text.split("\n")]
+    return [*lines, f"  [the answer begins here; gold {prompt.reference!r}]"]
