@@ -114,7 +114,8 @@ def _make(header: Header, folder: Path, model_id: str, where: str) -> None:
     try:
         model = dequantised(header, config, where)
         model.generation_config = _generation(header, tokenizer)
-        model.save_pretrained(partial)
+        with bars_told():
+            model.save_pretrained(partial)
         del model
         tokenizer.save_pretrained(partial)
         record = {
