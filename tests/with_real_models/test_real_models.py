@@ -61,7 +61,7 @@ def test_gemma_reads_words_with_its_bos_and_without_letters(gemma):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert tokenizer("The capital of Italy")["input_ids"] == [2, 818, 5279, 529, 11702]
-    ids = tokenizer("The capital of Italy is", return_tensors="pt")["input_ids"]
+    ids = tokenizer("The capital of Italy is the city of", return_tensors="pt")["input_ids"]
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
     assert tokenizer.decode(out[0, ids.shape[1] :]).startswith(" Rome")
     assert nats_a_character(model, tokenizer) > -0.6
