@@ -198,7 +198,8 @@ def test_refused_with_a_reason(overrides, where, words):
     ],
 )
 def test_warned_about(overrides, words):
-    told = warnings(check(parse_recipe(GOOD, "r", overrides)))
+    held_out = "data.eval={task: arithmetic, split: heldout, limit: 4}"
+    told = warnings(check(parse_recipe(GOOD, "r", [held_out, *overrides])))
     assert (words is None and not told) or any(words in line for line in told)
 
 

@@ -367,6 +367,35 @@ def test_tokens_that_the_model_cannot_have_sampled_are_refused(policy, prompts, 
 
 
 @pytest.mark.parametrize(
+    ("tokens", "reply", "count", "reason"),
+    [
+        ([3, 4, 5, 6], {}, 2, "stop"),  # more than up to the stop string: cut as every engine does
+        ([3, 4], {"stop_reason": "STOP", "finish_reason": "stop"}, 2, "stop"),
+        ([3, 5], {"stop_reason": "STOP", "finish_reason": "stop"}, 2, "stop"),  # decoded otherwise there
+        ([5] * 16, {}, 16, "length"),
+    ],
+)
+def test_a_server_is_asked_for_stop_strings_and_cut_like_any_engine(
+    policy, prompts, tokens, reply, count, reason
+):
+    first, asked = iter((1.0, 0.5)), []  # the two requests at opening
+    stop = policy.tokenizer.decode([3, 4])
+
+    def complete(body):
+        asked.append(body)
+        told = {key: stop if value == "STOP" else value for key, value in reply.items()}
+        return 200, {"choices": pair(t) if (t := next(first, None)) else [sampled(tokens)[0] | told]}
+
+    with listening(StandIn(completions=complete)) as url:
+        engine = open_engine(server_recipe(url))
+        with engine.serving(policy) as sampler:
+            [[answer]] = sampler.generate(prompts[:1], 1, SamplingParams(1.0, 16, stop=(stop,)))
+    assert asked[-1]["stop"] == [stop] and asked[-1]["include_stop_str_in_output"] is True
+    assert (answer.token_ids, answer.finish_reason) == (tuple(tokens[:count]), reason)
+    assert answer.logprobs == (-0.5,) * count
+
+
+@pytest.mark.parametrize(
     "cards",
     [
         [{"id": 7}],

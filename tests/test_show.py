@@ -48,6 +48,22 @@ def test_a_real_run(trained, capfd):
     assert max(cell_len(line) for line in out.splitlines()[1:]) <= 120
 
 
+def test_the_prompt_as_the_model_read_it(trained, capfd):
+    from lgrpo_lite.policy.load import load_tokenizer
+    from lgrpo_lite.recipe.schema import Model
+
+    assert lgrpo("show", trained, "--step", "1", "--json") == 0
+    rows = json.loads(capfd.readouterr().out)["result"]["completions"]
+    tokenizer = load_tokenizer(Model(id="builtin:tiny-math"))
+    for row in rows:
+        assert row["read"] == row["prompt"] + "\n"  # the template `plain`
+        assert row["read_tokens"] == len(tokenizer(row["read"], add_special_tokens=False)["input_ids"])
+    assert lgrpo("show", trained, "--step", "1", "--prompt-text") == 0
+    out = capfd.readouterr().out
+    for row in rows:
+        assert f"[{row['read_tokens']} tokens; the answer begins here]" in out
+
+
 def test_as_json(trained, capfd):
     assert lgrpo("show", trained, "--step", "1", "--json") == 0
     reply = json.loads(capfd.readouterr().out)

@@ -82,6 +82,8 @@ def _evaluation(recipe: Recipe) -> Iterator[Fault]:
         if source.weight != 1:
             what = "an evaluation asks every question as often as any other"
             yield what, f"data.eval.{i}.weight", "remove it; weight is for data.train"
+    if "" in (recipe.rollout.stop or ()):
+        yield "an empty text would end every answer at once", "rollout.stop", "leave it out"
     if not recipe.rollout.stop_shown and not recipe.rollout.stop:
         yield "there is no stop text to leave out", "rollout.stop_shown", "remove it, or give rollout.stop"
 

@@ -75,6 +75,10 @@ def type_name(annotation) -> str:
     origin = str(getattr(annotation, "__origin__", ""))
     if "Literal" in origin:
         return "|".join(map(str, args))
+    if "dict" in origin:
+        return "mapping"
+    if getattr(annotation, "__name__", "") == "NaiveDatetime":
+        return "time"
     if not args:
         return getattr(annotation, "__name__", str(annotation))
     if "list" in origin or "tuple" in origin:

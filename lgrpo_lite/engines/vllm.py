@@ -111,7 +111,7 @@ class VllmEngine:
             "dtype": str(serving_dtype(model.weights)).rpartition(".")[2],
             # not the model's own top-p
             "seed": self.recipe.seed,
-            "skip_tokenizer_init": True,
+            "skip_tokenizer_init": not self.recipe.rollout.stop,  # stop strings alone are told from text
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
             "max_logprobs": 1,

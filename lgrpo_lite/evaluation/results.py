@@ -134,7 +134,7 @@ def about(
         "problems_hash": problems_hash((p.text, p.reference) for p in asked.prompts),
         "left_out": asked.left_out,
         "checker": [reward.changed() for reward in recipe.rewards],
-        "prompt": {"template": recipe.data.template, "system": recipe.data.system},
+        "prompt": _asked(recipe),
         "subject": subject,
         "model": recipe.model.model_dump(mode="json"),
         "rollout": rollout,
@@ -143,6 +143,20 @@ def about(
         "seed": seed,
         "block": block,
     }
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """How a question is put, and what ends its answer; what is not set is left out, but for the first two."""
+    data, rollout = recipe.data, recipe.rollout
+    more = {
+        "few_shot": [shot.model_dump() for shot in data.few_shot or ()],
+        "prefill": data.prefill,
+        "chat_template_kwargs": data.chat_template_kwargs,
+        "stop": rollout.stop,
+        "stop_shown": None if rollout.stop_shown else False,
+    }
+    given = {key: value for key, value in more.items() if value or value is False}
+    return {"template": data.template, "system": data.system} | given
 
 
 def problems_hash(pairs) -> str:

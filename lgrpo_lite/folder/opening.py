@@ -142,7 +142,7 @@ def _comparable(settings: Any) -> Any:
     """With the defaults of keys that an earlier version had not, and without the keys of rewards that it
     wrote for every reward.
     """
-    with suppress(ValidationError, TypeError):
+    with suppress(ValidationError, TypeError, RecursionError):
         settings = Recipe.model_validate(settings).model_dump(mode="json", by_alias=True)
     if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), list):
         return settings

@@ -5,7 +5,7 @@ name stands for is a row of `objective.named.NAMED`, laid under the keys of `alg
 No torch here.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr
@@ -119,8 +119,8 @@ class Rollout(Section):
     temperature: Temperature = Field(
         default=1.0, gt=0, description="used for sampling and for every log-prob of the update"
     )
-    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
-        default=None, max_length=16, description="texts that end an answer; their tokens belong to it"
+    stop: list[str] | None = Field(
+        default=None, description="texts that end an answer; their tokens belong to it"
     )
     stop_shown: bool = Field(
         default=True, description="the rewards read the text that ended it too; false: the answer before it"

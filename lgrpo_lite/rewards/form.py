@@ -44,6 +44,8 @@ def is_option(name: str, parameter: inspect.Parameter, form: Form) -> bool:
     """Whether a recipe may set it beside `use`."""
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return False
+    if form.together and name in TRAINER:
+        return False
     private = name.startswith("_") and has_default(parameter)  # a memo, say
     return not private and name not in (*ROLLOUT, LIMIT, *TOGETHER, *form.columns)
 
@@ -62,7 +64,9 @@ def reserved_by(function: Callable, form: Form) -> tuple[str, ...]:
 
 
 def refuse_trainers(function: Callable, use: str, where: str) -> None:
-    """An argument that only TRL's trainer could give: ConfigError."""
+    """An argument of TRL's form that only TRL's trainer could give: ConfigError."""
+    if TOGETHER[0] not in inspect.signature(function).parameters:
+        return
     for name, parameter in _named(function):
         if name in TRAINER and not has_default(parameter):
             what = f"reward {use!r} asks for {name}, which is a part of TRL's trainer"

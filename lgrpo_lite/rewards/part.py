@@ -152,11 +152,11 @@ def log_faults(notes: Sequence[tuple[str, str]]) -> None:
 def _part(i: int, rewards: Sequence[Reward], where: Callable[[str], str], max_new_tokens: int | None) -> Part:
     reward, key = rewards[i], f"rewards.{i}"
     function = found(reward.use, REWARDS, where(f"{key}.use"), "reward")
+    refuse_trainers(function, reward.use, where(f"{key}.use"))
     options = options_of(function, reward, key, where)
     if "limit" in options and options["limit"] is None:
         options["limit"] = max_new_tokens
     _check(options, reward, key, where)
-    refuse_trainers(function, reward.use, where(f"{key}.use"))
     form = form_of(function, reward.options)
     completions = options.pop("completions", None) if form.together else None
     timed = LIMIT in inspect.signature(function).parameters

@@ -109,6 +109,30 @@ def test_counts_order_versions_and_ends(run):
     assert sum(same) >= len(same) - 2  # 16-bit ties may fall otherwise in another batch
 
 
+def test_a_stop_string_ends_an_answer_with_its_tokens_and_log_probs(run):
+    """As `engines.answers` reads them, whatever vLLM's own decoding says and however late it stops."""
+    stop, decode = ("=", "##"), run.policy.tokenizer.decode
+    with run.engine.serving(run.policy) as sampler:
+        answers = sampler.generate(run.eval_prompts, 4, SamplingParams(1.0, 24, stop=stop))
+        greedy = sampler.generate(run.eval_prompts, 1, SamplingParams(0.0, 24, stop=stop))
+        whole = sampler.generate(run.eval_prompts, 1, SamplingParams(0.0, 24))
+    cut = [c for row in (*answers, *greedy) for c in row if c.token_ids[-1] not in run.policy.eos_ids]
+    cut = [c for c in cut if len(c.token_ids) < 24]
+    assert cut and all(c.finish_reason == "stop" for c in cut)
+    for c in cut:
+        assert len(c.logprobs) == len(c.token_ids)
+        assert any(text in decode(c.token_ids) for text in stop)
+        assert not any(text in decode(c.token_ids[:-1]) for text in stop)
+    pairs = [(p, c) for p, row in zip(run.eval_prompts, answers, strict=True) for c in row]
+    apart = (scored(run, pairs) - for_scoring(pairs).sampler_logp).abs()
+    mean, largest = KINDS[run.kind][3:]
+    assert apart.mean() < mean and apart.max() < largest
+    same = [
+        a[0].token_ids == b[0].token_ids[: len(a[0].token_ids)] for a, b in zip(greedy, whole, strict=True)
+    ]
+    assert sum(same) >= len(same) - 2  # 16-bit ties
+
+
 def test_answers_go_on_from_a_prefix_and_count_it(run):
     prompts = run.eval_prompts[:3]
     prefixes = [(50, 51), (), tuple(range(48, 58))]

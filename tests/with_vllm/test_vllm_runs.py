@@ -191,6 +191,30 @@ def test_a_resumed_run_draws_the_same_samples_where_vllm_seeds_requests_from_num
             assert sampled("lost", 3, resume=True)[2] != expected[2]
 
 
+@pytest.mark.xdist_group("runs as on a CPU")
+def test_vllm_stops_by_itself_where_the_answer_is_cut():
+    """Without a tokenizer it would know of no text, and go on to the end of each answer."""
+    stop = ("=", "##")
+    own = ["rollout.engine=vllm", "model.weights=fp32", "rollout.vllm.kv_cache_gb=0.1", "data.eval.limit=8"]
+    run = build(tiny_recipe(*own, "rollout.stop=['=','##']", "safety.sync_proof_every=0"))
+    outputs = []
+    generate = run.engine.llm.generate
+
+    def heard(*args, **more):
+        outputs.extend(generate(*args, **more))
+        return outputs[-len(args[0]) :]
+
+    with patch.object(run.engine.llm, "generate", heard), run.engine.serving(run.policy) as sampler:
+        answers = sampler.generate(run.eval_prompts, 2, run.sampling)
+    run.engine.close()
+    raw = [one for output in outputs for one in output.outputs]
+    stopped = 0
+    for one, answer in zip(raw, [c for row in answers for c in row], strict=True):
+        stopped += one.stop_reason in stop
+        assert tuple(one.token_ids) == answer.token_ids and answer.finish_reason == "stop"
+    assert stopped
+
+
 def drawn(path: Path) -> list[str]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line)["completion"] for line in file]
