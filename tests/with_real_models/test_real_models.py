@@ -133,6 +133,7 @@ def test_the_exports_answer_alike_in_plain_transformers_and_peft(run, smollm):
     assert tokenizer.chat_template == source.chat_template
     embedding = merged.get_input_embeddings().weight
     assert torch.equal(embedding, kept["model.embed_tokens.weight"])
+    assert record_of(folder / "export" / "merged") is None  # it is another model than the file's
 
 
 def test_a_run_is_evaluated_and_its_base_too(run, capsys):
