@@ -129,8 +129,9 @@ def test_the_exports_answer_alike_in_plain_transformers_and_peft(run, smollm):
     if weights == "fp32":  # of nf4 the base is another one here
         assert answers(merged, tokenizer) == answers(adapted, tokenizer)
     assert tokenizer.eos_token == "<|im_end|>" and merged.generation_config.eos_token_id == 2
+    asked = tokenizer.decode(prompt(tokenizer, ASKED[0])[0])
     source = AutoTokenizer.from_pretrained(locate(smollm))
-    assert tokenizer.chat_template == source.chat_template
+    assert asked == source.decode(prompt(source, ASKED[0])[0]) + "The answer is "  # as the policy was trained
     embedding = merged.get_input_embeddings().weight
     assert torch.equal(embedding, kept["model.embed_tokens.weight"])
     assert record_of(folder / "export" / "merged") is None  # it is another model than the file's
