@@ -139,7 +139,12 @@ def write(
 
 
 def _set(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    adders = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
     if isinstance(value, list):
         writer.add_array(key, value)
     elif value is not None:

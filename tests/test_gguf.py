@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -124,7 +125,10 @@ TOKENIZERS = {
     "another kind": ({"tokenizer__ggml__model": "t5"}, "of the kind 't5'"),
     "no tokens": ({"tokenizer__ggml__tokens": None}, "tokenizer.ggml.tokens is not there"),
     "no types": ({"tokenizer__ggml__token_type": None}, "tokenizer.ggml.token_type is not there"),
-    "types of another length": ({"tokenizer__ggml__token_type": [1, 1]}, "token_type is not there or of another"),
+    "types of another length": (
+        {"tokenizer__ggml__token_type": [1, 1]},
+        "token_type is not there or of another",
+    ),
     "merges of other tokens": ({"tokenizer__ggml__merges": ["zz yy"]}, "merges do not fit"),
     "no end": ({"tokenizer__ggml__eos_token_id": None}, "no token that ends an answer"),
     "an end beyond the vocabulary": ({"tokenizer__ggml__eos_token_id": 99999}, "has the number 99999"),
@@ -144,7 +148,7 @@ TOKENIZERS = {
 def test_a_tokenizer_that_cannot_be_trusted_is_refused_with(name, tmp_path, settings):
     more, words = TOKENIZERS[name]
     header = read_header(changed(tmp_path, settings, **more))
-    with pytest.raises(ConfigError, match="the tokenizer in .* cannot be trusted") as error:
+    with pytest.raises(ConfigError, match=r"the tokenizer in .* cannot be trusted") as error:
         tokenizer_of(header)
     assert words in error.value.what and len(error.value.lines()) == 3
 
@@ -162,7 +166,9 @@ def test_another_end_is_named_with_the_command_that_mends_the_file(tmp_path, set
     path = changed(tmp_path, settings, tokenizer__ggml__eos_token_id=0)
     with pytest.raises(ConfigError) as error:
         tokenizer_of(read_header(path))
-    assert error.value.fix == f"run `gguf-set-metadata {path} tokenizer.ggml.eos_token_id 2` of the package gguf"
+    assert (
+        error.value.fix == f"run `gguf-set-metadata {path} tokenizer.ggml.eos_token_id 2` of the package gguf"
+    )
     mended = changed(tmp_path, settings, tokenizer__ggml__eos_token_id=0, tokenizer__ggml__eot_token_id=2)
     assert tokenizer_of(read_header(mended)).eos_token == "<|endoftext|>"
 
@@ -197,7 +203,9 @@ def test_a_model_that_would_come_over_wrong_is_refused(name, tmp_path, settings)
 
 
 def test_a_family_that_was_never_held_to_known_weights_is_refused(tmp_path, settings):
-    path = write(tmp_path / "old.gguf", tiny("llama", 400), "llama", settings | {"general.architecture": None})
+    path = write(
+        tmp_path / "old.gguf", tiny("llama", 400), "llama", settings | {"general.architecture": None}
+    )
     path.write_bytes(path.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0bloom"))
     with pytest.raises(ConfigError, match="of the architecture 'bloom' is not read"):
         check_gguf(str(path), "here")
@@ -238,10 +246,8 @@ def test_bytes_that_are_other_bytes_end_in_an_error_of_ours_or_in_a_header(whole
         for at in rng.integers(0, 6000, size=3):
             broken[at] = rng.integers(256)
         path.write_bytes(broken)
-        try:
+        with suppress(LgrpoError):
             check_gguf(str(path), "here")
-        except LgrpoError:
-            pass
 
 
 def test_lists_inside_lists_without_end_are_refused(tmp_path):
@@ -323,5 +329,5 @@ def test_a_file_of_the_hub_is_found_in_its_cache(whole, tmp_path, cache, monkeyp
     assert on_hub("me/tiny/sub/tiny.gguf") == ("me/tiny", "sub/tiny.gguf")
     record = record_of(folder_of("me/tiny/sub/tiny.gguf", None, "here"))
     assert record is not None and record["file"] == "me/tiny/sub/tiny.gguf"
-    with pytest.raises(ConfigError, match="cannot load me/tiny/other.gguf"):
+    with pytest.raises(ConfigError, match=r"cannot load me/tiny/other\.gguf"):
         folder_of("me/tiny/other.gguf", None, "here")

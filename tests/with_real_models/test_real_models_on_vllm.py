@@ -20,7 +20,9 @@ def test_three_steps_on_one_copy_of_the_weights(case, smollm, tmp_path):
     more = [f"algorithm.use={algorithm}", f"model.weights={weights}", "rollout.engine=vllm"]
     more += ["rollout.vllm.kv_cache_gb=0.2", "export.formats=[merged]"]
     assert lgrpo("train", *sums(smollm, *more), "--runs", tmp_path, "--name", "three", "--ui", "none") == 0
-    events = [json.loads(line) for line in (tmp_path / "three" / "events.jsonl").read_text("utf-8").splitlines()]
+    events = [
+        json.loads(line) for line in (tmp_path / "three" / "events.jsonl").read_text("utf-8").splitlines()
+    ]
     proofs = [row for row in events if row["kind"] == "proof"]
     assert len(proofs) >= 2 and all(check["passed"] for row in proofs for check in row["checks"])
     assert not [row for row in events if "second copy" in str(row.get("message"))]
