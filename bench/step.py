@@ -95,7 +95,7 @@ def ours(
     """`train.step`'s update on given answers."""
     policy = Policy(model, None, temperature=1.0, dtype=dtype or torch.float32)
     policy.varlen = measure.device().type == "cuda" and dtype is not None and attention.has_varlen()
-    assert attention.install(policy.base, 1) is None
+    assert attention.install(policy.base) is None
     policy.model.train()
     objective = Objective(
         Algorithm(use="dapo", reduce="token_mean", rollout_correction=None), max_new_tokens=512

@@ -367,8 +367,7 @@ def fake_policy(card: Card, recipe, *, layout: str | None = None):
                 )
     policy = Policy(net, None, temperature=1.0, dtype=dtype)
     policy.offload = recipe.memory.offload_activations
-    longest = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
-    reason = attention.install(policy.base, longest)
+    reason = attention.install(policy.base)
     assert reason is None, reason
     policy.varlen = True
     policy.layouts = ("rows", "packed", "shared") if layout is None else (layout,)

@@ -280,7 +280,7 @@ def test_state_that_an_algorithm_owns_comes_back_and_is_never_exported(name, tmp
     assert all(map(torch.equal, whole.policy.trainable(), parts.policy.trainable()))
     head = whole.optimizer.head.state_dict() if whole.optimizer.head else None
     assert head is None or head["state"][0]["step"] == parts.optimizer.head.state_dict()["state"][0]["step"]
-    exported = export_adapter(whole.policy, tmp_path / "export")
+    exported = export_adapter(whole.policy, whole.recipe, tmp_path / "export", whole.eval_prompts)
     saved = load_file(exported / "adapter_model.safetensors")
     assert all("lora_" in key for key in saved)
     assert {p.name for p in exported.iterdir()} <= EXPORTED

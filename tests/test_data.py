@@ -6,7 +6,7 @@ import json
 import pytest
 from support import tiny_recipe
 
-from lgrpo_lite.data.arithmetic import STYLES, problems, split_of
+from lgrpo_lite.data.arithmetic import STYLES, problems, split_of, sums
 from lgrpo_lite.data.prompts import Counts, Wants, load, read, same, shared, survey, tokens
 from lgrpo_lite.data.stream import PromptStream
 from lgrpo_lite.errors import DataError
@@ -314,6 +314,16 @@ def test_stream_draws_all_before_any_again_and_resumes():
     again.drawn = 7
     assert [p.id for p in again.draw(10)] == rest
     assert [p.id for p in PromptStream(prompts, seed=4).draw(7)] != first
+
+
+def test_sums_are_all_there_once_and_no_pair_is_in_both_splits_in_either_order():
+    train, held_out = [list(sums(0, split)) for split in ("train", "heldout")]
+    assert len(train) + len(held_out) == len({p.question for p in [*train, *held_out]}) == 29 * 29
+    pairs = [{frozenset(p.question[8:-1].split(" + ")) for p in part} for part in (train, held_out)]
+    assert not pairs[0] & pairs[1] and len(held_out) == 71
+    for p in [*train, *held_out]:
+        assert sum(map(int, p.question[8:-1].split(" + "))) == int(p.answer) == p.values[-1]
+    assert held_out[0].solution("steps") == "29+2=31\n#### 31"
 
 
 def test_arithmetic_splits_never_meet():

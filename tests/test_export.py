@@ -86,7 +86,7 @@ def test_the_original_base_of_a_4_bit_policy_is_a_choice_and_reported(tmp_path):
     assert json.loads((out / "merge_report.json").read_text())["base"] == "original"
     plain = load_file(locate("builtin:tiny-math") + "/model.safetensors")
     merged = load_file(out / "model.safetensors")
-    assert torch.equal(merged["model.norm.weight"], plain["model.norm.weight"].float())
+    assert torch.equal(merged["model.norm.weight"], plain["model.norm.weight"])
 
 
 def test_a_failed_check_leaves_nothing(tmp_path):
@@ -119,7 +119,7 @@ def test_a_policy_with_nan_is_not_exported(tmp_path):
 @pytest.mark.parametrize("kind", ["fp32", "nf4"])
 def test_the_adapter_loads_in_plain_peft(tmp_path, kind):
     run = trained(kind)
-    out = export_adapter(run.policy, tmp_path / "adapter")
+    out = export_adapter(run.policy, run.recipe, tmp_path / "adapter", run.eval_prompts)
     base = load_base(run.recipe.model, torch.device("cpu"))
     model = PeftModel.from_pretrained(base, out).eval()
     ids = torch.tensor([run.eval_prompts[0].token_ids])
@@ -131,8 +131,9 @@ def test_the_adapter_loads_in_plain_peft(tmp_path, kind):
 
 
 def test_all_parameters_have_no_adapter(tmp_path):
+    run = trained("full fp32")
     with pytest.raises(ConfigError, match="there is no adapter"):
-        export_adapter(trained("full fp32").policy, tmp_path / "adapter")
+        export_adapter(run.policy, run.recipe, tmp_path / "adapter", run.eval_prompts)
 
 
 def test_a_foreign_folder_is_never_replaced(tmp_path):
@@ -303,7 +304,10 @@ def test_a_run_lets_go_of_engine_and_optimiser_and_the_policy_stays(tmp_path):
     for parameter in run.policy.trainable():
         parameter.grad = torch.ones_like(parameter)
     assert any(True for _ in run.optimizer.state_tensors())
-    before = export_adapter(run.policy, tmp_path / "before") / "adapter_model.safetensors"
+    before = (
+        export_adapter(run.policy, run.recipe, tmp_path / "before", run.eval_prompts)
+        / "adapter_model.safetensors"
+    )
     with patch.object(
         TransformersEngine, "close", side_effect=ValueError("cannot close")
     ) as closed:  # a fault of a library
@@ -311,7 +315,10 @@ def test_a_run_lets_go_of_engine_and_optimiser_and_the_policy_stays(tmp_path):
     closed.assert_called_once()
     assert not any(True for _ in run.optimizer.state_tensors())
     assert all(parameter.grad is None for parameter in run.policy.trainable())
-    after = export_adapter(run.policy, tmp_path / "after") / "adapter_model.safetensors"
+    after = (
+        export_adapter(run.policy, run.recipe, tmp_path / "after", run.eval_prompts)
+        / "adapter_model.safetensors"
+    )
     assert after.read_bytes() == before.read_bytes()
     assert export_merged(run.policy, run.recipe, tmp_path / "merged", run.eval_prompts)[1].passed
 

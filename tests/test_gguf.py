@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ TOKENIZERS = {
 def test_a_tokenizer_that_cannot_be_trusted_is_refused_with(name, tmp_path, settings):
     more, words = TOKENIZERS[name]
     header = read_header(changed(tmp_path, settings, **more))
-    with pytest.raises(ConfigError, match="the tokenizer in .* cannot be trusted") as error:
+    with pytest.raises(ConfigError, match=r"the tokenizer in .* cannot be trusted") as error:
         tokenizer_of(header)
     assert words in error.value.what and len(error.value.lines()) == 3
 
@@ -245,10 +246,8 @@ def test_bytes_that_are_other_bytes_end_in_an_error_of_ours_or_in_a_header(whole
         for at in rng.integers(0, 6000, size=3):
             broken[at] = rng.integers(256)
         path.write_bytes(broken)
-        try:
+        with suppress(LgrpoError):
             check_gguf(str(path), "here")
-        except LgrpoError:
-            pass
 
 
 def test_lists_inside_lists_without_end_are_refused(tmp_path):
@@ -330,5 +329,5 @@ def test_a_file_of_the_hub_is_found_in_its_cache(whole, tmp_path, cache, monkeyp
     assert on_hub("me/tiny/sub/tiny.gguf") == ("me/tiny", "sub/tiny.gguf")
     record = record_of(folder_of("me/tiny/sub/tiny.gguf", None, "here"))
     assert record is not None and record["file"] == "me/tiny/sub/tiny.gguf"
-    with pytest.raises(ConfigError, match="cannot load me/tiny/other.gguf"):
+    with pytest.raises(ConfigError, match=r"cannot load me/tiny/other\.gguf"):
         folder_of("me/tiny/other.gguf", None, "here")

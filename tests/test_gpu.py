@@ -51,7 +51,7 @@ def test_almost_sure_tokens(dtype, bound):
 def test_layouts_agree_in_bfloat16(varlen):
     policy = made(Qwen2Config, Qwen2ForCausalLM, torch.bfloat16, head_dim=32)
     policy.model.cuda()
-    usable, refused = usable_layouts(policy, 256)
+    usable, refused = usable_layouts(policy)
     assert usable == ("rows", "packed", "shared"), refused
     assert policy.varlen == attention.has_varlen()
     policy.varlen = varlen and policy.varlen

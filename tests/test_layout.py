@@ -60,7 +60,7 @@ def made(config_class, model_class, dtype=torch.float64, *, targets="all-linear"
 @cache
 def policy(dtype) -> Policy:
     p = made(Qwen2Config, Qwen2ForCausalLM, dtype)
-    assert attention.install(p.base, 256) is None
+    assert attention.install(p.base) is None
     return p
 
 
@@ -185,7 +185,8 @@ def test_auto_takes_the_fewest_tokens():
         (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 3.0}, ("rows", "packed", "shared")),
         (CohereConfig, CohereForCausalLM, {"logit_scale": 0.25}, ("rows", "packed", "shared")),
         (MistralConfig, MistralForCausalLM, {"sliding_window": 512}, ("rows", "packed", "shared")),
-        (MistralConfig, MistralForCausalLM, {"sliding_window": 100}, ("rows",)),
+        (MistralConfig, MistralForCausalLM, {"sliding_window": 100}, ("rows", "packed", "shared")),
+        (MistralConfig, MistralForCausalLM, {"sliding_window": 15}, ("rows",)),
         (LlamaConfig, LlamaForCausalLM, {"attention_dropout": 0.1}, ("rows",)),
         (Gemma2Config, Gemma2ForCausalLM, {"final_logit_softcapping": 4.0, "sliding_window": 512}, ("rows",)),
     ],
@@ -194,7 +195,7 @@ def test_what_other_models_allow(config, model, more, layouts):
     p = made(config, model, **more)
     p.model.eval()
     check_head(p, "model.id")
-    usable, refused = usable_layouts(p, 256)
+    usable, refused = usable_layouts(p)
     assert usable == layouts
     assert set(refused) == set(LAYOUT) - set(layouts)
     batch = probe(64)
@@ -243,9 +244,9 @@ def test_a_broken_model_is_noticed():
 def test_attention_that_leaks_is_noticed(monkeypatch):
     p = made(Qwen2Config, Qwen2ForCausalLM)
     monkeypatch.setattr(attention, "plan", lambda segments, real=attention.plan: real([_merged(segments)]))
-    usable, refused = usable_layouts(p, 256)
+    usable, refused = usable_layouts(p)
     assert usable == ("rows",)
-    assert "log-probs differ" in refused["packed"]
+    assert refused["packed"].startswith("an answer's log-probs depend on ")
 
 
 def _merged(segments):
@@ -294,14 +295,15 @@ class Halves(Fails):
         (lambda out: out, None),
         (Fails.apply, "no kernel image for this card"),
         (Halves.apply, "its gradients differ from those of `rows` by 0."),
-        (lambda out: out.flip(0), "its log-probs differ from those of `rows` by "),
+        (lambda out: out.flip(0), "an answer's log-probs depend on "),
+        (lambda out: out * 1.1, "its log-probs differ from those of `rows` by "),
     ],
 )
 def test_variable_length_attention_is_tried_forwards_and_backwards(monkeypatch, turn, reason):
     p = made(Qwen2Config, Qwen2ForCausalLM)
-    monkeypatch.setattr("lgrpo_lite.policy.prove._may_varlen", lambda policy: True)
+    monkeypatch.setattr("lgrpo_lite.policy.layouts._may_varlen", lambda policy: True)
     monkeypatch.setattr(attention, "_varlen", lambda *given: turn(by_hand(*given)))
-    usable, refused = usable_layouts(p, 256)
+    usable, refused = usable_layouts(p)
     assert usable == ("rows", "packed", "shared")  # buckets do what it cannot
     assert p.varlen == (reason is None)
     assert [*refused] == ([] if reason is None else ["variable-length attention"])
@@ -326,7 +328,7 @@ def test_keys_are_repeated_only_for_a_torch_that_takes_no_groups(monkeypatch, gr
     # as it is, not as it was
     monkeypatch.setattr(attention, "_varlen_options", attention._varlen_options.__wrapped__)
     p = made(Qwen2Config, Qwen2ForCausalLM)
-    assert attention.install(p.base, 256) is None and attention.has_varlen()
+    assert attention.install(p.base) is None and attention.has_varlen()
     p.varlen = True
     for layout in ("packed", "shared"):
         (_, micro), *_ = split(probe(64), 10**9, (layout,))

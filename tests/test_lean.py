@@ -52,7 +52,7 @@ def loaded(weights: str, own: bool, *overrides: str) -> Policy:
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
             parameter.data.copy_(torch.randn(parameter.shape, generator=drawn) * 0.05)
-    assert attention.install(policy.base, 256) is None
+    assert attention.install(policy.base) is None
     return policy
 
 
@@ -345,7 +345,7 @@ def test_a_layer_of_qwen_3b_keeps_half_of_what_it_kept(dtype, varlen):
             base = Qwen2ForCausalLM(Qwen2Config(**shape, num_hidden_layers=layers, vocab_size=64)).to(dtype)
             net = get_peft_model(base.requires_grad_(False), LoraConfig(r=32, target_modules="all-linear"))
         lean.install(net)
-        assert attention.install(base, tokens) is None
+        assert attention.install(base) is None
         plan = attention.plan([Segment(0, tokens, 0, 0)]).to(torch.device("cpu"), varlen=varlen)
         with FakeTensorMode(allow_non_fake_inputs=True):
             for name, meta in [*net.named_parameters(), *net.named_buffers()]:

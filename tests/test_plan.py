@@ -246,7 +246,7 @@ def policy_of(
     base = load.load_base(model, CPU)
     network = load.attach_adapter(base, model, seed=0) if lora else base
     policy = Policy(network.train(), None, temperature=1.0, dtype=dtype)
-    usable_layouts(policy, 512)
+    usable_layouts(policy)
     return policy
 
 

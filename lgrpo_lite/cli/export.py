@@ -94,9 +94,9 @@ def _written(recipe, adapter: Path, kind: str, out: Path, args: argparse.Namespa
     with memory_told():
         policy = Policy.load(recipe)
         checkpoint.load(adapter, policy)
-    if kind == "adapter":
-        export_adapter(policy, out)
-        return {}
     prompts, base = eval_prompts(recipe, policy), args.base or recipe.export.base
+    if kind == "adapter":
+        export_adapter(policy, recipe, out, prompts)
+        return {}
     _, comparison = export_merged(policy, recipe, out, prompts, base=base, tolerance=args.tolerance)
     return {"check": dataclasses.asdict(comparison)}

@@ -109,8 +109,9 @@ def launch_line(recipe: Recipe) -> str:
     address = urlsplit(server.url)
     host = "127.0.0.1" if is_loopback(address.hostname or "") else address.hostname
     rank = next(r for r in SLOT_RANKS if r >= model.lora.rank)
+    path = shlex.quote(locate(model.id, revision=model.revision))
     words = [
-        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {shlex.quote(locate(model.id))}",
+        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {path}",
         f"--host {host} --port {address.port or 8000}",
         WEIGHTS[model.weights],
         f"--enable-lora --max-lora-rank {rank} --max-loras 2 --logprobs-mode processed_logprobs",

@@ -189,8 +189,8 @@ def problems(
     suite: Suite, recipe: Recipe, tokenizer, limit: int | None, gold_fault: GoldFault | None = None
 ) -> Asked:
     """The first `limit` problems, as prompts. None, or none that is short enough: DataError."""
-    check_model(recipe.data, tokenizer, recipe.where)
     pairs = list(islice(_read(suite, recipe, tokenizer), limit))
+    check_model(recipe.data, tokenizer, recipe.where)
     longest = recipe.model.max_prompt_tokens
     kept = [(prompt, category) for prompt, category in pairs if len(prompt.token_ids) <= longest]
     if not kept:

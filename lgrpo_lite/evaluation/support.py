@@ -56,7 +56,7 @@ def log_probs(policy: Policy, pairs: Sequence[tuple[Prompt, Completion]], micro_
     """Σ log π over the tokens of each answer, in passes of at most `micro_tokens` tokens."""
     batch = for_scoring(pairs)
     total = torch.zeros(len(pairs), dtype=torch.float64)
-    for rows, micro in split(batch, micro_tokens, policy.layouts):
+    for rows, micro in split(batch, micro_tokens, policy.layouts_for(batch)):
         logp = policy.logprobs(micro).logp.double().cpu()
         sums = torch.zeros(len(rows), dtype=torch.float64)
         total[rows] = sums.index_add(0, micro.seq, logp)

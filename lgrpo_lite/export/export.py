@@ -1,6 +1,5 @@
 """Out of a run: the adapter in PEFT's format, or a checked merged model in plain transformers' format."""
 
-import copy
 import dataclasses
 import itertools
 import json
@@ -12,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from lgrpo_lite import progress
+from lgrpo_lite.data.served import chat_template
 from lgrpo_lite.engines.base import SamplingParams, share_of
 from lgrpo_lite.engines.transformers import TransformersSampler
 from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
-from lgrpo_lite.export import merge, verify
+from lgrpo_lite.export import check, merge, verify
+from lgrpo_lite.export.given import Given
 from lgrpo_lite.export.verify import Comparison
+from lgrpo_lite.export.whole import whole
 from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
-from lgrpo_lite.policy.load import load_base, locate, saved_as
+from lgrpo_lite.policy.load import attention_of, load_base, saved_as
 from lgrpo_lite.policy.memory import collect, free_bytes, out_of_memory
 from lgrpo_lite.policy.passes import (
     VERIFY_PROMPTS,
@@ -63,14 +65,19 @@ def _no_room(what: str) -> OutOfMemory:
     return OutOfMemory(f"the export does not fit into memory: {what}", where="export", fix=fix)
 
 
-def export_adapter(policy: Policy, out: Path) -> Path:
-    """The adapter and the tokenizer, as `PeftModel.from_pretrained(base, out)` reads them."""
+def export_adapter(policy: Policy, recipe: Recipe, out: Path, prompts: Sequence[Prompt]) -> Path:
+    """The adapter, as `PeftModel.from_pretrained(base, out)` reads it, and the tokenizer with the template of
+    the run. If that does not read `prompts` as the policy did: VerificationError, and nothing at `out`.
+    """
     if not policy.has_adapter:
         what = "all parameters were trained, there is no adapter"
         raise ConfigError(what, where="model.lora=null", fix="export merged")
     partial = _partial(out)
-    policy.save(partial)
-    policy.tokenizer.save_pretrained(partial)
+    with _removed_on_error(partial):
+        policy.save(partial)
+        policy.tokenizer.save_pretrained(partial)
+        _write_template(policy, recipe, partial)
+        check.demand_same_prompts(partial, recipe.data, policy.tokenizer, prompts)
     return _place(partial, out)
 
 
@@ -85,22 +92,27 @@ def export_merged(
 ) -> tuple[Path, Comparison]:
     """Merge, verify, then put in place. A failed check: VerificationError (exit 6) and nothing at `out`.
 
-    Where neither the policy's device nor the CPU has room for the merged model: OutOfMemory (exit 4).
+    What was not trained is written as the base was given, what transformers did not load too: a vision tower,
+    `architectures`, generation settings, tokenizer. Where neither the policy's device nor the CPU has room
+    for the merged model: OutOfMemory (exit 4).
 
     base auto: the weights the policy was trained on (a quantised base dequantized). original: the
     checkpoint's own 16- or 32-bit weights; for a quantised policy these differ by the quantisation error, so
     the difference is reported and not judged.
     """
+    given = Given.of(recipe.model, recipe.where("model.id"))
     partial = _partial(out)
     partial.mkdir()
     other = base == "original" and recipe.model.weights in ("nf4", "int8")
-    try:
+    with _removed_on_error(partial):
         with memory_told():
             original = _original(recipe, policy.dtype) if other else None
             tensors = merge.merged_tensors(policy.model, policy.dtype, original)
-            merge.write_shards(tensors, partial)
+            merge.write_shards(whole(policy.base, tensors, given), partial)
             del original, tensors
-            _write_config(policy, recipe, partial)
+            _write_beside(policy, recipe, given, partial)
+            check.demand_whole(partial, given)
+            check.demand_same_prompts(partial, recipe.data, policy.tokenizer, prompts)
             asked = prompts[:VERIFY_PROMPTS]
             result, device = _verify(policy, recipe, partial, asked, tolerance, judged=not other)
         report = dataclasses.asdict(result)
@@ -110,9 +122,6 @@ def export_merged(
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
             raise _another_model(result, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return _place(partial, out), result
 
 
@@ -208,10 +217,16 @@ def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
     """The merged model as plain transformers loads it; on a GPU without a copy in the machine's memory."""
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attention_of(AutoConfig.from_pretrained(folder)),
+    }
     if device.type != "cpu":
         options["device_map"] = {"": device}
-    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    named = check.model_class(folder)
+    model, info = named.from_pretrained(folder, output_loading_info=True, **options)
+    check.demand_loaded(info, folder)
+    return model.eval()
 
 
 def _compared(
@@ -273,19 +288,39 @@ def _original(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _write_config(policy: Policy, recipe: Recipe, folder: Path) -> None:
-    config = copy.deepcopy(policy.base.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.dtype = policy.dtype
-    config.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
-    revision = recipe.model.revision or "main"
+def _write_beside(policy: Policy, recipe: Recipe, given: Given, folder: Path) -> None:
+    """All that is no weight: as the base has it, but for the type of the weights and the run's template."""
+    given.copy_files(folder)
+    config = given.config_for(policy.dtype)
+    if config.get("model_type") == policy.base.config.model_type:
+        config.setdefault("architectures", [type(policy.base).__name__])
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if not (folder / "generation_config.json").exists():
+        GenerationConfig(eos_token_id=sorted(policy.eos_ids)).save_pretrained(folder)
+    _write_template(policy, recipe, folder)
+
+
+def _write_template(policy: Policy, recipe: Recipe, folder: Path) -> None:
+    """The run's template in every place where a reader may look for one."""
+    template = chat_template(recipe.data, policy.tokenizer)
+    if template is None:
+        return
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    settings = folder / "tokenizer_config.json"
+    if settings.exists():
+        config = json.loads(settings.read_text("utf-8"))
+        config["chat_template"] = template
+        settings.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+@contextmanager
+def _removed_on_error(partial: Path) -> Iterator[None]:
     try:
-        generation = GenerationConfig.from_pretrained(locate(recipe.model.id), revision=revision)
-    except OSError:  # the base has none
-        generation = GenerationConfig(eos_token_id=sorted(policy.eos_ids))
-    generation.save_pretrained(folder)
+        yield
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _partial(out: Path) -> Path:

@@ -17,6 +17,7 @@ _CPU = {
     "huggingface-hub": "1.33.0",
     "tokenizers": "0.23.3",
     "tqdm": "4.70.1",
+    "gguf": "0.19.0",
     "jaxtyping": "0.3.11",
     "math-verify": "0.9.0",
     "latex2sympy2-extended": "1.11.0",

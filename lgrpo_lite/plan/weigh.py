@@ -86,7 +86,7 @@ def full_pass(policy: Any, recipe: Recipe) -> tuple[Any, int, int]:
     count = min(PROBED, most // answer + 1)
     answers = ((prompt, answer),) * count
     batch = probe(Shape.of(policy.base.config).vocabulary, answers)
-    _, micro = split(batch, most, policy.layouts)[0]
+    _, micro = split(batch, most, policy.layouts_for(batch))[0]
     tokens = size_of(micro, micro.layout)(range(micro.num_sequences))
     memory = recipe.memory.model_copy(update={"micro_tokens": tokens})
     resized = recipe.model_copy(update={"memory": memory})

@@ -8,7 +8,8 @@ attention layers. Without a plan it is transformers' own `sdpa`.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -25,6 +26,7 @@ from lgrpo_lite.layout import Segment
 
 NAME = "lgrpo"
 SLACK, SMALL = 1.25, 512  # a bucket may be padded by this factor, or up to so many tokens
+_watching: list[set[int]] = []  # one set for each `watched` that is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ def attend(
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     _refuse_unknown(options, plan)
+    for seen in _watching:
+        seen.add(id(module))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N H d]
     scale = options.get("scaling")
     if plan.varlen:
@@ -233,13 +237,32 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def install(base, longest: int) -> str | None:
-    """Make `base` attend through `attend`. Else why not: attention of its own, dropout, a narrow window."""
+@contextmanager
+def watched() -> Iterator[set[int]]:
+    """The ids of the modules that attend by a plan while it is open."""
+    seen: set[int] = set()
+    _watching.append(seen)
+    try:
+        yield seen
+    finally:
+        _watching.remove(seen)
+
+
+def window_of(base) -> int | None:
+    """Tokens of the narrowest window or chunk that a layer attends in; None: all there are.
+
+    A sequence of at most so many tokens is attended to as if there were no window.
+    """
     config = base.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    if getattr(config, "use_sliding_window", True) and any(w and w < longest for w in windows):
-        narrowest = min(w for w in windows if w)
-        return f"it attends to {narrowest} tokens back, and sequences may have {longest}"
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    widths = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((width for width in widths if width), default=None)
+
+
+def install(base) -> str | None:
+    """Make `base` attend through `attend`. Else why not: attention of its own, or dropout."""
+    config = base.config.get_text_config()
     if getattr(config, "attention_dropout", 0.0):
         return f"its attention has a dropout of {config.attention_dropout}"
     if not base._can_set_attn_implementation():

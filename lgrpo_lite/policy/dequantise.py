@@ -40,7 +40,7 @@ from lgrpo_lite.policy.gguf import (
 from lgrpo_lite.policy.gguf_tokenizer import ROUND_TRIPS, check_tokenizer, end_ids, tokenizer_of
 
 MADE_BY = 1  # of the rules here: a folder of other ones is made again
-RECORD = "gguf.json"
+RECORD = "origin.gguf-record"  # no name that exports copy
 GIB = 2**30
 PLAIN = (
     "The history of the bicycle goes back to the early nineteenth century, when a German baron built a"
@@ -114,7 +114,8 @@ def _make(header: Header, folder: Path, model_id: str, where: str) -> None:
     try:
         model = dequantised(header, config, where)
         model.generation_config = _generation(header, tokenizer)
-        model.save_pretrained(partial)
+        with bars_told():
+            model.save_pretrained(partial)
         del model
         tokenizer.save_pretrained(partial)
         record = {

@@ -20,6 +20,7 @@ from lgrpo_lite import progress
 MB = 10**6
 WEIGHTS = ("*.safetensors",)  # of a model on the Hub,
 OTHERS = ("original/*", "consolidated*")  # which some bring a second time
+BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
 class Told(tqdm):
@@ -104,6 +105,28 @@ def fetch_ahead(model_id: str, revision: str | None) -> str:
             )
     folder = _cached(model_id, revision)
     return model_id if folder is None else str(folder)
+
+
+def folder_of(model_id: str, revision: str | None) -> Path | None:
+    """The folder with the files of a model that was loaded from there: its own, or one in the Hub's cache, to
+    which the small files beside its weights are fetched where the Hub can be reached. None: there is none.
+    """
+    if Path(model_id).is_dir():
+        return Path(model_id)
+    if not is_offline_mode():
+        with suppress(OSError, ValueError, HTTPError):
+            snapshot_download(
+                model_id,
+                revision=revision,
+                tqdm_class=download_bar(f"downloading {model_id}"),
+                allow_patterns=list(BESIDE),
+                ignore_patterns=list(OTHERS),
+            )
+    with suppress(ValueError):  # not the name of a repository
+        config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+        if isinstance(config, str):
+            return Path(config).parent
+    return None
 
 
 def _cached(model_id: str, revision: str | None) -> Path | None:

@@ -4,12 +4,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 
 from lgrpo_lite.errors import ConfigError, EnvironmentFault
 from lgrpo_lite.ops.logprob import Head
@@ -17,6 +26,7 @@ from lgrpo_lite.policy import lean
 from lgrpo_lite.policy.dequantise import folder_of
 from lgrpo_lite.policy.fetch import bars_told, download_bar
 from lgrpo_lite.policy.gguf import is_gguf
+from lgrpo_lite.policy.structure import is_text
 from lgrpo_lite.recipe.schema import Model, Recipe
 
 BUILTIN = "builtin:"
@@ -77,7 +87,9 @@ def load_tokenizer(model: Model, where: str = "model.id"):
 def generation_ends(model: Model, where: str = "model.id") -> frozenset[int]:
     """End tokens of the model's generation settings; none where it has no such file."""
     try:
-        settings = GenerationConfig.from_pretrained(locate(model.id, where), revision=model.revision)
+        settings = GenerationConfig.from_pretrained(
+            locate(model.id, where, model.revision), revision=model.revision or "main"
+        )
     except OSError:
         return frozenset()
     eos = settings.eos_token_id
@@ -94,6 +106,7 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     """
     dtype = compute_dtype(model.weights, device)
     quantised = model.weights in ("nf4", "int8")
+    options: dict[str, Any]
     if quantised:
         options = {"device_map": {"": device}, "dtype": dtype}
         if saved_as(model, where) is None:
@@ -101,13 +114,20 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     else:
         options = {"dtype": dtype if model.lora else torch.float32}
     _check_saved(model, where)
-    options |= {"attn_implementation": "sdpa", "tqdm_class": download_bar(f"downloading {model.id}")}
+    options["attn_implementation"] = attention_of(config_of(model, where))
+    options["tqdm_class"] = download_bar(f"downloading {model.id}")
     with bars_told(), on_default_stream(device):
         base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
         if not quantised:
             base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
     base.requires_grad_(model.lora is None)
     return settle(base, dtype)
+
+
+def attention_of(config) -> str:
+    """torch's own attention, or transformers' plain one for a model that needs more than that (sinks)."""
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if kind is None or kind._supports_sdpa else "eager"
 
 
 @contextmanager
@@ -133,7 +153,7 @@ def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
     _check_saved(model, where)
     config = config_of(model, where)
     with init_empty_weights(include_buffers=False):
-        base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+        base = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config), dtype=dtype)
     with suppress(OSError):  # a base without one: what its config says stays
         path, revision = locate(model.id, where, model.revision), model.revision or "main"
         base.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
@@ -190,6 +210,13 @@ def settle(base, dtype: torch.dtype):
             module.support_avx512bf16_for_cpu = False
         if hasattr(module, "compute_dtype"):  # a model that was saved in 4 bits names its own
             module.compute_dtype = dtype
+            state = getattr(module.weight, "quant_state", None)
+            if state is not None:
+                state.dtype = dtype
+    if dtype == torch.float32:  # a model that was saved in 4 bits has the rest in 16
+        for parameter in base.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.float()
     # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias rollouts
     own = base.generation_config
     base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
@@ -222,11 +249,17 @@ def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.ta
     """A fresh LoRA adapter (B = 0, so the policy starts as the base); its parameters are float32. Seeded."""
     lora = model.lora
     assert lora is not None, "only called for a recipe with an adapter"
+    text = is_text(base)
+    # an adapter on a tower of images would learn nothing, and engines that sample take none there
+    beside = [
+        name for name, module in base.named_modules() if isinstance(module, nn.Linear) and not text(name)
+    ]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
+        exclude_modules=beside or None,
         use_rslora=lora.rslora,
         bias="none",
         task_type="CAUSAL_LM",

@@ -178,7 +178,9 @@ class Saved:
 
 
 def layers_of(base) -> list[GradientCheckpointingLayer]:
-    return [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    """Those that text passes through: of a model for images and text not the tower of the images."""
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
+    return [m for m in decoder.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def recompute(base, count: int) -> None:

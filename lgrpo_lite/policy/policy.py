@@ -38,6 +38,7 @@ class Policy:
     """`model` is a PeftModel, or the bare model if all parameters are trained; `version` counts updates.
 
     `layouts` are those a batch may come in: `rows` works for any model, `prove` finds out about the others.
+    `window`: tokens of a sequence up to which the others give what `rows` gives; None: of any length.
     """
 
     def __init__(self, model, tokenizer, *, temperature: float, dtype: torch.dtype, chunk: int | None = None):
@@ -48,6 +49,7 @@ class Policy:
         self.chunk = chunk
         self.version = 0
         self.layouts: tuple[str, ...] = ("rows",)
+        self.window: int | None = None
         self.offload = self.varlen = self.entropy_grad = False
         # float16 loses gradients below 6e-8; halved when too much
         self.loss_scale = 2.0**12 if dtype == torch.float16 else 1.0
@@ -104,6 +106,15 @@ class Policy:
 
     def trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def layouts_for(self, batch: TrainBatch) -> tuple[str, ...]:
+        """Those of `layouts` that are right for this batch: `rows` where a sequence exceeds the window.
+
+        It depends on model and batch alone, so a resumed run makes the same choice.
+        """
+        # the last token of a sequence is in no pass
+        fits = self.window is None or int(batch.length.max()) - 1 <= self.window
+        return self.layouts if fits else ("rows",)
 
     def compute(self) -> AbstractContextManager:
         """Autocast for float32 parameters that compute in bf16, else nothing."""

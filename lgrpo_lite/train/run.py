@@ -74,7 +74,8 @@ class Run:
         out in the cheapest way there is.
         """
         whole = self.objective.parts.whole_groups
-        return split(batch, self.micro_tokens, self.policy.layouts, whole_groups=whole)
+        layouts = self.policy.layouts_for(batch)
+        return split(batch, self.micro_tokens, layouts, whole_groups=whole)
 
     def unscale(self) -> None:
         """Take the factor of the loss out of the gradients."""

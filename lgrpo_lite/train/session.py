@@ -214,10 +214,10 @@ def _exported(run, folder: RunFolder) -> dict[str, str]:
     folder.set_status("exporting", recipe.train.steps)
     run.let_go()
     exports = {}
+    prompts = run.eval_prompts or run.prompts.prompts
     if "adapter" in recipe.export.formats and run.policy.has_adapter:
-        exports["adapter"] = str(export_adapter(run.policy, out / "adapter"))
+        exports["adapter"] = str(export_adapter(run.policy, recipe, out / "adapter", prompts))
     if "merged" in recipe.export.formats:
-        prompts = run.eval_prompts or run.prompts.prompts
         merged, alike = export_merged(run.policy, recipe, out / "merged", prompts, base=recipe.export.base)
         exports["merged"] = str(merged)
         greedy = f"{alike.greedy_equal}/{alike.prompts} greedy answers equal"

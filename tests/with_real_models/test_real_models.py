@@ -61,7 +61,7 @@ def test_gemma_reads_words_with_its_bos_and_without_letters(gemma):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert tokenizer("The capital of Italy")["input_ids"] == [2, 818, 5279, 529, 11702]
-    ids = tokenizer("The capital of Italy is", return_tensors="pt")["input_ids"]
+    ids = tokenizer("The capital of Italy is the city of", return_tensors="pt")["input_ids"]
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
     assert tokenizer.decode(out[0, ids.shape[1] :]).startswith(" Rome")
     assert nats_a_character(model, tokenizer) > -0.6
@@ -129,10 +129,12 @@ def test_the_exports_answer_alike_in_plain_transformers_and_peft(run, smollm):
     if weights == "fp32":  # of nf4 the base is another one here
         assert answers(merged, tokenizer) == answers(adapted, tokenizer)
     assert tokenizer.eos_token == "<|im_end|>" and merged.generation_config.eos_token_id == 2
+    asked = tokenizer.decode(prompt(tokenizer, ASKED[0])[0])
     source = AutoTokenizer.from_pretrained(locate(smollm))
-    assert tokenizer.chat_template == source.chat_template
+    assert asked == source.decode(prompt(source, ASKED[0])[0]) + "The answer is "  # as the policy was trained
     embedding = merged.get_input_embeddings().weight
     assert torch.equal(embedding, kept["model.embed_tokens.weight"])
+    assert record_of(folder / "export" / "merged") is None  # it is another model than the file's
 
 
 def test_a_run_is_evaluated_and_its_base_too(run, capsys):
