@@ -39,7 +39,7 @@ def rows(source: Source, where: str) -> Iterator[Row | DataError]:
     if source.path is not None or source.hf is not None:
         yield from (row_or_fault(source, record) for record in records(source, where))
     elif source.task is not None:
-        yield from _generated(source, where)
+        yield from _generated(source, source.task, where)
     else:
         fix = f"give path: FILE.jsonl, hf: NAME or task: {', '.join(TASKS)}"
         raise DataError("a source without data", where=where, fix=fix)
@@ -200,14 +200,14 @@ def _gold(value: object, source: Source, place: str) -> str:
     return reference
 
 
-def _generated(source: Source, where: str) -> Iterator[Row]:
+def _generated(source: Source, task: str, where: str) -> Iterator[Row]:
     if source.rubric is not None:
-        what = f"the task {source.task} has no column {source.rubric!r} of criteria"
+        what = f"the task {task} has no column {source.rubric!r} of criteria"
         raise DataError(what, where=where, fix="remove rubric, or give path: FILE.jsonl")
     split = "heldout" if source.split == "heldout" else "train"
     count = source.limit or DEFAULT_TASK_SIZE
-    for i, problem in enumerate(islice(TASKS[source.task](0, split), count)):
-        name = f"{source.task}-{split}-{i}"
+    for i, problem in enumerate(islice(TASKS[task](0, split), count)):
+        name = f"{task}-{split}-{i}"
         solution = problem.solution("steps")
         columns = {"question": problem.question, "answer": problem.answer, "solution": solution}
         yield Row(name, problem.question, problem.answer, solution, place=name, columns=columns)

@@ -153,13 +153,14 @@ def dequantised(header: Header, config: dict[str, Any], where: str = "model.id")
     settings = AutoConfig.for_model(**config)
     try:
         with _told_loading():
-            loaded, info = AutoModelForCausalLM.from_pretrained(
+            both: Any = AutoModelForCausalLM.from_pretrained(
                 header.path.parent,
                 gguf_file=header.path.name,
                 config=settings,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
+            loaded, info = both
     except ImportError as error:
         fix = 'pip install "lgrpo-lite[train]"'
         raise EnvironmentFault(f"cannot load {header.path}: {error}", where=where, fix=fix) from error

@@ -185,7 +185,9 @@ def _byte_level(meta: _Vocabulary) -> Tokenizer:
         raise meta.refused(f"its merges do not fit its vocabulary: {error}") from error
     if form:
         backend.normalizer = normalizers.NFC()
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    steps: list[pre_tokenizers.PreTokenizer] = []
+    if digits:
+        steps.append(pre_tokenizers.Digits(individual_digits=True))
     if pattern:
         steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
