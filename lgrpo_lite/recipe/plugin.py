@@ -15,8 +15,6 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
-
 from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, nearest
 
 
@@ -94,6 +92,8 @@ def _line_of(error: BaseException, use: str) -> str | None:
 
 def _said(error: Exception) -> str:
     """An error in a line; of a schema's first fault the setting, its value and the reason."""
+    from pydantic import ValidationError  # here: reward workers take longer to import it than all the rest
+
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))

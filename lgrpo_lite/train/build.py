@@ -6,7 +6,7 @@ import torch
 
 from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.data.curriculum import order_of
-from lgrpo_lite.data.prompts import Counts, load, shared
+from lgrpo_lite.data.prompts import Counts, Wants, load, shared
 from lgrpo_lite.data.sound import check_model, ends
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
@@ -58,10 +58,11 @@ def _build(recipe: Recipe) -> Run:
     reward = RewardSum(
         recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
     )
-    prompts, counts = _prompts(recipe, "train", policy)
+    wants = wants_of(recipe)
+    prompts, counts = _prompts(recipe, "train", policy, wants)
     held_out: list[Prompt] = []
     if recipe.data.eval:
-        held_out, of_held_out = _prompts(recipe, "eval", policy)
+        held_out, of_held_out = _prompts(recipe, "eval", policy, wants)
         counts = [*counts, *of_held_out]
     for count in counts:
         notes += count.notes()
@@ -130,14 +131,18 @@ def planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
 
 
 def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
-    """Prompts to look at a policy with: the evaluation set, or the training set where there is none."""
-    return _prompts(recipe, "eval" if recipe.data.eval else "train", policy)[0]
+    """Prompts to look at a policy with: the evaluation set, or the training set where there is none.
+
+    The recipe's code is not run: of what its own rewards want of a row nothing is known.
+    """
+    which = "eval" if recipe.data.eval else "train"
+    return _prompts(recipe, which, policy, wants_of(recipe, imports=False))[0]
 
 
-def _prompts(recipe: Recipe, which: str, policy: Policy) -> tuple[list[Prompt], list[Counts]]:
+def _prompts(recipe: Recipe, which: str, policy: Policy, wants: Wants) -> tuple[list[Prompt], list[Counts]]:
     sources = recipe.data.train if which == "train" else recipe.data.eval
     check_model(recipe.data, policy.tokenizer, recipe.where)
-    limit, wants = recipe.model.max_prompt_tokens, wants_of(recipe)
+    limit = recipe.model.max_prompt_tokens
     return load(
         sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), wants
     )
