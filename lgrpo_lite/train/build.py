@@ -6,8 +6,8 @@ import torch
 
 from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.data.curriculum import order_of
-from lgrpo_lite.data.prompts import Counts, Wants, load, shared
-from lgrpo_lite.data.sound import check_model, ends
+from lgrpo_lite.data.prompts import Counts, Wants, apart, load, shared
+from lgrpo_lite.data.sound import begins, check_model, ends
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError, OutOfMemory
@@ -66,7 +66,12 @@ def _build(recipe: Recipe) -> Run:
         counts = [*counts, *of_held_out]
     for count in counts:
         notes += count.notes()
+    if any(source.part for source in recipe.data.train):
+        asked = (prompt.text for prompt in held_out)
+        prompts, told = apart(prompts, asked, recipe.where("data.train"), lambda prompt: prompt.text)
+        notes += told
     own, settings = policy.tokenizer.eos_token_id, policy.generation_ends
+    notes += begins(recipe.data, policy.tokenizer)
     notes += ends(recipe.data, policy.tokenizer, policy.eos_ids, own, settings)
     overlap = shared((prompt.text for prompt in prompts), (prompt.text for prompt in held_out))
     reward.check([*prompts, *held_out])
