@@ -287,6 +287,12 @@ def test_offline_an_unknown_revision_is_told(cache, monkeypatch):
     assert f"some/model at revision {OTHER} is not on this machine" in what
 
 
+def test_a_folder_that_is_not_there_is_told_before_its_revision(capsys):
+    assert main(["validate", "qwen3b-math", "model.id=/no/such/folder"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "no such model folder" in said and "fix check the path\n" in said
+
+
 @pytest.mark.parametrize("command", ["validate", "plan", "train"])
 def test_another_model_does_not_keep_the_revision_of_the_recipes(command, capsys):
     argv = [command, "qwen3b-math", "model.id=Qwen/Qwen2.5-7B-Instruct"]

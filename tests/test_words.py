@@ -47,6 +47,7 @@ def test_words_are_none_of_ours_and_notes_are_of_words():
         ("training_args.learning_rate=1e-5", "write optim.lr=…"),
         ("trl.beta=0.1", "write algorithm.kl.coef=…"),
         ("lora.rank=4", "write model.lora.rank=…"),
+        ("training_args.seed=4", "write seed=…"),
         ("optim.learning_rate=1e-5", "write optim.lr=…"),
         ("num_train_epochs=3", "a run counts steps"),
         ("top_p=0.9", "answers are drawn from the policy itself"),
@@ -112,6 +113,11 @@ def test_config_never_prints_nothing(word, fix, capsys):
     code = main(["config", word])
     out, err = capsys.readouterr()
     assert (code == 0 and out) if not word else (code == 2 and fix in err)
+
+
+def test_config_takes_no_more_room_than_its_words(capsys):
+    assert main(["config", "learning"]) == 0
+    assert capsys.readouterr().out.startswith("optim.lr  float  1e-05  learning rate of the policy's AdamW\n")
 
 
 def test_what_config_found_as_json(capsys):

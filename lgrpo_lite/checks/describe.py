@@ -39,7 +39,7 @@ def describe(recipe: Recipe, *, imports: bool = True) -> list[str]:
     algorithm += [name for name in BRICKS if getattr(a, name)]
     answers = f"{r.group_size} answers of up to {recipe.model.max_new_tokens} tokens"
     lines = [
-        f"recipe     {recipe.recipe.name}: {recipe.recipe.title}",
+        f"recipe     {recipe.recipe.name}: {recipe.recipe.title}".removesuffix(": "),
         f"model      {recipe.model.id} in {recipe.model.weights}, {adapter}",
         f"algorithm  {a.use}: {', '.join(algorithm)}",
         f"rollout    {r.prompts_per_step} prompts × {answers}, engine {r.engine}",

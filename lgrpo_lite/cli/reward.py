@@ -17,6 +17,7 @@ from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, Verifica
 from lgrpo_lite.progress import told
 
 GOLDS = 256
+LISTED = 8  # rows of a kind, so that all of it fits on a screen
 ALONE = (
     "schema: 1\nmodel: {id: 'builtin:tiny-math'}\ndata: {train: {task: arithmetic}}\nrewards: [{use: NAME}]\n"
 )
@@ -209,8 +210,8 @@ def _print_golds(golds: dict) -> None:
     zeros = golds["near_misses"] - golds["near_misses_failed"]
     say(f"gold answers   {ones} of {golds['golds']} score 1")
     say(f"near misses    {zeros} of {golds['near_misses']} score 0")
-    for row in (*golds["golds_shown"], *golds["near_misses_shown"]):
-        say(f"  {_line(row)}")
+    _print_rows(golds["golds_shown"], golds["golds_failed"])
+    _print_rows(golds["near_misses_shown"], golds["near_misses_failed"])
 
 
 def _print_cases(cases: dict) -> None:
@@ -222,11 +223,16 @@ def _print_cases(cases: dict) -> None:
     _print_groups("category", cases["by_category"])
     disagreements = cases["disagreements"]
     if disagreements:
-        say(f"disagreements, the first {len(disagreements)}:")
-    for row in disagreements:
+        say("disagreements:")
+    _print_rows(disagreements, len(disagreements) + cases["disagreements_left_out"])
+
+
+def _print_rows(rows: list[dict], count: int) -> None:
+    """The first of so many; --json has more of them."""
+    for row in rows[:LISTED]:
         say(f"  {_line(row)}")
-    if cases["disagreements_left_out"]:
-        say(f"  and {cases['disagreements_left_out']} more")
+    if count > LISTED:
+        say(f"  and {count - LISTED} more")
 
 
 def _print_groups(name: str, groups: dict) -> None:
