@@ -311,6 +311,16 @@ def test_a_model_is_looked_at_in_milliseconds(folder):
     assert time.process_time() - begun < 0.1
 
 
+@pytest.mark.parametrize(("rows", "told"), [(3, True), (4, False)])
+def test_fewer_questions_than_a_step_draws_are_told(rows, told, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"question": "{i}+1=?", "answer": "{i + 1}"}}\n' for i in range(rows)))
+    settings = [f"data.train={{path: {path}}}", "data.eval=[]", "rollout.prompts_per_step=4"]
+    assert main(["validate", "tiny-math", *settings]) == 0
+    said = capsys.readouterr().out
+    assert ("3 questions, and a step draws 4" in said) == told and "recipe     tiny-math: " in said
+
+
 @pytest.mark.parametrize(("settings", "told"), [([], False), (["model.max_new_tokens=100000"], True)])
 def test_more_tokens_than_the_model_reads_are_warned_of(settings, told, capsys):
     assert main(["validate", "qwen3b-math", "data.eval=[]", *settings]) == 0

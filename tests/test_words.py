@@ -47,7 +47,6 @@ def test_words_are_none_of_ours_and_notes_are_of_words():
         ("training_args.learning_rate=1e-5", "write optim.lr=…"),
         ("trl.beta=0.1", "write algorithm.kl.coef=…"),
         ("lora.rank=4", "write model.lora.rank=…"),
-        ("training_args.seed=4", "write seed=…"),
         ("optim.learning_rate=1e-5", "write optim.lr=…"),
         ("num_train_epochs=3", "a run counts steps"),
         ("top_p=0.9", "answers are drawn from the policy itself"),

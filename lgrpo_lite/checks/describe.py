@@ -96,6 +96,11 @@ def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
     raise_all(faults)
     if overlap := shared(questions["train"], questions["eval"]):
         notes.append(f"warning    {overlap}")
+    count, drawn = len(questions["train"]), recipe.rollout.prompts_per_step
+    if count < drawn and not any(map(on_hub, recipe.data.train)):
+        notes.append(
+            f"note       {count} questions, and a step draws {drawn}: some come up twice or more in it"
+        )
     return [*lines, *notes]
 
 

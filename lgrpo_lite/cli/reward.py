@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     recipe, alone = _recipe(args)
+    where = _on_command_line if alone else recipe.where
     cases = read_cases(args.cases) if args.cases else []
     if alone and not cases:
         fix = "add --cases FILE, or give a recipe, which has gold answers"
@@ -71,9 +72,7 @@ def run(args: argparse.Namespace) -> int:
         if not alone:
             golds, warnings = _golds(recipe, first, args.n, optional=bool(cases))
         told(f"scoring {len(golds) + len(cases)} answers", 0)
-        reward = RewardSum(
-            [first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
-        )
+        reward = RewardSum([first], where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
         try:
             if golds:
                 scored, tally = judged(golds, reward)
@@ -91,6 +90,11 @@ def run(args: argparse.Namespace) -> int:
         fix = "mend the rows or the reward named above; training would learn from these scores"
         raise VerificationError(failure, where=f"reward test, {first.use}", fix=fix)
     return 0
+
+
+def _on_command_line(key: str) -> str:
+    """Where the settings of a reward that was named alone are from."""
+    return "command line"
 
 
 def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
@@ -116,7 +120,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
     overrides = [f"rewards.0.{setting}" for setting in settings]
     recipe = parse_recipe(text, "command line", overrides)
     tell_code(recipe)
-    parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)  # refuses what it cannot be asked
+    parts_of(recipe.rewards, _on_command_line, recipe.model.max_new_tokens)  # refuses what it cannot be asked
     return recipe, True
 
 
