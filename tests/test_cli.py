@@ -58,6 +58,10 @@ TABLE = [
     (["export", "nothing", "merged"], 2, "no run 'nothing'"),
     (["export", "nothing"], 2, "a run and a format"),
     (["expotr"], 2, "did you mean 'export'"),
+    (["recipe", "show", "tiny-math", "--json"], 0, '"result": {"schema": 1, "recipe": {"name": "tiny-math"'),
+    (["recipe", "tiny-math", "--dry-run", "--json"], 0, '"result": {"lines": ["recipe     tiny-math: '),
+    (["recipe", "tiny-math", "--seed", "3"], 2, "without dashes: seed=…"),
+    (["recipe", "cp", "tiny-math", "x.yaml", "seed=3"], 2, "settings are for the file"),
     ([], 0, "start here"),
 ]
 
@@ -74,6 +78,15 @@ def test_table(tmp_path, monkeypatch, capfd, argv, code, words):
     if code:
         error = err[err.index("error: ") :].splitlines()
         assert len(error) == 3 and error[1].startswith("  at  ") and error[2].startswith("  fix ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "first"), [(["help"], "usage: lgrpo-lite [-h]"), (["help", "eval"], "usage: lgrpo-lite eval")]
+)
+def test_help_is_a_verb_too(argv, first, capsys):
+    with pytest.raises(SystemExit) as done:
+        lgrpo(*argv)
+    assert done.value.code == 0 and capsys.readouterr().out.startswith(first)
 
 
 def test_without_a_gpu_the_product_says_what_is_missing(tmp_path):

@@ -228,6 +228,9 @@ def test_the_report_says_each_fault_and_its_fix(stack, capfd):
     assert lines[-1] == f"the stack {stack} {'cannot' if code else 'can'} run here"
     assert code == (3 if any(line.startswith("fault: ") for line in lines) else 0)
     assert all(any(line.startswith(f"  {name} ") for line in lines) for name in TESTED[stack])
+    head, *rows = lines[1 : len(TESTED[stack]) + 2]
+    begins = head.index("installed")
+    assert all(row[begins - 2 : begins] == "  " and row[begins] != " " for row in rows)
 
 
 def test_a_broken_driver_is_reported_by_the_command(tmp_path, monkeypatch, capfd):

@@ -2,6 +2,7 @@
 alive; and its proposals, pasted.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
 from lgrpo_lite.checks.check import check
+from lgrpo_lite.cli.plan import _parts_table
+from lgrpo_lite.cli.terminal.output import console
 from lgrpo_lite.errors import ConfigError, OutOfMemory
 from lgrpo_lite.machine.facts import cuda_devices, memory_of
 from lgrpo_lite.ops.logprob import logprobs
@@ -556,6 +559,7 @@ def test_the_command_needs_no_torch(tmp_path):
         (["tiny-math", "--gpu", "4090 48GB"], 2, "is sold with 24 GB"),
         (["tiny-math", "--gpu", "4099"], 2, "did you mean '4090'"),
         (["tiny-math", "model.id=some/model"], 2, "--fetch-config"),
+        (["qwen3b-math", "model.id=/nowhere", "--gpu", "24GB"], 2, "there is no /nowhere/config.json"),
         (["tiny-math", "--gpu", "many"], 2, "no card of that name"),
         (["tiny-math", "model.weights=bf16", "--probe"], 0, "activations of"),
     ],
@@ -568,6 +572,17 @@ def test_command_line(capfd, argv, code, words):
     if code:
         error = err[err.index("error: ") :].splitlines()
         assert len(error) == 3 and error[1].startswith("  at  ") and error[2].startswith("  fix ")
+
+
+def test_at_80_columns_every_part_is_named_whole():
+    planned = plan(check(load_recipe("qwen3b-math")), 24 * GIB)
+    screen = console(io.StringIO(), width=80)
+    screen.print(_parts_table(planned, noted=False))
+    lines = screen.file.getvalue().splitlines()
+    assert [line[: len(p.name)] for line, p in zip(lines[1:], planned.parts, strict=False)] == [
+        p.name for p in planned.parts
+    ]
+    assert max(map(len, lines)) <= 80 and lines[-1].startswith("peak")
 
 
 def test_json_is_one_object_whether_it_fits_or_not(capfd):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -137,18 +138,42 @@ MINE = """
 def generous(completion, reference): return float(reference[0] in completion)
 def blind(completion): return 1.0
 def broken(completion, reference): raise RuntimeError("on purpose")
+def short(completions, answer, **kwargs): return [1.0]
 """
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("generous", "near misses do not score 0"), ("broken", "5 of 5 gold answers do not score 1")],
+    [
+        ("generous", "near misses do not score 0"),
+        ("broken", "5 of 5 gold answers do not score 1"),
+        ("short", "5 of 5 gold answers do not score 1"),  # of TRL's form, and right for one answer alone
+    ],
 )
 def test_a_reward_that_lies_is_told(tmp_path, capsys, name, words):
     (tmp_path / "mine.py").write_text(MINE)
     settings = (f"rewards.0.use={tmp_path}/mine.py:{name}", "rewards.0.extract=final")
     assert lgrpo("reward", "test", "tiny-math", "-n", 5, *settings) == 6
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "frames"),
+    [
+        ("broken", ":4: RuntimeError: on purpose", 1),
+        ("short", ":5: ValueError: it returned 1 rewards for ", 0),
+    ],
+)
+def test_a_fault_is_told_once_and_without_our_own_frames(tmp_path, capsys, caplog, name, fault, frames):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    use = (f"rewards.0.use={file}:{name}", "data.train={task: arithmetic, limit: 20}")
+    assert lgrpo("reward", "test", "tiny-math", *use, "rewards.0.extract=final") == 6
+    out = capsys.readouterr().out
+    assert f"first fault    {file}{fault}" in out
+    assert out.count("must score 1") == 8 and "  and 12 more" in out
+    notes = [record.args[2] for record in caplog.records if "a reward failed" in record.msg]
+    assert all(note.count('File "') == note.count(f'File "{file}"') == frames for note in notes)
 
 
 def test_golds_say_nothing_of_a_reward_that_reads_none(tmp_path, capsys):
@@ -197,7 +222,28 @@ def test_cases_are_counted_by_tier_and_category(tmp_path, capsys):
     assert [row["where"] for row in found["disagreements"]] == [f"{path}:3", f"{path}:4"]
     assert 0 <= found["seconds"]["p50"] <= found["seconds"]["p95"] <= found["seconds"]["max"]
     assert lgrpo("reward", "test", "numeric", "extract=gsm8k", "--cases", path) == 0
-    assert "disagreements, the first 2:" in capsys.readouterr().out
+    assert "disagreements:" in capsys.readouterr().out
+
+
+def test_a_function_of_trls_form_reads_the_gold_of_a_case_as_answer(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def right(completions, answer, **more): return [float(c == a) for c, a in zip(completions, answer)]\n"
+        "def asks(completions, nums): return [1.0]\n"
+    )
+    path = written(
+        tmp_path / "cases.jsonl", case("4", "4", 1), case("5", "4", 0), case("5", "4", 0, answer="5")
+    )
+    assert lgrpo("reward", "test", f"{tmp_path}/mine.py:right", "--cases", path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["result"]["cases"]["false_positives"] == 1
+    assert lgrpo("reward", "test", f"{tmp_path}/mine.py:asks", "--cases", path) == 5
+    said = capsys.readouterr().err
+    assert f"the reward asks for nums, and prompt {path}:1" in said and "  at  command line\n" in said
+
+
+def test_labels_may_be_numbers_and_golds_objects(tmp_path):
+    rows = [case("a", {"b": 1}, 1), case("a", "é", 0)]
+    read = read_cases(Path(written(tmp_path / "cases.jsonl", *rows)))
+    assert [(c.label, c.gold) for c in read] == [(True, '{"b": 1}'), (False, "é")]
 
 
 @pytest.mark.parametrize(("least", "code"), [("0.6", 0), ("0.61", 6)])

@@ -287,6 +287,12 @@ def test_offline_an_unknown_revision_is_told(cache, monkeypatch):
     assert f"some/model at revision {OTHER} is not on this machine" in what
 
 
+def test_a_folder_that_is_not_there_is_told_before_its_revision(capsys):
+    assert main(["validate", "qwen3b-math", "model.id=/no/such/folder"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "no such model folder" in said and "fix check the path\n" in said
+
+
 @pytest.mark.parametrize("command", ["validate", "plan", "train"])
 def test_another_model_does_not_keep_the_revision_of_the_recipes(command, capsys):
     argv = [command, "qwen3b-math", "model.id=Qwen/Qwen2.5-7B-Instruct"]
@@ -303,6 +309,16 @@ def test_a_model_is_looked_at_in_milliseconds(folder):
     begun = time.process_time()
     check_model(recipe)
     assert time.process_time() - begun < 0.1
+
+
+@pytest.mark.parametrize(("rows", "told"), [(3, True), (4, False)])
+def test_fewer_questions_than_a_step_draws_are_told(rows, told, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"question": "{i}+1=?", "answer": "{i + 1}"}}\n' for i in range(rows)))
+    settings = [f"data.train={{path: {path}}}", "data.eval=[]", "rollout.prompts_per_step=4"]
+    assert main(["validate", "tiny-math", *settings]) == 0
+    said = capsys.readouterr().out
+    assert ("3 questions, and a step draws 4" in said) == told and "recipe     tiny-math: " in said
 
 
 @pytest.mark.parametrize(("settings", "told"), [([], False), (["model.max_new_tokens=100000"], True)])

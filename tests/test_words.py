@@ -114,6 +114,11 @@ def test_config_never_prints_nothing(word, fix, capsys):
     assert (code == 0 and out) if not word else (code == 2 and fix in err)
 
 
+def test_config_takes_no_more_room_than_its_words(capsys):
+    assert main(["config", "learning"]) == 0
+    assert capsys.readouterr().out.startswith("optim.lr  float  1e-05  learning rate of the policy's AdamW\n")
+
+
 def test_what_config_found_as_json(capsys):
     assert main(["config", "num_generations", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["result"][0]

@@ -41,7 +41,7 @@ def describe(recipe: Recipe, *, imports: bool = True) -> list[str]:
     algorithm += [name for name in BRICKS if getattr(a, name)]
     answers = f"{r.group_size} answers of up to {recipe.model.max_new_tokens} tokens"
     lines = [
-        f"recipe     {recipe.recipe.name}: {recipe.recipe.title}",
+        f"recipe     {recipe.recipe.name}: {recipe.recipe.title}".removesuffix(": "),
         f"model      {recipe.model.id} in {recipe.model.weights}, {adapter}",
         f"algorithm  {a.use}: {', '.join(algorithm)}",
         f"rollout    {r.prompts_per_step} prompts × {answers}, engine {r.engine}",
@@ -105,6 +105,11 @@ def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
         notes += [f"note       {line}" for line in told]
     if overlap := shared(questions["train"], questions["eval"]):
         notes.append(f"warning    {overlap}")
+    count, drawn = len(questions["train"]), recipe.rollout.prompts_per_step
+    if count < drawn and not any(map(on_hub, recipe.data.train)):
+        notes.append(
+            f"note       {count} questions, and a step draws {drawn}: some come up twice or more in it"
+        )
     return [*lines, *notes]
 
 

@@ -170,7 +170,8 @@ def _hub_faults(model: Model) -> Iterator[Fault]:
         yield f"{shown(name)}: ~ is not read here", "model.id", "write the whole path"
         return
     if name.startswith(("/", ".")) or os.sep in name.rstrip("/").partition("/")[2]:
-        yield f"no such model folder: {shown(name)}", "model.id", "check the path, from the current folder"
+        fix = "check the path" if os.path.isabs(name) else "check the path, from the current folder"
+        yield f"no such model folder: {shown(name)}", "model.id", fix
         return
     if not ON_HUB.fullmatch(name):
         what = f"{shown(name)} is neither a folder here nor a name on the Hub"
@@ -199,7 +200,7 @@ def foreign_revision(recipe: Recipe) -> Iterator[Fault]:
     """A revision that was the recipe's, where the command line gives another model and not its revision."""
     model = recipe.model
     before = recipe._marks.before.get(("model", "id"))
-    elsewhere = model.id.startswith(BUILTIN) or os.path.exists(model.id)
+    elsewhere = model.id.startswith((BUILTIN, "/", ".")) or os.path.exists(model.id)
     if before in (None, model.id) or model.revision is None or elsewhere:
         return
     if not isinstance(recipe._marks.lines.get(("model", "revision")), str):  # a line of the file

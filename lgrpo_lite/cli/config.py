@@ -9,6 +9,7 @@ from lgrpo_lite.cli.terminal.output import add_json, print_json, say, summary
 from lgrpo_lite.errors import ConfigError
 
 Row = tuple[str, str, str, str]  # dotted key, type, default, meaning
+WIDEST = (46, 28, 18)  # columns of key, type and default; what is longer pushes its row
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
         print_json("config", keys, said)
         return 0
     say(*said)
-    for key, type_, default, meaning in told:
-        say(f"{key:46} {type_:28} {default:18} {meaning}".rstrip())
+    widths = [min(most, max(len(row[i]) for row in told)) for i, most in enumerate(WIDEST) if told]
+    for *cells, meaning in told:
+        columns = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        say("  ".join([*columns, meaning]).rstrip())
     return 0
 
 

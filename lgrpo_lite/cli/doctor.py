@@ -71,9 +71,13 @@ def lines(facts: Facts, stack: str, findings: list[Finding]) -> Iterator[str]:
     """The report: packages, machine, findings, verdict."""
     here = ", ".join(complete(facts)) or "none"
     yield f"stack {stack}; complete here: {here}; Python {facts.machine.python}"
-    yield f"  {'package':17} {'installed':14} {'tested':11} allowed"
+    rows = [("package", "installed", "tested", "allowed", "")]
     for row in compare(stack, facts.installed):
-        yield f"  {row.name:17} {row.installed or '-':14} {row.tested:11} {row.allowed:16} {row.status}"
+        rows.append((row.name, row.installed or "-", row.tested, row.allowed, row.status))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        yield f"  {'  '.join(padded)}".rstrip()
     yield from _machine_lines(facts.machine)
     for finding in findings:
         yield f"{'fault' if finding.fatal else 'warning'}: {finding.what}"

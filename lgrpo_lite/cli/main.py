@@ -84,6 +84,8 @@ def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpa
     """The verb's function and its arguments. Help is printed here; it needs no verb's code but the one asked
     about.
     """
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "-h"]
     verb = next((a for a in argv if not a.startswith("-")), None)
     parser = _parser(verb)
     if verb is None:

@@ -11,6 +11,8 @@ from lgrpo_lite.cli.terminal.output import add_import, add_json, add_recipe, con
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.errors import ConfigError
 
+WIDE = 110  # columns of a terminal where a part's note stands in its row; below the table in a narrower one
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
@@ -157,7 +159,11 @@ def _print(planned, settings, weighed, notes) -> None:
     screen = console()
     for setting in settings:
         say(f"{setting}  {setting.reason}")
-    screen.print(_parts_table(planned))
+    wide = screen.width >= WIDE
+    screen.print(_parts_table(planned, noted=wide))
+    if not wide:
+        for part in planned.parts:
+            say(*([f"{part.name}: {part.note}"] if part.note else []))
     if weighed:
         screen.print(_probe_table(weighed))
     for note in notes:
@@ -165,20 +171,25 @@ def _print(planned, settings, weighed, notes) -> None:
     say(planned.verdict())
 
 
-def _parts_table(planned):
+def _parts_table(planned, *, noted: bool):
+    """Of each part what it takes at which moment, and where there is room what it is."""
+    from rich.box import HEAVY_HEAD
     from rich.table import Table
 
     from lgrpo_lite.plan.parts import MOMENTS
 
-    table = Table("GiB")
+    rows = [(part.name, *(_gib(part.at(moment)) for moment in MOMENTS), part.note) for part in planned.parts]
+    peaks = ("peak", *(_gib(planned.peak(moment)) for moment in MOMENTS), f"engine {planned.engine}")
+    table = Table("GiB", box=HEAVY_HEAD if noted else None, padding=(0, 1) if noted else (0, 2, 0, 0))
     for moment in MOMENTS:
         table.add_column(moment, justify="right")
-    table.add_column("")
-    for part in planned.parts:
-        table.add_row(part.name, *(_gib(part.at(moment)) for moment in MOMENTS), part.note)
+    if noted:
+        table.add_column("")
+    columns = len(table.columns)
+    for cells in rows:
+        table.add_row(*cells[:columns])
     table.add_section()
-    peaks = [_gib(planned.peak(moment)) for moment in MOMENTS]
-    table.add_row("peak", *peaks, f"engine {planned.engine}")
+    table.add_row(*peaks[:columns])
     return table
 
 

@@ -49,13 +49,16 @@ def _show(words: list[str], args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = check(load_recipe(words[0], words[1:]), imports=args.imports)
+    notes = [] if args.imports else not_run(recipe)
+    if args.json:
+        print_json("recipe show", recipe.model_dump(mode="json", by_alias=True), notes)
+        return 0
     text = recipe.to_yaml()
     if visible(text) != text:  # YAML has escapes of its own, which are read back as what they stand for
         text = recipe.to_yaml(ascii_only=True)
     say(*text.rstrip("\n").split("\n"))
-    if not args.imports:
-        for line in not_run(recipe):
-            say(f"note: {line}", file=sys.stderr)
+    for line in notes:
+        say(f"note: {line}", file=sys.stderr)
     return 0
 
 
@@ -98,9 +101,8 @@ def _copy(words: list[str], args: argparse.Namespace) -> int:
     from lgrpo_lite.recipe.read import recipe_text
 
     if len(words) != 2:
-        raise ConfigError(
-            "recipe cp takes a name and a file", where="command line", fix="lgrpo-lite recipe cp NAME FILE"
-        )
+        fix = "lgrpo-lite recipe cp NAME FILE; settings are for the file, or for `lgrpo-lite train FILE …`"
+        raise ConfigError("recipe cp takes a name and a file", where="command line", fix=fix)
     text, _ = recipe_text(words[0])
     target = Path(words[1])
     if target.exists() and not args.force:

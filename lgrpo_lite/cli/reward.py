@@ -17,6 +17,7 @@ from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, Verifica
 from lgrpo_lite.progress import told
 
 GOLDS = 256
+LISTED = 8  # rows of a kind, so that all of it fits on a screen
 ALONE = (
     "schema: 1\nmodel: {id: 'builtin:tiny-math'}\ndata: {train: {task: arithmetic}}\nrewards: [{use: NAME}]\n"
 )
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     recipe, alone = _recipe(args)
+    where = _on_command_line if alone else recipe.where
     cases = read_cases(args.cases) if args.cases else []
     if alone and not cases:
         fix = "add --cases FILE, or give a recipe, which has gold answers"
@@ -70,9 +72,7 @@ def run(args: argparse.Namespace) -> int:
         if not alone:
             golds, warnings = _golds(recipe, first, args.n, optional=bool(cases))
         told(f"scoring {len(golds) + len(cases)} answers", 0)
-        reward = RewardSum(
-            [first], recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
-        )
+        reward = RewardSum([first], where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety)
         try:
             if golds:
                 scored, tally = judged(golds, reward)
@@ -90,6 +90,11 @@ def run(args: argparse.Namespace) -> int:
         fix = "mend the rows or the reward named above; training would learn from these scores"
         raise VerificationError(failure, where=f"reward test, {first.use}", fix=fix)
     return 0
+
+
+def _on_command_line(key: str) -> str:
+    """Where the settings of a reward that was named alone are from."""
+    return "command line"
 
 
 def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
@@ -115,7 +120,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, bool]:
     overrides = [f"rewards.0.{setting}" for setting in settings]
     recipe = parse_recipe(text, "command line", overrides)
     tell_code(recipe)
-    parts_of(recipe.rewards, recipe.where, recipe.model.max_new_tokens)  # refuses what it cannot be asked
+    parts_of(recipe.rewards, _on_command_line, recipe.model.max_new_tokens)  # refuses what it cannot be asked
     return recipe, True
 
 
@@ -209,8 +214,8 @@ def _print_golds(golds: dict) -> None:
     zeros = golds["near_misses"] - golds["near_misses_failed"]
     say(f"gold answers   {ones} of {golds['golds']} score 1")
     say(f"near misses    {zeros} of {golds['near_misses']} score 0")
-    for row in (*golds["golds_shown"], *golds["near_misses_shown"]):
-        say(f"  {_line(row)}")
+    _print_rows(golds["golds_shown"], golds["golds_failed"])
+    _print_rows(golds["near_misses_shown"], golds["near_misses_failed"])
 
 
 def _print_cases(cases: dict) -> None:
@@ -222,11 +227,16 @@ def _print_cases(cases: dict) -> None:
     _print_groups("category", cases["by_category"])
     disagreements = cases["disagreements"]
     if disagreements:
-        say(f"disagreements, the first {len(disagreements)}:")
-    for row in disagreements:
+        say("disagreements:")
+    _print_rows(disagreements, len(disagreements) + cases["disagreements_left_out"])
+
+
+def _print_rows(rows: list[dict], count: int) -> None:
+    """The first of so many; --json has more of them."""
+    for row in rows[:LISTED]:
         say(f"  {_line(row)}")
-    if cases["disagreements_left_out"]:
-        say(f"  and {cases['disagreements_left_out']} more")
+    if count > LISTED:
+        say(f"  and {count - LISTED} more")
 
 
 def _print_groups(name: str, groups: dict) -> None:

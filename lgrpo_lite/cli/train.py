@@ -60,6 +60,9 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
         lines = describe(recipe, imports=args.imports)
         if not args.imports:
             lines += [f"note       {line}" for line in not_run(recipe)]
+        if args.json:
+            print_json(command, {"lines": lines})
+            return 0
         say(*lines, "dry run: nothing was started")
         return 0
     from lgrpo_lite.cli.terminal.screen import Screen

@@ -185,6 +185,9 @@ def find_config(model: Model, where: str = "model.id") -> dict[str, Any]:
     if is_gguf(model.id) and on_hub(model.id) is None:
         return config_of_header(read_header(local_file(model.id, where), where), where)
     path = _config_path(model)
+    if path is None and model.id.startswith(("/", ".")):
+        fix = "give a folder with its config.json"
+        raise ConfigError(f"there is no {model.id}/config.json", where=where, fix=fix)
     if path is None:
         known = ", ".join(sorted(shapes()))
         what = f"{model.id} is not on this machine, and its shape is not among: {known}"

@@ -79,7 +79,7 @@ class Data(Section):
     template: str = Field(
         default="chat",
         description=(
-            "chat: the model's own; plain: the question and a line break; or the path of a Jinja file"
+            "chat: the model's own; plain: texts and line breaks alone; or the path of a Jinja file"
         ),
     )
     system: str | None = Field(

@@ -73,7 +73,7 @@ def blamed(use: str, expected: str) -> Iterator[None]:
         if not is_file(use) or type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
             raise
         where = _line_of(error, use.rpartition(":")[0]) or line_of(use)
-        raise DataError(f"{use} raised {_said(error)}", where=where, fix=expected) from error
+        raise DataError(f"{use} {_said(error)}", where=where, fix=expected) from error
 
 
 def line_of(use: str) -> str:
@@ -100,9 +100,9 @@ def _said(error: BaseException) -> str:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        return f"no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
+        return f"gives no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
     lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"
+    return f"raised {type(error).__name__}: {lines[0]}"
 
 
 def read_file(path: str, where: str) -> bytes:
@@ -126,7 +126,7 @@ def from_text(text: bytes, path: str, name: str, *, where: str) -> Callable:
             exec(compile(text, path, "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            what = f"{path} does not import: {_said(error)}"
+            what = f"{path} does not import: it {_said(error)}"
             place = _line_of(error, path) or where
             raise DataError(what, where=place, fix="run it with python first") from error
     function = getattr(sys.modules[module_name], name, None)

@@ -181,8 +181,8 @@ class Memory(Section):
     layout: Literal["auto", "rows", "packed", "shared"] = Field(
         default="auto",
         description=(
-            "rows (padded), packed (end to end), shared (packed, equal prompts once); auto: whichever costs"
-            " least"
+            "rows (padded), packed (end to end), shared (packed, equal prompts once); auto: the cheapest of"
+            " those that are right for this model"
         ),
     )
     logprob_chunk: int | None = Field(

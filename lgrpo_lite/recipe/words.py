@@ -282,7 +282,9 @@ def called(key: str) -> list[str]:
 
 
 def keys_ending(leaf: str) -> tuple[str, ...]:
-    """Keys of ours whose last part is this; () where more than MOST are."""
+    """The key of ours that is this, else those whose last part it is; () where more than MOST are."""
+    if leaf in all_keys():
+        return (leaf,)
     found = tuple(key for key in all_keys() if key.rpartition(".")[2] == leaf)
     return found if len(found) <= MOST else ()
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -215,36 +216,42 @@ def _case(line: str, where: str) -> Case:
     for key in ("prediction", "gold", "label"):
         if key not in row:
             raise DataError(f"no key {key!r}", where=where, fix=fix)
-    if not isinstance(row["label"], bool):
+    if row["label"] not in (True, False):  # 1 and 0 too
         raise DataError(f"label {row['label']!r} is neither true nor false", where=where, fix=fix)
     texts = {}
     for key in ("prediction", "gold"):  # null: a completion or an answer of nothing
         value = "" if row[key] is None else row[key]
+        if key == "gold" and isinstance(value, dict):  # as data.train keeps an object
+            value = json.dumps(value, ensure_ascii=False)
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise DataError(f"{key} is no text", where=where, fix=fix)
         texts[key] = str(value)
     return Case(
         **texts,
-        label=row["label"],
+        label=bool(row["label"]),
         where=where,
         category=str(row.get("category", "")),
         tier=str(row.get("tier", "")),
         prompt=str(row.get("prompt") or ""),
-        columns=row,
+        columns={"answer": texts["gold"], **row},  # what a recipe calls the column of golds
     )
 
 
 def judged(cases: Sequence[Case], reward: RewardSum) -> tuple[list[Scored], Tally]:
-    """Every case through the reward as training scores it: same worker processes, deadlines and limits."""
-    prompts = []
-    for case in cases:
-        asked = case.prompt or case.gold
+    """Every case through the reward as training scores it: same worker processes, deadlines and limits; cases
+    of one row, which follow each other, are answers to one prompt.
+    """
+    prompts: list[Prompt] = []
+    answers: list[list[Completion]] = []
+    for (where, gold), same in groupby(cases, key=lambda case: (case.where, case.gold)):
+        of_row = list(same)
+        case = of_row[0]
         given = {"columns": case.columns, "messages": case.messages}
-        prompts.append(Prompt(case.where, asked, (), case.gold, **given))
-    answers = [[Completion((), None, case.prediction, "stop", 0)] for case in cases]
+        prompts.append(Prompt(where, case.prompt or gold, (), gold, **given))
+        answers.append([Completion((), None, case.prediction, "stop", 0) for case in of_row])
     tally = Tally()
     scores = reward.scores(prompts, answers, tally=tally)
-    rows = [Scored(case, row[0]) for case, row in zip(cases, scores, strict=True)]
+    rows = [Scored(case, score) for case, score in zip(cases, chain.from_iterable(scores), strict=True)]
     return rows, tally
 
 

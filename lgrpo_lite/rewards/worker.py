@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from lgrpo_lite.recipe.plugin import from_text
@@ -22,6 +23,7 @@ from lgrpo_lite.recipe.plugin import from_text
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
 MAX_NOTE = 4000  # characters of a traceback
 VERIFIER = "lgrpo_lite.verifier.verify"
+CALLERS = (__file__, str(Path(__file__).with_name("mark.py")))  # between a process and a reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,16 @@ def _call(function: Callable, arguments: dict[str, Any]) -> tuple[Any, str]:
     """What the function returned, or the traceback of what it raised, SystemExit and the like included."""
     try:
         return function(**arguments), ""
-    except BaseException:
-        return None, traceback.format_exc()[-MAX_NOTE:] or "?"
+    except BaseException as error:
+        lines = traceback.format_exception(type(error), error, _inside(error.__traceback__))
+        return None, "".join(lines)[-MAX_NOTE:] or "?"
+
+
+def _inside(frames: TracebackType | None) -> TracebackType | None:
+    """The frames of a reward, without those that called it; None where its answer was refused here."""
+    while frames is not None and frames.tb_frame.f_code.co_filename in CALLERS:
+        frames = frames.tb_next
+    return frames
 
 
 def _contain(parent: int, memory: int) -> None:
