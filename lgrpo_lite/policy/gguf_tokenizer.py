@@ -185,7 +185,10 @@ def _byte_level(meta: _Vocabulary) -> Tokenizer:
     if cut not in CUTS:
         raise meta.refused(f"it cuts words by the rule {cut!r}, which is not among: {', '.join(CUTS)}")
     pattern, digits, whole_words, form = CUTS[cut]
-    merges = [tuple(str(merge).split(" ", 1)) for merge in meta.of("merges") or []]
+    merges: list[tuple[str, str]] = []
+    for merge in meta.of("merges") or []:
+        left, _, right = str(merge).partition(" ")
+        merges.append((left, right))
     made = {"".join(merge) for merge in merges}
     for text, kind in zip(meta.tokens, meta.types, strict=True):
         if kind == NORMAL and len(text) > 1 and text not in made:

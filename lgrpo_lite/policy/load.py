@@ -121,10 +121,11 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     # what does not fit is asked for by name below: transformers makes it up, or fails without saying what
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with bars_told(), on_default_stream(device):
-        base, info = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
+        both: Any = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
+        base, info = both
         _demand_weights(base, info, model, where)
         if not quantised:
-            base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            base = base.to(device)
     base.requires_grad_(model.lora is None)
     return settle(base, dtype)
 
