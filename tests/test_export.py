@@ -20,7 +20,7 @@ from lgrpo_lite.cli.main import main
 from lgrpo_lite.engines.base import SamplingParams
 from lgrpo_lite.engines.transformers import TransformersEngine, TransformersSampler
 from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
-from lgrpo_lite.export import export
+from lgrpo_lite.export import export, verify
 from lgrpo_lite.export.export import (
     VERIFY_PROMPTS,
     answering_bytes,
@@ -347,3 +347,23 @@ def test_export_by_hand_says_so_where_the_policy_itself_has_no_room(fp32, monkey
     with pytest.raises(OutOfMemory, match="CUDA out of memory") as error:
         command._written(fp32.recipe, Path(), "merged", Path(), argparse.Namespace())
     assert error.value.where == "export"
+
+
+@pytest.mark.parametrize(
+    ("moved", "mean"), [("all by the same", 0.0), ("every other", 0.5), ("to nan", -1.0)]
+)
+def test_what_all_logits_of_a_position_share_is_no_difference(moved, mean):
+    def policy_logits(ids):
+        return torch.arange(8.0).repeat(1, ids.shape[1], 1)
+
+    def merged_logits(ids):
+        logits = policy_logits(ids)
+        if moved == "all by the same":
+            return logits + 1
+        logits[..., ::2] += 1 if moved == "every other" else float("nan")
+        return logits
+
+    prompts, answers = [[1, 2]], [[7, 7]]
+    limits = {"tolerance": 1e-3, "least_same_top": 0.0}
+    result = verify.compare(policy_logits, merged_logits, prompts, answers, answers, **limits)
+    assert result.mean_logit_diff == mean and result.passed == (mean == 0)
