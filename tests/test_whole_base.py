@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -82,9 +83,10 @@ def test_a_base_is_refused_that_has(name, weights, tmp_path, tokenizer):
 @pytest.mark.parametrize("kind", ["T5", "Bart", "ViT"])
 def test_a_model_that_does_not_continue_a_text_is_named(kind, tmp_path):
     getattr(transformers, f"{kind}Config")().save_pretrained(tmp_path)
-    for load in (load_base, empty_base):
+    model = Model(id=str(tmp_path), weights="fp32")
+    for load in (partial(load_base, model, CPU), partial(empty_base, model, torch.float32)):
         with pytest.raises(ConfigError, match="which does not continue a text by itself"):
-            load(Model(id=str(tmp_path), weights="fp32"), CPU if load is load_base else torch.float32)
+            load()
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path, tokenizer):
