@@ -24,6 +24,11 @@ LLAMA_ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+EYES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 4, "head_dim": 16, "projection_dim": 32,
+}  # fmt: skip
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
 GEMMA = {"sliding_window": 64, "sliding_window_pattern": 2, "query_pre_attn_scalar": 8}
 HYBRID = {
     "layer_types": ["mamba", "mamba", "attention", "mamba"], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
@@ -39,14 +44,23 @@ SHAPES = {
     "llama3": ("Llama", "LlamaForCausalLM", {"rope_parameters": LLAMA_ROPE}),
     "gemma3-text": ("Gemma3Text", "Gemma3ForCausalLM", GEMMA),
     "gemma3": ("Gemma3", "Gemma3ForConditionalGeneration", GEMMA),
+    "qwen2.5-vl": ("Qwen2_5_VL", "Qwen2_5_VLForConditionalGeneration", MROPE),
+    "llava": ("Llava", "LlavaForConditionalGeneration", {"model_type": "llama"}),
+    "mistral3": ("Mistral3", "Mistral3ForConditionalGeneration", {"model_type": "mistral"}),
+    "smolvlm": ("SmolVLM", "SmolVLMForConditionalGeneration", {"model_type": "llama"}),
     "qwen3.5": ("Qwen3_5", "Qwen3_5ForConditionalGeneration", DELTA),
     "granite-hybrid": ("GraniteMoeHybrid", "GraniteMoeHybridForCausalLM", HYBRID),
     "gpt-oss": ("GptOss", "GptOssForCausalLM", EXPERTS | {"sliding_window": 32}),
     "mixtral": ("Mixtral", "MixtralForCausalLM", EXPERTS),
 }
+QWEN_IDS = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
 TOWERS = {
+    "qwen2.5-vl": {"vision_config": QWEN_VISION | {"fullatt_block_indexes": [1], "window_size": 16}, **QWEN_IDS},
+    "llava": {"vision_config": EYES | {"model_type": "clip_vision_model"}, "image_token_index": 3},
+    "mistral3": {"vision_config": EYES | {"model_type": "pixtral"}, "image_token_index": 3},
+    "smolvlm": {"vision_config": EYES, "image_token_id": 3},
     "gemma3": {"vision_config": SIGLIP, "mm_tokens_per_image": 4, "image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5},
-    "qwen3.5": {"vision_config": QWEN_VISION, "image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6},
+    "qwen3.5": {"vision_config": QWEN_VISION, **QWEN_IDS},
 }  # fmt: skip
 
 

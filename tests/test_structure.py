@@ -1,6 +1,7 @@
 """packed and shared are for softmax attention over keys that are placed, and for nothing else."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -218,12 +219,13 @@ LATENT = {
     "head_dim": 4, "num_key_value_heads": 4,
 }  # fmt: skip
 INDEXED = {"index_topk": 64, "index_n_heads": 2, "index_head_dim": 8}
+CHOOSING: dict[str, Any] = LATENT | INDEXED | EXPERTS | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
 
 
 @pytest.mark.parametrize("name", ["DeepseekV32", "GlmMoeDsa"])
 def test_a_model_that_chooses_its_keys_is_seen_though_the_probe_is_shorter_than_the_choice(name, without):
     without("config")
-    p = policy_of(model_of(name, **LATENT, **INDEXED, **EXPERTS, n_routed_experts=4, n_group=1, topk_group=1))
+    p = policy_of(model_of(name, **CHOOSING))
     usable, refused = usable_layouts(p)
     assert usable == ("rows",)
     assert refused["packed"] == "what 'indices' does to the model's attention is for the layout `rows`"
@@ -239,14 +241,18 @@ def test_a_mask_of_the_model_s_own_is_not_passed_over():
         return inputs, options
 
     base = model_of("Llama")
-    layers_of(base)[1].self_attn.register_forward_pre_hook(masked, with_kwargs=True)
+    attending: Any = layers_of(base)[1].self_attn
+    attending.register_forward_pre_hook(masked, with_kwargs=True)
     _, refused = usable_layouts(policy_of(base))
     assert refused["shared"] == "a mask that the model makes for itself is for the layout `rows`"
 
 
+LLAMA4: dict[str, Any] = EXPERTS | {"intermediate_size_mlp": 48, "num_hidden_layers": 2}
+
+
 def test_a_model_that_names_a_part_it_does_not_have_is_read():
     """Llama 4 says that its body is `language_model`, and has it as `model`."""
-    p = policy_of(model_of("Llama4Text", **EXPERTS, intermediate_size_mlp=48, num_hidden_layers=2))
+    p = policy_of(model_of("Llama4Text", **LLAMA4))
     assert p.base.base_model is p.base
     prove(p, tiny_recipe("memory.checkpointing=false"))
     assert p.layouts == ("rows", "packed", "shared")

@@ -62,7 +62,12 @@ def unchanged(before, after):
     return {name for name in names if torch.equal(before[name], after[name])}
 
 
-@pytest.mark.parametrize(("shape", "weights"), [("qwen3.5", "nf4"), ("gemma3", "fp32")])
+SEEING = [
+    ("qwen3.5", "nf4"), ("gemma3", "fp32"), ("qwen2.5-vl", "fp32"), ("llava", "nf4"), ("mistral3", "fp32"), ("smolvlm", "fp32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "weights"), SEEING)
 def test_a_model_that_sees_keeps_its_eyes(tmp_path, tokenizer, shape, weights):
     base = saved(shape, tmp_path / "base", tokenizer)
     recipe, policy = trained(base, f"model.weights={weights}")
@@ -71,7 +76,8 @@ def test_a_model_that_sees_keeps_its_eyes(tmp_path, tokenizer, shape, weights):
     assert compared.passed and compared.greedy_equal == len(PROMPTS)
     before, after = tensors_of(base), tensors_of(out)
     same = unchanged(before, after)
-    assert {name for name in before if "vis" in name or "projector" in name} <= same
+    eyes = ("vis", "projector", "connector")
+    assert {name for name in before if any(part in name for part in eyes)} <= same
     assert {name.split(".")[-2] for name in before.keys() - same} <= {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
         "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj",

@@ -2,15 +2,17 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from shapes import saved
 from transformers import AutoTokenizer
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.policy.load import load_base, locate
+from lgrpo_lite.policy.load import empty_base, load_base, locate
 from lgrpo_lite.recipe.schema import Model
 
 CPU = torch.device("cpu")
@@ -76,6 +78,15 @@ def test_a_base_is_refused_that_has(name, weights, tmp_path, tokenizer):
     with pytest.raises(ConfigError, match=words) as error:
         load_base(Model(id=str(folder), weights=weights), CPU)
     assert len(error.value.lines()) == 3
+
+
+@pytest.mark.parametrize("kind", ["T5", "Bart", "ViT"])
+def test_a_model_that_does_not_continue_a_text_is_named(kind, tmp_path):
+    getattr(transformers, f"{kind}Config")().save_pretrained(tmp_path)
+    model = Model(id=str(tmp_path), weights="fp32")
+    for load in (partial(load_base, model, CPU), partial(empty_base, model, torch.float32)):
+        with pytest.raises(ConfigError, match="which does not continue a text by itself"):
+            load()
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path, tokenizer):

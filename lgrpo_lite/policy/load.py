@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -116,13 +118,13 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     else:
         options = {"dtype": dtype if model.lora else torch.float32}
     _check_saved(model, where)
-    options["attn_implementation"] = attention_of(config_of(model, where))
+    config = _language_config(model, where)
+    options["attn_implementation"] = attention_of(config)
     options["tqdm_class"] = download_bar(f"downloading {model.id}")
     # what does not fit is asked for by name below: transformers makes it up, or fails without saying what
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with bars_told(), on_default_stream(device):
-        both: Any = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
-        base, info = both
+        base, info = _fetch(_class_of(config).from_pretrained, model, where, **options)
         _demand_weights(base, info, model, where)
         if not quantised:
             base = base.to(device)
@@ -148,8 +150,29 @@ def _demand_weights(base, info: dict[str, Any], model: Model, where: str) -> Non
 
 def attention_of(config) -> str:
     """torch's own attention, or transformers' plain one for a model that needs more than that (sinks)."""
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    kind: Any = _class_of(config)._model_mapping.get(type(config), None)
     return "sdpa" if kind is None or kind._supports_sdpa else "eager"
+
+
+def _language_config(model: Model, where: str):
+    """The model's configuration. One of no model that continues a text by itself: ConfigError."""
+    config = config_of(model, where)
+    known = type(config) in _class_of(config)._model_mapping
+    if not known or getattr(config, "is_encoder_decoder", False):
+        what = (
+            f"{model.id} is a model of type {config.model_type!r}, which does not continue a text by itself"
+        )
+        raise ConfigError(
+            what, where=where, fix="use a causal language model, for text or for text and images"
+        )
+    return config
+
+
+def _class_of(config) -> Any:
+    """Of a model of text, or of text and images where transformers knows no other for this config."""
+    text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if sees and not text else AutoModelForCausalLM
 
 
 @contextmanager
@@ -173,9 +196,10 @@ def on_default_stream(device: torch.device) -> Iterator[None]:
 def empty_base(model: Model, dtype: torch.dtype, where: str = "model.id"):
     """The base model without weights, on the meta device: an engine puts its own in and calls `settle`."""
     _check_saved(model, where)
-    config = config_of(model, where)
+    config = _language_config(model, where)
     with init_empty_weights(include_buffers=False):
-        base = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config), dtype=dtype)
+        options = {"attn_implementation": attention_of(config), "dtype": dtype}
+        base = _class_of(config).from_config(config, **options)
     with suppress(OSError):  # a base without one: what its config says stays
         path, revision = locate(model.id, where, model.revision), model.revision or "main"
         base.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
