@@ -234,13 +234,13 @@ def test_a_baseline_of_a_reward_that_fails_says_where(here, capfd):
             "countdown",
             [{"question": "q", "answer": "1", "nums": []}],
             "rows.jsonl:1",
-            "asks for level, and the row",
+            r"the reward at mine\.py:4 asks for level, and the row",
         ),
         (
             "columns_of",
             [*ROWS, {"question": "q", "answer": "1"}],
             "rows.jsonl:3",
-            "asks for nums, and the row",
+            r"the reward at mine\.py:\d+ asks for nums, and the row",
         ),
     ],
 )
@@ -279,6 +279,26 @@ def test_a_column_with_a_name_that_means_something_else_is_told(here, text, name
     assert words in counts.hidden and bool(words) == bool(counts.hidden)
     if words:
         assert counts.hidden in counts.notes() and counts.hidden.startswith("rows.jsonl:1")
+
+
+def test_an_argument_that_is_given_by_its_place_alone_is_refused(here):
+    Path("mine.py").write_text("def f(completion, /): return 1")
+    with pytest.raises(ConfigError, match="takes completion by its place alone"):
+        recipe_of("f")
+
+
+def test_a_run_in_which_no_step_was_an_update_says_so(here, capfd):
+    small = [
+        "rollout.prompts_per_step=2",
+        "rollout.group_size=2",
+        "model.max_new_tokens=4",
+        "model.threads=1",
+    ]
+    quick = ["train.steps=1", "export.formats=[]", "safety.baseline_check=false", "safety.sync_proof_every=0"]
+    rest = "data: {template: plain, train: {path: rows.jsonl}}\nrewards: [{use: 'mine.py:lazy'}]\n"
+    Path("my.yaml").write_text("schema: 1\nmodel: {id: 'builtin:tiny-math', weights: fp32}\n" + rest)
+    assert lgrpo("train", "my.yaml", "--ui", "none", *small, *quick) == 0
+    assert "warning: no step made an update (every reward is missing)" in capfd.readouterr().err
 
 
 def test_a_class_is_no_reward_and_its_instance_is_one(here):

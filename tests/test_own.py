@@ -86,6 +86,7 @@ def test_an_advantage_is_blamed_on_its_own_line(text, line, words, tried):
         (f"return ({GAIN}).detach(), {{}}", 8, "a gain without a gradient"),
         (f"return {GAIN} / 0, {{}}", 8, "not finite"),
         ("return torch.sqrt(t.x ** 2) * t.batch.advantage, {}", 8, "whose gradient is not finite"),
+        (f"return {GAIN.replace('t.x', 't.x.detach()')} + 0 * t.logp, {{}}", 8, "whose gradient is 0"),
         (f"return {GAIN}, None", 8, "gave nothing for counts"),
         (f"return {GAIN}, {{'clip': 1.0}}", 8, "gave a float for counts['clip']"),
         ("return t.nothing, {}", 9, "raised AttributeError"),

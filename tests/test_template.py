@@ -321,7 +321,7 @@ INST = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [
         (CHATML, {}, ()),
         (INST, {}, ()),  # what follows a question is the answer itself
         ("{{ question }}", {}, ()),  # shows no answer: nothing is known
-        (TURNS_ONLY, {}, ("does not read add_generation_prompt: behind a question the model writes '<|assistant|>'",)),
+        (TURNS_ONLY, {}, ("does not read add_generation_prompt: the model has to write '<|assistant|>' by itself",)),
         (TURNS_ONLY, {"prefill": "<|assistant|>"}, ()),
         (CHATML + "{{ raise_exception('no') }}", {}, ()),
     ],

@@ -20,7 +20,7 @@ from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.gguf_config import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
 from lgrpo_lite.recipe.data import Part
-from lgrpo_lite.recipe.plugin import from_file, is_file, look_at
+from lgrpo_lite.recipe.plugin import from_file, is_file, line_of, look_at
 from lgrpo_lite.recipe.reward import Reward
 from lgrpo_lite.recipe.schema import Recipe, Source
 from lgrpo_lite.rewards.code import missing_sandbox
@@ -147,17 +147,17 @@ def wants_of(recipe: Recipe, *, imports: bool = True) -> Wants:
     """What the rewards of a checked recipe want of a row. `imports` as in `check`: without it, of its own
     files' rewards nothing.
     """
-    columns: dict[str, None] = {}
+    columns: dict[str, str] = {}
     every = False
     reserved: dict[str, None] = {}
     for i, reward in enumerate(recipe.rewards):
         if is_file(reward.use) and imports:
             function = from_file(reward.use, recipe.where(f"rewards.{i}.use"))
             form = form_of(function, reward.options)
-            columns |= dict.fromkeys(form.columns)
+            columns = dict.fromkeys(form.columns, line_of(reward.use)) | columns
             every = every or form.rest or bool(form.more)
             reserved |= dict.fromkeys(reserved_by(function, form))
-    return Wants(gold_fault_of(recipe), tuple(columns), every, tuple(reserved))
+    return Wants(gold_fault_of(recipe), columns, every, tuple(reserved))
 
 
 def _missing_parts(recipe: Recipe) -> list[str]:

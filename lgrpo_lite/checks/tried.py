@@ -47,7 +47,8 @@ def _try_loss(recipe: Recipe, groups: Sequence[Group]) -> None:
     loss, _ = objective(logp, batch, entropy, hidden)
     with blamed(recipe.algorithm.surrogate, own.GAIN):
         loss.backward()
-    own.demand_gradient(recipe.algorithm.surrogate, logp.grad)
+    if bool(batch.advantage.any()):
+        own.demand_gradient(recipe.algorithm.surrogate, logp.grad)
 
 
 def _group(recipe: Recipe, number: int, size: int, *, equal: bool) -> Group:

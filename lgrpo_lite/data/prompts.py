@@ -4,7 +4,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
@@ -27,7 +27,7 @@ class Wants:
     """What the rewards of a recipe want of a row."""
 
     gold_fault: GoldFault | None = None
-    columns: tuple[str, ...] = ()  # that it must have
+    columns: Mapping[str, str] = field(default_factory=dict)  # that it must have, and who asks for each
     every_column: bool = False  # and all others that it has
     reserved: tuple[str, ...] = ()  # names that to a user's reward are no column
 
@@ -229,12 +229,15 @@ def _checked(row: Row, wants: Wants) -> Row | DataError:
     if fault is not None:
         fix = "mend the row, name another column or answer_extract, or leave such rows out by bad_rows=skip"
         return DataError(fault, where=row.place, fix=fix)
-    missing = [column for column in wants.columns if column not in row.columns]
-    if missing:
-        there = ", ".join(list(row.columns)[:8]) or "none"
-        what = f"a reward asks for {', '.join(missing)}, and the row has no column of that name"
-        fix = f"name one of the columns there: {there}; or set an option of that name beside `use`"
-        return DataError(what, where=row.place, fix=fix)
+    for column, asking in wants.columns.items():
+        if column not in row.columns:
+            there = ", ".join(list(row.columns)[:8]) or "none"
+            what = f"the reward at {asking} asks for {column}, and the row has no column of that name"
+            known = "docs/rewards.md has what else it may ask for"
+            fix = (
+                f"name one of the columns there: {there}; or set an option of that name beside `use`; {known}"
+            )
+            return DataError(what, where=row.place, fix=fix)
     if wants.every_column:
         return row
     return replace(row, columns={column: row.columns[column] for column in wants.columns})

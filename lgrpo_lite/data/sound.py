@@ -107,10 +107,8 @@ def begins(data: Data, tokenizer) -> list[str]:
         what = f"the tokenizer puts {token!r} before every text, and the template writes none"
         lines.append(f"{what}: many models read worse without it; put {{{{ bos_token }}}} at its beginning")
     if lead:
-        what = (
-            f"the template does not read add_generation_prompt: behind a question the model writes {lead!r}"
-        )
-        lines.append(f"{what} itself before it answers; let the template write it, as a file")
+        what = f"the template does not read add_generation_prompt: the model has to write {lead!r} by itself"
+        lines.append(f"{what} before it answers; let a template file write it")
     return lines
 
 

@@ -80,13 +80,15 @@ def surrogate(use: str, function: "Surrogate") -> "Surrogate":
 
 
 def demand_gradient(use: str, gradient: "Tensor | None") -> None:
-    """Of the log-probs of a batch, by a surrogate's gain. None or a NaN, with which every update would be
-    refused: DataError.
+    """Of the log-probs of a batch with advantages, by a surrogate's gain. None or a NaN, with which every
+    update would be refused, or zeros, with which it would change nothing: DataError.
     """
     import torch
 
     if gradient is None or not bool(torch.isfinite(gradient).all()):
         _refuse(use, "gave a gain whose gradient is not finite", GAIN)
+    if not bool(gradient.any()):
+        _refuse(use, "gave a gain whose gradient is 0 at every token, so nothing would be learned", GAIN)
 
 
 def _sized(use: str, rows: Any, size: int, what: str, of: str) -> None:

@@ -66,11 +66,15 @@ def reserved_by(function: Callable, form: Form) -> tuple[str, ...]:
 
 
 def refuse_other(function: Callable, use: str, where: str) -> None:
-    """A class, or an argument of TRL's form that only TRL's trainer could give: ConfigError."""
+    """A class, or an argument that nothing here could give it: ConfigError."""
     if inspect.isclass(function):
         name = function.__name__
         what = f"reward {use!r} is a class, and a call of it would make an object and no reward"
         raise ConfigError(what, where=where, fix=f"write `score = {name}(…)` into the file, and name score")
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            what = f"reward {use!r} takes {name} by its place alone, and arguments are given by name"
+            raise ConfigError(what, where=where, fix=f"remove the / behind {name}")
     if TOGETHER[0] not in inspect.signature(function).parameters:
         return
     for name, parameter in _named(function):

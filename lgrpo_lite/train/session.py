@@ -115,6 +115,7 @@ def train(
             if done:
                 _ended(folder, "done", 0)
         if done:
+            _tell_untrained(folder, caller.say)
             return Result(folder.path, 0, exports)
         code = stop.exit_code or EXIT_INTERRUPTED
         _ended(folder, "stopped", code)  # no heartbeat is left that would say `stopping` after it
@@ -224,6 +225,14 @@ def _exported(run, folder: RunFolder) -> dict[str, str]:
         exports["check"] = f"{greedy}, max |Δlogit| {alike.max_logit_diff:.2g}"
     run.reward.close()
     return exports
+
+
+def _tell_untrained(folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Where no step of a run made an update, what it leaves is the base model."""
+    steps = folder.rows("metrics.jsonl")
+    if steps and all(step.get("skipped") for step in steps):
+        why = steps[-1]["skipped"]
+        say(f"warning: no step made an update ({why}): what is trained and exported is the base model still")
 
 
 def _failed(folder: RunFolder, error: Exception) -> None:
