@@ -1,6 +1,9 @@
 """Prompts as the model reads them: template applied, special tokens visible, tokens counted."""
 
+import tempfile
+from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.errors import ConfigError
@@ -8,14 +11,22 @@ from lgrpo_lite.errors import ConfigError
 
 def show_prompts(recipe: Any, count: int) -> None:
     """The first prompts of data.train. Loads the model's tokenizer and nothing else of it."""
-    from lgrpo_lite.checks.check import wants_of
     from lgrpo_lite.cli.terminal.output import say
+    from lgrpo_lite.folder.logs import log_to
+
+    if count < 1:
+        raise ConfigError(f"--show {count} shows nothing", where="command line", fix="give 1 or more")
+    with tempfile.TemporaryDirectory() as folder:  # what libraries say of tokenizers is not for a terminal
+        log_to(Path(folder) / "main.log")
+        say(*_lines(recipe, count))
+
+
+def _lines(recipe: Any, count: int) -> Iterator[str]:
+    from lgrpo_lite.checks.check import wants_of
     from lgrpo_lite.data.prompts import prompt_of, read
     from lgrpo_lite.data.sound import check_model, ends
     from lgrpo_lite.policy.load import generation_ends, load_tokenizer
 
-    if count < 1:
-        raise ConfigError(f"--show {count} shows nothing", where="command line", fix="give 1 or more")
     tokenizer = load_tokenizer(recipe.model, recipe.where("model.id"))
     check_model(recipe.data, tokenizer, recipe.where)
     wants = wants_of(recipe, imports=False)
@@ -25,12 +36,11 @@ def show_prompts(recipe: Any, count: int) -> None:
         for row in islice(rows, count - shown):
             shown += 1
             prompt = prompt_of(row, recipe.data, tokenizer)
-            for line in _told(f"prompt {shown}  {row.place}", prompt, recipe, tokenizer):
-                say(line)
+            yield from _told(f"prompt {shown}  {row.place}", prompt, recipe, tokenizer)
     settings = generation_ends(recipe.model, recipe.where("model.id"))
     own = tokenizer.eos_token_id
     for line in ends(recipe.data, tokenizer, settings | {own} - {None}, own, settings):
-        say(f"note       {line}")
+        yield f"note       {line}"
 
 
 def _told(head: str, prompt, recipe, tokenizer) -> list[str]:
