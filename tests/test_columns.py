@@ -18,8 +18,22 @@ from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Outcome
 
 ROWS = [
-    {"question": "2+2?", "answer": "so #### 4", "nums": [2, 2], "level": "easy", "prompt": "its own"},
-    {"question": "3+3?", "answer": "so #### 6", "nums": [3, 3], "level": "hard", "prompt": "its own"},
+    {
+        "question": "2+2?",
+        "answer": "so #### 4",
+        "nums": [2, 2],
+        "level": "easy",
+        "prompt": "its own",
+        "timeout": 1,
+    },
+    {
+        "question": "3+3?",
+        "answer": "so #### 6",
+        "nums": [3, 3],
+        "level": "hard",
+        "prompt": "its own",
+        "timeout": 1,
+    },
 ]
 USER = """
 import re, asyncio
@@ -41,6 +55,29 @@ def helper(nums):
 
 def lazy(completion):
     return None
+
+def others(completion, nums, **kwargs):
+    return sum(nums) + len(kwargs["level"]) + len(kwargs["prompt"]) / 100
+
+def limited(completions, timeout, **kwargs):
+    return [float(timeout) for _ in completions]
+
+class Graded:
+    def __init__(self, scale=2.0):
+        self.scale = scale
+
+    def __call__(self, completions, nums, **kwargs):
+        return [self.scale * sum(n) for n in nums]
+
+graded = Graded()
+
+def arrays(completions, nums, **kwargs):
+    import numpy
+    return numpy.array([sum(n) for n in nums], dtype=numpy.float32)
+
+async def slowly(completion, nums):
+    await asyncio.sleep(0)
+    return sum(nums)
 
 # --- the form of TRL, and the rewards that Unsloth's notebooks have, written anew
 
@@ -143,6 +180,11 @@ RIGHT = "<reasoning>\n2+2\n</reasoning>\n<answer>\n4\n</answer>"
         ("columns_of", "chat", {"scale": 2}, ("a",), [[22.0], [26.0]]),
         ("later", "plain", {}, ("a",), [[1.0], [1.0]]),
         ("some_missing", "chat", {}, ("a", "b?"), [[1.0, None]] * 2),
+        ("others", "chat", {}, ("a",), [[8.07], [10.07]]),
+        ("limited", "chat", {"timeout": 7}, ("a", "b"), [[7.0, 7.0]] * 2),
+        ("graded", "chat", {}, ("a",), [[8.0], [12.0]]),
+        ("arrays", "chat", {}, ("a", "b"), [[4.0, 4.0], [6.0, 6.0]]),
+        ("slowly", "chat", {}, ("a",), [[4.0], [6.0]]),
     ],
 )
 def test_a_reward_is_given_what_its_arguments_name(here, use, template, options, answers, expected):
@@ -227,6 +269,7 @@ def test_a_reward_without_its_column_is_not_called(here):
         ("def f(completion, order): return 1", "f", ""),  # no such column
         ("def f(completion, question): return 1", "f", ""),
         ("def f(completions, prompts, **kwargs): return [1]", "f", ""),
+        ("def f(completions, timeout, **kwargs): return [1]", "f", "a column of the name timeout"),
     ],
 )
 def test_a_column_with_a_name_that_means_something_else_is_told(here, text, name, words):
@@ -236,6 +279,28 @@ def test_a_column_with_a_name_that_means_something_else_is_told(here, text, name
     assert words in counts.hidden and bool(words) == bool(counts.hidden)
     if words:
         assert counts.hidden in counts.notes() and counts.hidden.startswith("rows.jsonl:1")
+
+
+def test_a_class_is_no_reward_and_its_instance_is_one(here):
+    with pytest.raises(ConfigError, match="Graded' is a class") as error:
+        recipe_of("Graded")
+    assert "score = Graded(…)" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("x = 1\nimport sys\nsys.exit(0)\ndef f(completion): return 1\n", "mine.py:3", "SystemExit"),
+        ("x = 1\ny = x.lost\ndef f(completion): return 1\n", "mine.py:2", "AttributeError"),
+        ("def f(completion: return 1\n", "mine.py:1", "SyntaxError"),
+        ("def g():\n    import lost\ng()\n", "mine.py:2", "No module named 'lost'"),
+    ],
+)
+def test_a_file_that_does_not_import_is_told_at_its_line(here, text, place, words):
+    Path("mine.py").write_text(text)
+    with pytest.raises(DataError, match=f"mine.py does not import: .*{words}") as error:
+        recipe_of("f")
+    assert error.value.where == place
 
 
 def test_what_only_trl_has_is_refused(here):

@@ -228,7 +228,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path, capfd):
         ),
         (["builtin:tiny-math", "--suite", "arithmetic", "--checkpoint", "5"], "a model has no checkpoints"),
         (["builtin:tiny-math", "--suite", "arithmetic", "eval.kk=1"], "unknown key 'eval.kk'"),
-        (["builtin:tiny-math", "--suite-file", "none.jsonl"], "none.jsonl"),
+        (["builtin:tiny-math", "--suite-file", "none.jsonl", "data.template=plain"], "none.jsonl"),
     ],
 )
 def test_faults_are_named(argv, words, capfd, tmp_path, monkeypatch):

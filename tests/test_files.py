@@ -71,6 +71,8 @@ def test_text_formats_hold_the_same_rows(tmp_path, name, packed):
         ("a.csv", "frage;loesung\na;1\n", 1, "separated by a semicolon, and a comma is read here"),
         ("a.csv", "question\tanswer\na\t1\n", 1, "separated by a tab"),
         ("a.csv", "question|answer\na|1\n", 1, "separated by a bar"),
+        ("a.csv", '"question";"answer"\n"a, b";"1"\n', 1, "separated by a semicolon"),
+        ("a.csv", '\n"question, all of it"\t"answer"\na\t1\n', 2, "separated by a tab"),
         ("a.tsv", "question,answer\na,1\n", 1, "separated by a comma, and a tab is read here"),
         ("a.csv", "question,answer\na,1\nb\x00,2\n", 3, "NUL"),
         ("a.csv", "question,answer\na,1\nb,\n", 3, "no gold answer"),

@@ -135,7 +135,9 @@ def test_a_step_writes_its_samples_with_credit(tmp_path):
     folder = RunFolder(tmp_path)
     folder.open()
     folder.record(record, samples(groups, 3, run.policy.tokenizer.decode))
-    with gzip.open(tmp_path / "completions" / "step-000001.jsonl.gz", "rt") as file:
+    packed = tmp_path / "completions" / "step-000001.jsonl.gz"
+    assert packed.read_bytes()[4:8] == bytes(4), "no time in it: a run that went on has the same bytes"
+    with gzip.open(packed, "rt") as file:
         rows = [json.loads(line) for line in file]
     assert len(rows) == 3 and {"ok", "wrong"} <= {row["outcome"] for row in rows}
     assert all(

@@ -63,7 +63,7 @@ def test_a_fault_a_hang_a_death_and_much_memory_are_faults_with_their_case(tmp_p
         (Said(0, "fine\n", ""), []),
         (Said(2, "", "error: no\n  at  here\n  fix it\n"), []),
         (Said(1, "", "error: unexpected KeyError: 'x'\n"), ["exit code 1"]),
-        (Said(5, "", "x" * (LONGEST + 1)), ["a line of", "a message of"]),
+        (Said(5, "", "x" * (LONGEST + 1)), ["a line of", "messages, the longest of"]),
         (Said(2, "", "a\x1b[2J"), ["control characters on stderr"]),
         (Said(0, "\u202e", ""), ["control characters on stdout"]),
         (Said(0, "Traceback (most recent call last):\n", ""), ["a traceback"]),

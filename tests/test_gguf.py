@@ -3,7 +3,9 @@
 import json
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +13,16 @@ import pytest
 pytest.importorskip("gguf")
 import gguf
 import torch
-from gguf_files import CHATML, by_score, byte_level, tiny, trained, write
+from gguf_files import CHATML, CONTROL, by_score, byte_level, tiny, trained, write
 from huggingface_hub import constants
 from support import lgrpo
 from transformers import AutoTokenizer
 
-from lgrpo_lite.errors import ConfigError, LgrpoError, VerificationError
+from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, VerificationError
 from lgrpo_lite.policy import dequantise
 from lgrpo_lite.policy.dequantise import dequantised, digest, folder_of, record_of
-from lgrpo_lite.policy.gguf import TYPES, check_gguf, config_of_header, llama3_factors, on_hub, read_header
+from lgrpo_lite.policy.gguf import TYPES, on_hub, read_header
+from lgrpo_lite.policy.gguf_config import check_gguf, config_of_header, llama3_factors
 from lgrpo_lite.policy.gguf_tokenizer import ROUND_TRIPS, tokenizer_of
 
 
@@ -129,7 +132,12 @@ TOKENIZERS = {
         {"tokenizer__ggml__token_type": [1, 1]},
         "token_type is not there or of another",
     ),
-    "merges of other tokens": ({"tokenizer__ggml__merges": ["zz yy"]}, "merges do not fit"),
+    "no merges": ({"tokenizer__ggml__merges": None}, "no merge makes its token"),
+    "a merge of numbers": ({"tokenizer__ggml__merges": [1]}, "no merge makes its token"),
+    "tokens that are numbers": ({"tokenizer__ggml__tokens": [1] * 400}, "its tokens are no texts"),
+    "types that are texts": ({"tokenizer__ggml__token_type": ["1"] * 400}, "their types no numbers"),
+    "an end that is a text": ({"tokenizer__ggml__eos_token_id": "2"}, "eos token has the number 2 of 400"),
+    "another end beyond it": ({"tokenizer__ggml__eot_token_id": 99999}, "eot token has the number 99999"),
     "no end": ({"tokenizer__ggml__eos_token_id": None}, "no token that ends an answer"),
     "an end beyond the vocabulary": ({"tokenizer__ggml__eos_token_id": 99999}, "has the number 99999"),
     "an end that is not the template's": (
@@ -173,6 +181,31 @@ def test_another_end_is_named_with_the_command_that_mends_the_file(tmp_path, set
     assert tokenizer_of(read_header(mended)).eos_token == "<|endoftext|>"
 
 
+def test_merges_that_are_not_all_there_are_refused(tmp_path, settings):
+    """Every text would survive coding and decoding, in smaller pieces than the model has learned."""
+    merges = settings["tokenizer.ggml.merges"]
+    with pytest.raises(ConfigError, match=r"no merge makes its token .* is not whole"):
+        tokenizer_of(read_header(changed(tmp_path, settings, tokenizer__ggml__merges=merges[:-1])))
+    other = {"tokenizer__ggml__merges": [*merges, "zz yy"]}
+    with pytest.raises(ConfigError, match="merges do not fit"):
+        tokenizer_of(read_header(changed(tmp_path, settings, **other)))
+
+
+def test_an_end_is_the_template_s_whatever_kind_of_token_it_is(tmp_path, settings):
+    """A finetune adds `<|im_end|>` as an ordinary added token, and its end of text stays the base's."""
+    kinds = [4 if text == "<|im_end|>" else 3 if text in CONTROL else 1 for text in settings["tokenizer.ggml.tokens"]]  # fmt: skip
+    more = {"tokenizer__ggml__token_type": kinds, "tokenizer__ggml__eos_token_id": 0}
+    with pytest.raises(ConfigError, match=r"ends an answer with '<\|im_end\|>', and its settings with"):
+        tokenizer_of(read_header(changed(tmp_path, settings, **more)))
+
+
+@pytest.mark.parametrize(("cut", "said", "first"), [("llama-bpe", None, 1), ("llama-bpe", False, None), ("gpt-2", None, None), ("gpt-2", True, 1)])  # fmt: skip
+def test_a_text_begins_with_bos_where_llama_cpp_begins_with_it(cut, said, first, tmp_path, settings):
+    more = {"tokenizer__ggml__pre": cut, "tokenizer__ggml__add_bos_token": said}
+    tokenizer = tokenizer_of(read_header(changed(tmp_path, settings, **more)))
+    assert tokenizer("")["input_ids"] == ([] if first is None else [first])
+
+
 def test_pieces_without_scores_are_refused(tmp_path):
     meta = by_score()
     meta["tokenizer.ggml.scores"] = [-1000.0] * len(meta["tokenizer.ggml.tokens"])
@@ -191,6 +224,10 @@ FILES = {
     "a window of attention": ({"llama__attention__sliding_window": 64}, "llama.attention.sliding_window"),
     "half-turned heads": ({"llama__rope__dimension_count": 8}, "llama.rope.dimension_count"),
     "no number of layers": ({"llama__block_count": None}, "names no block_count"),
+    "no constant of its norms": ({"llama__attention__layer_norm_rms_epsilon": None}, "norm_rms_epsilon"),
+    "a base of its positions that is a text": ({"llama__rope__freq_base": "1e4"}, "llama.rope.freq_base"),
+    "heads layer by layer": ({"llama__attention__head_count_kv": [2, 1]}, "llama.attention.head_count_kv"),
+    "tokens without a row": ({"tokenizer__ggml__tokens": ["a"] * 401}, "has 401 tokens and embeds 400"),
 }
 
 
@@ -217,6 +254,22 @@ def test_a_tensor_without_a_place_in_the_model_is_no_silence(tmp_path, settings)
     header = read_header(write(tmp_path / "bias.gguf", model, "llama", settings, extra=bias))
     with pytest.raises(ConfigError, match="has 22 tensors, and the model 21 weights"):
         dequantised(header, config_of_header(header))
+
+
+def test_a_weight_of_another_shape_than_the_settings_say_is_refused(tmp_path, settings):
+    header = read_header(changed(tmp_path, settings, llama__attention__head_count_kv=None))
+    with pytest.raises(
+        ConfigError, match=r"k_proj.weight as \(32, 64\), and by its settings it is \(64, 64\)"
+    ):
+        dequantised(header, config_of_header(header))
+
+
+def test_what_lies_beside_a_file_is_not_loaded(tmp_path, settings):
+    path = changed(tmp_path, settings)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "a/b"}')
+    header = read_header(path)
+    assert dequantised(header, config_of_header(header)).num_parameters() == header.numbers
 
 
 def test_factors_of_positions_that_no_rule_explains_are_refused(tmp_path, settings):
@@ -295,7 +348,7 @@ def cache(tmp_path, monkeypatch):
 def test_weights_that_read_no_plain_text_are_refused_and_nothing_is_kept(whole, cache):
     with pytest.raises(VerificationError, match=r"does not come over: it gives a plain text -\d"):
         folder_of(str(whole))
-    assert list(cache.iterdir()) == []
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
 def test_a_file_is_converted_once_and_again_when_its_bytes_change(whole, cache, tmp_path, monkeypatch):
@@ -313,7 +366,57 @@ def test_a_file_is_converted_once_and_again_when_its_bytes_change(whole, cache, 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert folder_of(str(path)) != folder and len(list(cache.iterdir())) == 2
+    assert folder_of(str(path)) != folder and len([one for one in cache.iterdir() if one.is_dir()]) == 2
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _another(path):
+    path.write_text(path.read_text().replace('"eos_token_id": 2', '"eos_token_id": 0'))
+
+
+DAMAGES = {
+    "weights that are gone": ("model.safetensors", Path.unlink),
+    "weights that are cut": ("model.safetensors", _cut),
+    "a tokenizer that is cut": ("tokenizer.json", _cut),
+    "generation settings that are gone": ("generation_config.json", Path.unlink),
+    "a template that is gone": ("chat_template.jinja", Path.unlink),
+    "another end of answers": ("generation_config.json", _another),
+    "a record that is cut": (dequantise.RECORD, _cut),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_is_made_again(name, whole, cache, monkeypatch):
+    monkeypatch.setattr(dequantise, "LEAST", -1e9)
+    folder = folder_of(str(whole))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    file, damage = DAMAGES[name]
+    damage(folder / file)
+    left = cache / f".{folder.name}-killed"  # of a process that was killed while it made it
+    left.mkdir()
+    assert folder_of(str(whole)) == folder and not left.exists()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_two_that_want_a_file_at_once_have_it_made_once(whole, cache, monkeypatch):
+    monkeypatch.setattr(dequantise, "LEAST", -1e9)
+    made = []
+    real = dequantise.dequantised
+    monkeypatch.setattr(dequantise, "dequantised", lambda *given: (made.append(1), real(*given))[1])
+    with ThreadPoolExecutor(2) as both:
+        folders = list(both.map(lambda _: folder_of(str(whole)), range(2)))
+    assert folders[0] == folders[1] and len(made) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(whole, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(EnvironmentFault, match="cannot be kept: Not a directory") as error:
+        folder_of(str(whole))
+    assert "XDG_CACHE_HOME" in error.value.fix
 
 
 def test_a_file_of_the_hub_is_found_in_its_cache(whole, tmp_path, cache, monkeypatch):

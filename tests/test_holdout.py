@@ -95,6 +95,42 @@ def test_what_is_held_out_is_asked_by_an_evaluation_of_the_run(tmp_path):
     assert [prompt.text for prompt in asked.prompts] == questions(recipe, "eval")
 
 
+def test_what_cannot_be_read_divides_a_source_for_an_evaluation_as_for_training(tmp_path):
+    """A reward leaves some rows out; an evaluation of the run, by other rewards perhaps, has to ask the rest."""
+    from lgrpo_lite.checks.check import wants_of
+    from lgrpo_lite.evaluation.suites import Suite, SuiteName, lay_over, problems
+
+    rows = [row | ({"level": 1} if i % 3 else {}) for i, row in enumerate(ROWS)]
+    path = written(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "mine.py").write_text("def leveled(completion, level): return level")
+    rewards = f"rewards=[{{use: {tmp_path}/mine.py:leveled}}]"
+    recipe = recipe_of(path, "data.train.bad_rows=skip", "data.train.limit=30", rewards)
+    trained = [row.question for row in read(recipe.data.train[0], "here", wants_of(recipe))]
+    assert 0 < len(trained) < len(questions(recipe, "train"))
+    suite = Suite(suite=SuiteName(name="held-out"), data=recipe.data.eval)
+    asked = problems(suite, lay_over(suite, recipe, []), load_tokenizer(Model(id="builtin:tiny-math")), None)
+    assert not {prompt.text for prompt in asked.prompts} & set(trained)
+
+
+def test_a_question_that_one_source_holds_out_is_not_trained_on_in_another(tmp_path):
+    from lgrpo_lite.train.build import build
+
+    first = written(tmp_path / "a.jsonl", ROWS)
+    kept = set(questions(recipe_of(first), "train"))
+    second = written(tmp_path / "b.jsonl", [row for row in ROWS if row["question"] in kept])
+    sources = f"data.train=[{{path: {first}}}, {{path: {second}}}]"
+    recipe = recipe_of(first, sources)
+    both = set(questions(recipe, "train")) & set(questions(recipe, "eval"))
+    assert both, "each source is divided by itself"
+    lines = describe(recipe)
+    assert any("another source of data.train holds out" in line for line in lines)
+    assert not any("flatters" in line for line in lines)
+    run = build(recipe)
+    train, held_out = ({p.text for p in prompts} for prompts in (run.prompts.prompts, run.eval_prompts))
+    assert not train & held_out and len(train) == 22 and len(held_out) == 18
+    assert any("another source of data.train holds out" in note for note in run.notes) and not run.warnings
+
+
 def test_held_out_data_and_a_share_of_the_training_data_contradict_each_other(tmp_path):
     path = written(tmp_path / "rows.jsonl")
     with pytest.raises(ConfigError, match=r"data\.eval names others") as error:
@@ -141,8 +177,11 @@ def test_a_weighted_order_goes_on_from_its_place():
         again = PromptStream(prompts, 5)
         again.load_state_dict({"drawn": place, "digest": whole.digest()})
         assert [prompt.id for prompt in again.draw(100 - place)] == ids[place:]
-    first = [prompt.id for prompt in whole.first(10**6)]
-    assert first == list(dict.fromkeys(ids[: whole.length])) and len(set(first)) == len(first)
+    first = [prompt.id for prompt in whole.first(70)]
+    assert first == list(dict.fromkeys(ids[:70]))
+    every = [prompt.id for prompt in whole.first()]
+    assert every[: len(first)] == first and sorted(every) == sorted(prompt.id for prompt in prompts)
+    assert [prompt.id for prompt in whole.first(10**6)] == every
 
 
 def test_equal_weights_are_the_order_there_always_was():
@@ -170,5 +209,10 @@ def test_a_weight_that_nothing_reads_is_refused(tmp_path, capfd):
     path = written(tmp_path / "rows.jsonl")
     assert lgrpo("validate", "tiny-math", f"data.eval=[{{path: {path}, weight: 2}}]") == 2
     assert "as often as any other" in capfd.readouterr().err
-    with pytest.raises(DataError, match="no question would ever be drawn"):
-        PromptStream(prompts_of(0.1, 0.1), 0)
+    for weights in ((0.1, 0.1), (0.1, 0.1, 5, 5, 5)):
+        with pytest.raises(DataError, match=r"of the 2 questions with weight 0\.1 none"):
+            PromptStream(prompts_of(*weights), 0)
+    few = written(tmp_path / "few.jsonl", ROWS[:2])
+    sources = f"data.train=[{{path: {path}}}, {{path: {few}, weight: 0.1}}]"
+    assert lgrpo("validate", "tiny-math", sources) == 5
+    assert "of the 2 questions with weight 0.1 none" in capfd.readouterr().err

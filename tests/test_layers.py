@@ -50,6 +50,6 @@ def test_the_library_in_six_names():
 
 
 def test_layers():
-    from importlinter.cli import lint_imports
-
-    assert lint_imports(no_cache=True, show_timings=False, is_debug_mode=False) == 0
+    lint = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    # a process of its own: it silences every logger that is there
+    assert subprocess.run([sys.executable, "-c", lint]).returncode == 0

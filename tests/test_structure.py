@@ -211,6 +211,69 @@ def test_attention_that_is_a_little_wrong_in_16_bits_is_refused(monkeypatch):
     assert refused["packed"].endswith("in float32")
 
 
+# ------------------------------------------------------------------------------------------- masks, parts, positions
+
+LATENT = {
+    "q_lora_rank": 16, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+    "head_dim": 4, "num_key_value_heads": 4,
+}  # fmt: skip
+INDEXED = {"index_topk": 64, "index_n_heads": 2, "index_head_dim": 8}
+
+
+@pytest.mark.parametrize("name", ["DeepseekV32", "GlmMoeDsa"])
+def test_a_model_that_chooses_its_keys_is_seen_though_the_probe_is_shorter_than_the_choice(name, without):
+    without("config")
+    p = policy_of(model_of(name, **LATENT, **INDEXED, **EXPERTS, n_routed_experts=4, n_group=1, topk_group=1))
+    usable, refused = usable_layouts(p)
+    assert usable == ("rows",)
+    assert refused["packed"] == "what 'indices' does to the model's attention is for the layout `rows`"
+
+
+def test_a_mask_of_the_model_s_own_is_not_passed_over():
+    """One that says the same as ours in the probe need not say it later."""
+
+    def masked(module, inputs, options):
+        width = options["hidden_states"].shape[1] if "hidden_states" in options else inputs[0].shape[1]
+        if options.get("plan") is not None:
+            options["attention_mask"] = torch.zeros(1, 1, width, width)
+        return inputs, options
+
+    base = model_of("Llama")
+    layers_of(base)[1].self_attn.register_forward_pre_hook(masked, with_kwargs=True)
+    _, refused = usable_layouts(policy_of(base))
+    assert refused["shared"] == "a mask that the model makes for itself is for the layout `rows`"
+
+
+def test_a_model_that_names_a_part_it_does_not_have_is_read():
+    """Llama 4 says that its body is `language_model`, and has it as `model`."""
+    p = policy_of(model_of("Llama4Text", **EXPERTS, intermediate_size_mlp=48, num_hidden_layers=2))
+    assert p.base.base_model is p.base
+    prove(p, tiny_recipe("memory.checkpointing=false"))
+    assert p.layouts == ("rows", "packed", "shared")
+
+
+ROPES = {
+    "Phi3": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+    "Llama": {"rope_type": "dynamic", "factor": 4.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_sequences_that_would_change_the_positions_of_others_are_refused(name):
+    """As soon as one of a pass is longer, the others' log-probs are others, and the sampler's of its beginning."""
+    rope = {"rope_theta": 1e4, **ROPES[name]}
+    p = policy_of(
+        model_of(name, rope_parameters=rope, max_position_embeddings=99, original_max_position_embeddings=99)
+    )
+    alone, beside = probe(64, ((6, 9),)), probe(64, ((6, 9), (60, 41)))
+    assert (p.logprobs(alone).logp - p.logprobs(beside).logp[:9]).abs().max() > 1e-3
+    fits = ("memory.checkpointing=false", "model.max_prompt_tokens=60", "model.max_new_tokens=40")
+    prove(p, tiny_recipe(*fits))
+    with pytest.raises(ConfigError, match="more than 99 tokens this model turns all positions") as error:
+        prove(p, tiny_recipe(*fits, "model.max_new_tokens=41"))
+    assert error.value.fix == "lower model.max_prompt_tokens and model.max_new_tokens to 100 together"
+
+
 # ------------------------------------------------------------------------------------------- windows
 
 

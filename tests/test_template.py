@@ -1,11 +1,13 @@
 """What the model reads of a question: plain, by its own template, by a file of the user's."""
 
+import json
+
 import pytest
 from support import lgrpo, tiny_recipe
 from tokenizers.processors import TemplateProcessing
 
 from lgrpo_lite.data.prompts import load
-from lgrpo_lite.data.sound import check_model, ends
+from lgrpo_lite.data.sound import begins, check_model, ends
 from lgrpo_lite.data.template import bare, check_template, first_token, tokens
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.policy.load import load_tokenizer
@@ -196,6 +198,19 @@ def test_an_argument_that_the_template_does_not_read_is_refused(
     assert error.value.where.startswith("data.chat_template_kwargs.")
 
 
+@pytest.mark.parametrize("broken", ["{% if %}", {"tool_use": CHATML}])
+def test_a_template_of_a_model_that_cannot_be_used_is_told(chat_tokenizer, broken):
+    chat_tokenizer.chat_template = broken
+    for given in ({"enable_thinking": False}, None):
+        data = Data.model_validate(
+            {"train": {"path": "x"}, "template": "chat", "chat_template_kwargs": given}
+        )
+        with pytest.raises(DataError, match=r"of the model cannot be used|refuses a question") as error:
+            check_model(data, chat_tokenizer, str)
+            tokens("q", data, chat_tokenizer)
+        assert error.value.where == "data.template=chat"
+
+
 def test_thinking_is_switched_by_an_argument_of_the_template(tmp_path, chat_tokenizer):
     chat_tokenizer.chat_template = THINKING
     file = tmp_path / "t.jinja"
@@ -225,7 +240,11 @@ def test_thinking_is_switched_by_an_argument_of_the_template(tmp_path, chat_toke
         ("{{ messages[0].content }}", {"system": "s"}, r"drops what the user says \('What is"),
         ("hello", {}, r"drops what the user says \('What is"),
         (None, {}, "the model has no chat template"),
-        ("{{ messages[0].content }}{{ raise_exception('no') }}", {}, "refuses a question: no"),
+        (
+            "{% if messages[0].role == 'system' %}[SYS]{% endif %}{{ messages[-1].content }}",
+            {"system": "s"},
+            "drops the system",
+        ),
     ],
 )
 def test_a_template_that_loses_a_part_of_the_chat_is_refused(chat_tokenizer, template, settings, words):
@@ -234,6 +253,98 @@ def test_a_template_that_loses_a_part_of_the_chat_is_refused(chat_tokenizer, tem
     with pytest.raises(DataError, match=words) as error:
         check_model(data, chat_tokenizer, lambda key: key)
     assert "data.template=chat" in error.value.where and error.value.fix
+
+
+OWN_SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}]
+TWO_TURNS = [
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": "r"},
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "chat", "lost"),
+    [
+        (CHATML, OWN_SYSTEM, ""),
+        (CHATML, TWO_TURNS, ""),
+        ("{{ messages[-1].content }}", OWN_SYSTEM, "the system message"),
+        ("{{ messages[-1].content }}", TWO_TURNS, r"what the user says \('q'\)"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", TWO_TURNS, "what the assistant"),
+        ("{{ question }}", OWN_SYSTEM, "the system message"),
+        ("{{ system }}|{{ question }}", OWN_SYSTEM, ""),
+        ("{{ system }}|{{ question }}", TWO_TURNS, ""),
+        ("{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML, OWN_SYSTEM, ""),
+    ],
+)  # fmt: skip
+def test_a_chat_of_a_row_is_shown_whole_or_refused(tmp_path, chat_tokenizer, template, chat, lost):
+    path, file = tmp_path / "rows.jsonl", tmp_path / "t.jinja"
+    row = {"question": "plain ones come first", "answer": 1}
+    path.write_text(
+        "".join(json.dumps(r) + "\n" for r in (row | {"question": chat}, row | {"question": chat}))
+    )
+    file.write_text(template)
+    data = data_of(str(file), path=str(path))
+    check_model(data, chat_tokenizer, str)
+    if lost:
+        with pytest.raises(DataError, match=f"drops {lost}") as error:
+            load(data.train, data, chat_tokenizer, 256, str)
+        assert error.value.where.startswith(f"{path}:1")
+    else:
+        prompts, _ = load(data.train, data, chat_tokenizer, 256, str)
+        text = chat_tokenizer.decode(prompts[0].token_ids)
+        assert all(turn["content"] in text for turn in chat)
+
+
+def test_a_call_of_a_tool_is_refused_and_not_left_out(tmp_path, chat_tokenizer):
+    call = {
+        "role": "assistant",
+        "content": "let me see",
+        "tool_calls": [{"function": {"name": "f", "arguments": {}}}],
+    }
+    chat = [{"role": "user", "content": "q", "tool_calls": None}, call, {"role": "tool", "content": "4"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": chat, "answer": 1}) + "\n")
+    data = data_of("chat", path=str(path))
+    with pytest.raises(DataError, match=r"'question\.1' calls a tool") as error:
+        load(data.train, data, chat_tokenizer, 64, str)
+    assert error.value.where == f"{path}:1"
+
+
+TURNS_ONLY = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+INST = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "words"),
+    [
+        (CHATML, {}, ()),
+        (INST, {}, ()),  # what follows a question is the answer itself
+        ("{{ question }}", {}, ()),  # shows no answer: nothing is known
+        (TURNS_ONLY, {}, ("does not read add_generation_prompt: behind a question the model writes '<|assistant|>'",)),
+        (TURNS_ONLY, {"prefill": "<|assistant|>"}, ()),
+        (CHATML + "{{ raise_exception('no') }}", {}, ()),
+    ],
+)  # fmt: skip
+def test_a_template_that_does_not_lead_to_the_answer_is_told(chat_tokenizer, template, settings, words):
+    chat_tokenizer.chat_template = template
+    data = Data.model_validate({"train": {"path": "x"}, "template": "chat", **settings})
+    lines = begins(data, chat_tokenizer)
+    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
+
+
+def test_a_template_without_the_token_that_begins_a_text_is_told(chat_tokenizer):
+    begin = chat_tokenizer.convert_ids_to_tokens(5)
+    chat_tokenizer.add_special_tokens({"bos_token": begin})
+    assert begins(data_of("chat"), chat_tokenizer) == [], "this tokenizer does not use it"
+    chat_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, 5)]
+    )
+    (line,) = begins(data_of("chat"), chat_tokenizer)
+    assert f"puts {begin!r} before every text, and the template writes none" in line
+    assert begins(data_of("plain"), chat_tokenizer) == []
+    chat_tokenizer.chat_template = "{{ bos_token }}" + CHATML
+    assert begins(data_of("chat"), chat_tokenizer) == []
 
 
 def test_a_default_system_message_of_a_template_is_no_fault(chat_tokenizer):

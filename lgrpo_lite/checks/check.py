@@ -17,7 +17,7 @@ from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, noted, 
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
 from lgrpo_lite.objective.named import complete
-from lgrpo_lite.policy.gguf import check_gguf
+from lgrpo_lite.policy.gguf_config import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
 from lgrpo_lite.recipe.data import Part
 from lgrpo_lite.recipe.plugin import from_file, is_file, look_at

@@ -1,12 +1,14 @@
 """What a run of a recipe would be, in words, without loading anything."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 
 from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.checks.rules import warnings
-from lgrpo_lite.data.prompts import Counts, Wants, name, on_hub, shared, survey
+from lgrpo_lite.data.prompts import Counts, Wants, apart, name, on_hub, shared, survey
 from lgrpo_lite.data.rows import DEFAULT_TASK_SIZE, Row
+from lgrpo_lite.data.stream import places
 from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, noted, raise_all
 from lgrpo_lite.policy.shape import Shape, find_config
 from lgrpo_lite.recipe.code import paths_of
@@ -93,7 +95,14 @@ def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
         lines += [f"{label} {name(source)}, on the Hub: not read now" for source in remote]
         for count in counts:
             notes += [f"note       {line}" for line in count.notes()]
+        if which == "train" and not faults:
+            with noted(faults):
+                _demand_drawn(local, [count.rows for count in counts], {source.weight for source in remote})
     raise_all(faults)
+    if any(source.part for source in recipe.data.train) and questions["eval"]:
+        place = recipe.where("data.train")
+        questions["train"], told = apart(questions["train"], questions["eval"], place, str)
+        notes += [f"note       {line}" for line in told]
     if overlap := shared(questions["train"], questions["eval"]):
         notes.append(f"warning    {overlap}")
     count, drawn = len(questions["train"]), recipe.rollout.prompts_per_step
@@ -102,6 +111,16 @@ def _describe_data(recipe: Recipe, imports: bool) -> list[str]:
             f"note       {count} questions, and a step draws {drawn}: some come up twice or more in it"
         )
     return [*lines, *notes]
+
+
+def _demand_drawn(local: list[Source], rows: list[int], unknown: set[float]) -> None:
+    """A weight with which no question is ever drawn: DataError. Of an `unknown` one not all rows are here."""
+    counts: Counter[float] = Counter()
+    for source, count in zip(local, rows, strict=True):
+        counts[source.weight] += count
+    for weight, count in counts.items():
+        if weight not in unknown:
+            places(weight, count)
 
 
 def _surveyed(

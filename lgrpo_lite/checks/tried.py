@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from lgrpo_lite.objective import own
 from lgrpo_lite.recipe.plugin import blamed, from_file, is_file
 from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.rewards.part import names_of
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
 LENGTHS = (3, 5, 2, 6)  # tokens of answers, over and over
@@ -46,6 +47,7 @@ def _try_loss(recipe: Recipe, groups: Sequence[Group]) -> None:
     loss, _ = objective(logp, batch, entropy, hidden)
     with blamed(recipe.algorithm.surrogate, own.GAIN):
         loss.backward()
+    own.demand_gradient(recipe.algorithm.surrogate, logp.grad)
 
 
 def _group(recipe: Recipe, number: int, size: int, *, equal: bool) -> Group:
@@ -59,8 +61,7 @@ def _rollout(recipe: Recipe, prompt: Prompt, i: int, reward: float) -> Rollout:
     ids = tuple(range(length))
     completion = Completion(ids, (-1.0,) * length, "2", "stop", 0)
     outcome = Outcome.ok if reward else Outcome.wrong
-    names = [f"{number}" for number, _ in enumerate(recipe.rewards)]
-    score = Score(reward, outcome, dict.fromkeys(names, reward))
+    score = Score(reward, outcome, dict.fromkeys(names_of(recipe.rewards), reward))
     if recipe.algorithm.probe_values is None:
         return Rollout(prompt, completion, score)
     spans = tuple((begin, min(begin + STEP, length)) for begin in range(0, length, STEP))

@@ -24,11 +24,12 @@ def show_prompts(recipe: Any, count: int) -> None:
 def _lines(recipe: Any, count: int) -> Iterator[str]:
     from lgrpo_lite.checks.check import wants_of
     from lgrpo_lite.data.prompts import prompt_of, read
-    from lgrpo_lite.data.sound import check_model, ends
+    from lgrpo_lite.data.sound import Shown, begins, check_model, ends
     from lgrpo_lite.policy.load import generation_ends, load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model, recipe.where("model.id"))
     check_model(recipe.data, tokenizer, recipe.where)
+    whole = Shown(recipe.data, tokenizer)
     wants = wants_of(recipe, imports=False)
     shown = 0
     for i, source in enumerate(recipe.data.train):
@@ -36,10 +37,12 @@ def _lines(recipe: Any, count: int) -> Iterator[str]:
         for row in islice(rows, count - shown):
             shown += 1
             prompt = prompt_of(row, recipe.data, tokenizer)
+            whole.check(prompt.messages, row.place)
             yield from _told(f"prompt {shown}  {row.place}", prompt, recipe, tokenizer)
     settings = generation_ends(recipe.model, recipe.where("model.id"))
     own = tokenizer.eos_token_id
-    for line in ends(recipe.data, tokenizer, settings | {own} - {None}, own, settings):
+    told = ends(recipe.data, tokenizer, settings | {own} - {None}, own, settings)
+    for line in [*begins(recipe.data, tokenizer), *told]:
         yield f"note       {line}"
 
 

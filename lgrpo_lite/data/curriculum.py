@@ -47,8 +47,8 @@ class DifficultyPool:
         self.recent: deque[int] = deque(maxlen=most)
         self._index = {prompt.id: i for i, prompt in enumerate(prompts)}
 
-    def first(self, count: int) -> list[Prompt]:
-        """The first `count` prompts of the plain order: what comes first here shows only when sampling."""
+    def first(self, count: int | None = None) -> list[Prompt]:
+        """Those of the plain order: what comes first here shows only when sampling."""
         return self.ordered.first(count)
 
     def skip(self, unwanted: Callable[[Prompt], bool]) -> int:

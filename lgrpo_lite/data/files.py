@@ -184,15 +184,13 @@ def _skipped(text: str, position: int, characters: str) -> int:
 def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
     """The first row names the columns. A value in quotes may hold line breaks; a row begins on its line."""
     csv.field_size_limit(MAX_LINE)  # of this process: the module knows no other
-    lines = (_text(line, f"{path}:{number}") for number, line in _lines(path, file))
     delimiter = "\t" if ending(path) == ".tsv" else ","
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = csv.reader(_separated(path, file, delimiter), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     for number, row in _numbered(path, rows):
         place = f"{path}:{number}"
         if header is None:
             header = [name.strip() for name in row]
-            _demand_separator(header, delimiter, place)
             if len(set(header)) < len(header) or "" in header:
                 what = "two columns of one name, or one without"
                 raise DataError(what, where=place, fix="name every column in the first row")
@@ -205,9 +203,21 @@ def _from_csv(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[Record]:
             yield Record(number, place, fields)
 
 
-def _demand_separator(header: list[str], delimiter: str, place: str) -> None:
-    """One column whose name holds what separates columns elsewhere: DataError."""
-    others = [other for other in ",;\t|" if other != delimiter and len(header) == 1 and other in header[0]]
+def _separated(path: Path, file: BinaryIO | gzip.GzipFile, delimiter: str) -> Iterator[str]:
+    """Its lines, the first of which, that of the names, has to be separated so."""
+    named = False
+    for number, line in _lines(path, file):
+        text = _text(line, f"{path}:{number}")
+        if not named and text.strip():
+            named = True
+            _demand_separator(text, delimiter, f"{path}:{number}")
+        yield text
+
+
+def _demand_separator(names: str, delimiter: str, place: str) -> None:
+    """One column, outside of whose quotes stands what separates columns elsewhere: DataError."""
+    bare = re.sub(r'"[^"]*"', "", names).strip("\r\n")
+    others = [other for other in ",;\t|" if delimiter not in bare and other in bare]
     if others:
         named = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
         what = f"its columns seem to be separated by {named[others[0]]}, and {named[delimiter]} is read here"

@@ -6,9 +6,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TypeVar
 
 from lgrpo_lite.data.rows import Row, rows
+from lgrpo_lite.data.sound import Shown
 from lgrpo_lite.data.template import chat, tokens
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.recipe.data import Data, Part, Source
@@ -66,13 +68,20 @@ def read(source: Source, where: str, wants: Wants = Wants(), counts: Counts | No
     A bad row raises DataError with file:line, and so does one that lacks what `wants` says. With
     bad_rows=skip it is left out instead; the faults are kept in `counts`.
     """
-    kept = _limited(source, where, wants, counts)
-    yield from kept if source.part is None else part_of(source.part, list(kept), where)
+    if source.part is None:
+        yield from islice(_good(rows(source, where), source, wants, counts), source.limit)
+        return
+    # divided before the rewards are asked, so that whoever reads the source, for whatever, divides it alike
+    everything = Wants(every_column=True)
+    readable = islice(_good(rows(source, where), source, everything, counts), source.limit)
+    yield from _good(part_of(source.part, list(readable), where), source, wants, counts)
 
 
-def _limited(source: Source, where: str, wants: Wants, counts: Counts | None) -> Iterator[Row]:
+def _good(
+    rows: Iterable[Row | DataError], source: Source, wants: Wants, counts: Counts | None
+) -> Iterator[Row]:
     kept = 0
-    for row in rows(source, where):
+    for row in rows:
         if counts is not None and kept == 0 and isinstance(row, Row):
             counts.hidden = _hidden(row, source, wants)
         checked = row if isinstance(row, DataError) else _checked(row, wants)
@@ -83,8 +92,6 @@ def _limited(source: Source, where: str, wants: Wants, counts: Counts | None) ->
             raise checked
         elif counts is not None:
             counts.bad.append(checked)
-        if kept == source.limit:
-            return
 
 
 def part_of(part: Part, rows: Sequence[R], where: str, question: Callable[[R], str] = _question) -> list[R]:
@@ -139,17 +146,20 @@ def load(
     where: Callable[[int], str],
     wants: Wants = Wants(),
 ) -> tuple[list[Prompt], list[Counts]]:
-    """All prompts of several sources that are short enough, and each source's counts. None left: DataError.
+    """All prompts of several sources that are short enough, and each source's counts. None left, or a chat of
+    which the template loses a turn: DataError.
 
     An id that an earlier prompt has gets `#2`, `#3`, …, so that an id names one prompt.
     """
     rows_of_sources, counts = survey(sources, where, wants)
+    shown = Shown(data, tokenizer)
     kept: list[Prompt] = []
     lengths: list[int] = []
     ids = Counter()
     for source, source_rows, count in zip(sources, rows_of_sources, counts, strict=True):
         for row in source_rows:
             prompt = prompt_of(row, data, tokenizer, source.weight)
+            shown.check(prompt.messages, row.place or row.id)
             lengths.append(len(prompt.token_ids))
             ids[prompt.id] += 1
             uses = ids[prompt.id]
@@ -175,6 +185,24 @@ def shared(train: Iterable[str], held_out: Iterable[str]) -> str | None:
         return None
     count = f"{sum(trained)} of {len(trained)}"
     return f"questions of data.eval that are in data.train too: {count}; the evaluation flatters the run"
+
+
+def apart(
+    train: Sequence[R], held_out: Iterable[str], where: str, question: Callable[[R], str]
+) -> tuple[list[R], list[str]]:
+    """Of sources that were each divided: what is trained on, without questions that another one of them holds
+    out, and how many those are, in a sentence. None left: DataError.
+    """
+    asked = {same(text) for text in held_out}
+    kept = [item for item in train if same(question(item)) not in asked]
+    if not kept:
+        what = "every question to train on is held out in another source"
+        raise DataError(
+            what, where=where, fix="name the held-out ones as data.eval, or remove repeated sources"
+        )
+    count = len(train) - len(kept)
+    told = f"questions that another source of data.train holds out: {count}; they are not trained on"
+    return kept, [told] if count else []
 
 
 def same(question: str) -> str:

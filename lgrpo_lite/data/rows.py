@@ -10,6 +10,7 @@ from typing import Any
 from lgrpo_lite.data.arithmetic import TASKS
 from lgrpo_lite.data.criteria import criteria
 from lgrpo_lite.data.files import Record, records
+from lgrpo_lite.data.template import question_of
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.recipe.schema import Source
 from lgrpo_lite.types import Criterion
@@ -145,10 +146,7 @@ def _text(value: object, column: str, place: str) -> str:
 
 
 def _question(value: object, column: str, place: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The question as a person reads it, and the messages it comes in, if it does.
-
-    Of messages the text is the user's one, or with more turns all but the system's, each under its role.
-    """
+    """The question as a person reads it, and the messages it comes in, if it does."""
     if not isinstance(value, list):
         return _text(value, column, place), ()
     turns = []
@@ -159,12 +157,7 @@ def _question(value: object, column: str, place: str) -> tuple[str, tuple[tuple[
         what = f"the messages in column {column!r} end with {last}"
         fix = "name a column whose last message is the user's; the answer belongs into answer: COLUMN"
         raise DataError(what, where=place, fix=fix)
-    asked = [(role, text) for role, text in turns if role not in ("system", "developer")]
-    if len(asked) == 1:
-        [(_, question)] = asked
-    else:
-        question = "\n\n".join(f"{role}: {text}" for role, text in asked)
-    return question, tuple(turns)
+    return question_of(tuple(turns)), tuple(turns)
 
 
 def _message(item: object, name: str, place: str) -> tuple[str, str]:
@@ -172,6 +165,9 @@ def _message(item: object, name: str, place: str) -> tuple[str, str]:
     if not isinstance(item, Mapping) or role not in ROLES:
         fix = f'{{"role": …, "content": …}} with one of {", ".join(ROLES)}'
         raise DataError(f"{name!r} is no chat message", where=place, fix=fix)
+    if item.get("tool_calls"):
+        fix = "write the call into its content, as the model's template does, or leave such rows out"
+        raise DataError(f"{name!r} calls a tool, which no template is given here", where=place, fix=fix)
     text = _text(item.get("content"), f"{name}.content", place)
     return str(role), text
 

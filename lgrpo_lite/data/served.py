@@ -29,7 +29,8 @@ def chat_template(data: Data, tokenizer: Any) -> str | None:
         own = PLAIN if first_token(tokenizer) is None else "{{- bos_token }}" + PLAIN
     else:
         own = Path(data.template).read_text("utf-8")
-        begun = f"{_set('system', data.system or '')}{_asked()}{begun}"
+        own_or = f"messages[0]['content'] if {INSTRUCTED} else {_literal(data.system or '')}"
+        begun = f"{{%- set system = {own_or} %}}{_asked()}{begun}"
     if begun:
         begun += "\n"  # trimmed after a tag: what follows stands at the beginning of a line, as it did
     if data.prefill:

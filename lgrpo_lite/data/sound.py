@@ -2,7 +2,19 @@
 
 from collections.abc import Callable, Iterable
 
-from lgrpo_lite.data.template import NAMED, SYSTEM, Messages, chat, check_read, no_chat_template, rendered
+from lgrpo_lite.data.template import (
+    NAMED,
+    SYSTEM,
+    Messages,
+    chat,
+    check_read,
+    first_token,
+    names_read,
+    no_chat_template,
+    question_of,
+    rendered,
+    written,
+)
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.recipe.schema import Data
 
@@ -13,35 +25,110 @@ def check_model(data: Data, tokenizer, where: Callable[[str], str]) -> None:
     """What can be known of the template once the model's tokenizer is there.
 
     A model without one, a template that loses the question, the system message or an example: DataError. An
-    argument that it does not read: ConfigError.
+    argument that it does not read: ConfigError. What it does to chats that rows bring, `Shown` knows.
     """
     if data.template == "plain":
         return
     if data.template == "chat":
         if not tokenizer.chat_template:
             raise no_chat_template()
-        check_read(data.chat_template_kwargs or {}, tokenizer.get_chat_template(), "of the model", where)
-    check_shown(chat(QUESTION, data), data, tokenizer, where("data.system"))
+        if data.chat_template_kwargs:
+            check_read(data.chat_template_kwargs, _own_text(tokenizer), "of the model", where)
+    Shown(data, tokenizer).check(chat(QUESTION, data), where("data.system"))
 
 
-def check_shown(turns: Messages, data: Data, tokenizer, place: str) -> None:
-    """A chat of which the template loses something: DataError at that place."""
-    question = turns[-1][1]
-    text = rendered(question, turns, data, tokenizer)
-    lost = None
-    if turns[0][0] in SYSTEM and text == _without_system(turns, data, tokenizer):
-        lost = "the system message"
-    for role, said in turns[1:] if turns[0][0] in SYSTEM else turns:
-        if lost is None and "".join(said.split()) not in "".join(text.split()):
-            lost = f"what the {role} says ({said[:40]!r})"
-    if lost is None:
-        return
-    if data.template not in NAMED:
-        fix = "show every entry of messages in it, or question and system"
-    else:
-        fix = "put those words into the question, or give a Jinja file that shows them as data.template"
-    what = f"the template drops {lost}: the model would never read it"
-    raise DataError(what, where=f"{place}, data.template={data.template}", fix=fix)
+def _own_text(tokenizer) -> str:
+    """The model's template. One that does not compile, or of several none for a chat: DataError."""
+    try:
+        text = tokenizer.get_chat_template()
+        names_read(text)
+    except Exception as error:
+        what = f"the chat template of the model cannot be used: {error}"
+        fix = "give a Jinja file as data.template"
+        raise DataError(what, where="data.template=chat", fix=fix) from error
+    return text
+
+
+class Shown:
+    """Looks whether a template shows every turn of a chat, once for each order of roles, and with words of
+    its own: those of a row may be what a template rightly rewrites.
+    """
+
+    def __init__(self, data: Data, tokenizer):
+        self.data = data
+        self.tokenizer = tokenizer
+        self._seen: set[tuple[str, ...]] = set()
+
+    def check(self, turns: Messages, place: str) -> None:
+        """A chat of which the template loses a turn: DataError at that place. One that it refuses passes: the
+        row itself is told.
+        """
+        roles = tuple(role for role, _ in turns)
+        if not roles or roles in self._seen:
+            return
+        self._seen.add(roles)
+        made_up = tuple((role, f"{role} says {number} words") for number, role in enumerate(roles))
+        try:
+            text = rendered(question_of(made_up), made_up, self.data, self.tokenizer)
+        except DataError:
+            return
+        lost = [i for i, (_, said) in enumerate(made_up) if _plain(said) not in _plain(text)]
+        if lost:
+            raise self._fault(turns[lost[0]], place)
+
+    def _fault(self, turn: tuple[str, str], place: str) -> DataError:
+        role, said = turn
+        lost = "the system message" if role in SYSTEM else f"what the {role} says ({said[:40]!r})"
+        if self.data.template not in NAMED:
+            fix = "show every entry of messages in it, or question and system"
+        else:
+            fix = "put those words into the question, or give a Jinja file that shows them as data.template"
+        what = f"the template drops {lost}: the model would never read it"
+        return DataError(what, where=f"{place}, data.template={self.data.template}", fix=fix)
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def begins(data: Data, tokenizer) -> list[str]:
+    """What a person should know of what stands before a question and before its answer."""
+    if data.template == "plain":
+        return []
+    lines = []
+    begin = first_token(tokenizer)
+    try:
+        text = written(QUESTION, data, tokenizer)
+        lead = _unwritten_lead(data, tokenizer)
+    except DataError:  # it refuses this question, and may take those of the data
+        return []
+    if begin is not None and tokenizer(text, add_special_tokens=False)["input_ids"][:1] != [begin]:
+        token = tokenizer.convert_ids_to_tokens(begin)
+        what = f"the tokenizer puts {token!r} before every text, and the template writes none"
+        lines.append(f"{what}: many models read worse without it; put {{{{ bos_token }}}} at its beginning")
+    if lead:
+        what = (
+            f"the template does not read add_generation_prompt: behind a question the model writes {lead!r}"
+        )
+        lines.append(f"{what} itself before it answers; let the template write it, as a file")
+    return lines
+
+
+def _unwritten_lead(data: Data, tokenizer) -> str:
+    """What stands between a question and an answer in a whole chat and is not written before one begins."""
+    asked = chat(QUESTION, data)
+    text = rendered(QUESTION, asked, data, tokenizer)
+    if text != rendered(QUESTION, asked, data, tokenizer, answering=False):
+        return ""
+    try:
+        whole = rendered(QUESTION, (*asked, ("assistant", ANSWER)), data, tokenizer, answering=False)
+    except DataError:  # it refuses an answer at the end
+        return ""
+    before, found, _ = whole.rpartition(ANSWER)
+    if not found or not before.startswith(text):
+        return ""
+    lead = before[len(text) :].strip()
+    return "" if lead in (data.prefill or "") else lead
 
 
 def ends(
@@ -67,15 +154,6 @@ def ends(
         never = f"the template ends an answer with {named([last])}, which is no end token of the model"
         lines.append(f"{never} ({named(end_ids)}): answers would run on to the limit; {stop}")
     return lines
-
-
-def _without_system(turns: Messages, data: Data, tokenizer) -> str | None:
-    """The chat without what comes from the system; None where the template refuses that."""
-    rest = [turn for turn in turns if turn[0] not in SYSTEM]
-    try:
-        return rendered(turns[-1][1], rest, data.model_copy(update={"system": None}), tokenizer)
-    except DataError:
-        return None
 
 
 def _end_of_answers(data: Data, tokenizer) -> int | None:

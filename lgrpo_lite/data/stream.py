@@ -9,8 +9,18 @@ from lgrpo_lite.errors import DataError
 from lgrpo_lite.types import Group, Prompt
 
 
-def _share(indices: Sequence[int], share: float) -> int:
-    return round(share * len(indices))
+def _share(count: int, share: float) -> int:
+    return round(share * count)
+
+
+def places(weight: float, count: int) -> int:
+    """Of an epoch, for so many prompts of one weight. Not one: DataError."""
+    number = int(weight) * count + _share(count, weight - int(weight))
+    if count and not number:
+        what = f"of the {count} questions with weight {weight:g} none would ever be drawn"
+        fix = "raise data.train.N.weight, or remove that source"
+        raise DataError(what, where="data.train", fix=fix)
+    return number
 
 
 class PromptStream:
@@ -34,16 +44,17 @@ class PromptStream:
         # places of an epoch
         self.length = 0
         for weight, indices in self._by_weight.items():
-            self.length += int(weight) * len(indices) + _share(indices, weight - int(weight))
-        if not self.length:
-            what, fix = "no question would ever be drawn", "raise data.train.N.weight"
-            raise DataError(what, where="data.train", fix=fix)
+            self.length += places(weight, len(indices))
 
-    def first(self, count: int) -> list[Prompt]:
-        """The prompts of the first `count` draws of a run, each once, in the order they come."""
+    def first(self, count: int | None = None) -> list[Prompt]:
+        """The prompts of the first `count` draws of a run, each once, in the order they come; None: of as
+        many as it takes to draw all.
+        """
         fresh = PromptStream(self.prompts, self.seed)
-        indices = [fresh.next_index() for _ in range(min(count, self.length))]
-        return [self.prompts[i] for i in dict.fromkeys(indices)]
+        seen: dict[int, None] = {}
+        while len(seen) < len(self.prompts) and (count is None or fresh.drawn < count):
+            seen[fresh.next_index()] = None
+        return [self.prompts[i] for i in seen]
 
     def skip(self, unwanted: Callable[[Prompt], bool]) -> int:
         """Pass over such prompts from now on, in unchanged order; returns how many there are."""
@@ -75,17 +86,17 @@ class PromptStream:
 
     def _places(self, epoch: int) -> list[int]:
         """Indices of an epoch's prompts, as often as each is drawn, in no order that counts."""
-        places = []
+        drawn = []
         for weight, indices in self._by_weight.items():
             whole = int(weight)
-            places += indices * whole
-            extra = _share(indices, weight - whole)
+            drawn += indices * whole
+            extra = _share(len(indices), weight - whole)
             if extra:
                 # of a round that all take part in, so that none waits longer than another
                 begin = epoch * extra % len(indices)
                 turned = random.Random(f"{self.seed}/weight").sample(indices, len(indices)) * 2
-                places += turned[begin : begin + extra]
-        return sorted(places)
+                drawn += turned[begin : begin + extra]
+        return sorted(drawn)
 
     def observe(self, groups: Sequence[Group]) -> None:
         """This order does not depend on what was sampled."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,6 +68,16 @@ def chat(question: str, data: Data, messages: Messages = ()) -> Messages:
     return (*turns[:instructing], *examples, *turns[instructing:])
 
 
+def question_of(turns: Messages) -> str:
+    """A chat as a person reads it: the user's turn, or with more turns all but the system's, each under its
+    role.
+    """
+    asked = [(role, text) for role, text in turns if role not in SYSTEM]
+    if len(asked) == 1:
+        return asked[0][1]
+    return "\n\n".join(f"{role}: {text}" for role, text in asked)
+
+
 def first_token(tokenizer) -> int | None:
     """The token that begins a text, where the tokenizer puts one there by itself or is set to (Gemma, Llama);
     None for one that has none or does not use it (Qwen).
@@ -98,7 +109,7 @@ def check_template(data: Data, where: Callable[[str], str]) -> None:
 
 def check_read(given: Mapping[str, Any], text: str, name: str, where: Callable[[str], str]) -> None:
     """Arguments that the text of a template does not read: ConfigError."""
-    read = _names_read(text) if given else set()
+    read = names_read(text) if given else set()
     for key in given:
         if key not in read:
             others = ", ".join(sorted(read - {*RESERVED, "raise_exception"})) or "none"
@@ -107,7 +118,8 @@ def check_read(given: Mapping[str, Any], text: str, name: str, where: Callable[[
             raise ConfigError(what, where=where(f"data.chat_template_kwargs.{key}"), fix=fix)
 
 
-def _names_read(text: str) -> set[str]:
+def names_read(text: str) -> set[str]:
+    """What a template reads and does not set itself."""
     from jinja2 import meta
 
     return meta.find_undeclared_variables(_environment().parse(text))
@@ -117,7 +129,7 @@ def _names_read(text: str) -> set[str]:
 def compiled(path: str, where: str = "data.template") -> Any:
     """A Jinja file, read once a process and rendered in Jinja's sandbox as transformers does chat templates.
 
-    It sees `messages` (role and content, the system's first), `question`, `system` (data.system or empty),
+    It sees `messages` (role and content, the system's first), `question`, `system` (its text, or empty),
     `bos_token`, `eos_token`, `add_generation_prompt` and `strftime_now`, so the file of a model's chat
     template fits too. One line break at its end is not part of it.
     """
@@ -132,7 +144,7 @@ def compiled(path: str, where: str = "data.template") -> Any:
         raise EnvironmentFault("a template file needs the package jinja2", where=where, fix=fix) from None
     try:
         text = Path(path).read_text("utf-8")
-        read = _names_read(text)
+        read = names_read(text)
         template = _environment().from_string(text)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
@@ -200,7 +212,7 @@ def rendered(
             **given,
             messages=messages,
             question=question,
-            system=data.system or "",
+            system="\n\n".join(text for _, text in takewhile(_instructs, turns)),
             add_generation_prompt=answering,
             bos_token=tokenizer.bos_token or "",
             eos_token=tokenizer.eos_token or "",
@@ -211,6 +223,10 @@ def rendered(
     except Exception as error:  # a template is a program: it may raise anything, and says so in its own words
         what = f"the template refuses a question: {error}"
         raise DataError(what, where=f"data.template={data.template}", fix=fix) from error
+
+
+def _instructs(turn: tuple[str, str]) -> bool:
+    return turn[0] in SYSTEM
 
 
 def no_chat_template() -> DataError:

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from lgrpo_lite.data.files import records
 from lgrpo_lite.data.prompts import GoldFault, part_of
 from lgrpo_lite.data.rows import Row, row_or_fault, rows, value_at
-from lgrpo_lite.data.sound import check_model
+from lgrpo_lite.data.sound import Shown, check_model
 from lgrpo_lite.data.template import chat, tokens
 from lgrpo_lite.errors import ConfigError, DataError, nearest
 from lgrpo_lite.recipe.algorithm import Section
@@ -191,6 +191,9 @@ def problems(
     """The first `limit` problems, as prompts. None, or none that is short enough: DataError."""
     pairs = list(islice(_read(suite, recipe, tokenizer), limit))
     check_model(recipe.data, tokenizer, recipe.where)
+    shown = Shown(recipe.data, tokenizer)
+    for prompt, _ in pairs:
+        shown.check(prompt.messages, f"problem {prompt.id}")
     longest = recipe.model.max_prompt_tokens
     kept = [(prompt, category) for prompt, category in pairs if len(prompt.token_ids) <= longest]
     if not kept:

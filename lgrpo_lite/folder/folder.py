@@ -249,8 +249,9 @@ class RunFolder:
     def _write_samples(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
         final = self.path / "completions" / f"step-{step:06d}.jsonl.gz"
         fresh = final.with_suffix(".new")
-        with gzip.open(fresh, "wt", encoding="utf-8", compresslevel=5) as file:
-            file.writelines(_line(row) for row in samples)
+        text = "".join(_line(row) for row in samples)
+        # no time in it: a run that was stopped and went on ends with the same bytes
+        fresh.write_bytes(gzip.compress(text.encode("utf-8"), 5, mtime=0))
         os.replace(fresh, final)
 
     def evaluation(self, row: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # an advantage is looked at without torch
 
     from lgrpo_lite.objective.surrogate import Surrogate, Terms
 
+LARGEST = 1e18  # of a credit: beyond it a square leaves float32, and the gradient with it
 ROWS = (
     "an advantage takes (groups, parts) and returns a list: for each group a list with a finite number for"
     " each of its rollouts, or with a list of one for each token"
@@ -78,8 +79,18 @@ def surrogate(use: str, function: "Surrogate") -> "Surrogate":
     return checked
 
 
+def demand_gradient(use: str, gradient: "Tensor | None") -> None:
+    """Of the log-probs of a batch, by a surrogate's gain. None or a NaN, with which every update would be
+    refused: DataError.
+    """
+    import torch
+
+    if gradient is None or not bool(torch.isfinite(gradient).all()):
+        _refuse(use, "gave a gain whose gradient is not finite", GAIN)
+
+
 def _sized(use: str, rows: Any, size: int, what: str, of: str) -> None:
-    if isinstance(rows, str | dict) or not hasattr(rows, "__len__"):
+    if isinstance(rows, str | dict | set | frozenset) or not hasattr(rows, "__len__"):
         _refuse(use, f"gave {_kind(rows)}, not a list", ROWS)
     if len(rows) != size:
         _refuse(use, f"gave {len(rows)} {what} for {of}", ROWS)
@@ -101,8 +112,8 @@ def _number(use: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, RuntimeError):
         _refuse(use, f"gave {_kind(value)}, not a number", ROWS)
-    if isinstance(value, str) or not math.isfinite(number):
-        _refuse(use, f"gave {value!r}, not a finite number", ROWS)
+    if isinstance(value, str) or not math.isfinite(number) or abs(number) > LARGEST:
+        _refuse(use, f"gave {value!r}, not a finite number within ±{LARGEST:g}", ROWS)
     return number
 
 

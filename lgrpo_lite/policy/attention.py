@@ -26,6 +26,7 @@ from lgrpo_lite.layout import Segment
 
 NAME = "lgrpo"
 SLACK, SMALL = 1.25, 512  # a bucket may be padded by this factor, or up to so many tokens
+POSITIONS = ("position_ids", "cache_position")  # told to attention, and in the keys already
 _watching: list[set[int]] = []  # one set for each `watched` that is open
 
 
@@ -157,7 +158,7 @@ def attend(
     """transformers' AttentionInterface: query [B H N d], key and value [B H' N d] -> [B N H d]."""
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    _refuse_unknown(options, plan)
+    _refuse_unknown(options, plan, attention_mask)
     for seen in _watching:
         seen.add(id(module))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N H d]
@@ -170,12 +171,18 @@ def attend(
     return torch.cat(outs)[plan.order][None], None
 
 
-def _refuse_unknown(options: dict, plan: Plan) -> None:
+def _refuse_unknown(options: dict, plan: Plan, mask: Tensor | None) -> None:
     window = options.get("sliding_window")
     narrow = window and window < plan.longest[1]
     if options.get("softcap") or options.get("s_aux") is not None or narrow:
         what = "sliding windows, soft-caps and sinks of attention are for the layout `rows`"
         raise NotImplementedError(what)
+    # what the policy hands down is one 0: a larger mask is the model's own, of positions or of chosen keys
+    if mask is not None and mask.numel() > 1:
+        raise NotImplementedError("a mask that the model makes for itself is for the layout `rows`")
+    for name, value in options.items():  # which keys are chosen, a bias by position
+        if isinstance(value, Tensor) and name not in POSITIONS:
+            raise NotImplementedError(f"what {name!r} does to the model's attention is for the layout `rows`")
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float | None) -> Tensor:

@@ -5,6 +5,8 @@ config and tokenizer are built from the file's metadata (`policy.gguf`, `policy.
 made is loaded again and must be a language model that reads a plain text, or nothing is kept.
 """
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -20,6 +22,7 @@ import psutil
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import modeling_gguf_pytorch_utils as loader
@@ -27,19 +30,11 @@ from transformers import modeling_gguf_pytorch_utils as loader
 from lgrpo_lite import progress
 from lgrpo_lite.errors import ConfigError, DiskFault, EnvironmentFault, OutOfMemory, VerificationError
 from lgrpo_lite.policy.fetch import Told, bars_told, download_bar
-from lgrpo_lite.policy.gguf import (
-    FOLDER,
-    ROPE_FACTORS,
-    WHOLE,
-    Header,
-    config_of_header,
-    local_file,
-    on_hub,
-    read_header,
-)
+from lgrpo_lite.policy.gguf import FOLDER, WHOLE, Header, local_file, on_hub, read_header
+from lgrpo_lite.policy.gguf_config import ROPE_FACTORS, config_of_header
 from lgrpo_lite.policy.gguf_tokenizer import ROUND_TRIPS, check_tokenizer, end_ids, tokenizer_of
 
-MADE_BY = 1  # of the rules here: a folder of other ones is made again
+MADE_BY = 2  # of the rules here: a folder of other ones is made again
 RECORD = "origin.gguf-record"  # no name that exports copy
 GIB = 2**30
 PLAIN = (
@@ -61,8 +56,10 @@ def folder_of(model_id: str, revision: str | None = None, where: str = "model.id
     path = _fetched(model_id, revision, where)
     header = read_header(path, where)
     folder = _cache() / f"{path.name.removesuffix('.gguf')}-{digest(path)[:16]}-{MADE_BY}"
-    if not (folder / RECORD).is_file():
-        _make(header, folder, model_id, where)
+    if not _is_whole(folder):
+        with _alone(folder):
+            if not _is_whole(folder):  # who had it before may have made it
+                _make(header, folder, model_id, where)
     return folder
 
 
@@ -104,12 +101,54 @@ def _cache() -> Path:
     return Path(home).expanduser() / "lgrpo-lite" / "gguf"
 
 
+def _mark(path: Path) -> int | str:
+    """What tells whether a file is as it was made: its sha256, of weights the size alone."""
+    return path.stat().st_size if path.suffix == ".safetensors" else digest(path)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all is there as it was made. One file that lacks or is another would go unseen: generation
+    settings, a chat template.
+    """
+    try:
+        files = (record_of(folder) or {})["files"]
+        return {name: _mark(folder / name) for name in files} == files
+    except (OSError, KeyError):
+        return False
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Inside it no other process makes `folder`; what one that was killed left of it, or what is damaged, is
+    gone. A cache that cannot be written: EnvironmentFault.
+    """
+    lock = folder.parent / f"{folder.name}.lock"
+    fix = "set XDG_CACHE_HOME to a folder that can be written and has room"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.told("waiting for another process to dequantise the same file", 0, 1)
+                fcntl.flock(held, fcntl.LOCK_EX)
+            leftovers = list(folder.parent.glob(f".{glob.escape(folder.name)}-*"))
+            if not _is_whole(folder):
+                leftovers.append(folder)
+            for path in leftovers:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        what = f"the dequantised model cannot be kept: {reason}"
+        raise EnvironmentFault(what, where=str(folder.parent), fix=fix) from error
+
+
 def _make(header: Header, folder: Path, model_id: str, where: str) -> None:
     config = config_of_header(header, where)
     tokenizer = tokenizer_of(header, where)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     _demand_room(header, folder.parent, where)
-    # beside the folder, so that it appears whole; two processes may make it, and the second finds it there
+    # beside the folder, so that it appears whole
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model = dequantised(header, config, where)
@@ -125,12 +164,9 @@ def _make(header: Header, folder: Path, model_id: str, where: str) -> None:
             "dequantised": header.quantised,
             "logprob": _checked(partial, tokenizer, header, where),
         }
+        record["files"] = {path.name: _mark(path) for path in sorted(partial.iterdir())}
         (partial / RECORD).write_text(json.dumps(record, indent=1), "utf-8")
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not (folder / RECORD).is_file():
-                raise
+        partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -150,11 +186,13 @@ def _demand_room(header: Header, place: Path, where: str) -> None:
 
 def dequantised(header: Header, config: dict[str, Any], where: str = "model.id") -> Any:
     """The model in float32. A tensor without a place in it, or a weight that the file lacks: ConfigError."""
-    settings = AutoConfig.for_model(**config)
     try:
-        with _told_loading():
+        settings = AutoConfig.for_model(**config)
+        with _told_loading(), tempfile.TemporaryDirectory() as alone:
+            # away from what else lies beside it: an adapter there would be loaded too
+            (Path(alone) / header.path.name).symlink_to(header.path)
             both: Any = AutoModelForCausalLM.from_pretrained(
-                header.path.parent,
+                alone,
                 gguf_file=header.path.name,
                 config=settings,
                 dtype=torch.float32,
@@ -177,6 +215,12 @@ def dequantised(header: Header, config: dict[str, Any], where: str = "model.id")
     # into a fresh model: the loaded one calls itself quantised, and would not be saved
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    expected = dict(model.named_parameters())  # a head tied to the embedding is in it, and not in the file
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            shape, other = tuple(weight.shape), tuple(expected[name].shape)
+            what = f"{header.path} holds {name} as {shape}, and by its settings it is {other}"
+            raise ConfigError(what, where=where, fix=FOLDER)
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     return model

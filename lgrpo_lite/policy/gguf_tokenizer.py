@@ -37,6 +37,8 @@ CUTS: dict[str, tuple[str | None, bool, bool, str | None]] = {
     "llama-v3": (_WORDS % "{1,3}", False, True, None),
     "smaug-bpe": (_WORDS % "{1,3}", False, True, None),
 }
+# Of these a text begins with BOS where the file does not say, as for llama.cpp; of pieces with scores too.
+BEGUN = ("llama-bpe", "llama3", "llama-v3")
 ROUND_TRIPS = (
     "The quick brown fox jumps over the lazy dog.",
     "  two spaces, a\ttab,\n\n\na blank line\r\nand 1234567890 + 3.14 = ?",
@@ -58,7 +60,8 @@ def tokenizer_of(header: Header, where: str = "model.id") -> PreTrainedTokenizer
     _add_whole(backend, meta)
     named = {f"{name}_token": meta.token(name) for name in ("bos", "eos", "unk", "pad")}
     named["pad_token"] = named["pad_token"] or named["eos_token"]
-    if header.metadata.get("tokenizer.ggml.add_bos_token", meta.kind == "llama") and named["bos_token"]:
+    begun = meta.kind == "llama" or meta.of("pre") in BEGUN
+    if header.metadata.get("tokenizer.ggml.add_bos_token", begun) and named["bos_token"]:
         bos = named["bos_token"]
         backend.post_processor = TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, backend.token_to_id(bos))]
@@ -98,7 +101,8 @@ def check_tokenizer(tokenizer: Any, header: Header, where: str) -> None:
     for number, ids in zip(control, read, strict=True):
         if ids != [number]:
             raise meta.refused(f"its control token {meta.tokens[number]!r} is read as {len(ids)} tokens")
-    if not end_ids(header):
+    ends = [meta.token(name) for name in ENDS]
+    if not any(ends):
         raise meta.refused("it names no token that ends an answer")
     if tokenizer.chat_template:
         _check_end(tokenizer, header, meta)
@@ -115,7 +119,8 @@ def _check_end(tokenizer: Any, header: Header, meta: "_Vocabulary") -> None:
     if not found:
         raise meta.refused("its chat template leaves the answer out")
     written = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"][:1]
-    if not written or meta.types[written[0]] != CONTROL or written[0] in end_ids(header):
+    whole = (CONTROL, USER)  # kinds of tokens that are no piece of a text
+    if not written or meta.types[written[0]] not in whole or written[0] in end_ids(header):
         return
     known = ", ".join(repr(meta.tokens[end]) for end in end_ids(header))
     what = f"its chat template ends an answer with {meta.tokens[written[0]]!r}, and its settings with {known}"
@@ -138,6 +143,9 @@ class _Vocabulary:
         for name in ("tokens", "token_type"):
             if not self.tokens or len(self.of(name) or []) != len(self.tokens):
                 raise self.refused(f"its list tokenizer.ggml.{name} is not there or of another length")
+        texts = all(isinstance(text, str) for text in self.tokens)
+        if not texts or not all(isinstance(kind, int) for kind in self.types):
+            raise self.refused("its tokens are no texts, or their types no numbers")
 
     def of(self, name: str) -> Any:
         return self.metadata.get(f"tokenizer.ggml.{name}")
@@ -147,7 +155,7 @@ class _Vocabulary:
         number = self.of(f"{long}_token_id")
         if number is None:
             return None
-        if number >= len(self.tokens):
+        if not isinstance(number, int) or number >= len(self.tokens):
             raise self.refused(f"its {name} token has the number {number} of {len(self.tokens)}")
         return self.tokens[number]
 
@@ -177,7 +185,11 @@ def _byte_level(meta: _Vocabulary) -> Tokenizer:
     if cut not in CUTS:
         raise meta.refused(f"it cuts words by the rule {cut!r}, which is not among: {', '.join(CUTS)}")
     pattern, digits, whole_words, form = CUTS[cut]
-    merges = [tuple(merge.split(" ", 1)) for merge in meta.of("merges") or []]
+    merges = [tuple(str(merge).split(" ", 1)) for merge in meta.of("merges") or []]
+    made = {"".join(merge) for merge in merges}
+    for text, kind in zip(meta.tokens, meta.types, strict=True):
+        if kind == NORMAL and len(text) > 1 and text not in made:
+            raise meta.refused(f"no merge makes its token {text!r}: tokenizer.ggml.merges is not whole")
     vocabulary = {text: number for number, text in enumerate(meta.tokens)}
     try:
         backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=whole_words))

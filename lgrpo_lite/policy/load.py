@@ -10,6 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -26,6 +27,7 @@ from lgrpo_lite.policy import lean
 from lgrpo_lite.policy.dequantise import folder_of
 from lgrpo_lite.policy.fetch import bars_told, download_bar
 from lgrpo_lite.policy.gguf import is_gguf
+from lgrpo_lite.policy.memory import out_of_memory
 from lgrpo_lite.policy.structure import is_text
 from lgrpo_lite.recipe.schema import Model, Recipe
 
@@ -116,12 +118,31 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     _check_saved(model, where)
     options["attn_implementation"] = attention_of(config_of(model, where))
     options["tqdm_class"] = download_bar(f"downloading {model.id}")
+    # what does not fit is asked for by name below: transformers makes it up, or fails without saying what
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with bars_told(), on_default_stream(device):
-        base = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
+        base, info = _fetch(AutoModelForCausalLM.from_pretrained, model, where, **options)
+        _demand_weights(base, info, model, where)
         if not quantised:
             base = base.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
     base.requires_grad_(model.lora is None)
     return settle(base, dtype)
+
+
+def _demand_weights(base, info: dict[str, Any], model: Model, where: str) -> None:
+    """ConfigError where loading made a weight up, or left one out that a layer of `base` has no place for."""
+    made_up = sorted(info["missing_keys"] & dict(base.named_parameters()).keys())
+    others = sorted(str(key[0]) for key in info["mismatched_keys"])
+    linears = {f"{name}.bias" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+    left_out = sorted(info["unexpected_keys"] & linears)
+    for names, what in ((made_up, "lacks"), (others, "holds in another shape"), (left_out, "has beside it")):
+        if names:
+            count = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            fault = (
+                f"the files of {model.id} are not what its config.json describes: it {what} {names[0]}{count}"
+            )
+            fix = "download the whole model again, or mend its config.json"
+            raise ConfigError(fault, where=where, fix=fix)
 
 
 def attention_of(config) -> str:
@@ -281,9 +302,11 @@ def _fetch(from_pretrained, model: Model, where: str, **options):
     except ImportError as error:
         fix = 'pip install "lgrpo-lite[train]"'
         raise EnvironmentFault(f"cannot load {model.id}: {error}", where=where, fix=fix) from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         fix = "check the name, the revision and the network, or give a folder"
         if os.path.exists(path):
-            fix = "give a model folder"
+            fix = "give a whole model folder"
         raise ConfigError(f"cannot load {model.id}: {reason}", where=where, fix=fix) from error

@@ -89,6 +89,12 @@ class Policy:
         return self.model.get_base_model() if self.has_adapter else self.model
 
     @property
+    def body(self):
+        """What of `base` gives the last hidden states; some name a part as theirs that they do not have."""
+        named = self.base.base_model
+        return self.base.model if named is self.base and hasattr(self.base, "model") else named
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -159,7 +165,7 @@ class Policy:
             options["plan"] = attention.plan(inputs.segments).to(self.device, varlen=self.varlen)
             # Models hand on a mask of 4 dimensions; without one they build one of all tokens by all tokens.
             options["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
-        return self.base.base_model(**options).last_hidden_state
+        return self.body(**options).last_hidden_state
 
     def _saving(self) -> AbstractContextManager:
         """Where autograd keeps what the backward pass needs."""

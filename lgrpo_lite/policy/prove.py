@@ -12,6 +12,7 @@ from lgrpo_lite.policy.passes import Pass, pass_tokens, work_bytes
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.probe import evaluating, probe
 from lgrpo_lite.policy.shape import Shape
+from lgrpo_lite.policy.structure import turning
 from lgrpo_lite.recipe.schema import Recipe
 
 PROBED = ((64, 64), (64, 65), (64, 66), (64, 67))  # prompt and answer tokens of the probe of memory
@@ -20,11 +21,12 @@ PROBED = ((64, 64), (64, 65), (64, 66), (64, 67))  # prompt and answer tokens of
 def prove(policy: Policy, recipe: Recipe) -> tuple[str, ...]:
     """Settles `policy.layouts` and how many layers are recomputed; returns what a user should know about it.
 
-    ConfigError if the head's formula does not give the model's own logits, or if a layout
-    that was asked for is wrong here.
+    ConfigError if the head's formula does not give the model's own logits, if sequences may be so long that
+    they change each other's positions, or if a layout that was asked for is wrong here.
     """
     memory = recipe.memory
     check_head(policy, recipe.where("model.id"))
+    _check_positions(policy, recipe)
     policy.layouts, refused = _allowed_layouts(policy, recipe)
     notes = []
     if memory.layout == "auto":
@@ -66,6 +68,17 @@ def _narrow(policy: Policy, recipe: Recipe) -> str | None:
     if policy.window is None or longest <= policy.window:
         return None
     return f"it attends to {policy.window} tokens back, and sequences may have {longest}"
+
+
+def _check_positions(policy: Policy, recipe: Recipe) -> None:
+    limit = turning(policy.base)
+    longest = recipe.model.max_prompt_tokens + recipe.model.max_new_tokens
+    if limit is None or longest - 1 <= limit:  # the last token of a sequence is in no pass
+        return
+    what = f"in a pass with a sequence of more than {limit} tokens this model turns all positions otherwise"
+    why = f"log-probs would depend on what else is in it, and sequences may have {longest}"
+    fix = f"lower model.max_prompt_tokens and model.max_new_tokens to {limit + 1} together"
+    raise ConfigError(f"{what}: {why}", where=recipe.where("model.max_new_tokens"), fix=fix)
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ from lgrpo_lite.policy.families import (
     heads_of,
     vision_of,
 )
-from lgrpo_lite.policy.gguf import config_of_header, is_gguf, local_file, on_hub, read_header
+from lgrpo_lite.policy.gguf import is_gguf, local_file, on_hub, read_header
+from lgrpo_lite.policy.gguf_config import config_of_header
 from lgrpo_lite.recipe.schema import Model
 
 BUILTIN = "builtin:"  # before the name of a model inside the package

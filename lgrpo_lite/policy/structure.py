@@ -56,6 +56,22 @@ def unplaced(base: Any) -> str | None:
     return None
 
 
+def turning(base: Any) -> int | None:
+    """Tokens of a sequence beyond which it turns the positions of all others in its pass too, and those of
+    its own beginning as it grows: of the kinds of RoPE that look at the longest. None: no such number.
+    """
+    config = base.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = []
+    for one in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        kind = str(one.get("rope_type"))
+        if kind == "longrope":
+            limits.append(one.get("original_max_position_embeddings"))
+        elif "dynamic" in kind:
+            limits.append(config.max_position_embeddings)
+    return min((limit for limit in limits if limit), default=None)
+
+
 def unattended(base: Any, attended: Set[int]) -> str | None:
     """Which layers did not attend by the plan, given the ids of the modules that did; None: all did."""
     layers = layers_of(base)

@@ -15,8 +15,6 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
-
 from lgrpo_lite.errors import ConfigError, DataError, LgrpoError, nearest
 
 
@@ -64,17 +62,18 @@ def look_at(use: str, where: str) -> None:
 def blamed(use: str, expected: str) -> Iterator[None]:
     """Inside it what a user's function raises is a DataError at its own line, with what was `expected` of it.
 
-    Errors of this project, and memory that ends, pass: others know what to do about them.
+    Errors of this project, and memory that ends, pass: others know what to do about them. `sys.exit` does
+    not: it would end the command with the exit code of one that did all it should.
     """
     try:
         yield
     except (LgrpoError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not is_file(use) or type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
             raise
-        where = _line_of(error, use) or line_of(use)
-        raise DataError(f"{use} {_said(error)}", where=where, fix=expected) from error
+        where = _line_of(error, use.rpartition(":")[0]) or line_of(use)
+        raise DataError(f"{use} raised {_said(error)}", where=where, fix=expected) from error
 
 
 def line_of(use: str) -> str:
@@ -85,22 +84,25 @@ def line_of(use: str) -> str:
     return f"{path}:{line}" if name else path
 
 
-def _line_of(error: BaseException, use: str) -> str | None:
+def _line_of(error: BaseException, path: str) -> str | None:
     """The last line of the user's file that an error came through; None where it came through none."""
-    path = use.rpartition(":")[0]
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"{path}:{error.lineno or 1}"
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
     return f"{path}:{lines[-1]}" if lines else None
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """An error in a line; of a schema's first fault the setting, its value and the reason."""
+    from pydantic import ValidationError  # here: reward workers take longer to import it than all the rest
+
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        return f"gives no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
+        return f"no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
     lines = str(error).strip().splitlines() or ["no message"]
-    return f"raised {type(error).__name__}: {lines[0]}"
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def read_file(path: str, where: str) -> bytes:
@@ -122,10 +124,11 @@ def from_text(text: bytes, path: str, name: str, *, where: str) -> Callable:
         sys.modules[module_name] = module
         try:
             exec(compile(text, path, "exec"), module.__dict__)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            what = f"{path} does not import: {error!r}"
-            raise DataError(what, where=where, fix="run it with python first") from error
+            what = f"{path} does not import: {_said(error)}"
+            place = _line_of(error, path) or where
+            raise DataError(what, where=place, fix="run it with python first") from error
     function = getattr(sys.modules[module_name], name, None)
     if not callable(function):
         raise DataError(f"{path} has no function {name!r}", where=where, fix="check the name after the colon")

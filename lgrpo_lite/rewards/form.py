@@ -22,7 +22,7 @@ class Form:
     wanted: tuple[str, ...]  # of an answer, or of the answers
     columns: tuple[str, ...]  # of the row, which must be there
     more: tuple[str, ...] = ()  # of the row where it has them; the function has defaults
-    rest: bool = False  # every other column too, for its **kwargs
+    rest: bool = False  # every other column too, as its **kwargs
     together: bool = False
 
 
@@ -32,12 +32,13 @@ def form_of(function: Callable, set_: Container[str] = ()) -> Form:
     if TOGETHER[0] in parameters and "completion" not in parameters:
         return _together(function, set_)
     wanted = sorted(set(parameters) & set(ROLLOUT))
+    rest = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     columns = []
     for name, parameter in _named(function):
         option = has_default(parameter) or name in REWARD_KEYS or name in set_
         if not option and name not in (*ROLLOUT, LIMIT):
             columns.append(name)
-    return Form(tuple(wanted), tuple(columns))
+    return Form(tuple(wanted), tuple(columns), rest=rest)
 
 
 def is_option(name: str, parameter: inspect.Parameter, form: Form) -> bool:
@@ -58,13 +59,18 @@ def reserved_by(function: Callable, form: Form) -> tuple[str, ...]:
     """Names that mean something else to it than a column of that name would."""
     names = list(form.wanted)
     for name, parameter in _named(function):
-        if name in REWARD_KEYS and not has_default(parameter) and not form.together:
+        shared = name in REWARD_KEYS and not has_default(parameter) and not form.together
+        if shared or name == LIMIT:
             names.append(name)
     return tuple(names)
 
 
-def refuse_trainers(function: Callable, use: str, where: str) -> None:
-    """An argument of TRL's form that only TRL's trainer could give: ConfigError."""
+def refuse_other(function: Callable, use: str, where: str) -> None:
+    """A class, or an argument of TRL's form that only TRL's trainer could give: ConfigError."""
+    if inspect.isclass(function):
+        name = function.__name__
+        what = f"reward {use!r} is a class, and a call of it would make an object and no reward"
+        raise ConfigError(what, where=where, fix=f"write `score = {name}(…)` into the file, and name score")
     if TOGETHER[0] not in inspect.signature(function).parameters:
         return
     for name, parameter in _named(function):
@@ -81,7 +87,7 @@ def _together(function: Callable, set_: Container[str]) -> Form:
             wanted.append(name)
         elif parameter.kind is parameter.VAR_KEYWORD:
             rest = True
-        elif parameter.kind is parameter.VAR_POSITIONAL or name in set_ or name in TRAINER:
+        elif parameter.kind is parameter.VAR_POSITIONAL or name in set_ or name in (*TRAINER, LIMIT):
             continue
         else:
             (more if has_default(parameter) else columns).append(name)

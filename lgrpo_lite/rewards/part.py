@@ -14,7 +14,7 @@ from lgrpo_lite.recipe.plugin import found, read_file
 from lgrpo_lite.recipe.reward import Endpoint, Reward
 from lgrpo_lite.rewards import code, rubric, text
 from lgrpo_lite.rewards import math as maths
-from lgrpo_lite.rewards.form import LIMIT, Form, form_of, refuse_trainers
+from lgrpo_lite.rewards.form import LIMIT, Form, form_of, refuse_other
 from lgrpo_lite.rewards.options import options_of
 from lgrpo_lite.rewards.worker import FileFunction
 from lgrpo_lite.types import Completion, Prompt
@@ -61,7 +61,8 @@ class Part:
             "reference": prompt.reference,
             "rubric": prompt.rubric,
         }
-        columns = {name: prompt.columns[name] for name in self.form.columns}
+        names = prompt.columns if self.form.rest else self.form.columns
+        columns = {name: prompt.columns[name] for name in names if name not in self.form.wanted}
         return {name: known[name] for name in self.form.wanted} | columns | self.options
 
     def arguments_together(self, prompt: Prompt, completions: Sequence[Completion]) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def part_of(
     """One of a recipe's rewards, checked as `parts_of` checks all of them."""
     reward, key = rewards[i], f"rewards.{i}"
     function = found(reward.use, REWARDS, where(f"{key}.use"), "reward")
-    refuse_trainers(function, reward.use, where(f"{key}.use"))
+    refuse_other(function, reward.use, where(f"{key}.use"))
     options = options_of(function, reward, key, where)
     if "limit" in options and options["limit"] is None:
         options["limit"] = max_new_tokens
@@ -174,7 +175,7 @@ def part_of(
         place = f"{path}:{line}" if line else path
         function = FileFunction(path, name, read_file(path, where(f"{key}.use")))
     return Part(
-        name=_name(i, rewards),
+        name=names_of(rewards)[i],
         weight=reward.weight,
         function=function,
         options=options,
@@ -232,8 +233,7 @@ def _check_pattern(pattern: str | None, use: str, where: str) -> None:
         raise ConfigError(what, where=where, fix="mend the pattern") from None
 
 
-def _name(i: int, rewards: Sequence[Reward]) -> str:
-    """Of its function; with its number where several have that name."""
+def names_of(rewards: Sequence[Reward]) -> list[str]:
+    """Those of their functions; with its number where several have that name."""
     names = [reward.use.rpartition(":")[2] for reward in rewards]
-    name = names[i]
-    return name if names.count(name) == 1 else f"{name}.{i}"
+    return [name if names.count(name) == 1 else f"{name}.{i}" for i, name in enumerate(names)]

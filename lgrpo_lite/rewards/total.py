@@ -25,6 +25,7 @@ from lgrpo_lite.rewards.pool import Call, Pool, Reply
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 from lgrpo_lite.verifier.answers import final_answer
 
+NO_NUMBER = "it gave no finite number (None, NaN or beyond a million), or ran into a TimeoutError"
 Verdicts = dict[tuple[Endpoint | None, str], tuple[bool, ...] | None]  # by judge and question
 Marks = list[list[list[Mark]]]  # by prompt, completion and reward
 
@@ -184,7 +185,7 @@ class RewardSum:
                     tally.faults[reply.fault or mark.value] += 1
             tally.verifier_faults += reply.verifier_faults
             if any(isinstance(mark, Outcome) for mark in given):
-                note = reply.note or "it gave no finite number, or ran into a TimeoutError"
+                note = reply.note or NO_NUMBER
                 tally.first = tally.first or self.parts[cell.column].fault(note)
             if reply.fault:
                 notes.append((prompts[cell.row].id, reply.note))

@@ -56,8 +56,7 @@ def check_prompts(run: Run) -> list[Prompt]:
     count = ROUNDS * run.recipe.rollout.prompts_per_step
     if store is None:
         return run.prompts.first(count)
-    every = run.prompts.first(len(run.prompts.prompts))
-    left = [prompt for prompt in every if not store.knows(prompt) or store.teaches(prompt)]
+    left = [prompt for prompt in run.prompts.first() if not store.knows(prompt) or store.teaches(prompt)]
     return left[:count]
 
 

@@ -6,8 +6,8 @@ import torch
 
 from lgrpo_lite.checks.check import wants_of
 from lgrpo_lite.data.curriculum import order_of
-from lgrpo_lite.data.prompts import Counts, load, shared
-from lgrpo_lite.data.sound import check_model, ends
+from lgrpo_lite.data.prompts import Counts, Wants, apart, load, shared
+from lgrpo_lite.data.sound import begins, check_model, ends
 from lgrpo_lite.engines.base import open_engine
 from lgrpo_lite.engines.probe import proof_of
 from lgrpo_lite.errors import ConfigError, OutOfMemory
@@ -58,14 +58,20 @@ def _build(recipe: Recipe) -> Run:
     reward = RewardSum(
         recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
     )
-    prompts, counts = _prompts(recipe, "train", policy)
+    wants = wants_of(recipe)
+    prompts, counts = _prompts(recipe, "train", policy, wants)
     held_out: list[Prompt] = []
     if recipe.data.eval:
-        held_out, of_held_out = _prompts(recipe, "eval", policy)
+        held_out, of_held_out = _prompts(recipe, "eval", policy, wants)
         counts = [*counts, *of_held_out]
     for count in counts:
         notes += count.notes()
+    if any(source.part for source in recipe.data.train):
+        asked = (prompt.text for prompt in held_out)
+        prompts, told = apart(prompts, asked, recipe.where("data.train"), lambda prompt: prompt.text)
+        notes += told
     own, settings = policy.tokenizer.eos_token_id, policy.generation_ends
+    notes += begins(recipe.data, policy.tokenizer)
     notes += ends(recipe.data, policy.tokenizer, policy.eos_ids, own, settings)
     overlap = shared((prompt.text for prompt in prompts), (prompt.text for prompt in held_out))
     reward.check([*prompts, *held_out])
@@ -130,14 +136,18 @@ def planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
 
 
 def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
-    """Prompts to look at a policy with: the evaluation set, or the training set where there is none."""
-    return _prompts(recipe, "eval" if recipe.data.eval else "train", policy)[0]
+    """Prompts to look at a policy with: the evaluation set, or the training set where there is none.
+
+    The recipe's code is not run: of what its own rewards want of a row nothing is known.
+    """
+    which = "eval" if recipe.data.eval else "train"
+    return _prompts(recipe, which, policy, wants_of(recipe, imports=False))[0]
 
 
-def _prompts(recipe: Recipe, which: str, policy: Policy) -> tuple[list[Prompt], list[Counts]]:
+def _prompts(recipe: Recipe, which: str, policy: Policy, wants: Wants) -> tuple[list[Prompt], list[Counts]]:
     sources = recipe.data.train if which == "train" else recipe.data.eval
     check_model(recipe.data, policy.tokenizer, recipe.where)
-    limit, wants = recipe.model.max_prompt_tokens, wants_of(recipe)
+    limit = recipe.model.max_prompt_tokens
     return load(
         sources, recipe.data, policy.tokenizer, limit, lambda i: recipe.where(f"data.{which}.{i}"), wants
     )

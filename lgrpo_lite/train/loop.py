@@ -95,11 +95,12 @@ def prepare_values(run: Run, folder: RunFolder, stop: StopRequest, state: State)
     if store is None:
         return True
     recipe = run.recipe
-    draws = recipe.train.steps * recipe.rollout.prompts_per_step  # redraws are asked for as they come
     if store.settings.drop_unsolved:
-        draws = len(run.prompts.prompts)  # which of them stay decides the order of all draws
-    # whole blocks: a longer run then has the same values
-    prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)
+        prompts = run.prompts.first()  # which of them stay decides the order of all draws
+    else:
+        draws = recipe.train.steps * recipe.rollout.prompts_per_step  # redraws are asked for as they come
+        # whole blocks: a longer run then has the same values
+        prompts = run.prompts.first(-(-draws // BLOCK) * BLOCK)
     folder.set_status("estimating values", state.step)
     with run.engine.serving(run.policy) as sampler:
         tick = partial(progress.told, "values of prompts under the reference", of=len(prompts))
