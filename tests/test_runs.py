@@ -39,6 +39,24 @@ def test_the_table(tmp_path, capfd):
     assert "✗ failed" in out["new"] and "0/40" in out["new"]
 
 
+@pytest.mark.parametrize("command", ["watch", "show"])
+def test_the_newest_run_is_looked_at_where_none_is_named(command, tmp_path, capfd):
+    assert lgrpo(command, "--runs", tmp_path) == 2
+    assert f"no run in {tmp_path}" in capfd.readouterr().err
+    for age, name in enumerate(("new", "old")):
+        written(tmp_path / name, state="done")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    argv = [command, "--runs", tmp_path]
+    picture = ["--svg", tmp_path / "view.svg"] if command == "watch" else []
+    code = lgrpo(*argv, *picture)
+    said = capfd.readouterr()
+    if command == "watch":
+        assert code == 0 and "lgrpo-lite watch new" in (tmp_path / "view.svg").read_text("utf-8")
+    else:
+        assert code == 2 and f"kept no completions\n  at  {tmp_path}/new/" in said.err
+    assert lgrpo(*argv, "new", "old") == 2 and "unexpected word 'old'" in capfd.readouterr().err
+
+
 def test_as_json(tmp_path, capfd):
     written(
         tmp_path / "one",
