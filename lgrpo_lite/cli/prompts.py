@@ -10,7 +10,10 @@ from lgrpo_lite.errors import ConfigError
 
 
 def show_prompts(recipe: Any, count: int) -> None:
-    """The first prompts of data.train. Loads the model's tokenizer and nothing else of it."""
+    """The first prompts of data.train. Loads its tokenizer and nothing else of a model. A Hub that is needed
+    and out of reach: EnvironmentFault, in seconds.
+    """
+    from lgrpo_lite.checks.model import reach_hub
     from lgrpo_lite.cli.terminal.output import say
     from lgrpo_lite.folder.logs import log_to
 
@@ -18,6 +21,7 @@ def show_prompts(recipe: Any, count: int) -> None:
         raise ConfigError(f"--show {count} shows nothing", where="command line", fix="give 1 or more")
     with tempfile.TemporaryDirectory() as folder:  # what libraries say of tokenizers is not for a terminal
         log_to(Path(folder) / "main.log")
+        reach_hub(recipe)
         say(*_lines(recipe, count))
 
 
