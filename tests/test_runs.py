@@ -39,6 +39,24 @@ def test_the_table(tmp_path, capfd):
     assert "✗ failed" in out["new"] and "0/40" in out["new"]
 
 
+@pytest.mark.parametrize("command", ["watch", "show"])
+def test_the_newest_run_is_looked_at_where_none_is_named(command, tmp_path, capfd):
+    assert lgrpo(command, "--runs", tmp_path) == 2
+    assert f"no run in {tmp_path}" in capfd.readouterr().err
+    for age, name in enumerate(("new", "old")):
+        written(tmp_path / name, state="done")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    argv = [command, "--runs", tmp_path]
+    more = ["--svg", tmp_path / "view.svg"] if command == "watch" else ["--json"]
+    assert lgrpo(*argv, *more) == 0
+    said = capfd.readouterr().out
+    if command == "watch":
+        assert "new" in (tmp_path / "view.svg").read_text("utf-8").split("-title")[-1].split("</text>")[0]
+    else:
+        assert json.loads(said)["result"]["run"] == f"{tmp_path}/new"
+    assert lgrpo(*argv, "new", "old") == 2 and "unexpected word 'old'" in capfd.readouterr().err
+
+
 def test_as_json(tmp_path, capfd):
     written(
         tmp_path / "one",

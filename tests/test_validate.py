@@ -280,6 +280,25 @@ def test_a_revision_is_one_of_the_model(name, revision, words_, cache):
     assert all(words_ in what and key == "model.revision" for what, key in found)
 
 
+READS = "{% if enable_thinking is defined %}x{% endif %}{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("chat_template.jinja", READS),
+        ("chat_template.json", json.dumps({"chat_template": READS})),
+        ("tokenizer_config.json", json.dumps({"chat_template": READS})),
+    ],
+)
+def test_an_argument_that_the_models_template_does_not_read_is_told(file, text, folder):
+    (folder / file).write_text(text)
+    settings = [f"model.id={folder}", "data.template=chat"]
+    assert faults_of(*settings, "data.chat_template_kwargs.enable_thinking=false") == []
+    [(what, _)] = faults_of(*settings, "data.chat_template_kwargs.enable_thinkin=false")
+    assert "does not read 'enable_thinkin', did you mean 'enable_thinking'?" in what
+
+
 def test_offline_an_unknown_revision_is_told(cache, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert faults_of("model.id=some/model", f"model.revision={COMMIT}") == []

@@ -12,7 +12,8 @@ from typing import Any
 
 from lgrpo_lite.checks.fault import Fault
 from lgrpo_lite.data.prompts import on_hub as read_from_hub
-from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, LgrpoError, raise_all
+from lgrpo_lite.data.template import check_read
+from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, LgrpoError, noted, raise_all
 from lgrpo_lite.machine.hub import cached_repositories, go_offline, is_offline, repository_of, unanswered
 from lgrpo_lite.machine.hub import cached_snapshot as snapshot
 from lgrpo_lite.policy.gguf import is_gguf, on_hub
@@ -48,7 +49,15 @@ def model_faults(recipe: Recipe) -> Iterator[LgrpoError]:
     for what, key, fix in _faults(model):
         yield ConfigError(what, where=recipe.where(key), fix=fix, key=key)
     folder = folder_of(model)
-    if folder is None or recipe.data.template != "chat" or has_chat_template(folder):
+    if folder is None or recipe.data.template != "chat":
+        return
+    if has_chat_template(folder):
+        unread: list[LgrpoError] = []
+        text = chat_template(folder)
+        if text is not None:
+            with noted(unread):
+                check_read(recipe.data.chat_template_kwargs or {}, text, "of the model", recipe.where)
+        yield from unread
         return
     key = "data.template"
     fix = "set data.template=plain, or a Jinja file, or use an instruct model"
@@ -76,6 +85,18 @@ def has_chat_template(folder: Path) -> bool:
         return not any(os.path.isfile(folder / name) for name in TOKENIZERS)
     settings = _json(path)
     return settings is None or bool(settings.get("chat_template"))
+
+
+def chat_template(folder: Path) -> str | None:
+    """The one that the tokenizer of a folder has, as transformers finds it; None: none, or several."""
+    file = folder / TEMPLATES[0]
+    if os.path.isfile(file) and os.path.getsize(file) <= LARGEST:
+        return file.read_text("utf-8", "replace")
+    for name in (TEMPLATES[1], "tokenizer_config.json"):
+        template = (_json(folder / name) or {}).get("chat_template")
+        if isinstance(template, str):
+            return template
+    return None
 
 
 # ------------------------------------------------------------------------------------------- the folder

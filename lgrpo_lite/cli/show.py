@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.cli.terminal.output import add_json, add_runs, console, print_json
+from lgrpo_lite.cli.watch import add_run, run_named
 from lgrpo_lite.errors import ConfigError, DataError
 
 NAME = re.compile(r"step-(\d+)\.jsonl\.gz")
@@ -19,10 +20,8 @@ ENDS = {"stop": "ended by itself", "length": "cut at the limit"}  # by finish_re
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite show RUN [--step N] [--prompt K] [options]"
-    parser.add_argument(
-        "words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs; live, ended or crashed"
-    )
+    parser.usage = "lgrpo-lite show [RUN] [--step N] [--prompt K] [options]"
+    add_run(parser)
     parser.add_argument(
         "--step", type=int, metavar="N", help="whose answers (default: the newest step that kept some)"
     )
@@ -39,10 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lgrpo_lite.cli.watch import find_run
     from lgrpo_lite.monitor.tail import completions
 
-    path = find_run(args.words[0], args.runs)
+    path = run_named(args)
     step, file = _file(path, args.step)
     rows = completions(file)
     if not rows:

@@ -16,8 +16,8 @@ PICTURE = (120, 40)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite watch RUN [options]"
-    parser.add_argument("words", nargs=1, metavar="RUN", help="a run folder, or its name under --runs")
+    parser.usage = "lgrpo-lite watch [RUN] [options]"
+    add_run(parser)
     add_runs(parser)
     ui = "live: the view; plain: a line a step; auto: live on a terminal (default)"
     parser.add_argument("--ui", choices=("auto", "live", "plain"), default="auto", help=ui)
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.monitor.tail import Tail
     from lgrpo_lite.monitor.view import live, result_table
 
-    path = find_run(args.words[0], args.runs)
+    path = run_named(args)
     if args.svg:
         return _picture(path, args)
     screen, tail = console(sys.stderr), Tail(path)
@@ -84,12 +84,37 @@ def _picture(path: Path, args: argparse.Namespace) -> int:
     return 0
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The one run that a command looks at."""
+    what = "a run folder, or its name under --runs; live, ended or crashed (default: the newest under --runs)"
+    parser.add_argument("words", nargs="*", metavar="RUN", help=what)
+
+
+def run_named(args: argparse.Namespace) -> Path:
+    """The run of the command line, or the newest. None there, or a second word: ConfigError."""
+    if len(args.words) > 1:
+        fix = "name one run"
+        raise ConfigError(f"unexpected word {args.words[1]!r}", where="command line", fix=fix)
+    if args.words:
+        return find_run(args.words[0], args.runs)
+    known = _known(args.runs)
+    if not known:
+        fix = "start one: lgrpo-lite recipe tiny-math"
+        raise ConfigError(f"no run in {args.runs}", where="command line, --runs", fix=fix)
+    return known[-1]
+
+
 def find_run(name: str, runs: Path) -> Path:
     """A run folder by path or by name; unknown: ConfigError that names the newest."""
     for path in (Path(name), runs / name):
         if (path / "STATUS.json").is_file():
             return path
-    known = [file.parent for file in runs.glob("*/STATUS.json")]
-    known.sort(key=lambda folder: folder.stat().st_mtime)
+    known = _known(runs)
     fix = f"the newest run here is {known[-1]}" if known else "start one: lgrpo-lite recipe tiny-math"
     raise ConfigError(f"no run {name!r}", where="command line", fix=fix)
+
+
+def _known(runs: Path) -> list[Path]:
+    """All of them, the newest last."""
+    known = [file.parent for file in runs.glob("*/STATUS.json")]
+    return sorted(known, key=lambda folder: folder.stat().st_mtime)

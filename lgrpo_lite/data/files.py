@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from lgrpo_lite import progress
 from lgrpo_lite.errors import DataError, EnvironmentFault
+from lgrpo_lite.machine.hub import cache_alone
 from lgrpo_lite.recipe.schema import Source
 
 MAX_LINE = 2**26  # bytes; a longer line is a file of another kind, and would be held in memory whole
@@ -267,11 +268,16 @@ def _from_hub(source: Source, where: str) -> Iterator[Record]:
         fix = 'pip install "lgrpo-lite[data]", or give path: FILE.jsonl'
         raise EnvironmentFault(what, where=where, fix=fix) from None
     disable_progress_bars()  # they would write over the live view
+    why = None if os.path.isdir(source.hf or "") else cache_alone(os.environ)
     try:
         progress.told(f"reading {source.hf}", 0)
         rows = load_dataset(source.hf or "", source.config, split=source.split)
         progress.told(f"reading {source.hf}", 1, 1)
     except Exception as error:  # the library raises a dozen kinds, from no network to no such split
+        if why is not None:
+            what = f"{source.hf} is not on this machine, and {why}"
+            fix = "connect, or set HF_ENDPOINT to a mirror; or give path: FILE.jsonl"
+            raise EnvironmentFault(what, where=where, fix=fix) from error
         fix = "check the name, config and split, and the network; or give path: FILE.jsonl"
         what = f"cannot load {source.hf} ({source.split}): {error}"
         raise DataError(what, where=where, fix=fix) from error

@@ -136,6 +136,16 @@ def go_offline() -> None:
             module.HF_HUB_OFFLINE = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def cache_alone(environment: Mapping[str, str]) -> str | None:
+    """Why the Hub is out of reach, found out in seconds; its libraries then go offline. None: it answers, or
+    nobody is to ask it.
+    """
+    why = None if is_offline(environment) else unanswered(environment)
+    if why is not None:
+        go_offline()
+    return why
+
+
 def _ask(environment: Mapping[str, str], path: str) -> tuple[int, bytes]:
     """Status and body of a GET; OSError where there is no answer in ANSWER seconds."""
     from lgrpo_lite.machine.http import Client

@@ -100,9 +100,9 @@ def _said(error: BaseException) -> str:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        return f"gives no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
+        return f"no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
     lines = str(error).strip().splitlines() or ["no message"]
-    return f"raised {type(error).__name__}: {lines[0]}"
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def read_file(path: str, where: str) -> bytes:

@@ -88,7 +88,7 @@ def _call(function: Callable, arguments: dict[str, Any]) -> tuple[Any, str]:
         return function(**arguments), ""
     except BaseException as error:
         lines = traceback.format_exception(type(error), error, _inside(error.__traceback__))
-        return None, "".join(lines)[-MAX_NOTE:] or "?"
+        return None, "".join(lines).rstrip()[-MAX_NOTE:] or "?"
 
 
 def _inside(frames: TracebackType | None) -> TracebackType | None:
