@@ -93,16 +93,16 @@ def _line_of(error: BaseException, path: str) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    """An error in a line; of a schema's first fault the setting, its value and the reason."""
+    """What a user's function did, in a line; of a schema's first fault the setting, its value and the reason."""
     from pydantic import ValidationError  # here: reward workers take longer to import it than all the rest
 
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        return f"no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
+        return f"gives no {error.title}: {key}={reprlib.repr(first['input'])}: {reason}"
     lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"
+    return f"raised {type(error).__name__}: {lines[0]}"
 
 
 def read_file(path: str, where: str) -> bytes:
