@@ -93,7 +93,7 @@ def _line_of(error: BaseException, path: str) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    """What a user's function did, in a line; of a schema's first fault the setting, its value and the reason."""
+    """What a user's file did, in a line; of a schema's first fault the setting, value and reason."""
     from pydantic import ValidationError  # here: reward workers take longer to import it than all the rest
 
     if isinstance(error, ValidationError):
