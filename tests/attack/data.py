@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.data.prompts import read
+from lgrpo_lite.data.prompts import Wants, read
 from lgrpo_lite.errors import LgrpoError
 from lgrpo_lite.recipe.schema import Source
 from lgrpo_lite.verifier.verify import gold_fault
@@ -133,7 +133,7 @@ def by_reader(source: dict[str, Any]) -> Told:
     """What a run calls: rows or a DataError that has a place."""
     try:
         count = 0
-        for row in read(Source(**source), "here", gold_fault):
+        for row in read(Source(**source), "here", Wants(gold_fault)):
             count += 1
             assert row.question.strip() and row.reference.strip(), row
         return Told("read", (), f"{count} rows")
