@@ -93,11 +93,8 @@ def test_the_rollouts_come_from_the_policy(smollm, capsys):
 # ------------------------------------------------------------------------------------------- three steps, and what comes out
 
 
-TRAINED = ["length_preference fp32", "trace fp32", "length_preference nf4", "trace nf4"]
-
-
 @pytest.fixture(
-    scope="module", params=[pytest.param(case, marks=pytest.mark.xdist_group(case)) for case in TRAINED]
+    scope="module", params=["length_preference fp32", "trace fp32", "length_preference nf4", "trace nf4"]
 )
 def run(request, smollm, tmp_path_factory):
     """(run folder, how the weights are held) of three steps with both exports."""
