@@ -35,7 +35,7 @@ test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3
 	rm -rf build/real-models/cache
 	tests/with_vllm/install.sh .venv-vllm
 	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/with_real_models
-	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -n 2 tests/with_real_models/test_real_models_on_vllm.py
+	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 .venv-vllm/bin/python -m pytest tests/with_real_models/test_real_models_on_vllm.py
 
 test-unsloth:            ## what we call of Unsloth is there in its source; makes .venv-unsloth (1.6 GB)
 	tests/with_unsloth/install.sh .venv-unsloth
