@@ -46,7 +46,8 @@ def evaluating(policy: Policy) -> Iterator[None]:
 
 @contextmanager
 def in_float32(policy: Policy) -> Iterator[None]:
-    """Inside it `policy.logprobs` computes in float32, without gradient, whatever it computes in otherwise.
+    """Inside it `policy.logprobs` and `policy.model` compute in float32, without gradient, whatever they do
+    otherwise.
 
     A layer's weights are float32 while it is at work and have their own bits again after it, so that no
     second copy of the model is made; embeddings are what they are in 16 bits. 4-bit weights are the numbers
@@ -78,7 +79,7 @@ def _units(base: Any) -> list[nn.Module]:
     """The modules that compute one after the other: whole layers, and what lies outside them, each once."""
     layers = layers_of(base)
     inside = {id(module) for layer in layers for module in layer.modules()}
-    outside = [m for m in base.base_model.modules() if id(m) not in inside and _own_floats(m)]
+    outside = [m for m in base.modules() if id(m) not in inside and _own_floats(m)]
     return [*layers, *outside]
 
 
