@@ -94,15 +94,7 @@ def fetch_ahead(model_id: str, revision: str | None) -> str:
     """
     if Path(model_id).exists():
         return model_id
-    if not is_offline_mode():
-        with suppress(OSError, ValueError, HTTPError):
-            snapshot_download(
-                model_id,
-                revision=revision,
-                tqdm_class=download_bar(f"downloading {model_id}"),
-                allow_patterns=[*WEIGHTS, "*.json"],
-                ignore_patterns=list(OTHERS),
-            )
+    _into_cache(model_id, revision, [*WEIGHTS, "*.json"])
     folder = _cached(model_id, revision)
     return model_id if folder is None else str(folder)
 
@@ -113,20 +105,26 @@ def folder_of(model_id: str, revision: str | None) -> Path | None:
     """
     if Path(model_id).is_dir():
         return Path(model_id)
-    if not is_offline_mode():
-        with suppress(OSError, ValueError, HTTPError):
-            snapshot_download(
-                model_id,
-                revision=revision,
-                tqdm_class=download_bar(f"downloading {model_id}"),
-                allow_patterns=list(BESIDE),
-                ignore_patterns=list(OTHERS),
-            )
+    _into_cache(model_id, revision, list(BESIDE))
     with suppress(ValueError):  # not the name of a repository
         config = try_to_load_from_cache(model_id, "config.json", revision=revision)
         if isinstance(config, str):
             return Path(config).parent
     return None
+
+
+def _into_cache(model_id: str, revision: str | None, patterns: list[str]) -> None:
+    """The files of those names, where the Hub can be reached and has them; else nothing."""
+    if is_offline_mode():
+        return
+    with suppress(OSError, ValueError, HTTPError):
+        snapshot_download(
+            model_id,
+            revision=revision,
+            tqdm_class=download_bar(f"downloading {model_id}"),
+            allow_patterns=patterns,
+            ignore_patterns=list(OTHERS),
+        )
 
 
 def _cached(model_id: str, revision: str | None) -> Path | None:
