@@ -60,7 +60,9 @@ def test_the_merged_model_is_the_policy(tmp_path, kind):
     out, check = export_merged(run.policy, run.recipe, tmp_path / "merged", run.eval_prompts)
     assert check.passed and check.prompts == 32
     exact = not kind.endswith("bf16")
-    assert check.max_logit_diff < 1e-3 if exact else check.mean_logit_diff < 0.01  # weights are rounded, no more
+    assert (
+        check.max_logit_diff < 1e-3 if exact else check.mean_logit_diff < 0.01
+    )  # weights are rounded, no more
     model = AutoModelForCausalLM.from_pretrained(out)  # plain transformers, nothing of ours
     assert not hasattr(model.config, "quantization_config")
     assert model.dtype == (torch.float32 if exact else torch.bfloat16)
