@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from support import tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,7 +30,7 @@ from lgrpo_lite.export.export import (
     places,
     room_for,
 )
-from lgrpo_lite.export.merge import write_shards
+from lgrpo_lite.export.merge import dense, merged_tensors, plain_name, write_shards
 from lgrpo_lite.policy.load import load_base, locate
 from lgrpo_lite.policy.passes import VERIFY_ROWS, VERIFY_SPARE
 from lgrpo_lite.policy.policy import Policy
@@ -369,3 +370,23 @@ def test_what_all_logits_of_a_position_share_is_no_difference(moved, mean):
     limits = {"tolerance": 1e-3, "least_same_top": 0.0}
     result = verify.compare(policy_logits, merged_logits, prompts, answers, answers, **limits)
     assert result.mean_logit_diff == mean and result.passed == (mean == 0)
+
+
+def test_small_changes_are_not_rounded_away_from_4_bit_weights(monkeypatch):
+    """Changes by an eighth of a step of bf16 and less arrive in a merged weight on the average."""
+    monkeypatch.setattr("lgrpo_lite.policy.policy.compute_dtype", lambda weights, device: torch.bfloat16)
+    monkeypatch.setattr("lgrpo_lite.policy.load.compute_dtype", lambda weights, device: torch.bfloat16)
+    policy = Policy.load(tiny_recipe("model.weights=nf4"))
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=2e-5)
+    merged = dict(merged_tensors(policy.model, torch.bfloat16))
+    for path, module in policy.model.named_modules():
+        if isinstance(module, LoraLayer):
+            delta = module.get_delta_weight("default").float().detach()
+            before = dense(module.get_base_layer().weight)
+            after = merged[f"{plain_name(path)}.weight"].float()
+            assert delta.abs().mean() < before.abs().mean() / 2**11
+            arrived = ((after - before.float()) * delta).sum() / delta.square().sum()
+            assert arrived.item() == pytest.approx(1, abs=0.3), path

@@ -246,8 +246,6 @@ def _compared(
         answers = TransformersSampler(one, rows).generate(prompts, 1, greedy)
         return [row[0].token_ids for row in answers]
 
-    policy_answers = answers_of(policy, 0.0)
-    merged_answers = answers_of(merged, 0.5)
     compared = itertools.count(2 * len(prompts))
 
     def policy_logits(ids: torch.Tensor) -> torch.Tensor:
@@ -263,8 +261,8 @@ def _compared(
             policy_logits,
             merged_logits,
             [prompt.token_ids for prompt in prompts],
-            policy_answers,
-            merged_answers,
+            answers_of(policy, 0.0),
+            answers_of(merged, 0.5),
             tolerance=tolerance,
             least_same_top=least_same_top,
         )

@@ -5,6 +5,7 @@ W_merged = W + scale · B A
 W is the weight the policy was trained on: dequantized where it is 4-bit, or the original's
 """
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,11 @@ def _delta(module: Any, adapter: str) -> Tensor:
 
 
 def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
-    """A weight as an ordinary tensor: bitsandbytes ones are dequantized to what the policy computes with."""
+    """A weight as an ordinary tensor: bitsandbytes ones are dequantized, in float32.
+
+    In the 16 bits that the policy computes with they would lie on the grid that the merged ones are rounded
+    to, and every change by less than half a step of it would be rounded away.
+    """
     if parameter.dtype == torch.int8:
         scale = row_scale(parameter, holder).to(parameter.device).float()
         return parameter.data.float() * (scale[:, None] / 127)
@@ -70,7 +75,9 @@ def dense(parameter: Tensor, holder: nn.Module | None = None) -> Tensor:
         return parameter.detach()
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(parameter.data, state)
+    exact = copy.copy(state)
+    exact.dtype = torch.float32
+    return dequantize_4bit(parameter.data, exact)
 
 
 def row_scale(parameter: Any, holder: Any) -> Tensor:
