@@ -12,6 +12,7 @@ from torch import nn
 from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.layout import split
 from lgrpo_lite.policy import attention, layouts, structure
+from lgrpo_lite.policy import probe as probe_module
 from lgrpo_lite.policy.layouts import usable_layouts
 from lgrpo_lite.policy.memory import layers_of
 from lgrpo_lite.policy.policy import Policy
@@ -167,14 +168,20 @@ def test_trying_layouts_changes_nothing_of_the_model(name):
 
 
 @pytest.mark.parametrize("name", ["Qwen2", "Granite", "Mixtral"])
-def test_in_float32_a_16_bit_policy_gives_what_its_numbers_give_in_float32(name):
+def test_in_float32_a_16_bit_policy_gives_what_its_numbers_give_in_float32(name, monkeypatch):
     base = model_of(name, torch.bfloat16, num_hidden_layers=2)
     p, exact = policy_of(base), policy_of(copy.deepcopy(base).float())
     before = {key: value.clone() for key, value in base.state_dict().items()}
     batch = probe(64)
+    ids = batch.input_ids[None]
+    forward = base.lm_head.forward
+    monkeypatch.setattr(probe_module, "PIECE", 24)  # 64 are no whole number of them
     with in_float32(p):
         wide = p.logprobs(batch).logp
+        logits = p.model(input_ids=ids).logits
     torch.testing.assert_close(wide, exact.logprobs(batch).logp, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, exact.model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    assert base.lm_head.forward == forward and p.model(input_ids=ids).logits.dtype == torch.bfloat16
     assert (p.logprobs(batch).logp - wide).abs().mean() > 1e-3  # in 16 bits it is another
     for key, value in base.state_dict().items():
         assert value.dtype == before[key].dtype and torch.equal(value, before[key])

@@ -5,7 +5,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,7 @@ from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
 from lgrpo_lite.policy.load import attention_of, load_base, saved_as
 from lgrpo_lite.policy.memory import collect, free_bytes, out_of_memory
-from lgrpo_lite.policy.passes import (
-    VERIFY_PROMPTS,
-    VERIFY_ROWS,
-    VERIFY_TOKENS,
-    Pass,
-    checked_bytes,
-    verify_rows,
-)
+from lgrpo_lite.policy.passes import VERIFY_PROMPTS, VERIFY_ROWS, VERIFY_TOKENS, checked_bytes, verify_rows
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.probe import in_float32
 from lgrpo_lite.policy.shape import Shape
@@ -208,12 +201,10 @@ def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: in
 def answering_bytes(policy: Policy, recipe: Recipe, rows: int, longest: int) -> int:
     """Bytes to answer so many prompts at once: keys and values, and what is in work where that is known."""
     config = policy.base.config.to_dict()
-    width = policy.dtype.itemsize
     try:
-        shape = Shape.of(config)
-        return checked_bytes(shape, Pass(width, recipe.model.lora), rows, longest)
+        return checked_bytes(Shape.of(config), recipe.model.lora, rows, longest)
     except ConfigError:  # a family whose size is not known from its config
-        return rows * (longest + VERIFY_TOKENS) * kv_bytes_per_token(config, width)
+        return rows * (longest + VERIFY_TOKENS) * kv_bytes_per_token(config, 4)
 
 
 def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
@@ -233,7 +224,11 @@ def _loaded(folder: Path, dtype: torch.dtype, device: torch.device):
 def _compared(
     policy: Policy, model, prompts: Sequence[Prompt], rows: int, limits: tuple[float | None, float], what: str
 ) -> Comparison:
-    """Both models answer, `rows` prompts at a time, then logits are compared by prompt. Shown as `what`."""
+    """Both models answer, `rows` prompts at a time, then logits are compared by prompt. Shown as `what`.
+
+    Both compute in float32, a layer at a time: what 16 bits round off a right merge's logits can be as large
+    as the difference of a wrong one.
+    """
     merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
     report = partial(progress.told, what, of=3 * len(prompts))  # two models answer, then their logits
     report(0)
@@ -256,7 +251,7 @@ def _compared(
         return model(input_ids=ids.to(merged.device)).logits
 
     tolerance, least_same_top = limits
-    with _exact_on_cpu(policy), _exact_on_cpu(merged), policy.compute():
+    with in_float32(policy), in_float32(merged):
         result = verify.compare(
             policy_logits,
             merged_logits,
@@ -268,11 +263,6 @@ def _compared(
         )
     report(3 * len(prompts))
     return result
-
-
-def _exact_on_cpu(one: Policy) -> AbstractContextManager:
-    """In float32 where there is room for a layer so: what is left of a difference is the merge."""
-    return in_float32(one) if one.device.type == "cpu" else nullcontext()
 
 
 def check_original(recipe: Recipe) -> None:

@@ -215,7 +215,8 @@ class Job:
         merged = passes.merged_bytes(self.shape, self.recipe, self.width)
 
         def answering(rows: int) -> int:
-            return passes.checked_bytes(self.shape, self.run, rows, self.recipe.model.max_prompt_tokens)
+            recipe = self.recipe
+            return passes.checked_bytes(self.shape, recipe.model.lora, rows, recipe.model.max_prompt_tokens)
 
         beside = passes.verify_rows(lambda rows: merged + answering(rows), room)
         if beside:

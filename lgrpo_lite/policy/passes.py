@@ -272,11 +272,14 @@ def merged_bytes(shape: Shape, recipe: Recipe, width: int | None = None) -> int:
     return (width or WIDTH[recipe.model.weights]) * sum(shape.parameters)
 
 
-def checked_bytes(shape: Shape, p: Pass, rows: int, prompt: int) -> int:
-    """What answering `rows` prompts at once takes beside a model: a pass, keys and values."""
+def checked_bytes(shape: Shape, lora: Lora | None, rows: int, prompt: int) -> int:
+    """What answering `rows` prompts at once takes beside a model, in float32: a pass, keys and values, and
+    one layer's weights, which are float32 while it is at work."""
     longest = prompt + VERIFY_TOKENS
-    cache = rows * longest * kv_bytes_per_token(shape, p.width)
-    return cache + generate_bytes(shape, p, rows, prompt, longest)
+    run = Pass(4, lora)
+    layer = 4 * max(block.numbers + sum(block.rest) for block in shape.blocks)
+    cache = rows * longest * kv_bytes_per_token(shape, 4)
+    return layer + cache + generate_bytes(shape, run, rows, prompt, longest)
 
 
 def verify_rows(needed: Callable[[int], int], free: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.types import Completion, Outcome, Prompt, Rollout, Score
 
 HALF = (torch.float16, torch.bfloat16)
+PIECE = 8192  # tokens of the vocabulary that a head is float32 for at once
 
 
 def probe(
@@ -50,8 +52,9 @@ def in_float32(policy: Policy) -> Iterator[None]:
     otherwise.
 
     A layer's weights are float32 while it is at work and have their own bits again after it, so that no
-    second copy of the model is made; embeddings are what they are in 16 bits. 4-bit weights are the numbers
-    they stand for; 8-bit ones are still multiplied by bitsandbytes, which rounds what goes in.
+    second copy of the model is made; a head works in pieces, embeddings are what they are in 16 bits. 4-bit
+    weights are the numbers they stand for; 8-bit ones are still multiplied by bitsandbytes, which rounds
+    what goes in.
     """
     if policy.dtype in (torch.float32, torch.float64):
         with torch.no_grad():
@@ -59,9 +62,14 @@ def in_float32(policy: Policy) -> Iterator[None]:
         return
     dtype, policy.dtype = policy.dtype, torch.float32
     hooks = []
+    heads = []
     for unit in _units(policy.base):
         if isinstance(unit, nn.Embedding):
             hooks.append(unit.register_forward_hook(lambda module, given, out: out.float()))
+            continue
+        if type(unit) is nn.Linear:
+            heads.append((unit, vars(unit).get("forward")))
+            unit.forward = partial(_in_pieces, unit)
             continue
         widened = _Widened(unit)
         hooks.append(unit.register_forward_pre_hook(widened.begin))
@@ -73,6 +81,10 @@ def in_float32(policy: Policy) -> Iterator[None]:
         policy.dtype = dtype
         for hook in hooks:
             hook.remove()
+        for head, own in heads:
+            del head.forward  # the class's is there again
+            if own is not None:
+                head.forward = own
 
 
 def _units(base: Any) -> list[nn.Module]:
@@ -81,6 +93,16 @@ def _units(base: Any) -> list[nn.Module]:
     inside = {id(module) for layer in layers for module in layer.modules()}
     outside = [m for m in base.modules() if id(m) not in inside and _own_floats(m)]
     return [*layers, *outside]
+
+
+def _in_pieces(head: nn.Linear, input: Tensor) -> Tensor:
+    """input W^T + b in float32, PIECE rows of W at a time."""
+    pieces = []
+    for begin in range(0, head.out_features, PIECE):
+        piece = slice(begin, begin + PIECE)
+        bias = None if head.bias is None else head.bias[piece].float()
+        pieces.append(nn.functional.linear(input, head.weight[piece].float(), bias))
+    return torch.cat(pieces, -1)
 
 
 def _own_floats(module: nn.Module) -> bool:
