@@ -24,6 +24,7 @@ from lgrpo_lite.layout import split
 from lgrpo_lite.objective.objective import Objective
 from lgrpo_lite.plan.parts import MOMENTS
 from lgrpo_lite.policy import budget, memory, passes, policy, prove
+from lgrpo_lite.policy.probe import in_float32
 from lgrpo_lite.policy.shape import Shape, find_config
 from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.guard import within_memory
@@ -237,11 +238,13 @@ class SimulatedRun:
         else:
             rows = max(passes.VERIFY_ROWS, export.room_for(run.policy, self.recipe, 0, longest, free))
         cache = card.tensor(
-            rows * (longest + passes.VERIFY_TOKENS) * budget.kv_bytes_per_token(self.shape, 2),
+            rows * (longest + passes.VERIFY_TOKENS) * budget.kv_bytes_per_token(self.shape, 4),
             dtype=torch.int8,
         )
+        # the merged model's pass holds a whole layer as float32, the policy's its largest weight
+        widened = card.tensor(self.shape.blocks[0].numbers - self.shape.largest, dtype=torch.float32)
         ids = card.tensor(rows, longest, dtype=torch.long)
-        with torch.no_grad():
+        with in_float32(run.policy):
             run.policy.base.base_model(input_ids=ids, use_cache=False)
         self._in_work(20 * rows * self.shape.vocabulary)  # of the last token, in three types
-        del cache
+        del cache, widened

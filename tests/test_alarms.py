@@ -297,12 +297,12 @@ def test_growth_is_steady_or_none(series, rate):
 def test_memory_says_when_it_is_full():
     records = [
         StepRecord(i, i, memory={"host": int(GB + 10 * MB * i), "host_free": int(2 * GB)})
-        for i in range(1, 80)
+        for i in range(1, 110)
     ]
     (raised,) = fold({}, records)
     assert (
-        raised.what == "host memory grows by 10.0 MB a step, full in 200 steps (1.8 GB now)"
-        and raised.first == 60
+        raised.what == "host memory grows by 10.0 MB a step, full in 200 steps (2.1 GB now)"
+        and raised.first == 90
     )
 
 
@@ -472,7 +472,7 @@ REAL = {
          "safety.reward_workers=1"],  # one process draws all of the noise, so that it is the same each time
     ),
     "an advantage that keeps memory": (
-        "memory_slope", ["algorithm.use=grpo", "algorithm.advantage=MINE:leaking", "optim.lr=1e-4", "train.steps=70"]
+        "memory_slope", ["algorithm.use=grpo", "algorithm.advantage=MINE:leaking", "optim.lr=1e-4", "train.steps=100"]
     ),
 }  # fmt: skip
 

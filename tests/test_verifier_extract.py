@@ -4,7 +4,7 @@ import pytest
 
 from lgrpo_lite.rewards.math import math
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.compare import Leniency
+from lgrpo_lite.verifier.leniency import Leniency
 from lgrpo_lite.verifier.verify import gold_fault, verify
 
 EXTRACTED = [

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from lgrpo_lite.rewards.text import Extract
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.compare import Leniency
+from lgrpo_lite.verifier.leniency import Leniency
 from lgrpo_lite.verifier.verify import verify
 
 

@@ -18,10 +18,10 @@ from lgrpo_lite.verifier.denials import (
     is_no_amount,
 )
 from lgrpo_lite.verifier.derivations import derived
-from lgrpo_lite.verifier.plain_numbers import as_number
-from lgrpo_lite.verifier.retractions import taken_back, takes_back
+from lgrpo_lite.verifier.plain_numbers import as_number, contradicted
+from lgrpo_lite.verifier.retractions import corrected, taken_back, takes_back
 from lgrpo_lite.verifier.several import offers_either, several_said
-from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy
+from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy, without_where
 from lgrpo_lite.verifier.units import KNOWN
 
 MAX_TEXT = 200_000  # characters from the end of a completion in which its answer is looked for
@@ -32,7 +32,8 @@ _TAG = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
 _SAYS = re.compile(
     r"(?:\b(?:final )?answers?\b[\s*_}]{0,6}"
     r"(?:(?:(?:would|should|must|will)\s+)?(?:is|are|be|equals)\b\s*:?|[:：=])|"
-    r"答案[\s*_}]{0,6}(?:应该|应|就|即)?(?:(?:是|约为|约等于|为|等于)\s*[:：]?|[:：=])|^答\s*[:：])"
+    r"\b(?:respuesta|resposta|risposta|réponse|antwort|ответ|lösung)(?: (?:correct[ao]|finale?|corretta))?"
+    r"[\s*_]{0,6}[:：]|答案[\s*_}]{0,6}(?:应该|应|就|即)?(?:(?:是|约为|约等于|为|等于)\s*[:：]?|[:：=])|^答\s*[:：])"
     r"[\s*_}]*(?:(?=\S)|$)|^A: *",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -71,7 +72,6 @@ _IS = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(r"\s?([a-zA-Z]{2,12})[\s.*)]*")
-_EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
 _REASON = re.compile(
     r",?\s+(?:because|since|as (?:required|claimed|desired|expected|needed|wanted|shown))\b", re.IGNORECASE
 )
@@ -172,7 +172,9 @@ def _stated(text: str) -> str | None:
         if match[0].startswith("A:") and begin < other_option:
             continue
         if not is_asked(text, begin) and not _is_retracted(rest):
-            return _in_sentence(rest)
+            answer = _in_sentence(rest)
+            if answer is None or not corrected(answer, rest):
+                return answer
     return None
 
 
@@ -218,7 +220,7 @@ def last_said(text: str) -> str | None:
     worded = [line for line in lines if re.search(r"\w", line)]
     if not worded:
         return None
-    last = _LABEL.sub("", worded[-1].strip())
+    last = without_where(_LABEL.sub("", worded[-1].strip()))
     last = last.strip("`* ")
     counted = _COUNTED.match(last)
     calculates = "=" in last or len(_SENTENCE.split(last)) > 1  # One part is 165 / 11 = 15.
@@ -231,7 +233,7 @@ def last_said(text: str) -> str | None:
         return _last_formula(last)
     left, _, right = last.rpartition("=")
     is_equation = left.strip() and as_number(right) is not None
-    return right.strip() if is_equation and not _contradicted(f"{left}=", right) else None
+    return right.strip() if is_equation and not contradicted(f"{left}=", right) else None
 
 
 def _last_formula(line: str) -> str | None:
@@ -241,7 +243,8 @@ def _last_formula(line: str) -> str | None:
         content = _content(match)
         if formula and _FOR_ALL.search(line[formula_end : match.start()]):
             continue
-        if content and not is_denied(line, *match.span()) and not is_asked(line, match.end()):
+        denied = is_denied(line, *match.span()) or is_no_amount(line[: match.start()], "")
+        if content and not denied and not is_asked(line, match.end()):
             between = line[formula_end : match.start()]
             goes_on = formula and _go_on(formula, between, content)
             listed = f"{listed}, {content}" if goes_on else content  # $x = 1$ and $x = 2$
@@ -263,12 +266,19 @@ def _go_on(formula: str, between: str, following: str) -> bool:
     name, named, _ = formula.rpartition("=")
     name = _last_name(name)
     other, also_named, _ = following.partition("=")
+    if named and not also_named:
+        return "or" in between  # $x = 1$ or $2$
     if named != also_named:
         return False
-    if not named or name.strip() == other.strip():
+    if not named or _without_index(name) == _without_index(other):
         return True
     both_letters = len(name.strip()) == len(other.strip()) == 1
     return both_letters and "and" in between and "," not in between
+
+
+def _without_index(name: str) -> str:
+    """x of x_1."""
+    return name.strip().partition("_")[0]
 
 
 def _last_name(named: str) -> str:
@@ -289,7 +299,7 @@ def _number_said(sentence: str) -> str | None:
         return several
     before = sentence[: number.start()]
     worded = is_prose(sentence) or len(_CHINESE.findall(sentence)) > 0 or _IS.search(before)
-    if not worded or is_label(before) or is_no_amount(before, number[0]) or _contradicted(before, number[0]):
+    if not worded or is_label(before) or is_no_amount(before, number[0]) or contradicted(before, number[0]):
         return None
     begin, end = _enclosing(sentence, *number.span())
     if is_denied(sentence, begin, end) or is_asked(sentence, end):
@@ -323,15 +333,6 @@ def _enclosing(sentence: str, begin: int, end: int) -> tuple[int, int]:
 def _is_disowned(sentence: str) -> bool:
     """I doubt that the answer is 5."""
     return any(disowned(sentence[: match.start()]) for match in _SAYS.finditer(sentence))
-
-
-def _contradicted(before: str, number: str) -> bool:
-    """x = 6 = 5"""
-    equal = _EQUALS.search(before)
-    if equal is None:
-        return False
-    value = as_number(equal[1])
-    return value is not None and value != as_number(number)
 
 
 def _last_number(text: str) -> re.Match[str] | None:

@@ -167,6 +167,8 @@ def _arguments(p: "Parser") -> tuple[Node, ...]:
         argument = p.factor() if p.next.value == "-" else p.power()
         while p.opens(argument) and p.next.value not in FUNCTIONS:
             argument = ("*", argument, p.power())
+    if argument[0] == "set":  # \\max\\{a, b\\}
+        return argument[1:]
     return argument[3:] if argument[0] == "tuple" else (argument,)
 
 

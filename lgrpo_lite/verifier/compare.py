@@ -3,12 +3,11 @@ matrices, measures, words, expressions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
 
-from lgrpo_lite.verifier import units
 from lgrpo_lite.verifier.chains import agreed
+from lgrpo_lite.verifier.constants import same_up_to_constants
+from lgrpo_lite.verifier.families import listed, same_families
+from lgrpo_lite.verifier.leniency import Leniency
 from lgrpo_lite.verifier.lists import (
     alike_in_form,
     brackets,
@@ -21,10 +20,10 @@ from lgrpo_lite.verifier.lists import (
     unnamed_on_one_side,
     without_domains,
 )
-from lgrpo_lite.verifier.matrices import as_matrix, is_determinant, worked_out
-from lgrpo_lite.verifier.measures import measured
+from lgrpo_lite.verifier.matrices import as_column, as_matrix, has_transposes, is_determinant, worked_out
+from lgrpo_lite.verifier.measures import MEASURES, same_measure
 from lgrpo_lite.verifier.ratios import same_ratios
-from lgrpo_lite.verifier.relations import assigned, same_relation, tells_set, value_of
+from lgrpo_lite.verifier.relations import assigned, same_relation, tells_set, value_of, values_of
 from lgrpo_lite.verifier.rounding import rounded_alike
 from lgrpo_lite.verifier.solutions import same_solutions, solutions
 from lgrpo_lite.verifier.spelling import words
@@ -32,19 +31,6 @@ from lgrpo_lite.verifier.tree import Node, holds
 from lgrpo_lite.verifier.values import equal, variables
 
 _SETS = frozenset(["cup", "cap", "minus", "domain", "empty", "builder"])
-_MEASURES = frozenset(["unit", "deg", "%"])
-_HUNDRED = ("n", Fraction(100), "100")
-_RADIANS = ("/", ("const", "pi"), ("n", Fraction(180), "180"))  # of one degree
-
-
-@dataclass(frozen=True, slots=True)
-class Leniency:
-    """What users differ in; docs/rewards.md says what each choice means."""
-
-    units: Literal["ignore", "compare"] = "ignore"
-    percent: Literal["either", "fraction"] = "either"
-    order: Literal["any", "same"] = "any"
-    rounding: Literal["gold", "none"] = "gold"
 
 
 def same(p: Node, g: Node, policy: Leniency) -> bool:
@@ -54,7 +40,13 @@ def same(p: Node, g: Node, policy: Leniency) -> bool:
     plain, plain_gold = settled(p, policy), settled(g, policy)
     if plain is None or plain_gold is None:
         return False
-    return plain == plain_gold or _compared(plain, plain_gold, policy)
+    if plain == plain_gold:
+        return True
+    for decides in (same_families, same_up_to_constants):
+        decided = decides(plain, plain_gold)
+        if decided is not None:
+            return decided
+    return _compared(listed(plain), listed(plain_gold), policy)
 
 
 def _compared(p: Node, g: Node, policy: Leniency) -> bool:
@@ -185,7 +177,7 @@ def _same_statements(p: Node, g: Node, policy: Leniency) -> bool:
     """Relations and sets of numbers: as solution sets, as relations, or the value that one side names."""
     both_relations = p[0] == "rel" and g[0] == "rel"
     if not both_relations and (assigned(p) or assigned(g)):
-        return same(value_of(p), value_of(g), policy)
+        return any(same(mine, gold, policy) for mine in values_of(p) for gold in values_of(g))
     if solutions(p) is not None and solutions(g) is not None:
         return same_solutions(p, g)
     if both_relations:
@@ -223,55 +215,14 @@ def _same_parts(p: Node, g: Node, policy: Leniency) -> bool:
     return True
 
 
-def _same_measure(p: Node, g: Node, policy: Leniency) -> bool:
-    """Values with units, degrees or percent. A measure that one side alone names
-    is dropped, or read as a number.
-    """
-    value, unit = measured(p)
-    gold, gold_unit = measured(g)
-    if _is_heaped(value) or _is_heaped(gold):
-        return False
-    if unit and gold_unit:
-        size = units.factor(unit, gold_unit)
-        if size is None:
-            return False
-        if size != 1:
-            value = ("*", ("n", size, str(size)), value)
-        return same(value, gold, policy)
-    only_unit = unit or gold_unit
-    if only_unit == "%":
-        return _same_percent(value, gold, policy, mine=bool(unit))
-    if only_unit == "^circ":
-        return _same_angle(value, gold, policy, mine=bool(unit))
-    return policy.units == "ignore" and same(value, gold, policy)
-
-
-def _is_heaped(node: Node) -> bool:
-    """Whether a measured value is a measure of a measure itself: 5%%%. Each could be read in two ways."""
-    return node[0] in _MEASURES and node[1][0] in _MEASURES
-
-
-def _same_percent(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> bool:
-    """Where one side alone, the prediction (`mine`) or the gold, has a sign of percent."""
-    if policy.percent == "either" and same(value, gold, policy):
-        return True
-    operation = "/" if mine else "*"
-    return same((operation, value, _HUNDRED), gold, policy)
-
-
-def _same_angle(value: Node, gold: Node, policy: Leniency, *, mine: bool) -> bool:
-    """Where one side alone, the prediction (`mine`) or the gold, is in degrees."""
-    if policy.units == "ignore" and same(value, gold, policy):
-        return True
-    if mine:
-        return same(("*", value, _RADIANS), gold, policy)
-    return same(value, ("*", gold, _RADIANS), policy)
+def _same_measures(p: Node, g: Node, policy: Leniency) -> bool:
+    return same_measure(p, g, policy, lambda a, b: same(a, b, policy))
 
 
 def _same_matrices(p: Node, g: Node, policy: Leniency) -> bool:
     if is_determinant(p) != is_determinant(g):
         return same(worked_out(p), worked_out(g), policy)
-    mine, gold = as_matrix(p), as_matrix(g)
+    mine, gold = as_matrix(p) or as_column(p), as_matrix(g) or as_column(g)
     if mine is None or gold is None:
         return False
     _, rows, *bars = mine
@@ -290,6 +241,8 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
     """Equal values; or, under rounding `gold`, a value that rounds to the gold decimal,
     or a printed float of the gold.
     """
+    if has_transposes(p) or has_transposes(g):
+        return False  # A^T B^T is no B^T A^T, and equal trees were found before
     if equal(p, g):
         return True
     if policy.rounding == "none" or variables(p) or variables(g):
@@ -362,7 +315,7 @@ Compare = Callable[[Node, Node, Leniency], bool]
 COMPARED: tuple[tuple[HoldsFor, Compare], ...] = (
     (_is_list, _same_lists),
     (_is_statement, _same_statements),
-    (_of_kinds(*_MEASURES), _same_measure),
+    (_of_kinds(*MEASURES), _same_measures),
     (_both_tuples, _same_tuples),
     (_is_matrix, _same_matrices),
     (_of_kinds("base"), _same_bases),

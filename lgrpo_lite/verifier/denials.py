@@ -65,6 +65,7 @@ _GIVES_UP = re.compile(
     r"\b(?:wrong|false|incorrect|untrue|impossible|doubt|not true) that\b|n['’]t true that\b|\bno way\b|"
     r"\b(?:need|have|let me|let us|let['’]s) (?:to )?(?:check|verify|try|think|recheck|redo|start)\b|"
     r"\bhopeless\b|\btoo (?:hard|difficult)\b|"
+    r"\bno (?:lo )?sé\b|\bweiß (?:es )?nicht\b|\bne sais pas\b|\bне знаю\b|"
     r"不知道|无法|不确定|不清楚|放弃|不会做|做不出|没有足够|解不出|不能确定",
     re.IGNORECASE,
 )

@@ -320,11 +320,14 @@ def _exact_log(x: Fraction, base: Fraction) -> Fraction | None:
     return Fraction(guess)
 
 
-_NAMES = "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc".split()
+_NAMES = (
+    "sin cos tan cot sec csc sinh cosh tanh coth exp acos asin atan acot asec acsc asinh acosh atanh".split()
+)
 _ARC_NAMES = "sin cos tan cot sec csc sinh cosh tanh".split()
 # Functions of one argument, and what mpmath calls them.
 _ONE = {name: name for name in _NAMES}
 _ONE |= {f"arc{name}": f"a{name}" for name in _ARC_NAMES}
+_ONE |= {f"ar{name}": f"a{name}" for name in ("sinh", "cosh", "tanh")}
 _LOGS = ("ln", "log", "lg")
 _SPECIAL = {
     "root": Evaluation.root,

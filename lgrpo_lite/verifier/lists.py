@@ -1,11 +1,13 @@
 """What a list or set holds: its elements, its plain numbers, the names its elements are given."""
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from lgrpo_lite.verifier.evaluate import Undecided
 from lgrpo_lite.verifier.tree import Node, holds
 
+_OF_BOTH = re.compile(r"_\d,\d$")  # x_{1,2}
 MAX_ELEMENTS = 200  # of a list that is compared element by element
 
 
@@ -151,11 +153,15 @@ def _only_first_named(first: Sequence[str | None], second: Sequence[str | None])
 
 
 def names_tell_nothing(mine: Sequence[str | None], gold: Sequence[str | None]) -> bool:
-    """Whether the names of unknowns may be left out: one side has none, or there is but one."""
-    if not any(mine) or not any(gold):
+    """Whether the names of unknowns may be left out: one side has none, or there is but one, which may have
+    an index where the other side has not: x_1 and x_2 beside x.
+    """
+    my_names = {_OF_BOTH.sub("", name) for name in mine if name}
+    gold_names = {_OF_BOTH.sub("", name) for name in gold if name}
+    if not my_names or not gold_names or len(my_names | gold_names) == 1:
         return True
-    distinct = {name for name in (*mine, *gold) if name}
-    return len(distinct) == 1
+    unindexed = {name.partition("_")[0] for name in my_names | gold_names}
+    return len(unindexed) == 1 and unindexed in (my_names, gold_names)
 
 
 def is_one_tuple(members: Sequence[Node]) -> bool:

@@ -14,6 +14,8 @@ def as_matrix(node: Node) -> Node | None:
     kind = node[0]
     if kind == "matrix":
         return node
+    if kind == "tuple":
+        return _bracketed(node)
     if kind == "neg":
         inner = as_matrix(node[1])
         return inner and _entrywise(inner, lambda entry: ("neg", entry))
@@ -26,6 +28,37 @@ def as_matrix(node: Node) -> Node | None:
     if kind == "^":
         return _raised(node)
     return None
+
+
+def _bracketed(node: Node) -> Node | None:
+    """The matrix that [[1, 2], [3, 4]] writes in the way of programs."""
+    _, opening, _, *rows = node
+    if opening != "[" or any(row[:2] != ("tuple", "[") for row in rows):
+        return None
+    entries = tuple(row[3:] for row in rows)
+    return ("matrix", entries) if len(set(map(len, entries))) == 1 else None
+
+
+def as_column(node: Node) -> Node | None:
+    """The column that (1, 2, 3) is as a vector."""
+    return ("matrix", tuple((entry,) for entry in node[3:])) if node[:3] == ("tuple", "(", ")") else None
+
+
+def _transposed(node: Node) -> Node | None:
+    """The transpose of a matrix; of (1, 2, 3) the column."""
+    if node[0] == "tuple":
+        return as_column(node)
+    matrix = as_matrix(node)
+    if matrix is None or len(matrix) != 2 or len(set(map(len, matrix[1]))) != 1:
+        return None
+    return ("matrix", tuple(zip(*matrix[1], strict=True)))
+
+
+def has_transposes(node: Node) -> bool:
+    """Whether a matrix that has but a name is transposed in a tree."""
+    if node[:1] == ("^",) and node[2] == ("v", "T") and node[1][0] == "v" and node[1][1].isupper():
+        return True
+    return any(has_transposes(child) for child in node if isinstance(child, tuple) and child)
 
 
 def is_determinant(node: Node) -> bool:
@@ -72,6 +105,8 @@ def _scaled(node: Node) -> Node | None:
 def _raised(node: Node) -> Node | None:
     """A small power of a matrix."""
     _, base, exponent = node
+    if exponent == ("v", "T"):
+        return _transposed(base)
     matrix = as_matrix(base)
     if matrix is None or exponent[0] != "n" or exponent[1] not in range(1, MAX_POWER + 1):
         return None

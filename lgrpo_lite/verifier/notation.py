@@ -5,7 +5,7 @@ the cube root of 5.
 import re
 
 _BRACKETS = re.compile(r"\\[{}]|[\[\](){},;]")
-_MARKED = re.compile(r"real|root|solution|empty|cbrt|cup|cap|mathbb", re.IGNORECASE)
+_MARKED = re.compile(r"real|root|solution|empty|cbrt|cup|cap|mathbb|infinity|exist|dne", re.IGNORECASE)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _REALS = (
     r"(?:the set of )?(?:all|any|every)(?: the)? reals?(?: numbers?| values?)?"
@@ -18,6 +18,8 @@ _ALL_BUT = re.compile(
 _NOTHING = re.compile(
     r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set", re.IGNORECASE
 )
+_INFINITE = re.compile(r"(positive |plus |negative |minus )?infinity", re.IGNORECASE)
+_NO_LIMIT = re.compile(r"(?:(?:the )?limit |it )?does not exist|d\.?n\.?e\.?", re.IGNORECASE)
 _ROOT_OF = re.compile(
     r"(?:the )?(square|cube|fourth|fifth) root of ([^a-zA-Z]{1,40}|[a-zA-Z])", re.IGNORECASE
 )
@@ -38,7 +40,22 @@ _WRITTEN = [  # what is written in another way, and the way it is read
     (re.compile(r"(?<=[)\]]) ?(?:U|union|\\text ?\{ ?union ?\}) ?(?=[(\[])"), r" \\cup "),  # (0,1) U (2,3)
     (re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)"), r"\\times "),  # 2.5 x 10^3
     (re.compile(r"^([A-Z]) ?(\([^()]*,[^()]*\))$"), r"\1 = \2"),  # P(3, 5)
+    (re.compile(r"\( ?(?:\\text ?\{ ?mod ?\}|\\?b?mod) ?(\d+|[a-zA-Z]) ?\)"), r"\\pmod{\1}"),  # (mod 7)
+    (re.compile(r" ?\( ?(?:\\text ?\{ ?for ?\})? ?([a-z] ?\\in ?\\mathbb ?\{? ?[ZNQRC] ?\}?) ?\)$"), r", \1"),
     (re.compile(r"^(\d+) to (\d+)$"), r"\1:\2"),
+    (re.compile(r"(?<=frac\{)(\d{1,3}),(\d{3})(?=\})"), r"\1\2"),
+    (re.compile(r"(?<=\}\{)(\d{1,3}),(\d{3})(?=\})"), r"\1\2"),
+    (re.compile(r" ?\\text ?\{ ?(?:for|where|with) ?\} ?(?=[a-zA-Z] ?\\in)"), ", "),
+    (
+        re.compile(
+            r",? ?\\text ?\{ ?(?:for|where|with) (?:any|all|every|some|each|an arbitrary)(?: real)?"
+            r"(?: constants?| numbers?)? ?\} ?([a-zA-Z])$"
+        ),
+        r", \1 \\in \\mathbb{R}",
+    ),
+    (re.compile(r"\\mathbb ?\{? ?Z ?\}? ?(?:\^ ?\{? ?\+ ?\}?|_ ?\{? ?(?:\+|> ?0) ?\}?)"), r"\\mathbb{N}"),
+    (re.compile(r"([a-z]) ?= ?1 ?, ?2 ?, ?(?:3 ?, ?)?\\[cl]?dots"), r"\1 \\in \\mathbb{N}"),
+    (re.compile(r"\\frac ?\{ ?d ?\^ ?\{? ?2 ?\}? ?([a-z]) ?\} ?\{ ?d ?[a-z] ?\^ ?\{? ?2 ?\}? ?\}"), r"\1''"),
     (re.compile(r"\b(sq|cu)\. ?(?=[a-zA-Z])"), r"\1 "),
     (re.compile(r"^(?:USD|EUR|GBP|Rs)\.? ?(?=\d)"), ""),
     (re.compile(r"^the (?=\d)", re.IGNORECASE), ""),
@@ -100,6 +117,11 @@ def _phrase(spelled: str) -> str:
         return r"\mathbb{R}"
     if _NOTHING.fullmatch(said):
         return r"\emptyset"
+    infinite = _INFINITE.fullmatch(said)
+    if infinite:
+        return r"-\infty" if infinite[1] in ("negative ", "minus ") else r"\infty"
+    if _NO_LIMIT.fullmatch(said):
+        return r"\text{DNE}"
     but = _ALL_BUT.fullmatch(said)
     if but:
         return r"\mathbb{R}\setminus\{" + re.sub(r"^[a-z]\s*=\s*", "", but[1]) + r"\}"

@@ -1,5 +1,6 @@
 """Tokens to a tree (tree.py), by recursive descent with bounded depth; Unreadable for what is no answer."""
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -23,6 +24,7 @@ RELATIONS = {
     "equiv": "=",
 }
 _JOINED_BY = {"wedge": "and", "vee": "or", ";": ","}
+_POWER = re.compile(r"(?:\^\{?-?|/)$")  # m/s, s^{-1}
 _UNIT_ENDS = frozenset([",", ";", "and", "or", ")", "]", "}", "\\}", "=", "|", "cup"])
 _SUBTRACTED_FROM = frozenset(["domain", "set", "cup", "cap", "minus"])
 _SETS = {"cup": "cup", "cap": "cap", "setminus": "minus"}
@@ -157,7 +159,8 @@ class Parser:
             elif self.take("bmod"):
                 node = ("call", "mod", node, self.factor())
             elif self.take("pmod"):
-                return ("unit", node, f"mod {self.argument(whole=True)}")
+                modulus = self.argument(whole=True)
+                return ("unit", node, f"mod {modulus[2] if modulus[0] == 'n' else modulus}")
             elif self.next.kind == "text":
                 return self.unit(node)
             elif mixed := self.mixed(node):
@@ -214,7 +217,7 @@ class Parser:
         while self.next.kind != "end" and (depth or self.next.value not in _UNIT_ENDS):
             token = self.next
             depth += _nesting(token)
-            glued = token.kind == "sign" or (parts and parts[-1] in "^/")
+            glued = token.kind == "sign" or _POWER.search("".join(parts))
             parts += ["" if glued else " ", token.value]
             self.position += 1
         words = "".join(parts)

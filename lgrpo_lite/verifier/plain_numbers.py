@@ -5,6 +5,7 @@ from fractions import Fraction
 
 MAX_DIGITS = 400  # longer numbers are compared as text
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")
 
 
 def as_number(text: str) -> Fraction | None:
@@ -27,3 +28,12 @@ def as_number(text: str) -> Fraction | None:
 def _literal(text: str) -> Fraction | None:
     digits = text.strip()
     return Fraction(digits.replace(",", "")) if _NUMBER.fullmatch(digits) else None
+
+
+def contradicted(before: str, number: str) -> bool:
+    """Whether a number stands behind another that it is told to equal: x = 6 = 5."""
+    equal = _EQUALS.search(before)
+    if equal is None:
+        return False
+    value = as_number(equal[1])
+    return value is not None and value != as_number(number)

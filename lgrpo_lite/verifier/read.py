@@ -17,12 +17,17 @@ from lgrpo_lite.verifier.tree import Node
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)(?:\s*\\?%)?")
 _DECIMAL_POINT = re.compile(r"[-+]?\d*\.\d+(?:\s*\\?%)?")
-_LETTER_UNIT = re.compile(r"([-+]?\d[\d.,]*) ([mgshlL])")  # beside 150 cm, 1.5 m is no 1.5 times m
+# beside 150 cm, 1.5 m is no 1.5 times m
+_LETTER_UNIT = re.compile(r"([-+]?\d[\d.,]*(?: ?\\times ?10 ?\^ ?(?:\d|\{ ?-?\d+ ?\}))?) ([mgshlLCJNWVKF])")
 _MONEY = re.compile(r"\\\$|[€£¥]|^\s*\$\s*\d[^$]*$")
 _GROUPED = re.compile(r"\d,[1-9]\d{2}")
 _BRACKETED = re.compile(r"\(\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\)")
 _NESTED = re.compile(r"(\(\(+)([^(),;]+)(\)\)+)")  # ((5)) is (5)
 _OPENING = ("(", "[", "\\{")
+# 2A7_{16}, (1101)_2: what has a letter has a digit too, or A_{11} were no variable
+_BASED = re.compile(
+    r"\(?\{?((?=[A-F{} ]*\d|[{} ]*[A-F]{2,}[{} ]*\)?\}?_)[0-9A-F{} ]{1,60})\)?\}?_ ?\{? ?\(?(\d{1,2})\)? ?\}?"
+)
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
 _OPTION = re.compile(r"^(?:the )?(?:option|choice|letter)\s+(?=\(?[A-J]\b)", re.IGNORECASE)
 _CHOICE = re.compile(
@@ -72,11 +77,8 @@ class Reading:
     @property
     def choice(self) -> str | None:
         """The letter of a multiple-choice answer: B, (B), (B) 4."""
-        bare = self.spelled
-        if bare.startswith("\\text{") and bare.endswith("}"):
-            bare = bare.removeprefix("\\text{").removesuffix("}").strip()
-        bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", bare)
-        bare = _OPTION.sub("", bare)
+        bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", self.spelled).strip()
+        bare = _OPTION.sub("", bare).lstrip()
         if len(bare) == 2:  # B) and (B
             bare = bare.strip("()")
         match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
@@ -104,6 +106,9 @@ def _trees(spelled: str) -> list[Node]:
     counted = COUNTS.get(words(spelled))
     if counted is not None:
         return [("n", Fraction(counted), str(counted))]
+    based = _BASED.fullmatch(spelled.replace("\\text", ""))
+    if based:
+        return _in_base(*based.groups())
     nested = _NESTED.fullmatch(spelled)
     if nested and len(nested[1]) == len(nested[3]):
         spelled = f"({nested[2]})"
@@ -115,6 +120,16 @@ def _trees(spelled: str) -> list[Node]:
     if _GROUPED.search(spelled) and not _ZEROS.search(spelled):
         trees.append(_tree(spelled, False))
     return [tree for tree in trees if tree is not None]
+
+
+def _in_base(numeral: str, base: str) -> list[Node]:
+    """The number that digits and letters are in a base; none where one of them is no digit of it."""
+    digits = re.sub(r"[{} ]", "", numeral)
+    try:
+        int(digits, int(base))
+    except ValueError:
+        return []
+    return [("base", digits, int(base))]
 
 
 def _tree(spelled: str, thousands: bool) -> Node | None:

@@ -41,13 +41,23 @@ def value_of(node: Node) -> Node:
     return node if assignment is None else assignment[1]
 
 
+def values_of(node: Node) -> list[Node]:
+    """As `value_of`; both sides of an equality between two names: AF^2 + BF^2 = 3R^2 tells either."""
+    if node[:2] == ("rel", ("=",)) and len(node) == 4:
+        _, ops, left, right = node
+        back = _assignment(("rel", ops, right, left))
+        if _total_name(left) and back and back[1] == left:
+            return [left, right]
+    return [value_of(node)]
+
+
 def _assignment(node: Node) -> tuple[str, Node] | None:
     """The name and the value of `name = value` or `value = name`."""
     if node[0] != "rel" or set(node[1]) != {"="}:
         return None
     _, _, first, *_, last = node
     for unknown, value in ((first, last), (last, first)):
-        name = _name(unknown)
+        name = _matrix_name(unknown) if value[0] == "matrix" else _name(unknown)
         in_itself = unknown[0] == "v" and variables(value) & variables(unknown)
         if name and not in_itself:
             return name, value
@@ -56,6 +66,12 @@ def _assignment(node: Node) -> tuple[str, Node] | None:
         if name and not variables(value) & variables(total):
             return name, value
     return None
+
+
+def _matrix_name(node: Node) -> str | None:
+    """A, A^n or AB, which a matrix is told to be."""
+    capitals = variables(node) if node[0] == "*" else variables(node[1] if node[0] == "^" else ())
+    return str(node) if capitals and all(name.isupper() for name in capitals) else _name(node)
 
 
 def _total_name(node: Node) -> str | None:
@@ -68,11 +84,12 @@ def _total_name(node: Node) -> str | None:
 def _is_linear(node: Node) -> bool:
     """Whether a tree has nothing but unknowns and whole factors, added, multiplied, divided."""
     if node[0] == "+":
-        return all(map(_is_linear, node[1:])) and not any(term[0] == "n" for term in node[1:])
+        terms = [term for term in node[1:] if term != ("const", "e")]  # a + b + c + d + e
+        return all(map(_is_linear, terms)) and not any(term[0] == "n" for term in terms)
     if node[0] in ("*", "/"):
         return all(map(_is_linear, node[1:]))
-    if node[0] == "^" and node[2][0] == "n":  # AF^2; x^2 + y^2 = 1 is a circle
-        return _is_linear(node[1]) and all(name.isupper() for name in variables(node))
+    if node[0] == "^" and node[2][0] == "n":  # AF^2, m^2 + n^2; x^2 + y^2 = 1 is a circle
+        return _is_linear(node[1]) and all(name.isupper() or name in "abckmnpq" for name in variables(node))
     return node[0] == "v" or (node[0] == "n" and "." not in node[2])
 
 
@@ -90,12 +107,20 @@ def _name(node: Node) -> str | None:
     name = _product_name(node) if kind == "*" else None
     if node[:2] == ("call", "abs") and node[2][0] == "v":
         return f"|{node[2][1]}|"
+    if kind == "/" and all(side[0] == "*" and _is_signal(side) for side in node[1:]):
+        return str(node).replace("(", "[")
     if kind == "^" and node[1][:2] == ("call", "abs") and node[2][0] == "n":
         size = _name(node[1])
         return size and f"{size}^{node[2][2]}"
     if name is None and (_is_of_segments(node) or _is_of_angle(node)):
         name = str(node).replace("(", "[")  # no function of an argument
     return name
+
+
+def _is_signal(node: Node) -> bool:
+    """V_o(s), whose ratio to another such is a transfer function."""
+    _, function, argument = node
+    return function[0] == "v" and function[1][0].isupper() and argument in (("v", "s"), ("v", "z"))
 
 
 def function_value(node: Node) -> Node:
@@ -155,8 +180,8 @@ def same_relation(p: Node, g: Node, same: Same) -> bool:
     """Whether two relations say the same: side by side, mirrored, or p's
     difference a constant multiple of g's.
     """
-    _, ops, *sides = p
-    _, gold_ops, *gold_sides = g
+    _, ops, *sides = _in_plain_terms(p)
+    _, gold_ops, *gold_sides = _in_plain_terms(g)
     if ops == gold_ops and len(sides) == len(gold_sides) and _same_sides(sides, gold_sides, same):
         return True
     mirrored_ops = tuple(_FLIPPED.get(op, "") for op in reversed(ops))
@@ -176,6 +201,29 @@ def same_relation(p: Node, g: Node, same: Same) -> bool:
     return op == gold_ops[0]
 
 
+def _in_plain_terms(relation: Node) -> Node:
+    """|u| < c as -c < u < c, and a derivative y'' as an unknown of its own."""
+    _, ops, *sides = relation
+    sides = [_with_derivatives_named(side) for side in sides]
+    if len(sides) == 2 and ops[0] in (">", ">="):
+        ops, sides = (_FLIPPED[ops[0]],), sides[::-1]
+    if len(sides) == 2 and ops[0] in ("<", "<=") and sides[0][:2] == ("call", "abs"):
+        inside, bound = sides[0][2], sides[1]
+        ops, sides = ops * 2, [("neg", bound), inside, bound]
+    return ("rel", ops, *sides)
+
+
+def _with_derivatives_named(node: Node) -> Node:
+    if node[:2] == ("call", "'"):
+        inside = _with_derivatives_named(node[2])
+        return ("v", inside[1] + "'") if inside[0] == "v" else node
+    children = []
+    for child in node:
+        is_node = isinstance(child, tuple) and child and isinstance(child[0], str)
+        children.append(_with_derivatives_named(child) if is_node else child)
+    return tuple(children)
+
+
 def _renamed(p: Node, g: Node) -> tuple[Node, Node] | None:
     """The values of f(n) = n and f(x) = x in one variable: what an argument is called says nothing.
     None where they are no values of one function, or both name the argument alike.
@@ -188,7 +236,7 @@ def _renamed(p: Node, g: Node) -> tuple[Node, Node] | None:
         return None
     if gold_argument in variables(value) or argument in variables(gold_value):
         return None
-    return _substituted(value, {argument: ("v", gold_argument)}), gold_value
+    return substituted(value, {argument: ("v", gold_argument)}), gold_value
 
 
 def _function_value(node: Node) -> tuple[str, str, Node] | None:
@@ -228,6 +276,8 @@ def _one_is_a_function(name: str | None, other: str | None) -> bool:
     if ("(" in name) == ("(" in other):
         return False
     function = name if "(" in name else other
+    if re.match(r"\('v', '[ABCDK]'\)", function):  # C x is no value of a function C
+        return False
     argument = re.search(r"\('v', '(\w+)'\)$", function)
     return argument is None or argument[1] in _ARGUMENTS
 
@@ -247,7 +297,7 @@ def _factor(a: Node, b: Node) -> Fraction | float | None:
         return None
     run, x, y = anchor
     literals = {name: ("n", value, "") for name, value in run.point.items()}
-    a_there, b_there = _substituted(a, literals), _substituted(b, literals)
+    a_there, b_there = substituted(a, literals), substituted(b, literals)
     if not equal(("*", a, b_there), ("*", b, a_there)):
         return None
     quotient = run.inexact(x) / run.inexact(y)
@@ -267,7 +317,7 @@ def _anchor(a: Node, b: Node) -> tuple[Evaluation, Value, Value] | None:
     return None
 
 
-def _substituted(node: Node, literals: dict[str, Node]) -> Node:
+def substituted(node: Node, literals: dict[str, Node]) -> Node:
     """The tree with values for its variables."""
     if node[0] == "v":
         _, name = node
@@ -275,5 +325,5 @@ def _substituted(node: Node, literals: dict[str, Node]) -> Node:
     children = []
     for child in node:
         is_node = isinstance(child, tuple) and child
-        children.append(_substituted(child, literals) if is_node else child)
+        children.append(substituted(child, literals) if is_node else child)
     return tuple(children)

@@ -26,6 +26,7 @@ _TAKEN_BACK = re.compile(
 _INSIDE = re.compile(
     rf"(?:[,;(]|\bbut\b)\s*{_LEADING}{_SUBJECT}{_VERDICT}|\bbut {_LEADING}{_ERRED}", re.IGNORECASE
 )
+_CORRECTION = re.compile(r"\n[\s*]*(?:correction\s*:|oops\b|scratch that)", re.IGNORECASE)
 _OR_ELSE = re.compile(
     r"[\s$.,;(]*(?:or(?: (?:perhaps|maybe|possibly|else|even|(?:it )?(?:could|might|may) (?:also )?be))?|"
     r"but (?:it |perhaps )?(?:(?:could|might|may) (?:also )?be|maybe|perhaps)|/)[\s:$(]*",
@@ -45,6 +46,16 @@ def taken_back(after: str) -> bool:
 def takes_back(sentence: str) -> bool:
     """Whether a sentence itself calls its answer wrong: 7, which is incorrect."""
     return _INSIDE.search(sentence[:600]) is not None
+
+
+def corrected(answer: str, after: str) -> bool:
+    """Whether a text that goes on behind a stated answer says that it is wrong after all."""
+    bare = answer.strip("$*. ")
+    verdict = r"[\s$*]*(?:is|was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|not (?:right|correct))\b"
+    wrong = rf"(?<![\w.]){re.escape(bare)}{verdict}"
+    return (
+        len(bare) <= 40 and (re.search(wrong, after[:2000]) or _CORRECTION.search(after[:2000])) is not None
+    )
 
 
 def or_else(between: str) -> bool:

@@ -139,9 +139,9 @@ _DESCRIBED = {
 
 
 def _relation(ops: tuple[str, ...], sides: tuple[Node, ...]) -> Solutions | None:
+    sides = tuple(function_value(side) for side in sides)
     if ops == ("in",) and sides[0][0] == "v":
         return _membership(*sides)
-    sides = tuple(function_value(side) for side in sides)
     if not any(side[0] == "v" for side in sides):
         return _solved(ops, sides)
     if len(ops) == 2:

@@ -25,7 +25,7 @@ _SIGNS = {
     "∞": r"\infty ", "°": r"^\circ ", "º": r"^\circ ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "∀": r"\forall ", "→": r"\to ", "∧": r"\wedge ", "∨": r"\vee ", "∣": "|",
-    "′": "'", "’": "'", "。": ".", "，": ",", "、": ",", "；": ";",
+    "ħ": r"\hbar ", "′": "'", "’": "'", "。": ".", "，": ",", "、": ",", "；": ";",
     "€": "", "£": "", "¥": "", "₹": "", "₩": "", "¢": r"\text{ cents}",
 }  # fmt: skip
 _GREEK_NAMES = (
@@ -57,6 +57,7 @@ _SAME = {  # commands that mean another one, or nothing
     "varnothing": r"\emptyset ", "infin": r"\infty ", "reals": r"\mathbb{R}",
     "varphi": r"\phi ", "varepsilon": r"\epsilon ",
     "land": r"\wedge ", "lor": r"\vee ",
+    "top": "T", "intercal": "T",
     "backslash": r"\setminus ", "cupdot": r"\cup ", "sqcup": r"\cup ", "bigcup": r"\cup ",
     **dict.fromkeys(_LAYOUT, " "),
     **dict.fromkeys(_WORDS, r"\text"),
@@ -71,7 +72,9 @@ _COMMAND = re.compile(r"\\(?:[a-zA-Z]+\*?|.)", re.DOTALL)
 _ODD = re.compile(r"[^\x20-\x7e]")
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋]+")
-_GROUPED = re.compile("(?<=[0-9])(,?)[\u2009\u200a][\u2009\u200a ]*(?=[0-9]{3})")  # 98\,721 and 11,\! 111
+_GROUPED = re.compile(
+    "(?<=[0-9])(?:,\u200a|(,?)[\u2009\u200a])[\u2009\u200a ]*(?=[0-9]{3})"
+)  # 98\,721, 11,\!111
 _HTML = [
     ("&lt;", "<"),
     ("&gt;", ">"),
@@ -89,11 +92,16 @@ _UNSEEN = re.compile(  # brackets without a sign, colours, gaps as wide as what 
 _EMPTY = re.compile(r"(?<![\\a-zA-Z}\]^_])\{\s*\}")
 _TWICE = re.compile(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}")
 _TH = r"(?:st|nd|rd|th)"
+_FORMULA_AS_TEXT = re.compile(r"\\text\s*(?=\{\s*\\(?:frac|sqrt|pi)(?![a-zA-Z]))")  # \mathrm{\frac{3}{8}}
+_ROW_GAP = re.compile(r"(?<=\\\\)\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]")  # \\[4pt]
+_MODULE = re.compile(r"(?<![\w\\.])(?:np|numpy|math|sp|sympy)\.(?=[a-z])")  # np.arcsin
+_HALF_OF_DAY = re.compile(r"(?<=[\d{ ])([ap])\. ?m(?:\.|\b)", re.IGNORECASE)
 _ORDINAL = re.compile(
     rf"(?<=\d)(?:{_TH}\b|\s?\^\s?(?:\{{\s?\\text\s?\{{{_TH}\}}\s?\}}|\\text\s?\{{{_TH}\}}|\{{{_TH}\}}))"
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _TRAILS_OFF = re.compile(r"(?:(?<![\d.])\d+|,) ?\.\.\.$")  # 7... is no 7, and 1, 2, ... not 1, 2
+MAX_MISSING = 2  # braces that a text cut off a little early lacks
 MAX_BUILDER = 200  # characters
 _BUILDER = re.compile(
     r"\{ ?[a-z](?: ?\\in [^{}|:]{1,20}(?:\{R\})?)? ?[|:][^{}]*(?:[<>]|\\(?:le|ge|ne|in)\b)[^{}]*\}"
@@ -139,28 +147,34 @@ def spell(text: str) -> str:
     if "&" in text or "<" in text:
         for old, new in _HTML:
             text = text.replace(old, new)
-    text = text.replace("{,}", ",")
+    text = text.replace("{,}", ",").replace("{:}", ":")
     text = _EMPTY.sub("", text)
     if "\\" in text:
         if "begin" not in text:
             text = re.sub(r"\\\\(?=[a-zA-Z{}])", r"\\", text)  # escaped twice
+        text = _ROW_GAP.sub(" ", text)
         text = _UNSEEN.sub(" ", text)
         text = text.replace("^{\\circ}", "^\\circ ").replace("\\not=", "\\ne ")
         text = _COMMAND.sub(_command, text)
         text = _TWICE.sub(r"\1", text)
-        text = _GROUPED.sub(r"\1", text)
+        text = _FORMULA_AS_TEXT.sub("", text)
+        text = _GROUPED.sub(lambda match: match[1] or "", text)
         text = re.sub("[\u2009\u200a]+", " ", text)
     text = _CELSIUS.sub(r"\1", text)
     text = _ORDINAL.sub("", text)
     text = text.replace("$", " ").replace("~", " ").replace("!=", "\\ne ").replace("+/-", "\\pm ")
     if "." in text:
-        text = repeated(text)
+        text = repeated(_MODULE.sub("", text))
+        text = _HALF_OF_DAY.sub(lambda match: f"{match[1].lower()}m", text)
     text = " ".join(text.split())
     if "p" in text or "P" in text:
         text = _PERCENT.sub("%", text)
     text = _STOP.sub("", text)
     if len(text) <= MAX_BUILDER and _BUILDER.fullmatch(text):
         text = f"\\{text[:-1]}\\}}"
+    missing = text.count("{") - text.count("}")
+    if 0 < missing <= MAX_MISSING and "\\{" not in text:
+        text += "}" * missing
     return _without_ends(text)
 
 

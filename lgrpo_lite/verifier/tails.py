@@ -20,6 +20,13 @@ _COURTESY = re.compile(
 )
 _ANSWERS = re.compile(r"boxed|####|\banswers?\b|<answer>|答案", re.IGNORECASE)
 MAX_COURTESY = 600
+# the minimum is 5 (attained at x = 2)
+_ATTAINED = re.compile(
+    r"\s*\((?:(?:which is )?(?:attained|reached|achieved|obtained)|at|when|for|where|if)\b"
+    r"[^()]*(?:\([^()]*\)[^()]*)*\)[\s.*]*$|"
+    r",? (?:attained|reached|achieved|which occurs|occurring) (?:at|when|for|if)\b.{0,200}$",
+    re.IGNORECASE,
+)
 _PROGRAM = re.compile(
     r"\n\s*```(?:python|py|sympy|javascript|js|c|cpp|java)\b[^`]*(?:```\s*)?$", re.IGNORECASE
 )
@@ -49,6 +56,11 @@ def without_courtesy(text: str) -> str:
         if not _ANSWERS.search(text, match.start()) and re.search(r"\w", text[: match.start()]):
             return text[: match.start()]
     return text
+
+
+def without_where(line: str) -> str:
+    """A line without what it says behind its answer of where that is attained."""
+    return _ATTAINED.sub("", line)
 
 
 def _without_program(text: str) -> str:

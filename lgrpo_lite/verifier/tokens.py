@@ -16,7 +16,8 @@ CHUNK = 4000  # Python reads no longer integer from a text
 FUNCTIONS = frozenset(
     (
         "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log exp lg "
-        "asin acos atan min max gcd lcm det deg Re Im"
+        "asin acos atan asinh acosh atanh arsinh arcosh artanh arcsinh arccosh arctanh min max gcd lcm det "
+        "deg Re Im"
     ).split()
 )
 GREEK = frozenset(
@@ -31,6 +32,18 @@ _PLAIN = {
     **{name: name for name in (*FUNCTIONS, *GREEK, "pi", "sqrt", "and", "or", "cup", "binom", "abs")},
     **dict.fromkeys(_INFINITY, "infty"),
 }
+_JOINTS = {
+    "and": "and",
+    "or": "or",
+    "und": "and",
+    "oder": "or",
+    "et": "and",
+    "ou": "or",
+    "и": "and",
+    "или": "or",
+}
+_CLOCK = re.compile(r"\d{1,2}:\d{2} ?(?:[ap]m)?", re.IGNORECASE)
+_NEVER_RAISED = frozenset(["mL", "ml", "mg", "hr"])  # 2mL^2 is 2 m L^2
 _ENGLISH = frozenset("not no nor non but if is the for all any".split())
 
 Kind = Literal["number", "command", "symbol", "text", "sign", "end"]
@@ -88,7 +101,9 @@ def tokens(spelled: str, *, thousands: bool = True) -> list[Token]:
             depth += (value in _OPENING) - (value in _CLOSING)
         if kind in ("text", "command"):
             value = match[kind]
-        if kind != "space":
+        if kind == "letters" and value in _NEVER_RAISED and spelled.startswith("^", position):
+            read += _symbols(value, glued)
+        elif kind != "space":
             read += _read(kind, value, read, glued)
         glued = kind != "space"
     return read
@@ -159,8 +174,11 @@ def _text(words: str, before: list[Token]) -> list[Token]:
     typed as text.
     """
     name = words.strip("., ")
-    if name.lower() in ("and", "or"):
-        return [Token("command", name.lower())]
+    joint = _JOINTS.get(name.lower())
+    if joint is not None:
+        return [Token("command", joint)]
+    if _CLOCK.fullmatch(name):
+        return tokens(name)
     after_value = _ends_with_value(before)
     if name in KNOWN and after_value:
         return [Token("text", name)]
@@ -196,12 +214,14 @@ def _letters(run: str, before: list[Token], glued: bool) -> list[Token]:
     if run.lower() in _ENGLISH:
         return [Token("text", run)]
     if len(run) <= 3 or (len(run) <= 5 and _joins(before, glued)):
-        first, *others = run
-        return [
-            Token("symbol", first, glued=glued),
-            *(Token("symbol", other, glued=True) for other in others),
-        ]
+        return _symbols(run, glued)
     return [Token("text", run)]
+
+
+def _symbols(run: str, glued: bool) -> list[Token]:
+    """Each letter as a variable of its own."""
+    first, *others = run
+    return [Token("symbol", first, glued=glued), *(Token("symbol", other, glued=True) for other in others)]
 
 
 def _is_known_unit(run: str) -> bool:

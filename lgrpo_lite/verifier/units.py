@@ -56,6 +56,9 @@ _NO_UNIT = re.compile(
 )
 
 
+_WORDED_POWER = re.compile(r"(square|sq|cubic|cu)\.? (\w+)")
+
+
 def multiple(unit: str) -> tuple[int, str]:
     """What a word like `million` multiplies by, and the unit after it."""
     first, _, rest = unit.partition(" ")
@@ -73,6 +76,9 @@ def is_unit(words: str) -> bool:
 
 
 def _basic(unit: str) -> tuple[str, Fraction]:
+    worded = _WORDED_POWER.fullmatch(unit)
+    if worded:
+        unit = f"{worded[2]}^{2 if worded[1].startswith('sq') else 3}"
     name = re.sub(r"[\s.{}]+", "", unit)
     base, _, power = name.partition("^")
     lower = base.lower()

@@ -19,8 +19,10 @@ from lgrpo_lite.verifier.answers import (
     marked_in,
     said,
 )
-from lgrpo_lite.verifier.compare import Leniency, same
+from lgrpo_lite.verifier.compare import same
+from lgrpo_lite.verifier.endings import shown_last
 from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.leniency import Leniency
 from lgrpo_lite.verifier.letters import chosen_letter, opening_letter
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.notation import is_phrase
@@ -106,9 +108,9 @@ def _unmarked(text: str) -> Iterator[str]:
     one_answer = len(text) <= MAX_ANSWER and _BLANK_LINE.search(text.strip()) is None
     if one_answer and (not (is_prose(text) or concludes(text)) or is_phrase(text)):
         yield bare(text)
-    last = last_said(text)
-    if last is not None:
-        yield last
+    for last in (shown_last(text), last_said(text)):
+        if last is not None:
+            yield last
 
 
 @lru_cache(maxsize=512)
@@ -222,7 +224,7 @@ def _choice(reading: Reading) -> str | None:
     one_letter = len(reading.spelled) == 1 and reading.spelled.isalpha()
     if one_letter and reading.spelled not in ("e", "i"):  # which are numbers
         return reading.spelled.upper()
-    bracketed = re.fullmatch(r"\(([a-j])\)", reading.spelled)
+    bracketed = re.fullmatch(r"(?:\\text\{)?\(([a-j])\)\}?", reading.spelled)
     return bracketed[1].upper() if bracketed else reading.choice
 
 

@@ -1,0 +1,56 @@
+"""What the end of a text that marks no answer shows as one: in bold, under a heading, an equation alone."""
+
+import re
+
+from lgrpo_lite.verifier.boxes import MAX_BETWEEN, makes_list
+from lgrpo_lite.verifier.denials import gives_up, is_asked, is_denied
+
+MAX_SHOWN = 300
+_BOLD = re.compile(r"(?<!\*)\*\*([^*\n]{1,300})\*\*(?!\*)")
+_NOTHING_ELSE = re.compile(r"[\s.!)\]]*(?:\([^()]{1,80}\)[\s.!]*)?")
+_HEADED = re.compile(
+    r"(?:^|\n)\s*(?:#{1,6}\s*|\*\*\s*)(?:the )?(?:final |my )?(?:answer|result)s?\s*(?:\*\*)?\s*\n+\s*"
+    r"([^\n]{1,300})\s*$",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(
+    r"\s*(?:\\?[a-zA-Z]+|[\u03b1-\u03c9])(?:_\{?\w\}?)?(?:\(\w\))?\s*(?:=|<|>|\u2208|\u2264|\u2265|\\in\b|\\[lg]eq?\b)[^=]{1,200}"
+)
+_PLAIN_WORD = re.compile(r"(?<![\\\w])[A-Za-z]{3,}(?![\w({])")
+_IN_FORMULAS = frozenset(["and", "sin", "cos", "tan", "log", "sqrt", "exp", "infinity"])
+
+
+def shown_last(text: str) -> str | None:
+    """The answer that a text ends with in bold, alone under the heading "Final answer", or as an equation on
+    a line of its own, x = sqrt(2); None where its last line shows none, denies it, or asks.
+    """
+    headed = _HEADED.search(text[-4 * MAX_SHOWN :])
+    if headed:
+        return headed[1].replace("**", "").strip()
+    _, _, line = text.rstrip()[-4000:].rpartition("\n")
+    bold = _last_bold(line)
+    if bold is not None:
+        return bold
+    alone = "\n" in text.strip() and _ALONE.fullmatch(line.strip().strip("*` ."))
+    return line.strip().strip("*` .") if alone and not _words(line) else None
+
+
+def _last_bold(line: str) -> str | None:
+    """What stands in bold at the end of a line, several with commas or `and` between them as one list."""
+    spans = list(_BOLD.finditer(line))
+    if not spans or not _NOTHING_ELSE.fullmatch(line, spans[-1].end()):
+        return None
+    *earlier, last = spans
+    if is_denied(line, *last.span()) or is_asked(line, last.end()) or gives_up(line, len(line)):
+        return None
+    listed = [last]
+    for span in reversed(earlier):
+        between = line[span.end() : listed[0].start()]
+        if len(between) > MAX_BETWEEN or not makes_list(between):
+            break
+        listed.insert(0, span)
+    return ", ".join(span[1].strip().rstrip(".") for span in listed)
+
+
+def _words(line: str) -> int:
+    return sum(word.lower() not in _IN_FORMULAS for word in _PLAIN_WORD.findall(line))

@@ -1,0 +1,126 @@
+"""Answers with something free in them: a whole number, a constant, a name; and notations that say the same."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lgrpo_lite.types import Outcome
+from lgrpo_lite.verifier.verify import verify
+
+Z = ", k\\in\\mathbb{Z}"
+RIGHT = {
+    "families": [("x=n\\pi, n \\in \\mathbb{Z}", f"x=k\\pi{Z}"), ("x=2k\\pi \\text{ or } x=(2k+1)\\pi" + Z, f"x=k\\pi{Z}"),
+        ("x=\\frac{(2n+1)\\pi}{4},\\ n\\in\\mathbb{Z}", f"x=\\frac{{\\pi}}{{4}}+\\frac{{k\\pi}}{{2}}{Z}"),
+        ("x=\\pm\\frac{\\pi}{4}+m\\pi, m\\in\\mathbb{Z}", f"x=\\frac{{\\pi}}{{4}}+\\frac{{k\\pi}}{{2}}{Z}"),
+        ("x=(-1)^n\\frac{\\pi}{6}+n\\pi, n\\in\\mathbb{Z}", f"x=\\frac{{\\pi}}{{6}}+2k\\pi \\text{{ or }} x=\\frac{{5\\pi}}{{6}}+2k\\pi{Z}"),
+        ("\\{2\\pi n \\mid n\\in\\mathbb{Z}\\}", "\\{2k\\pi : k \\in \\mathbb{Z}\\}"), ("2k\\pi", "2n\\pi, n\\in\\mathbb{Z}"),
+        ("(x,y)=(5k-2, 1-2k)" + Z, "(x,y)=(3+5t,-1-2t), t\\in\\mathbb{Z}"),
+        ("n=(2k-1)(2k+1), k=1,2,3,\\ldots", "n=4k^2-1, k\\in\\mathbb{Z}_{>0}"),
+        ("x = k\\pi + \\frac{\\pi}{4} \\quad (k \\in \\mathbb{Z})", f"x=\\frac{{\\pi}}{{4}}+k\\pi{Z}")],
+    "congruences": [("n\\equiv -4 \\pmod 7", "n \\equiv 3 \\pmod{7}"), ("n = 7k+3" + Z, "n \\equiv 3 \\pmod{7}"),
+        ("$n \\equiv 10 \\ (\\mathrm{mod}\\ 7)$", "n \\equiv 3 \\pmod{7}"), ("n=7k-4" + Z, "n\\equiv 3 \\pmod 7"),
+        ("n=6k\\pm1,\\ k\\in\\mathbb{Z}", "n\\equiv 1 \\text{ or } 5 \\pmod 6"), ("n\\equiv 4,1 \\pmod{5}", "n\\equiv 1,4 \\pmod{5}")],
+    "counted families": [("z=2^{1/3}e^{2k\\pi i/3}, k=-1,0,1", "z=\\sqrt[3]{2} e^{2\\pi i k/3}, k=0,1,2"),
+        ("z\\in\\{1,i,-1,-i\\}", "z=e^{k\\pi i/2}, k=0,1,2,3")],
+    "free constants": [("y=e^{2x}(A+Bx)", "y=C_1e^{2x}+C_2xe^{2x}"), ("y=A\\cosh x+B\\sinh x", "y=C_1e^{x}+C_2e^{-x}"),
+        ("y=A\\sin 3x+B\\cos 3x-\\frac19x", "y=C_1\\cos 3x+C_2\\sin 3x-\\frac{x}{9}"), ("-\\frac14\\cos 2x+C", "\\frac12\\sin^2x+C"),
+        ("x/2-1/4+Ce^{-2x}", "\\frac x2-\\frac14+ce^{-2x}"), ("f(x)=kx,\\ k\\in\\mathbb{R}", "f(x)=cx,\\ c\\in\\mathbb{R}"),
+        ("f(x) = cx \\text{ for any real constant } c", "f(x)=cx, c\\in\\mathbb{R}"), ("x^2+K", "x^2+C")],
+    "names of a whole": [("m^2+n^2=13", "13"), ("a + b + c + d + e + f = 2k", "2k"), ("AF^2+BF^2=3R^2", "3R^2"),
+        ("\\frac{V_o(s)}{V_i(s)}=\\frac{1}{1+RCs}", "\\frac{1}{RCs+1}"), ("g(x) \\in [-80, 82]", "-80\\leq g(x)\\leq 82"),
+        ("Lösungen: $x_1=-2$, $x_2=9$", "x=-2 \\text{ or } x=9"), ("\\lambda=2-3i \\text{ or } \\lambda=2+3i", "\\lambda_{1,2}=2\\pm3i"),
+        ("So $\\angle A = 60^\\circ$ or $120^\\circ$.", "60^\\circ, 120^\\circ"),
+        ("A^n=\\begin{bmatrix}1&n\\\\0&1\\end{bmatrix}", "\\begin{pmatrix}1&n\\\\0&1\\end{pmatrix}")],
+    "relations": [("|x+2y|\\le\\sqrt5", "-\\sqrt5\\le x+2y\\le\\sqrt5"), ("y''=4y", "y''-4y=0"), ("\\frac{d^2y}{dx^2}=-4y", "y''+4y=0")],
+    "numbers in a base": [("2\\mathrm{A}7_{16}", "2A7_{16}"), ("(\\mathrm{A}5)_{11}", "\\text{A5}_{11}"), ("(1323)_4", "1323_{4}"),
+        ("{777}_8", "777_8")],
+    "columns and rows": [("(1,-2,2)^T", "\\begin{pmatrix}1\\\\-2\\\\2\\end{pmatrix}"), ("[[0,-1],[1,0]]", "\\begin{pmatrix}0&-1\\\\1&0\\end{pmatrix}"),
+        ("\\langle 1,-2\\rangle", "\\begin{pmatrix}1\\\\-2\\end{pmatrix}"), ("\\begin{pmatrix}1&2\\end{pmatrix}^\\top", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+        ("\\begin{bmatrix}\\frac12\\\\[4pt]3\\end{bmatrix}", "\\begin{pmatrix}1/2\\\\3\\end{pmatrix}")],
+    "typing": [("4{:}30\\text{ p.m.}", "\\text{4:30 PM}"), ("\\frac{12}{5525}", "\\frac{12}{5,\\!525}"), ("\\mathrm{\\frac{3}{8}}", "\\frac38"),
+        ("\\arcsin\\frac{10}{13}", "np.arcsin(10/13)"), ("\\max\\{a,b\\}", "\\max(a,b)"), ("\\operatorname{arsinh} 1", "\\ln(1+\\sqrt2)"),
+        ("\\textbf{(C)}\\ \\frac{7}{3}", "C"), ("\\text{negative infinity}", "-\\infty"), ("\\text{does not exist}", "\\text{DNE}"),
+        ("\\frac{7}{10", "\\frac{7}{10}"), ("(1,2) \\text{ oder } (-1,-2)", "(1,2),(-1,-2)"), ("(nπħ)²/(2mL²)", "\\frac{n^2\\pi^2\\hbar^2}{2mL^2}"),
+        ("$1.60\\times 10^{-19}$ C", "1.6\\times10^{-19}\\ \\text{C}"), ("150^\\circ", "\\frac{5\\pi}{6} \\text{ rad}"),
+        ("4.5\\times 10^{33}\\ \\text{erg s}^{-1}", "4.5e33"), ("864 square inches", "864 \\mbox{ inches}^2")],
+    "shown at the end": [("So the values are **-2, 1+√5 and 1-√5**.", "\\{1\\pm\\sqrt{5},-2\\}"), ("The letters are **B**, **E**, and **G**.", "\\text{B, E, G}"),
+        ("The order is **Softball, Kickball, Picnic**.", "\\text{Softball, Kickball, Picnic}"), ("We use it.\n\n### Final answer\ncos(58°)", "\\cos 58^\\circ"),
+        ("So the sine is one half.\n\nθ ∈ {π/6, 5π/6}", "\\frac\\pi6, \\frac{5\\pi}6"), ("Then we take the root.\n\nx = \\sqrt{2}", "\\sqrt2"),
+        ("The pair is **f(n) = n, g(n) = 1** (for all n).", "$f(n)=n$, $g(n)=1$"), ("Respuesta correcta: **B**", "B"),
+        ("**Minimum value:** $-\\frac94$ (attained at $x=\\frac32$)", "-\\frac94"), ("### Final Answer\n\n**(C)** 18", "C"),
+        ("Итого $4^3 = 64$.\n\n**Ответ:** 64", "64")],
+}  # fmt: skip
+NOT_RIGHT = {
+    "families": [(f"x=k\\pi{Z}", f"x=2k\\pi{Z}"), (f"x=2k\\pi{Z}", f"x=k\\pi{Z}"), (f"x=\\frac\\pi4+k\\pi{Z}", f"x=\\frac\\pi3+k\\pi{Z}"),
+        ("x=2k\\pi \\text{ or } x=(4k+1)\\pi" + Z, f"x=k\\pi{Z}"), ("n=4k^2-1" + Z, "n=(2k-1)(2k+1), k \\in \\mathbb{N}"),
+        ("(5k-2, 1+2k)" + Z, "(3+5t,-1-2t), t\\in\\mathbb{Z}"), ("x=\\pi", f"x=k\\pi{Z}"),
+        ("x=3+7t,\\ y=2+5t,\\ t\\in\\mathbb{Z}", "x=3+7t,\\ y=2-5t,\\ t\\in\\mathbb{Z}"), ("x=1-2n, y=n, n\\in\\mathbb{Z}", "x=1+2n, y=n, n\\in\\mathbb{Z}"),
+        ("[2k\\pi,(2k+1)\\pi]" + Z, "(2k\\pi,(2k+1)\\pi)" + Z)],
+    "congruences": [("n\\equiv 4 \\pmod 7", "n\\equiv 3 \\pmod{7}"), ("n=14k+3" + Z, "n\\equiv 3 \\pmod{7}"), ("n\\equiv 3 \\pmod{14}", "n\\equiv 3 \\pmod{7}")],
+    "counted families": [("z=e^{k\\pi i/2}, k=0,1,2", "z=e^{k\\pi i/2}, k=0,1,2,3")],
+    "free constants": [("y=C_1e^x", "y=C_1e^x+C_2e^{-x}"), ("y=C_1e^x+C_2e^{2x}", "y=C_1e^x+C_2e^{-x}"), ("x^2+5", "x^2+C"), ("x^2", "x^2+C"),
+        ("2x^2+C", "x^2+C"), ("E=2mc^2", "E=mc^2"), ("f(x)=2x", "f(x)=cx, c\\in\\mathbb{R}"), ("f(x)=c", "f(x)=cx, c\\in\\mathbb{R}"),
+        ("y=Ce^{2x}", "y=Ce^{x}"), ("x^2+y^2=C", "x^2+y^2=Cx"), ("y=e^{x+C}", "y=Ce^{x}"), ("ab-c", "ab+c"), ("x^2+bx-c", "x^2+bx+c"), ("mx-c", "mx+c"), ("S-c", "S+c")],
+    "names of a whole": [("x^2=4", "4"), ("2x=4", "4"), ("x^2+y^2=4", "4"), ("m+n=13", "14"), ("yes = no", "no"), ("g(x) \\in [-80, 82)", "-80\\leq g(x)\\leq 82")],
+    "relations": [("|x+2y|<\\sqrt5", "-\\sqrt5\\le x+2y\\le\\sqrt5"), ("y''=-4y", "y''-4y=0"), ("y'=4y", "y''-4y=0")],
+    "numbers in a base": [("2A7_{12}", "2A7_{16}"), ("\\text{A5}_{12}", "\\text{A5}_{11}"), ("1101", "1101_2"), ("115", "\\text{A5}_{11}"), ("A_{11}", "A_{12}")],
+    "columns and rows": [("\\begin{pmatrix}1&-2\\end{pmatrix}", "\\begin{pmatrix}1\\\\-2\\end{pmatrix}"), ("A^TB^T", "B^TA^T")],
+    "typing": [("4:30 a.m.", "\\text{4:30 p.m.}"), ("35\\text{ rad}", "35^\\circ"), ("(3,\\,125)", "3125"), ("\\max\\{a,b\\}", "\\min(a,b)"), ("864 cubic inches", "864 \\mbox{ inches}^2")],
+    "shown at the end": [("The answer is wrong: **5**", "5"), ("It is not **5**.", "5"), ("We get **5**? No.", "5"),
+        ("First we find **5** and then the sum is 12.", "5"), ("Then\n\nx = 5\n\nNo, that is wrong.", "5"),
+        ("**Answer: 15**\n\nHmm, one of them is degenerate, so 15 is wrong. The correct count is 14.", "15"),
+        ("**Answer: 15**\n\nCorrection: it is 14.", "15"), ("Hence the area is less than $25$.", "25"),
+        ("**Minimum value:** $-\\frac94$ (attained at $x=\\frac32$)", "\\frac32"), ("No sé la respuesta; podría ser 40.", "40")],
+}  # fmt: skip
+
+
+def rows(table):
+    found = []
+    for name, pairs in table.items():
+        for number, (prediction, gold) in enumerate(pairs):
+            found.append(pytest.param(prediction, gold, id=f"{name} {number}"))
+    return found
+
+
+@pytest.mark.parametrize(("prediction", "gold"), rows(RIGHT))
+def test_what_says_the_same_is_right(prediction, gold):
+    assert verify(prediction, gold) == Outcome.ok
+
+
+@pytest.mark.parametrize(("prediction", "gold"), rows(NOT_RIGHT))
+def test_what_says_nearly_the_same_is_not_right(prediction, gold):
+    assert verify(prediction, gold) != Outcome.ok
+
+
+STEPS = st.fractions(min_value=Fraction(1, 6), max_value=6, max_denominator=6)
+
+
+def a_family(start: Fraction, step: Fraction, counter: str) -> str:
+    return f"x=({start})+({step}){counter}, {counter}\\in\\mathbb{{Z}}"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    start=st.fractions(-5, 5, max_denominator=6),
+    step=STEPS,
+    shift=st.integers(-4, 4),
+    parts=st.integers(1, 5),
+)
+def test_a_family_begins_anywhere_runs_either_way_and_comes_in_parts(start, step, shift, parts):
+    gold = a_family(start, step, "k")
+    assert verify(a_family(start + shift * step, -step, "n"), gold) == Outcome.ok
+    split = [f"x=({start + i * step})+({parts * step})m" for i in range(parts)]
+    assert verify(" \\text{ or } ".join(split) + ", m\\in\\mathbb{Z}", gold) == Outcome.ok
+    if parts > 1:
+        assert verify(" \\text{ or } ".join(split[1:]) + ", m\\in\\mathbb{Z}", gold) != Outcome.ok
+    assert verify(a_family(start + step / 2, step, "n"), gold) != Outcome.ok
+
+
+@settings(deadline=None, max_examples=40)
+@given(a=st.integers(-3, 3), b=st.integers(-3, 3), c=st.integers(-3, 3), d=st.integers(-3, 3))
+def test_two_solutions_span_what_their_combinations_span(a, b, c, d):
+    answer = f"y=A(({a})e^x+({b})e^{{-2x}})+B(({c})e^x+({d})e^{{-2x}})"
+    spans = a * d != b * c
+    assert (verify(answer, "y=C_1e^x+C_2e^{-2x}") == Outcome.ok) == spans
