@@ -236,7 +236,7 @@ class SimulatedRun:
         if rows:
             card.map("merged model", merged)
         else:
-            rows = max(passes.VERIFY_ROWS, export.room_for(run.policy, self.recipe, 0, longest, free))
+            rows = max(1, export.room_for(run.policy, self.recipe, 0, longest, free))
         cache = card.tensor(
             rows * (longest + passes.VERIFY_TOKENS) * budget.kv_bytes_per_token(self.shape, 4),
             dtype=torch.int8,

@@ -50,6 +50,16 @@ RIGHT = {
         ("So the sine is one half.\n\nθ ∈ {π/6, 5π/6}", "\\frac\\pi6, \\frac{5\\pi}6"), ("Then we take the root.\n\nx = \\sqrt{2}", "\\sqrt2"),
         ("The pair is **f(n) = n, g(n) = 1** (for all n).", "$f(n)=n$, $g(n)=1$"), ("Respuesta correcta: **B**", "B"),
         ("**Minimum value:** $-\\frac94$ (attained at $x=\\frac32$)", "-\\frac94"), ("### Final Answer\n\n**(C)** 18", "C"),
+        ("Putting it together:\n\n$$\n\\frac12 + \\frac13 = \\frac56\n$$", "\\frac56"), ('```json\n{"work": [3], "final_answer": 84}\n```', "84"),
+        ("<final_answer>2/9</final_answer></solution>", "\\frac29"), ("We get $\\boxed{7}$.\nThe final answer is positive, because both are.", "7")],
+    "beside the answer": [("**Answer:** $\\frac{5}{2}$ (or 2.5)", "\\frac52"), ("It takes 12 minutes to fill the 600-litre tank.", "12"),
+        ("So Marta walks \\(6 \\times 9 = 54\\) kilometres over the 9 days.", "54"), ("Hence the least is $n = 4$. $\\blacksquare$", "4"),
+        ("The slope is $-\\frac23$, the negative reciprocal of $\\frac32$.", "-\\frac23"), ("We obtain 20 rather than 21, because it is shared.", "20"),
+        ("The sandwich costs 370 cents. (As a check, 2·370 + 170 = 910.)", "370"), ("**A.** $x^2 + 1$", "A"), ("Final: 13/20 = 0.65 = 65%", "\\frac{13}{20}"),
+        ("It is **1/8**.\n\nCommon mistake: adding, 1/2 + 1/2 = 1, which is impossible.", "1/8")],
+    "names of sets": [("x = \\frac{\\pi}{6} + k\\pi, \\ k \\in \\mathbb{Z}", "$x=k \\pi+\\frac{\\pi}{6}, k \\in \\mathbf{Z}$"),
+        ("M \\cap N = \\{-2, 0, 7\\}", "\\{-2,0,7\\}")],
+    "labels": [
         ("Итого $4^3 = 64$.\n\n**Ответ:** 64", "64")],
 }  # fmt: skip
 NOT_RIGHT = {
@@ -73,6 +83,10 @@ NOT_RIGHT = {
         ("**Answer: 15**\n\nHmm, one of them is degenerate, so 15 is wrong. The correct count is 14.", "15"),
         ("**Answer: 15**\n\nCorrection: it is 14.", "15"), ("Hence the area is less than $25$.", "25"),
         ("**Minimum value:** $-\\frac94$ (attained at $x=\\frac32$)", "\\frac32"), ("No sé la respuesta; podría ser 40.", "40")],
+    "beside the answer": [("It takes 12 minutes to fill the 600-litre tank.", "600"), ("So Marta walks 54 kilometres over the 9 days.", "9"),
+        ("The final answer is $\\frac{9}{14}$, the complement of $\\frac{5}{14}$.", "\\frac{5}{14}"), ("Hence $n$ is a multiple of 6.", "6"),
+        ("The sandwich costs 370 cents. (As a check, 2·370 + 170 = 910.)", "910"), ("Assume, for contradiction, that the answer is 100.", "100"),
+        ("So the sum of the cubes equals 27. \\tag{8}", "8")],
 }  # fmt: skip
 
 

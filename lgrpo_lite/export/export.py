@@ -33,8 +33,8 @@ from lgrpo_lite.policy.shape import Shape
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Prompt
 
-# of them where the policy is on a GPU and the merged model is on the CPU, where it answers slowly
-CPU_PROMPTS = 8
+# of them where it is slow: the merged model on the CPU and the policy not, or less than VERIFY_ROWS at once
+FEW_PROMPTS = 8
 CPU = torch.device("cpu")
 
 
@@ -144,10 +144,10 @@ def _verify(
     reason = ""
     policy.model.eval()
     for device, rows in places(policy, recipe, merged, prompts):
-        asked = prompts
+        slow = device != policy.device or rows < VERIFY_ROWS
+        asked = prompts[:FEW_PROMPTS] if slow else prompts
         what = "verifying the merged model"
         if device != policy.device:
-            asked = prompts[:CPU_PROMPTS]
             what = "verifying on the CPU: no room beside the policy"
         try:
             with bars_told():
@@ -179,14 +179,19 @@ def places(
     alone = room_for(policy, recipe, 0, longest, free)
     choices = []
     if beside or here.type == "cpu":
-        choices += [(here, rows) for rows in (max(beside, VERIFY_ROWS), VERIFY_ROWS, 1)]
+        choices += [(here, rows) for rows in _less_and_less(beside)]
     if here.type != "cpu" and merged <= free_bytes(CPU):
-        choices += [(CPU, rows) for rows in (max(alone, VERIFY_ROWS), VERIFY_ROWS, 1)]
-    return list(dict.fromkeys(choices))
+        choices += [(CPU, rows) for rows in _less_and_less(alone)]
+    return choices
+
+
+def _less_and_less(rows: int) -> list[int]:
+    """What to try from so many rows on, where memory turns out to be shorter than it was counted."""
+    return [max(rows, 1), *(fewer for fewer in (VERIFY_ROWS, 1) if fewer < rows)]
 
 
 def room_for(policy: Policy, recipe: Recipe, merged: int, longest: int, free: int) -> int:
-    """Prompts that both models can answer at once, VERIFY_ROWS to VERIFY_PROMPTS; 0: not even so few.
+    """Prompts that both models can answer at once, up to VERIFY_PROMPTS; 0: not even one.
 
     merged: bytes of the merged model on the policy's device, where `free` are free; longest: tokens of the
     longest prompt.

@@ -17,7 +17,7 @@ SCORED_TOKENS = 1024  # of one pass of the proofs' scoring, which runs while key
 PROBED_TOKENS = 520  # of the probe of memory (policy/prove.py), padding included
 BLOCK_ROWS = 1024  # of ops/lean.py
 VERIFY_PROMPTS = 32  # that a merged model and the policy answer
-VERIFY_ROWS = 4  # of them at once where memory is short
+VERIFY_ROWS = 4  # of them at once; fewer only where memory is short, and then of few prompts
 VERIFY_TOKENS = 64  # of an answer
 VERIFY_SPARE = 0.05  # of the free memory: what an allocator loses between tensors
 VLLM_TOKENS = 8192  # of one forward pass of vLLM, its default under 70 GiB
@@ -283,9 +283,9 @@ def checked_bytes(shape: Shape, lora: Lora | None, rows: int, prompt: int) -> in
 
 
 def verify_rows(needed: Callable[[int], int], free: int) -> int:
-    """Prompts that are answered at once: VERIFY_PROMPTS, halved until there is room; 0: under VERIFY_ROWS."""
+    """Prompts that are answered at once: VERIFY_PROMPTS, halved until there is room; 0: not even for one."""
     room = int((1 - VERIFY_SPARE) * free)
     rows = VERIFY_PROMPTS
-    while rows >= VERIFY_ROWS and needed(rows) > room:
+    while rows and needed(rows) > room:
         rows //= 2
-    return rows if rows >= VERIFY_ROWS else 0
+    return rows

@@ -7,6 +7,7 @@ every search is linear in the text, so no text can hang it.
 
 import re
 
+from lgrpo_lite.verifier.asides import without_aside, without_check
 from lgrpo_lite.verifier.boxes import MAX_BETWEEN, all_boxed, boxes_of, last_boxed, makes_list, without_lead
 from lgrpo_lite.verifier.denials import (
     denied_after,
@@ -14,11 +15,13 @@ from lgrpo_lite.verifier.denials import (
     gives_up,
     is_asked,
     is_denied,
+    is_known_before,
     is_label,
     is_no_amount,
 )
 from lgrpo_lite.verifier.derivations import derived
 from lgrpo_lite.verifier.plain_numbers import as_number, contradicted
+from lgrpo_lite.verifier.prose import CHINESE, FORMULA, is_prose, plain_words
 from lgrpo_lite.verifier.retractions import corrected, taken_back, takes_back
 from lgrpo_lite.verifier.several import offers_either, several_said
 from lgrpo_lite.verifier.tails import of_one_turn, without_courtesy, without_where
@@ -28,7 +31,14 @@ MAX_TEXT = 200_000  # characters from the end of a completion in which its answe
 MAX_SENTENCE = 2000  # characters of a sentence whose last number is looked for
 MAX_ANSWER = 50_000  # characters of an answer that is spelled anew
 _GSM8K = re.compile(r"####\s*([^\n]*)")
-_TAG = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
+_TAG = re.compile(r"<(?:final_)?answer>([^<]*)</", re.IGNORECASE)
+_IN_JSON = re.compile(
+    r'"(?:final[ _]?)?answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}\[\]]+))', re.IGNORECASE
+)
+# a formula on lines of its own at the end
+_DISPLAYED = re.compile(
+    r"(?:\$\$\s*\n([^$]{1,1000})\$\$|\\\[\s*\n((?:(?!\\\[|\\begin).){1,1000}?)\\\])[\s.]*$", re.DOTALL
+)
 _SAYS = re.compile(
     r"(?:\b(?:final )?answers?\b[\s*_}]{0,6}"
     r"(?:(?:(?:would|should|must|will)\s+)?(?:is|are|be|equals)\b\s*:?|[:：=])|"
@@ -40,16 +50,11 @@ _SAYS = re.compile(
 _NO_ANSWER = re.compile(
     r"(?:\w+ly )?(?:not|never|neither|anything but|other than|no longer|hardly)\b", re.IGNORECASE
 )
+_A_VALUE = re.compile(r"\d|\\|[=(]|^[A-Za-z]$|^(?:yes|no|true|false|none)\b", re.IGNORECASE)
 _FINAL = re.compile(r"\bfinal answer is\b", re.IGNORECASE)
-_FORMULA = re.compile(
-    r"\$\$([^$]*)\$\$|\$((?:[^$\n]|\n(?![ \t]*\n))*)\$|\\\((.{0,2000}?)\\\)|\\\[(.{0,2000}?)\\\]", re.DOTALL
-)
 _IN_PROSE = re.compile(
     r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
     r"(?:\s?/\s?\d+)?(?:\s?\\?%)?"
-)
-_WORD = re.compile(
-    r"(?<![\\\w])(?:[A-Za-z]{3,}|is|it|we|he|of|to|in|so|as|at|be|by|an|on)(?![\w({])", re.IGNORECASE
 )
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
@@ -60,10 +65,7 @@ _COUNTED = re.compile(
     r"squared|cubed|factorial|choose)\b)",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w*\}(?:\{[^{}]*\})?")
-_NO_PROSE = frozenset("and or pi sqrt sin cos tan cot sec csc ln log exp infinity".split())
 _SENTENCE = re.compile(r"[.!?](?:\*\*)?\s+(?=[A-Z\u4e00-\u9fff])|[。！．]")
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # what a number at the end of a sentence of few words is
 _IS = re.compile(
     r"(?:\b(?:is|are|was|were|equals?|gets?|got|have|has|gives?|obtain|makes?|costs?|"
@@ -76,7 +78,6 @@ _REASON = re.compile(
     r",?\s+(?:because|since|as (?:required|claimed|desired|expected|needed|wanted|shown))\b", re.IGNORECASE
 )
 _FOR_ALL = re.compile(r"\bfor (?:all|any|every|each|some)\b[\w\s]{0,40}$", re.IGNORECASE)
-_CONCLUDED = re.compile(r"=[^=]{1,200}[,;] (?:so|thus|hence|therefore)\b[^=]{1,200}=")
 _CONDITIONAL = re.compile(r"\bif\b.*\b(?:otherwise|or else|whatever)\b", re.IGNORECASE)
 _HEDGE = re.compile(
     r"^(?:(?:(?:therefore|thus|hence|so|then),? )?(?:(?:we|I) (?:get|have|find|obtain|conclude)(?: that)?|"
@@ -85,9 +86,10 @@ _HEDGE = re.compile(
     r"[,:]?\s*",
     re.IGNORECASE,
 )
-_REASONING = re.compile(r"\b(?:so|thus|hence|therefore|then|gives|since|if|when)\b", re.IGNORECASE)
 # Result: 42
-_LABEL = re.compile(r"^(?:result|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:result|final|solution|ans|option|choice)\b\s*(?:is\b|[:=])?\s*(?=\S)", re.IGNORECASE
+)
 _CONTRAST = re.compile(
     r",\s*(?:(?:and |but )?not|that is|i\.e\.|which (?:is|equals)|or equivalently)(?!\w)|"
     r"\s+(?:rather than|instead of|as opposed to)\b",
@@ -122,7 +124,14 @@ def marked_in(text: str) -> str | None:
         return _stated(marked) or without_lead(marked)  # \boxed{\text{The answer is } 5}
     tags = _TAG.findall(text)
     tagged = tags[-1].strip() if tags else ""
-    return tagged or _stated(text)
+    return tagged or _in_json(text) or _stated(text)
+
+
+def _in_json(text: str) -> str | None:
+    """The last value of "answer": ... in JSON."""
+    values = _IN_JSON.findall(text)
+    quoted, literal = values[-1] if values else ("", "")
+    return quoted.replace("\\\\", "\\").strip() or literal or None
 
 
 def bare(text: str) -> str:
@@ -157,7 +166,9 @@ def _replaced(text: str) -> str | None:
         return None
     rest = text[boxes[-1].end :]
     final = _FINAL.search(rest)
-    return _stated(rest[final.start() :]) if final else None
+    replacing = _stated(rest[final.start() :]) if final else None
+    is_value = replacing and _A_VALUE.search(replacing)  # as "The final answer is positive" is not
+    return replacing if is_value else None
 
 
 def _stated(text: str) -> str | None:
@@ -190,8 +201,8 @@ def _in_sentence(rest: str) -> str | None:
     """
     line = rest.partition("\n")[0]
     sentence = _SENTENCE.split(line, maxsplit=1)[0]
-    sentence = _CONTRAST.split(sentence, maxsplit=1)[0]
-    first = _FORMULA.match(rest)
+    sentence = without_aside(_CONTRAST.split(sentence, maxsplit=1)[0])
+    first = FORMULA.match(rest)
     content = _content(first) if first else ""
     if first and content and not denied_after(rest, first.end()):
         tail = sentence[first.end() :]
@@ -199,7 +210,7 @@ def _in_sentence(rest: str) -> str | None:
             unit = tail.strip(" .*\\]$)")
             return f"{content} {unit}" if 0 < len(unit) <= 12 else content
     sentence = _HEDGE.sub("", _REASON.split(sentence, maxsplit=1)[0])
-    if is_prose(sentence) or len(_CHINESE.findall(sentence)) > 1:
+    if is_prose(sentence) or len(CHINESE.findall(sentence)) > 1:
         return _last_formula(sentence)
     sentence = sentence.strip().strip("*_` ")
     if not sentence.endswith("..."):  # 7... is no 7
@@ -211,7 +222,10 @@ def last_said(text: str) -> str | None:
     """The last formula or number of the last line that has one, courtesies left out; a bare line of text is
     no answer.
     """
-    text = without_courtesy(text)[-4000:]
+    text = without_check(without_courtesy(text))[-4000:]
+    displayed = _DISPLAYED.search(text)
+    if displayed:
+        return without_aside(displayed[1] or displayed[2]).strip(" \n.")
     if "\\end{" in text:
         found = derived(text)
         if found is not None:
@@ -220,7 +234,7 @@ def last_said(text: str) -> str | None:
     worded = [line for line in lines if re.search(r"\w", line)]
     if not worded:
         return None
-    last = without_where(_LABEL.sub("", worded[-1].strip()))
+    last = without_aside(without_where(_LABEL.sub("", worded[-1].strip())))
     last = last.strip("`* ")
     counted = _COUNTED.match(last)
     calculates = "=" in last or len(_SENTENCE.split(last)) > 1  # One part is 165 / 11 = 15.
@@ -229,7 +243,7 @@ def last_said(text: str) -> str | None:
         return str(COUNTS[word])
     if as_number(last) is not None:
         return last
-    if _plain_words(last) or _FORMULA.search(last) or _CHINESE.search(last):
+    if plain_words(last) or FORMULA.search(last) or CHINESE.search(last):
         return _last_formula(last)
     left, _, right = last.rpartition("=")
     is_equation = left.strip() and as_number(right) is not None
@@ -239,7 +253,7 @@ def last_said(text: str) -> str | None:
 def _last_formula(line: str) -> str | None:
     """The last formula of a line, or the last number of its last sentence where no formula follows it."""
     formula, formula_end, listed = "", 0, ""
-    for match in _FORMULA.finditer(line):
+    for match in FORMULA.finditer(line):
         content = _content(match)
         if formula and _FOR_ALL.search(line[formula_end : match.start()]):
             continue
@@ -291,14 +305,14 @@ def _last_name(named: str) -> str:
 def _number_said(sentence: str) -> str | None:
     """The last number of a sentence that says one: not one that denies it, asks, or gives up."""
     sentence = sentence[-MAX_SENTENCE:]
-    number = _last_number(sentence)
+    number = _told_number(sentence)
     if number is None or offers_either(sentence) or _CONDITIONAL.search(sentence):
         return None
     several = several_said(sentence)
     if several is not None and not gives_up(sentence, len(sentence)):
         return several
     before = sentence[: number.start()]
-    worded = is_prose(sentence) or len(_CHINESE.findall(sentence)) > 0 or _IS.search(before)
+    worded = is_prose(sentence) or len(CHINESE.findall(sentence)) > 0 or _IS.search(before)
     if not worded or is_label(before) or is_no_amount(before, number[0]) or contradicted(before, number[0]):
         return None
     begin, end = _enclosing(sentence, *number.span())
@@ -335,6 +349,15 @@ def _is_disowned(sentence: str) -> bool:
     return any(disowned(sentence[: match.start()]) for match in _SAYS.finditer(sentence))
 
 
+def _told_number(sentence: str) -> re.Match[str] | None:
+    """The last number that a sentence tells: not one of what it knew before, as in over the 9 days, or the
+    600-litre tank, where it has another.
+    """
+    numbers = list(_IN_PROSE.finditer(sentence))
+    told = [number for number in numbers if not is_known_before(sentence, *number.span())]
+    return (told or numbers or [None])[-1]
+
+
 def _last_number(text: str) -> re.Match[str] | None:
     numbers = list(_IN_PROSE.finditer(text))
     return numbers[-1] if numbers else None
@@ -346,22 +369,4 @@ def _content(match: re.Match[str]) -> str:
     """
     content = next(group for group in match.groups() if group is not None).strip()
     goes_on = content.endswith(("=", "+", "-", "*", "/", ","))
-    return "" if goes_on or _plain_words(content) >= 2 else content
-
-
-def is_prose(text: str) -> bool:
-    """Whether a text has three plain words or more outside its formulas."""
-    return _plain_words(_FORMULA.sub(" ", text[:4000])) >= 3
-
-
-def concludes(text: str) -> bool:
-    """Whether a short text has words of reasoning between formulas: $a = 3$, so $a^2 = 9$."""
-    if _CONCLUDED.search(text[:4000]):
-        return True
-    rest, formulas = _FORMULA.subn(" ", text[:4000])
-    return formulas > 1 and _REASONING.search(rest) is not None
-
-
-def _plain_words(text: str) -> int:
-    found_words = _WORD.findall(_NAMED.sub(" ", text))
-    return sum(word.lower() not in _NO_PROSE for word in found_words)
+    return "" if goes_on or plain_words(content) >= 2 else content

@@ -38,7 +38,7 @@ _ASKED = re.compile(r"[\s$*.)}\]\\\"'，,]{0,8}[?？]")
 _ASKED_ON = re.compile(r"[^.。!！\n?？]{0,200}(?:[?？]|吗)")
 _DISOWNED = re.compile(
     r"(?:\b(?:wrong|incorrect|false|untrue|doubt|unlikely|impossible|if|whether|suppose|assume|assuming|pretend|"
-    r"no way)|(?:\bnot|n['’]t|\bnever)\s+"
+    r"no way|(?:assume|suppose), for (?:the sake of )?(?:a )?contradiction,)|(?:\bnot|n['’]t|\bnever)\s+"
     r"(?:true|think|believe|say|claim|mean|sure|certain|clear|know|correct|the case))"
     r"(?:\s+that)?(?:\s+(?:the|my|our|its))?(?:\s+(?:final|correct|right))?\s*$",
     re.IGNORECASE,
@@ -88,7 +88,7 @@ _LABEL = re.compile(
 _BOUND = re.compile(
     r"(?:\b(?:more|fewer|less|greater|larger|smaller|higher|lower) than|\balmost|\bnearly|"
     r"\bexceeds?|\babove|\bbelow|\bthan or equal to|\bexcept(?: for)?|"
-    r"\b(?:square|cube|cube root|square root) of|"
+    r"\b(?:square|cube|cube root|square root|multiple|divisor|factor|power) of|"
     r"\bno (?:\w+ )?(?:solutions?|values?|integers?|numbers?)\b[^,;.]*|"
     r"\bbetween [^.]{1,40} and|"
     r"^(?:if|suppose|supposing|assume|assuming|unless)\b(?: \S+){1,3} (?:is|was|were|equals?|=|take)|"
@@ -108,6 +108,18 @@ def is_no_amount(before: str, number: str) -> bool:
         return True
     either = _EITHER.search(before[-60:])
     return bool(either and not either[1] and number.strip().isdigit())
+
+
+def is_known_before(sentence: str, begin: int, end: int) -> bool:
+    """Whether a number belongs to what the sentence speaks of, and is not what it tells: the 9 days, the
+    600-litre tank, in 1748.
+    """
+    before, after = sentence[max(0, begin - 12) : begin], sentence[end : end + 20]
+    if re.search(r"\bthe\s+$", before) and re.match(r"\s+[a-z]{3,}", after):
+        return True
+    if re.search(r"\bin\s+$", before) and re.fullmatch(r"1[5-9]\d\d|20\d\d", sentence[begin:end].strip()):
+        return True
+    return re.match(r"-[a-z]{3,}", after) is not None
 
 
 def is_label(before: str) -> bool:

@@ -77,7 +77,7 @@ class Reading:
     @property
     def choice(self) -> str | None:
         """The letter of a multiple-choice answer: B, (B), (B) 4."""
-        bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", self.spelled).strip()
+        bare = re.sub(r"^\\text\{([^{}]*)\}", r"\1", self.spelled).replace("**", "").strip()
         bare = _OPTION.sub("", bare).lstrip()
         if len(bare) == 2:  # B) and (B
             bare = bare.strip("()")

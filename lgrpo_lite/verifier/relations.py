@@ -104,6 +104,8 @@ def _name(node: Node) -> str | None:
         _, _, _, *members = node
         if all(kind == "v" for kind, *_ in members):
             return "(" + ",".join(name for _, name in members) + ")"
+    if kind in ("cap", "cup", "minus") and all(side[0] == "v" and side[1].isupper() for side in node[1:]):
+        return str(node).replace("(", "[")
     name = _product_name(node) if kind == "*" else None
     if node[:2] == ("call", "abs") and node[2][0] == "v":
         return f"|{node[2][1]}|"

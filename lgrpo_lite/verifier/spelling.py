@@ -94,6 +94,7 @@ _TWICE = re.compile(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}")
 _TH = r"(?:st|nd|rd|th)"
 _FORMULA_AS_TEXT = re.compile(r"\\text\s*(?=\{\s*\\(?:frac|sqrt|pi)(?![a-zA-Z]))")  # \mathrm{\frac{3}{8}}
 _ROW_GAP = re.compile(r"(?<=\\\\)\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]")  # \\[4pt]
+_BOLD_DOMAIN = re.compile(r"(?<=\\in) ?\\(?:mathbf|boldsymbol|bm|mathrm) ?\{? ?([ZNQRC]) ?\}?")
 _MODULE = re.compile(r"(?<![\w\\.])(?:np|numpy|math|sp|sympy)\.(?=[a-z])")  # np.arcsin
 _HALF_OF_DAY = re.compile(r"(?<=[\d{ ])([ap])\. ?m(?:\.|\b)", re.IGNORECASE)
 _ORDINAL = re.compile(
@@ -153,6 +154,7 @@ def spell(text: str) -> str:
         if "begin" not in text:
             text = re.sub(r"\\\\(?=[a-zA-Z{}])", r"\\", text)  # escaped twice
         text = _ROW_GAP.sub(" ", text)
+        text = _BOLD_DOMAIN.sub(r"\\mathbb{\1}", text)
         text = _UNSEEN.sub(" ", text)
         text = text.replace("^{\\circ}", "^\\circ ").replace("\\not=", "\\ne ")
         text = _COMMAND.sub(_command, text)

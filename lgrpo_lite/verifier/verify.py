@@ -8,17 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from lgrpo_lite.types import Outcome
-from lgrpo_lite.verifier.answers import (
-    MAX_ANSWER,
-    bare,
-    committed,
-    concludes,
-    final_answer,
-    is_prose,
-    last_said,
-    marked_in,
-    said,
-)
+from lgrpo_lite.verifier.answers import MAX_ANSWER, bare, committed, final_answer, last_said, marked_in, said
 from lgrpo_lite.verifier.compare import same
 from lgrpo_lite.verifier.endings import shown_last
 from lgrpo_lite.verifier.evaluate import Undecided
@@ -26,6 +16,7 @@ from lgrpo_lite.verifier.leniency import Leniency
 from lgrpo_lite.verifier.letters import chosen_letter, opening_letter
 from lgrpo_lite.verifier.measures import measured
 from lgrpo_lite.verifier.notation import is_phrase
+from lgrpo_lite.verifier.prose import concludes, is_prose
 from lgrpo_lite.verifier.read import Reading, read
 from lgrpo_lite.verifier.shown import same_shown
 from lgrpo_lite.verifier.spelling import words
