@@ -1,5 +1,6 @@
 """Shapes are checked while testing: every annotated tensor of the maths is a typed one."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are several times faster so
@@ -18,3 +19,9 @@ settings.register_profile(
 )
 # failure through typed tensors takes minutes, and the same example comes again
 settings.load_profile("lgrpo")
+
+
+def pytest_collection_finish(session):
+    """What was imported and collected stays: a collector that looks at it again takes half a second, each time."""
+    gc.collect()
+    gc.freeze()

@@ -16,13 +16,21 @@ from lgrpo_lite.types import Completion, Group, Outcome, Prompt, Rollout, Score
 
 
 def long_but_for(kept, cases: list) -> list:
-    """All cases; those that are not among `kept` are left to `make test-long`. A case that is a tuple is of
-    several arguments.
-    """
+    """All cases; those that are not among `kept` are left to `make test-long`."""
+    return _but_for(kept, cases, pytest.mark.long)
+
+
+def slow_but_for(kept, cases: list) -> list:
+    """All cases; those that are not among `kept` are left to `make test-slow`."""
+    return _but_for(kept, cases, pytest.mark.slow)
+
+
+def _but_for(kept, cases: list, mark) -> list:
+    """A case that is a tuple is of several arguments."""
     marked = []
     for case in cases:
         values = case if isinstance(case, tuple) else (case,)
-        marked.append(pytest.param(*values, marks=[] if case in kept else pytest.mark.long))
+        marked.append(pytest.param(*values, marks=[] if case in kept else mark))
     return marked
 
 

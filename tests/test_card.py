@@ -240,6 +240,7 @@ def test_longer_ones_fit_only_with_activations_in_cpu_memory(model, answers):
     assert any("CPU memory" in line for line in found.warnings)
 
 
+@pytest.mark.slow
 def test_a_tiny_model_goes_through_every_moment():
     assert set(agree("builtin:tiny-math", 64, "model.max_prompt_tokens=64", gib=4).found) == set(MOMENTS)
 

@@ -168,6 +168,7 @@ def test_a_fault_of_ours_is_three_lines_and_a_traceback_in_the_log(tmp_path, mon
     assert "no run in" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_copy_edit_train(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert lgrpo("recipe", "cp", "tiny-math", "my.yaml") == 0

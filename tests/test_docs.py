@@ -26,6 +26,7 @@ import generate  # noqa: E402
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.slow
 def test_generated_pages_are_current():
     assert subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"]).returncode == 0
 

@@ -47,6 +47,7 @@ def attack(draw, folder, prepared):
     return Told("good", (), f"{draw.random()}")
 
 
+@pytest.mark.slow
 def test_a_fault_a_hang_a_death_and_much_memory_are_faults_with_their_case(tmp_path, capfd):
     report = runner.run_class("wrong", __name__, range(COUNT), 0)
     faults = {fault["case"]: fault["fault"] for fault in report.faults}

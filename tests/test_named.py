@@ -2,9 +2,10 @@
 
 import functools
 import math
+from itertools import product
 
 import pytest
-from support import long_but_for, tiny_recipe
+from support import long_but_for, slow_but_for, tiny_recipe
 
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.objective.named import NAMED
@@ -73,8 +74,10 @@ WITH_REFERENCE = {
 }
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize("name", list(NAMED))
+PASSES = [(name, 1) for name in NAMED] + [(name, 2) for name in OFTEN]
+
+
+@pytest.mark.parametrize(("name", "updates"), slow_but_for(PASSES, list(product(NAMED, [1, 2]))))
 def test_only_the_passes_that_are_needed(name, updates, tmp_path, monkeypatch):
     more = [
         "rollout.prompts_per_step=4",

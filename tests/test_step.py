@@ -4,11 +4,11 @@ nothing, a missing reward is left out.
 
 import dataclasses
 import json
-from itertools import islice
+from itertools import islice, product
 
 import pytest
 import torch
-from support import tiny_recipe
+from support import slow_but_for, tiny_recipe
 
 from lgrpo_lite.data.arithmetic import problems
 from lgrpo_lite.engines.base import SamplingParams
@@ -37,8 +37,14 @@ def weights(run) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in run.policy.trainable()])
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
-@pytest.mark.parametrize("kind", ["model.weights=fp32", "model.weights=nf4", "optim.updates_per_batch=2"])
+OFTEN = ["grpo", "length_preference", "trace", "vineppo"]
+PLAIN, KINDS = "model.weights=fp32", ["model.weights=nf4", "optim.updates_per_batch=2"]
+STEPPED = [(name, PLAIN) for name in sorted(NAMED)] + [(name, kind) for name in OFTEN for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), slow_but_for(STEPPED, list(product(sorted(NAMED), [PLAIN, *KINDS])))
+)
 def test_every_algorithm_steps(name, kind):
     bound = ["algorithm.surrogate=clipped"] if name == "rgr_grpo" else []
     run = with_values(build(tiny_recipe(f"algorithm.use={name}", kind, *SMALL_PROBES.get(name, []), *bound)))

@@ -44,8 +44,9 @@ class Told(tqdm):
             self.update()
 
     def update(self, n: float | None = 1) -> None:
-        self.n += n or 0
-        self._tell()
+        with self.get_lock():  # several files come at once, each in its thread
+            self.n += n or 0
+            self._tell()
 
     def refresh(self, *_: Any, **__: Any) -> None:
         """A library that changes `total` calls it."""
