@@ -3,7 +3,6 @@
 Nothing here evaluates anything: numbers are read digit by digit into exact fractions, within bounds, and
 every search is linear in the text, so no text can hang it.
 """
-# ruff: noqa: SIM905
 
 import re
 
@@ -18,9 +17,10 @@ from lgrpo_lite.verifier.denials import (
     is_known_before,
     is_label,
     is_no_amount,
+    last_factual,
 )
 from lgrpo_lite.verifier.derivations import derived
-from lgrpo_lite.verifier.plain_numbers import as_number, contradicted
+from lgrpo_lite.verifier.plain_numbers import COUNTS, as_number, contradicted
 from lgrpo_lite.verifier.prose import CHINESE, FORMULA, is_prose, plain_words
 from lgrpo_lite.verifier.retractions import corrected, taken_back, takes_back
 from lgrpo_lite.verifier.several import offers_either, several_said
@@ -33,7 +33,8 @@ MAX_ANSWER = 50_000  # characters of an answer that is spelled anew
 _GSM8K = re.compile(r"####\s*([^\n]*)")
 _TAG = re.compile(r"<(?:final_)?answer>([^<]*)</", re.IGNORECASE)
 _IN_JSON = re.compile(
-    r'"(?:final[ _]?)?answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}\[\]]+))', re.IGNORECASE
+    r'"(?:final[ _]?)?answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}\[\]]+)(?=\s*(?:[}\n]|,\s*"|$)))',
+    re.IGNORECASE,
 )
 # a formula on lines of its own at the end
 _DISPLAYED = re.compile(
@@ -56,8 +57,6 @@ _IN_PROSE = re.compile(
     r"(?<![A-Za-z0-9_.])[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
     r"(?:\s?/\s?\d+)?(?:\s?\\?%)?"
 )
-_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
 # "Three trucks are needed": the subject is the answer; not of "three hundred trucks", "three or four trucks"
 _COUNTED = re.compile(
     rf"(?:{'|'.join(COUNTS)})\b(?![\s-]+(?:plus|minus|times|divided|over|mod|or|to|and|point|by|out|of|more|less|fewer|"
@@ -128,9 +127,11 @@ def marked_in(text: str) -> str | None:
 
 
 def _in_json(text: str) -> str | None:
-    """The last value of "answer": ... in JSON."""
-    values = _IN_JSON.findall(text)
-    quoted, literal = values[-1] if values else ("", "")
+    """The last value of "answer": ... in JSON; None where an answer is stated behind it."""
+    values = list(_IN_JSON.finditer(text))
+    if not values or _SAYS.search(text, values[-1].end()):
+        return None
+    quoted, literal = values[-1][1] or "", values[-1][2]
     return quoted.replace("\\\\", "\\").strip() or literal or None
 
 
@@ -267,8 +268,10 @@ def _last_formula(line: str) -> str | None:
         number = _last_number(line)
         if number is None or formula_end >= number.end() or not is_prose(line):
             sentence = _SENTENCE.split(line[:formula_end])[-1]
-            return None if gives_up(sentence, len(sentence)) else formula
-    return _number_said(_SENTENCE.split(line.strip().rstrip("。！．"))[-1])
+            behind = line[formula_end:]
+            surrendered = gives_up(sentence, len(sentence)) or gives_up(behind, len(behind))
+            return None if surrendered else formula
+    return _number_said(last_factual(_SENTENCE.split(line.strip().rstrip("。！．"))))
 
 
 def _go_on(formula: str, between: str, following: str) -> bool:

@@ -14,11 +14,10 @@ from typing import Any
 
 from lgrpo_lite.verifier.evaluate import Evaluation, Undecided
 from lgrpo_lite.verifier.relations import assigned, substituted, value_of
-from lgrpo_lite.verifier.tree import Node, holds
-from lgrpo_lite.verifier.values import LOW, equal, variables
+from lgrpo_lite.verifier.tree import Node
+from lgrpo_lite.verifier.values import LOW, Point, equal, needs_positive, variables
 
-_INDEXED = re.compile(r"[cCkK]_\{?\d\}?")
-_ADDED = frozenset(["C", "c", "K"])
+_INDEXED = re.compile(r"[cC]_\{?\d\}?")
 _ARGUMENTS = frozenset("xytuzsr") | {"\\theta"}
 MAX_CONSTANTS = 4
 SPARE_POINTS = 3  # more than there are functions
@@ -28,8 +27,8 @@ Row = list[Any]
 
 
 def same_up_to_constants(p: Node, g: Node) -> bool | None:
-    """Whether both describe the same functions, whatever their constants are called; None where the gold has
-    no free constant, or the answer none.
+    """Whether both describe the same functions of one variable, whatever their constants are called; None
+    where the gold has no free constant that is known as one, or the answer none.
     """
     (p, declared), (g, gold_declared) = _without_declarations(p), _without_declarations(g)
     if not _one_name(assigned(p), assigned(g)):
@@ -40,11 +39,14 @@ def same_up_to_constants(p: Node, g: Node) -> bool | None:
     gold_free = gold_declared & variables(g) or _free(g)
     others = variables(g) - gold_free
     free = variables(p) - others
-    if not gold_free or not free or not others or max(len(free), len(gold_free)) > MAX_CONSTANTS:
+    if not gold_free or not free or len(others) != 1 or not others <= _ARGUMENTS:
         return None
-    if declared and not declared & free:
+    if max(len(free), len(gold_free)) > MAX_CONSTANTS or (declared and not declared & free):
         return None
-    return _same_functions(p, sorted(free), g, sorted(gold_free), sorted(others))
+    try:
+        return _same_functions(p, sorted(free), g, sorted(gold_free), *others)
+    except Undecided:  # as where a constant is divided by
+        return None
 
 
 def _one_name(name: str | None, gold_name: str | None) -> bool:
@@ -65,20 +67,16 @@ def _without_declarations(node: Node) -> tuple[Node, frozenset[str]]:
 
 
 def _free(node: Node) -> frozenset[str]:
-    """The free constants of a gold answer: c_1, C_2; a C that is added to the whole or stands beside powers
-    of e.
+    """The free constants of a gold answer: c_1, C_2; a C that is added to the whole, a C or c beside powers
+    of e. What other letters stand for, nobody knows.
     """
     names = variables(node)
     indexed = frozenset(name for name in names if _INDEXED.fullmatch(name))
     if indexed:
         return indexed
-    terms = node[1:] if node[0] == "+" else (node,)
-    added = frozenset(term[1] for term in terms if term[0] == "v" and term[1] in _ADDED and len(terms) > 1)
-    others = names - added
-    if added and others & _ARGUMENTS and (len(others) == 1 or added.isdisjoint("c")):  # no ax^2 + bx + c
-        return added
-    with_powers = holds(node, "^") and holds(node, "const") and ("const", "e") in _bases(node)
-    return names & _ADDED if with_powers else frozenset()
+    if node[0] == "+" and ("v", "C") in node[1:]:
+        return frozenset("C")
+    return names & frozenset("cC") if ("const", "e") in _bases(node) else frozenset()
 
 
 def _bases(node: Node) -> list[Node]:
@@ -90,37 +88,45 @@ def _bases(node: Node) -> list[Node]:
     return found
 
 
-def _same_functions(p: Node, free: list[str], g: Node, gold_free: list[str], others: list[str]) -> bool:
-    rows, gold_rows = _rows(p, free, others, len(gold_free)), _rows(g, gold_free, others, len(free))
-    if rows is None or gold_rows is None:
+def _same_functions(p: Node, free: list[str], g: Node, gold_free: list[str], other: str) -> bool:
+    many = len(free) + len(gold_free) + SPARE_POINTS
+    # on both sides of 0, but where a root or a logarithm wants a positive number
+    sign = 1 if needs_positive(p) or needs_positive(g) else -1
+    points = [{other: sign**i * Fraction(5 * i + 3, 11)} for i in range(many)]
+    mine, gold = _rows(p, free, points), _rows(g, gold_free, points)
+    if mine is None or gold is None:
         return _same_by_names(p, free, g, gold_free)
-    fixed, spanned = rows
-    gold_fixed, gold_spanned = gold_rows
-    rank = _rank(spanned)
-    gap = [a - b for a, b in zip(fixed, gold_fixed, strict=True)]
-    together = _rank([*spanned, *gold_spanned])
-    return (
-        rank == _rank(gold_spanned) == together == _rank([*gold_spanned, gap]) == len(gold_free) == len(free)
-    )
+    fixed, spanned = mine
+    gold_fixed, gold_spanned = gold
+    gap = [_difference(a, b) for a, b in zip(fixed, gold_fixed, strict=True)]
+    ranks = {
+        len(free),
+        len(gold_free),
+        _rank(spanned),
+        _rank(gold_spanned),
+        _rank([*spanned, *gold_spanned]),
+        _rank([*gold_spanned, gap]),
+    }
+    return len(ranks) == 1
 
 
-def _rows(node: Node, free: list[str], others: list[str], more: int) -> tuple[Row, list[Row]] | None:
-    """f_0 and the f_i at some points; None where the constants do not enter linearly."""
+def _difference(a: Any, b: Any) -> Any:
+    """a - b, which is 0 where it is TINY."""
+    gap = a - b
+    return gap if abs(gap) > TINY * (1 + abs(a)) else 0 * gap
+
+
+def _rows(node: Node, free: list[str], points: list[Point]) -> tuple[Row, list[Row]] | None:
+    """f_0 and the f_i at the points; None where the constants do not enter linearly."""
     fixed: Row = []
     spanned: list[Row] = [[] for _ in free]
-    for number in range(len(free) + more + SPARE_POINTS):
-        point = {name: Fraction(7 * i + 5 * number + 3, 11) for i, name in enumerate(others)}
-
-        def value(constants: Sequence[int], point: dict[str, Fraction] = point) -> Any:
-            chosen = {name: Fraction(c) for name, c in zip(free, constants, strict=True)}
-            run = Evaluation({**point, **chosen}, LOW)
-            return run.inexact(run.value(node))
-
-        none = value([0] * len(free))
-        one_each = [value([int(i == j) for j in range(len(free))]) - none for i in range(len(free))]
-        mixed = [3 + 2 * i for i in range(len(free))]
+    units = [[int(i == j) for j in range(len(free))] for i in range(len(free))]
+    mixed = [3 + 2 * i for i in range(len(free))]
+    for point in points:
+        none = _value(node, point, free, [0] * len(free))
+        one_each = [_value(node, point, free, unit) - none for unit in units]
         expected = none + sum(c * part for c, part in zip(mixed, one_each, strict=True))
-        if abs(value(mixed) - expected) > TINY * (1 + abs(expected)):
+        if abs(_value(node, point, free, mixed) - expected) > TINY * (1 + abs(expected)):
             return None
         fixed.append(none)
         for row, part in zip(spanned, one_each, strict=True):
@@ -128,14 +134,23 @@ def _rows(node: Node, free: list[str], others: list[str], more: int) -> tuple[Ro
     return fixed, spanned
 
 
+def _value(node: Node, point: Point, free: list[str], constants: Sequence[int]) -> Any:
+    chosen = {name: Fraction(c) for name, c in zip(free, constants, strict=True)}
+    run = Evaluation({**point, **chosen}, LOW)
+    return run.inexact(run.value(node))
+
+
 def _rank(rows: list[Row]) -> int:
-    """By elimination; what is TINY beside the largest number is 0."""
-    left = [list(row) for row in rows]
-    largest = max((abs(value) for row in left for value in row), default=0)
+    """By elimination; each row is measured by its own largest number, beside which what is TINY is 0."""
+    left = []
+    for row in rows:
+        size = max(map(abs, row))
+        if size:
+            left.append([value / size for value in row])
     rank = 0
     for column in range(len(left[0]) if left else 0):
         pivot = max(range(rank, len(left)), key=lambda i: abs(left[i][column]), default=None)
-        if pivot is None or abs(left[pivot][column]) <= TINY * largest:
+        if pivot is None or abs(left[pivot][column]) <= TINY:
             continue
         left[rank], left[pivot] = left[pivot], left[rank]
         for i in range(rank + 1, len(left)):

@@ -95,6 +95,8 @@ _BOUND = re.compile(
     r"(?:\bnot|n['’]t) (?:among|one of|any of)\b[^,;.]*)[\s$]*$",
     re.IGNORECASE,
 )
+_UNFINISHED = re.compile(r"\d\s*[+×*·]\s*$")  # 1250 + 340 + 12
+_WOULD_BE = re.compile(r"\b(?:if|had|with|without)\b[^.]*\bwould\b", re.IGNORECASE)
 _EITHER = re.compile(
     r"(?<![\d.,/$])(?<![-+*/=] )\d+\$?(?: (\w+))?\s+(?:or|to)(?: (?:maybe|perhaps|possibly))?[\s$]*$"
 )
@@ -104,7 +106,7 @@ def is_no_amount(before: str, number: str) -> bool:
     """Whether a number after `before` bounds the amount that is told, is supposed, or is the second
     of two that are offered: more than 7, if x were 7, 7 or 8.
     """
-    if _BOUND.search(before[-60:]):
+    if _BOUND.search(before[-60:]) or ("=" not in before and _UNFINISHED.search(before)):
         return True
     either = _EITHER.search(before[-60:])
     return bool(either and not either[1] and number.strip().isdigit())
@@ -114,12 +116,21 @@ def is_known_before(sentence: str, begin: int, end: int) -> bool:
     """Whether a number belongs to what the sentence speaks of, and is not what it tells: the 9 days, the
     600-litre tank, in 1748.
     """
-    before, after = sentence[max(0, begin - 12) : begin], sentence[end : end + 20]
-    if re.search(r"\bthe\s+$", before) and re.match(r"\s+[a-z]{3,}", after):
+    before, after = sentence[max(0, begin - 20) : begin], sentence[end : end + 20]
+    of_what_is_there = re.search(r"\b(?:over|in|during|from|among|on|within|across)\s+the\s+$", before)
+    if of_what_is_there and re.match(r"\s+[a-z]{3,}", after):
         return True
     if re.search(r"\bin\s+$", before) and re.fullmatch(r"1[5-9]\d\d|20\d\d", sentence[begin:end].strip()):
         return True
     return re.match(r"-[a-z]{3,}", after) is not None
+
+
+def last_factual(sentences: list[str]) -> str:
+    """The last sentence that is not about what would be if something were otherwise; or the last."""
+    for sentence in reversed(sentences):
+        if not _WOULD_BE.search(sentence):
+            return sentence
+    return sentences[-1]
 
 
 def is_label(before: str) -> bool:

@@ -3,14 +3,15 @@
 import re
 
 from lgrpo_lite.verifier.boxes import MAX_BETWEEN, makes_list
-from lgrpo_lite.verifier.denials import gives_up, is_asked, is_denied
+from lgrpo_lite.verifier.denials import disowned, gives_up, is_asked, is_denied
 
 MAX_SHOWN = 300
 _BOLD = re.compile(r"(?<!\*)\*\*([^*\n]{1,300})\*\*(?!\*)")
-_NOTHING_ELSE = re.compile(r"[\s.!)\]]*(?:\([^()]{1,80}\)[\s.!]*)?")
+_NOTHING_ELSE = re.compile(r"[\s.!)\]]*(?:\((?:for|since|because|as|see)\b[^()]{1,80}\)[\s.!]*)?")
+_OR_ELSE = re.compile(r"\b(?:or|maybe|perhaps|possibly)\b", re.IGNORECASE)
 _HEADED = re.compile(
-    r"(?:^|\n)\s*(?:#{1,6}\s*|\*\*\s*)(?:the )?(?:final |my )?(?:answer|result)s?\s*(?:\*\*)?\s*\n+\s*"
-    r"([^\n]{1,300})\s*$",
+    r"(?:^|\n)[ \t]*(?:#{1,6}|\*\*)[ \t]*(?:the )?(?:final |my )?(?:answer|result)s?[ \t]*(?:\*\*)?[ \t]*\n"
+    r"\s*(?<=\s)(\S[^\n]{0,299})$",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
@@ -24,15 +25,17 @@ def shown_last(text: str) -> str | None:
     """The answer that a text ends with in bold, alone under the heading "Final answer", or as an equation on
     a line of its own, x = sqrt(2); None where its last line shows none, denies it, or asks.
     """
+    text = text.rstrip()
     headed = _HEADED.search(text[-4 * MAX_SHOWN :])
     if headed:
-        return headed[1].replace("**", "").strip()
-    _, _, line = text.rstrip()[-4000:].rpartition("\n")
+        return None if gives_up(headed[1], len(headed[1])) else headed[1].replace("**", " ").strip()
+    above, _, line = text[-4000:].rpartition("\n")
     bold = _last_bold(line)
     if bold is not None:
         return bold
-    alone = "\n" in text.strip() and _ALONE.fullmatch(line.strip().strip("*` ."))
-    return line.strip().strip("*` .") if alone and not _words(line) else None
+    bare = line.strip().strip("*` .")
+    alone = above.strip() and not disowned(above.rstrip()) and _ALONE.fullmatch(bare)
+    return bare if alone and not _words(line) else None
 
 
 def _last_bold(line: str) -> str | None:
@@ -46,7 +49,7 @@ def _last_bold(line: str) -> str | None:
     listed = [last]
     for span in reversed(earlier):
         between = line[span.end() : listed[0].start()]
-        if len(between) > MAX_BETWEEN or not makes_list(between):
+        if len(between) > MAX_BETWEEN or not (makes_list(between) or _OR_ELSE.search(between)):
             break
         listed.insert(0, span)
     return ", ".join(span[1].strip().rstrip(".") for span in listed)

@@ -8,12 +8,14 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lgrpo_lite.verifier.evaluate import Undecided
+from lgrpo_lite.verifier.evaluate import Undecided, context
 from lgrpo_lite.verifier.lists import coordinates_of, elements
 from lgrpo_lite.verifier.relations import assigned, substituted, value_of
 from lgrpo_lite.verifier.tree import Node, holds
-from lgrpo_lite.verifier.values import constant, equal, variables
+from lgrpo_lite.verifier.values import LOW, constant, equal, variables
 
+MAX_LISTED = 100_000  # characters of all terms of a family that is listed
+MAX_MODULUS = 30  # digits
 MAX_TERMS = 60  # of both families in one period
 WHOLE, NATURAL = "Z", "N"
 _COUNTERS = frozenset("klmnj")  # what a family may count with that does not say over what
@@ -27,6 +29,7 @@ class Family:
     """The `terms` for every value of the `counter`: in Z, in N, or `over` the values listed."""
 
     terms: tuple[Node, ...]
+    names: frozenset[str]  # what the terms are said to be, x or (x, y)
     counter: str
     over: str | tuple[Fraction, ...]
 
@@ -39,33 +42,41 @@ def family(node: Node, counters: frozenset[str] = frozenset()) -> Family | None:
     if node[0] == "builder":
         _, value, condition = node
         domain = _domain(condition)
-        return domain and Family(tuple(elements(value)), *domain)
+        return domain and Family(tuple(elements(value)), frozenset(), *domain)
     members = list(node[2:]) if node[0] == "list" else [node]
     domain, terms = _parted(members)
     if domain is None:
-        names = variables(node) & counters
-        if len(names) != 1:
+        found = variables(node) & counters
+        if len(found) != 1:
             return None
-        (counter,) = names
-        return Family(_values(terms), counter, WHOLE)
-    values = _values(terms)
+        (counter,) = found
+        domain = counter, WHOLE
     counter, _ = domain
-    return Family(values, *domain) if values and any(counter in variables(term) for term in values) else None
+    values, value_names = _values(terms)
+    if any(value[0] == "rel" or not variables(value) <= {counter} for value in values):
+        return None
+    counts = any(counter in variables(value) for value in values)
+    return Family(values, value_names, *domain) if counts else None
 
 
 def same_families(p: Node, g: Node) -> bool | None:
-    """Whether two trees are one family; None where they are not both families."""
+    """Whether two trees are one family; None where they are not both families. Where one of them does not say
+    over what it counts, it is the other's only term by term, under any name for what counts.
+    """
     mine, gold = family(p), family(g)
     if mine is None and gold is None:
         return None
+    both_say = mine is not None and gold is not None
     mine = mine or family(p, _COUNTERS)
     gold = gold or family(g, _COUNTERS)
     if mine is None or gold is None or isinstance(mine.over, tuple) or isinstance(gold.over, tuple):
         return None
+    if mine.names and gold.names and mine.names != gold.names:
+        return False
     if mine.over != gold.over or _brackets(mine) != _brackets(gold):
         return False
-    lines, gold_lines = _lines(mine), _lines(gold)
-    if lines is None or gold_lines is None or mine.over != WHOLE:
+    lines, gold_lines = (_lines(mine), _lines(gold)) if both_say and mine.over == WHOLE else (None, None)
+    if lines is None or gold_lines is None:
         return _same_terms(mine, gold)
     return _same_lines(lines, gold_lines)
 
@@ -75,16 +86,20 @@ def listed(node: Node) -> Node:
     found = family(node)
     if found is None or isinstance(found.over, str):
         return node
+    if len(found.over) * len(str(found.terms)) > MAX_LISTED:
+        raise Undecided
     terms = []
     for value in found.over:
-        there = {found.counter: ("n", value, str(value))}
+        there = {found.counter: ("n", value, "")}
         terms += [substituted(term, there) for term in found.terms]
     return ("set", *terms)
 
 
 def _congruence(node: Node) -> Family | None:
     """That of n = 3 (mod 7) and of n = 1, 4 (mod 5), where the last rest says the modulus of all."""
-    values = [value_of(member) for member in (node[2:] if node[0] == "list" else (node,))]
+    members = node[2:] if node[0] == "list" else (node,)
+    names = frozenset(name for name in map(assigned, members) if name)
+    values = [value_of(member) for member in members]
     moduli = {
         value[2].removeprefix("mod ")
         for value in values
@@ -96,10 +111,15 @@ def _congruence(node: Node) -> Family | None:
     rests: list[Node] = []
     for value in values:
         rests += elements(value[1] if value[0] == "unit" else value)
-    if not modulus.isdigit() or any(variables(rest) for rest in rests):
+    if (
+        len(names) > 1
+        or not modulus.isdigit()
+        or len(modulus) > MAX_MODULUS
+        or any(variables(rest) for rest in rests)
+    ):
         return None
     counted = ("*", ("n", Fraction(int(modulus)), modulus), ("v", "k"))
-    return Family(tuple(("+", rest, counted) for rest in rests), "k", WHOLE)
+    return Family(tuple(("+", rest, counted) for rest in rests), names, "k", WHOLE)
 
 
 def _parted(members: list[Node]) -> tuple[tuple[str, str | tuple[Fraction, ...]] | None, list[Node]]:
@@ -141,18 +161,21 @@ def _whole(node: Node) -> Fraction | None:
     return node[1] if node[0] == "n" and node[1].denominator == 1 else None
 
 
-def _values(terms: list[Node]) -> tuple[Node, ...]:
-    """What the terms are; of x = 3 + 7t, y = 2 - 5t one pair, in the order of the names."""
+def _values(terms: list[Node]) -> tuple[tuple[Node, ...], frozenset[str]]:
+    """What the terms are, and what is said to be that; of x = 3 + 7t, y = 2 - 5t one pair, in the order of
+    the names.
+    """
     values: list[Node] = []
     if len(terms) == 1:
         terms = coordinates_of(terms[0]) or terms
     names = [assigned(term) for term in terms]
-    if len(set(names)) == len(names) > 1 and None not in names:
+    known = frozenset(name for name in names if name)
+    if len(known) == len(names) > 1:
         pairs = sorted(zip(map(str, names), map(value_of, terms), strict=True))
-        return (("tuple", "(", ")", *(value for _, value in pairs)),)
+        return (("tuple", "(", ")", *(value for _, value in pairs)),), known
     for term in terms:
         values += elements(value_of(term))
-    return tuple(values)
+    return tuple(values), frozenset(name.partition("_")[0] for name in known)
 
 
 # ------------------------------------------------------------------------------------------- comparing
@@ -208,11 +231,14 @@ def _halves(term: Node, counter: str) -> list[Node]:
 
 
 def _signs_settled(node: Node, counter: str, parity: int) -> Node:
+    """The tree with (-1)^n, or (-1)^(n + 1), as the number that it is for an odd or an even n."""
     if node[0] == "^" and node[1] == _MINUS_ONE and counter in variables(node[2]):
-        exponent = constant(_at(node[2], counter, parity))
-        if not isinstance(exponent, Fraction) or exponent.denominator != 1:
+        terms = node[2][1:] if node[2][0] == "+" else (node[2],)
+        rest = [_whole(term) for term in terms if term != ("v", counter)]
+        if len(rest) != len(terms) - 1 or None in rest:
             raise Undecided
-        return _MINUS_ONE if exponent % 2 else _MINUS_ONE[1]
+        odd = (parity + sum(value for value in rest if value is not None)) % 2
+        return _MINUS_ONE if odd else _MINUS_ONE[1]
     children = []
     for child in node:
         is_node = isinstance(child, tuple) and child
@@ -272,8 +298,9 @@ def _congruent(a: Vector, b: Vector, period: Vector) -> bool:
     gap = _difference(a, b)
     for part, whole in zip(gap, period, strict=True):
         if constant(whole):
-            count = Fraction(round(float(constant(("/", part, whole)))))
-            return _equal(gap, _scaled(period, count))
+            ratio = constant(("/", part, whole))
+            nearest = round(ratio) if isinstance(ratio, Fraction) else int(context(LOW).nint(ratio))
+            return _equal(gap, _scaled(period, Fraction(nearest)))
     return False
 
 
@@ -286,11 +313,11 @@ def _vector(node: Node) -> Vector:
 
 
 def _at(node: Node, counter: str, value: int) -> Node:
-    return substituted(node, {counter: ("n", Fraction(value), str(value))})
+    return substituted(node, {counter: ("n", Fraction(value), "")})
 
 
 def _scaled(vector: Vector, factor: Fraction) -> Vector:
-    return tuple(("*", ("n", factor, str(factor)), part) for part in vector)
+    return tuple(("*", ("n", factor, ""), part) for part in vector)
 
 
 def _sum(a: Vector, b: Vector) -> Vector:

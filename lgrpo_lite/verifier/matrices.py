@@ -55,10 +55,23 @@ def _transposed(node: Node) -> Node | None:
 
 
 def has_transposes(node: Node) -> bool:
-    """Whether a matrix that has but a name is transposed in a tree."""
-    if node[:1] == ("^",) and node[2] == ("v", "T") and node[1][0] == "v" and node[1][1].isupper():
+    """Whether matrices that have but names are multiplied in a tree, one of them transposed."""
+    if node[0] == "*" and "^T" in _capitals(node) and all(_capitals(factor) for factor in node[1:]):
         return True
     return any(has_transposes(child) for child in node if isinstance(child, tuple) and child)
+
+
+def _capitals(node: Node) -> list[str]:
+    """The capital letters in a tree, and ^T for one that is transposed."""
+    if node[0] == "v":
+        return [node[1]] if node[1].isupper() else []
+    if node[0] == "^" and node[2] == ("v", "T"):
+        return [*_capitals(node[1]), "^T"] if _capitals(node[1]) else []
+    found = []
+    for child in node:
+        if isinstance(child, tuple) and child:
+            found += _capitals(child)
+    return found
 
 
 def is_determinant(node: Node) -> bool:

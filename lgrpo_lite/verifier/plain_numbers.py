@@ -1,8 +1,12 @@
 """Numbers as people write them, read digit by digit into exact fractions, within bounds."""
 
+# ruff: noqa: SIM905
+
 import re
 from fractions import Fraction
 
+_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+COUNTS = {word: count for count, word in enumerate(_NUMERALS)}
 MAX_DIGITS = 400  # longer numbers are compared as text
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _EQUALS = re.compile(r"=\s*([-+\d.,/]+)\s*=\s*\$?\s*$")

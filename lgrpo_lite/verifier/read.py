@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from lgrpo_lite.verifier.answers import COUNTS, MAX_ANSWER
+from lgrpo_lite.verifier.answers import MAX_ANSWER
 from lgrpo_lite.verifier.notation import plainly
 from lgrpo_lite.verifier.parse import Parser
+from lgrpo_lite.verifier.plain_numbers import COUNTS
 from lgrpo_lite.verifier.spelling import spell, words
 from lgrpo_lite.verifier.tokens import Unreadable, tokens
 from lgrpo_lite.verifier.tree import Node

@@ -23,7 +23,7 @@ MAX_COURTESY = 600
 # the minimum is 5 (attained at x = 2)
 _ATTAINED = re.compile(
     r"\s*\((?:(?:which is )?(?:attained|reached|achieved|obtained)|at|when|for|where|if)\b"
-    r"[^()]*(?:\([^()]*\)[^()]*)*\)[\s.*]*$|"
+    r"(?![^()]*\b(?:else|otherwise|actually)\b)[^()]*(?:\([^()]*\)[^()]*)*\)[\s.*]*$|"
     r",? (?:attained|reached|achieved|which occurs|occurring) (?:at|when|for|if)\b.{0,200}$",
     re.IGNORECASE,
 )

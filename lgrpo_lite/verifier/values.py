@@ -67,7 +67,7 @@ def points(a: Node, b: Node) -> Iterator[Point]:
     names = variables(a) | variables(b)
     bounds = [bound for bound in (_largest_natural(a), _largest_natural(b)) if bound]
     largest = min(bounds, default=0)
-    positive = _needs_positive(a) or _needs_positive(b)
+    positive = needs_positive(a) or needs_positive(b)
     for number in range(_how_many(names, largest)):
         negative = number % 2 == 1 and not positive
         yield _point(names, number, negative=negative, largest=largest)
@@ -163,7 +163,7 @@ def _largest_natural(node: Any) -> int:
     return min((bound for bound in bounds if bound), default=0)
 
 
-def _needs_positive(node: Any) -> bool:
+def needs_positive(node: Any) -> bool:
     """Whether a variable stands under a root, in a logarithm or below a power that is no integer."""
     if not isinstance(node, tuple) or not node:
         return False
@@ -173,7 +173,7 @@ def _needs_positive(node: Any) -> bool:
         _, base, exponent = node
         if variables(base) and not _is_integer(exponent):
             return True
-    return any(map(_needs_positive, _children(node)))
+    return any(map(needs_positive, _children(node)))
 
 
 def _is_integer(exponent: Node) -> bool:
