@@ -2,6 +2,7 @@
 in pyproject.toml says the rest.
 """
 
+import os
 import subprocess
 import sys
 
@@ -45,7 +46,10 @@ def test_the_library_in_six_names():
         "run = build(check(load_recipe('tiny-math', ['algorithm.use=trace', 'data.eval=[]', 'rollout.group_size=2'])))\n"
         "record, groups = train_step(1, run)\nassert record.step == 1 and len(groups) == 16 and 'trace' in NAMED"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    no_bars = os.environ | {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1"
+    }  # those of transformers are the caller's choice
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=no_bars)
     assert (done.returncode, done.stderr) == (0, "")  # nor does a library say what nobody here can act upon
 
 

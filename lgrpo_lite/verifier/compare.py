@@ -3,6 +3,7 @@ matrices, measures, words, expressions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lgrpo_lite.verifier.chains import agreed
 from lgrpo_lite.verifier.constants import same_up_to_constants
@@ -106,8 +107,7 @@ def _same_elements(p: Node, g: Node, policy: Leniency, *, sets: bool) -> bool:
             return coordinates is not None and _in_order(coordinates, gold, policy)
         if not sets:
             return False
-        mine = _distinct(mine, policy)
-        gold = _distinct(gold, policy)
+        return _each_among(mine, gold, policy) and _each_among(gold, mine, policy)
     order_was_meant = policy.order == "same" and not sets
     if order_was_meant or unnamed_on_one_side(my_names, gold_names):
         return _in_order(mine, gold, policy)
@@ -144,15 +144,15 @@ def _one_answer_in_forms(mine: Sequence[Node], gold: Sequence[Node], policy: Len
     """15 39/40 or 639/40: a list all of whose members are the one gold."""
     if len(gold) != 1 or len(set(mine)) <= 1:
         return False
-    return all(same(form, gold[0], policy) for form in mine)
+    strict = replace(policy, units="compare", percent="fraction")  # 5 or 500% are two answers
+    first, *others = mine
+    return all(same(form, gold[0], policy) for form in mine) and all(
+        same(form, first, strict) for form in others
+    )
 
 
-def _distinct(members: Sequence[Node], policy: Leniency) -> list[Node]:
-    kept: list[Node] = []
-    for member in members:
-        if not any(same(member, other, policy) for other in kept):
-            kept.append(member)
-    return kept
+def _each_among(members: Sequence[Node], others: Sequence[Node], policy: Leniency) -> bool:
+    return all(any(same(member, other, policy) for other in others) for member in members)
 
 
 def _matched(mine: Sequence[Node], gold: Sequence[Node], policy: Leniency) -> bool:

@@ -68,7 +68,7 @@ def same_families(p: Node, g: Node) -> bool | None:
         return None
     both_say = mine is not None and gold is not None
     mine = mine or family(p, _COUNTERS)
-    gold = gold or family(g, _COUNTERS)
+    gold = gold or (family(g, _COUNTERS) if holds(g, "const") else None)  # 2k pi counts, n may be any number
     if mine is None or gold is None or isinstance(mine.over, tuple) or isinstance(gold.over, tuple):
         return None
     if mine.names and gold.names and mine.names != gold.names:

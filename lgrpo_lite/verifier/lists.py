@@ -106,7 +106,7 @@ def _each_named(node: Node) -> list[Node] | None:
 
 def _in_turns(members: list[Node]) -> list[Node] | None:
     """Assignments whose names come round again, as tuples in the order of the names."""
-    if any(member[:2] != ("rel", ("=",)) for member in members):
+    if any(member[:2] != ("rel", ("=",)) or member[2][0] != "v" for member in members):
         return None
     names = [member[2] for member in members]
     size = len(dict.fromkeys(names))

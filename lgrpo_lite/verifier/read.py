@@ -30,6 +30,7 @@ _BASED = re.compile(
     r"\(?\{?((?=[A-F{} ]*\d|[{} ]*[A-F]{2,}[{} ]*\)?\}?_)[0-9A-F{} ]{1,60})\)?\}?_ ?\{? ?\(?(\d{1,2})\)? ?\}?"
 )
 _ZEROS = re.compile(r",0\d\d")  # no element of a list is written so
+_ANOTHER_CHOICE = re.compile(r"\b(?:or|wrong|not|incorrect)\b|\([A-J]\)")
 _OPTION = re.compile(r"^(?:the )?(?:option|choice|letter)\s+(?=\(?[A-J]\b)", re.IGNORECASE)
 _CHOICE = re.compile(
     r"\(([A-J])\)(?:\s+[\w\\(-].*)?|([A-J])(?:\s*[).:]\s+\S.*|[).:]?[^\x00-\x7f].*)?", re.DOTALL
@@ -86,7 +87,8 @@ class Reading:
         if match is None:
             return None
         bracketed, letter = match.groups()
-        return bracketed or letter
+        behind = bare[match.end(1 if bracketed else 2) :]
+        return None if _ANOTHER_CHOICE.search(behind) else bracketed or letter
 
 
 @lru_cache(maxsize=512)

@@ -150,7 +150,7 @@ def _is_function(node: Node) -> bool:
 
 
 def _is_argument(node: Node) -> bool:
-    return node[0] == "v" or bool(_name(node)) or _is_plain(node)
+    return node[0] == "v" or bool(_name(node)) or (node[0] == "tuple" and _is_plain(node))
 
 
 def _is_plain(node: Node) -> bool:

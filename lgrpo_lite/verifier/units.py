@@ -50,7 +50,8 @@ KNOWN = frozenset([*_VALUES, *_PLURALS, *_OTHER])
 _NO_UNIT = re.compile(
     r"(?:^|(?<!\^)\s)\.?\d|"  # another number
     r"^(?:squared|cubed|factorial|choose)\b|"  # 7 squared is 49, and 7 meters squared an area
-    r"\b(?:or|and|not|no|if|when|where|for|all|more|less|times|than|at|most|least|only|but|is|are|any|every|with|plus|minus|"
+    r"\b(?:tenths|doubled|tripled|halved|reversed|negated|inverse|inverted|score|below|"
+    r"or|and|not|no|if|when|where|for|all|more|less|times|than|at|most|least|only|but|is|are|any|every|with|plus|minus|"
     r"mod|divided|half|over|integer|integers|real|odd|even|positive|negative|except|because|since|wrong|solution|solutions|import|exec|eval|print|return|lambda|select|drop|sudo|exit|quit|echo)\b",
     re.IGNORECASE,
 )

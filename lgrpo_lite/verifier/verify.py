@@ -132,7 +132,8 @@ def matches(reading: Reading, golden: Reading, policy: Leniency) -> bool:
     both_read = bool(reading.trees and golden.trees)
     if _worded(golden.spelled) and _worded(reading.spelled):
         reading_words = words(reading.spelled)
-        if reading_words and reading_words == words(golden.spelled):
+        same_figures = _figures(reading.spelled) == _figures(golden.spelled)
+        if same_figures and reading_words and reading_words == words(golden.spelled):
             return not _name_two_things(reading.spelled, golden.spelled)
         items = _listed(reading.spelled)
         if items and items == _listed(golden.spelled):
@@ -167,6 +168,11 @@ def _decided_same(tree: Node, gold: Node, policy: Leniency) -> bool:
         return alike(tree, gold)
     except (Undecided, RecursionError):
         return False
+
+
+def _figures(spelled: str) -> list[str]:
+    """Digits and signs of an answer in words, hyphens left out: -20 miles is no 20 miles, 1 2 gm no 12 gm."""
+    return re.findall(r"\d+|\.(?=\d)|[+*/!]|(?<![A-Za-z])-|-(?![A-Za-z])", spelled)
 
 
 def _listed(spelled: str) -> list[str]:
