@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from lgrpo_lite.verifier.tokens import FUNCTIONS, GREEK, Token, Unreadable
-from lgrpo_lite.verifier.tree import Node, holds
+from lgrpo_lite.verifier.tree import Node, holds, rebuilt
 
 if TYPE_CHECKING:
     from lgrpo_lite.verifier.parse import Parser
@@ -126,7 +126,7 @@ def _mirrored(node: Node) -> Node:
     """The node with -i for i."""
     if node == ("const", "i"):
         return ("neg", node)
-    return tuple(_mirrored(child) if isinstance(child, tuple) and child else child for child in node)
+    return rebuilt(node, _mirrored)
 
 
 def root(p: "Parser") -> Node:
@@ -167,7 +167,7 @@ def _arguments(p: "Parser") -> tuple[Node, ...]:
         argument = p.factor() if p.next.value == "-" else p.power()
         while p.opens(argument) and p.next.value not in FUNCTIONS:
             argument = ("*", argument, p.power())
-    if argument[0] == "set":  # \\max\\{a, b\\}
+    if argument[0] == "set":  # \max\{a, b\}
         return argument[1:]
     return argument[3:] if argument[0] == "tuple" else (argument,)
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from lgrpo_lite.verifier.evaluate import Evaluation, Undecided
 from lgrpo_lite.verifier.relations import assigned, substituted, value_of
-from lgrpo_lite.verifier.tree import Node
+from lgrpo_lite.verifier.tree import Node, contains
 from lgrpo_lite.verifier.values import LOW, Point, equal, needs_positive, variables
 
 _INDEXED = re.compile(r"[cC]_\{?\d\}?")
 _ARGUMENTS = frozenset("xytuzsr") | {"\\theta"}
-_IMAGINARY = str(("const", "i"))
+_IMAGINARY = ("const", "i")
 MAX_CONSTANTS = 4
 SPARE_POINTS = 3  # more than there are functions
-FAR = 2.0**40
+FAR = 2.0**40  # no answer's numbers are as large beside the gold's
 TINY = 2.0**-120  # of what is 0 at LOW bits
 
 Row = list[Any]
@@ -45,7 +45,7 @@ def same_up_to_constants(p: Node, g: Node) -> bool | None:
         return None
     if max(len(free), len(gold_free)) > MAX_CONSTANTS or (declared and not declared & free):
         return None
-    if _IMAGINARY in str(p) and _IMAGINARY not in str(g):
+    if contains(p, _IMAGINARY) and not contains(g, _IMAGINARY):
         return None
     try:
         return _same_functions(p, sorted(free), g, sorted(gold_free), *others)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from lgrpo_lite.verifier.evaluate import Undecided, context
 from lgrpo_lite.verifier.lists import coordinates_of, elements
 from lgrpo_lite.verifier.relations import assigned, substituted, value_of
-from lgrpo_lite.verifier.tree import Node, holds
+from lgrpo_lite.verifier.tree import Node, holds, rebuilt
 from lgrpo_lite.verifier.values import LOW, constant, equal, variables
 
 MAX_LISTED = 100_000  # characters of all terms of a family that is listed
@@ -239,11 +239,7 @@ def _signs_settled(node: Node, counter: str, parity: int) -> Node:
             raise Undecided
         odd = (parity + sum(value for value in rest if value is not None)) % 2
         return _MINUS_ONE if odd else _MINUS_ONE[1]
-    children = []
-    for child in node:
-        is_node = isinstance(child, tuple) and child
-        children.append(_signs_settled(child, counter, parity) if is_node else child)
-    return tuple(children)
+    return rebuilt(node, lambda child: _signs_settled(child, counter, parity))
 
 
 def _same_lines(lines: list[tuple[Vector, Vector]], gold: list[tuple[Vector, Vector]]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from lgrpo_lite.verifier.evaluate import Undecided
-from lgrpo_lite.verifier.tree import Node, holds
+from lgrpo_lite.verifier.tree import Node, holds, rebuilt
 
 _OF_BOTH = re.compile(r"_\d,\d$")  # x_{1,2}
 MAX_ELEMENTS = 200  # of a list that is compared element by element
@@ -41,11 +41,7 @@ def signs_chosen(node: Node, upper: int) -> Node:
         _, sign, operand = node
         operand = signs_chosen(operand, upper)
         return operand if sign * upper > 0 else _opposite(operand)
-    children = []
-    for child in node:
-        is_node = isinstance(child, tuple) and child
-        children.append(signs_chosen(child, upper) if is_node else child)
-    return tuple(children)
+    return rebuilt(node, lambda child: signs_chosen(child, upper))
 
 
 def _opposite(node: Node) -> Node:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from lgrpo_lite.verifier.evaluate import Evaluation, Undecided, Value
-from lgrpo_lite.verifier.tree import Node
+from lgrpo_lite.verifier.tree import Node, rebuilt
 from lgrpo_lite.verifier.values import LOW, equal, points, variables
 
 Same = Callable[[Node, Node], bool]
@@ -219,11 +219,7 @@ def _with_derivatives_named(node: Node) -> Node:
     if node[:2] == ("call", "'"):
         inside = _with_derivatives_named(node[2])
         return ("v", inside[1] + "'") if inside[0] == "v" else node
-    children = []
-    for child in node:
-        is_node = isinstance(child, tuple) and child and isinstance(child[0], str)
-        children.append(_with_derivatives_named(child) if is_node else child)
-    return tuple(children)
+    return rebuilt(node, _with_derivatives_named)
 
 
 def _renamed(p: Node, g: Node) -> tuple[Node, Node] | None:
@@ -324,8 +320,4 @@ def substituted(node: Node, literals: dict[str, Node]) -> Node:
     if node[0] == "v":
         _, name = node
         return literals.get(name, node)
-    children = []
-    for child in node:
-        is_node = isinstance(child, tuple) and child
-        children.append(substituted(child, literals) if is_node else child)
-    return tuple(children)
+    return rebuilt(node, lambda child: substituted(child, literals))
