@@ -4,6 +4,7 @@ import re
 
 from lgrpo_lite.verifier.boxes import MAX_BETWEEN, makes_list
 from lgrpo_lite.verifier.denials import disowned, gives_up, is_asked, is_denied
+from lgrpo_lite.verifier.prose import plain_words
 
 MAX_SHOWN = 300
 _BOLD = re.compile(r"(?<!\*)\*\*([^*\n]{1,300})\*\*(?!\*)")
@@ -11,14 +12,13 @@ _NOTHING_ELSE = re.compile(r"[\s.!)\]]*(?:\((?:for|since|because|as|see)\b[^()]{
 _OR_ELSE = re.compile(r"\b(?:or|maybe|perhaps|possibly)\b", re.IGNORECASE)
 _HEADED = re.compile(
     r"(?:^|\n)[ \t]*(?:#{1,6}|\*\*)[ \t]*(?:the )?(?:final |my )?(?:answer|result)s?[ \t]*(?:\*\*)?[ \t]*\n"
-    r"\s*(?<=\s)(\S[^\n]{0,299})$",
+    r"\s*(\S[^\n]{0,299})$",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
-    r"\s*(?:\\?[a-zA-Z]+|[\u03b1-\u03c9])(?:_\{?\w\}?)?(?:\(\w\))?\s*(?:=|<|>|\u2208|\u2264|\u2265|\\in\b|\\[lg]eq?\b)[^=]{1,200}"
+    r"(?:\\?[a-zA-Z]+|[\u03b1-\u03c9])(?:_\{?\w\}?)?(?:\(\w\))?\s*"  # x, \theta, x_1, f(x)
+    r"(?:=|<|>|\u2208|\u2264|\u2265|\\in\b|\\[lg]eq?\b)[^=]{1,200}"
 )
-_PLAIN_WORD = re.compile(r"(?<![\\\w])[A-Za-z]{3,}(?![\w({])")
-_IN_FORMULAS = frozenset(["and", "sin", "cos", "tan", "log", "sqrt", "exp", "infinity"])
 
 
 def shown_last(text: str) -> str | None:
@@ -35,7 +35,7 @@ def shown_last(text: str) -> str | None:
         return bold
     bare = line.strip().strip("*` .")
     alone = above.strip() and not disowned(above.rstrip()) and _ALONE.fullmatch(bare)
-    return bare if alone and not _words(line) else None
+    return bare if alone and not plain_words(line) else None
 
 
 def _last_bold(line: str) -> str | None:
@@ -53,7 +53,3 @@ def _last_bold(line: str) -> str | None:
             break
         listed.insert(0, span)
     return ", ".join(span[1].strip().rstrip(".") for span in listed)
-
-
-def _words(line: str) -> int:
-    return sum(word.lower() not in _IN_FORMULAS for word in _PLAIN_WORD.findall(line))
