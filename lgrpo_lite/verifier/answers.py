@@ -29,6 +29,7 @@ from lgrpo_lite.verifier.units import KNOWN
 
 MAX_TEXT = 200_000  # characters from the end of a completion in which its answer is looked for
 MAX_SENTENCE = 2000  # characters of a sentence whose last number is looked for
+MAX_STATED = 200  # statements of an answer, from the last one, of which all may be taken back
 MAX_ANSWER = 50_000  # characters of an answer that is spelled anew
 _GSM8K = re.compile(r"####\s*([^\n]*)")
 _TAG = re.compile(r"<(?:final_)?answer>([^<]*)</", re.IGNORECASE)
@@ -38,7 +39,7 @@ _IN_JSON = re.compile(
 )
 # a formula on lines of its own at the end
 _DISPLAYED = re.compile(
-    r"(?:\$\$\s*\n([^$]{1,1000})\$\$|\\\[\s*\n((?:(?!\\\[|\\begin).){1,1000}?)\\\])[\s.]*$", re.DOTALL
+    r"(?:\$\$[ \t]*\n([^$]{1,1000})\$\$|\\\[[ \t]*\n((?:(?!\\\[|\\begin).){1,1000}?)\\\])[\s.]*$", re.DOTALL
 )
 _SAYS = re.compile(
     r"(?:\b(?:final )?answers?\b[\s*_}]{0,6}"
@@ -175,7 +176,7 @@ def _replaced(text: str) -> str | None:
 def _stated(text: str) -> str | None:
     """After the last "answer is" that is not "answer is not"; "A:" is the first option where "B:" follows."""
     other_option = max(text.rfind("\nB: "), text.rfind(" B: "))
-    for match in reversed(list(_SAYS.finditer(text))):
+    for match in reversed(list(_SAYS.finditer(text))[-MAX_STATED:]):
         begin = match.end()
         rest = text[begin : begin + 4000].lstrip()
         before = text[max(0, match.start() - 80) : match.start()]
@@ -362,8 +363,7 @@ def _told_number(sentence: str) -> re.Match[str] | None:
 
 
 def _last_number(text: str) -> re.Match[str] | None:
-    numbers = list(_IN_PROSE.finditer(text))
-    return numbers[-1] if numbers else None
+    return [None, *_IN_PROSE.finditer(text)][-1]
 
 
 def _content(match: re.Match[str]) -> str:

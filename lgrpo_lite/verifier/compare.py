@@ -21,7 +21,13 @@ from lgrpo_lite.verifier.lists import (
     unnamed_on_one_side,
     without_domains,
 )
-from lgrpo_lite.verifier.matrices import as_column, as_matrix, has_transposes, is_determinant, worked_out
+from lgrpo_lite.verifier.matrices import (
+    as_column,
+    as_matrix,
+    is_determinant,
+    multiplies_transposes,
+    worked_out,
+)
 from lgrpo_lite.verifier.measures import MEASURES, same_measure
 from lgrpo_lite.verifier.ratios import same_ratios
 from lgrpo_lite.verifier.relations import assigned, same_relation, tells_set, value_of, values_of
@@ -241,7 +247,7 @@ def _same_values(p: Node, g: Node, policy: Leniency) -> bool:
     """Equal values; or, under rounding `gold`, a value that rounds to the gold decimal,
     or a printed float of the gold.
     """
-    if has_transposes(p) or has_transposes(g):
+    if multiplies_transposes(p) or multiplies_transposes(g):
         return False  # A^T B^T is no B^T A^T, and equal trees were found before
     if equal(p, g):
         return True

@@ -54,11 +54,11 @@ def _transposed(node: Node) -> Node | None:
     return ("matrix", tuple(zip(*matrix[1], strict=True)))
 
 
-def has_transposes(node: Node) -> bool:
+def multiplies_transposes(node: Node) -> bool:
     """Whether matrices that have but names are multiplied in a tree, one of them transposed."""
     if node[0] == "*" and "^T" in _capitals(node) and all(_capitals(factor) for factor in node[1:]):
         return True
-    return any(has_transposes(child) for child in node if isinstance(child, tuple) and child)
+    return any(multiplies_transposes(child) for child in node if isinstance(child, tuple) and child)
 
 
 def _capitals(node: Node) -> list[str]:

@@ -217,7 +217,7 @@ class Parser:
         while self.next.kind != "end" and (depth or self.next.value not in _UNIT_ENDS):
             token = self.next
             depth += _nesting(token)
-            glued = token.kind == "sign" or _POWER.search("".join(parts))
+            glued = token.kind == "sign" or _POWER.search("".join(parts[-6:]))
             parts += ["" if glued else " ", token.value]
             self.position += 1
         words = "".join(parts)

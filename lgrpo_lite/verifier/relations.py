@@ -70,8 +70,9 @@ def _assignment(node: Node) -> tuple[str, Node] | None:
 
 def _matrix_name(node: Node) -> str | None:
     """A, A^n or AB, which a matrix is told to be."""
-    capitals = variables(node) if node[0] == "*" else variables(node[1] if node[0] == "^" else ())
-    return str(node) if capitals and all(name.isupper() for name in capitals) else _name(node)
+    named = node[1] if node[0] == "^" else node
+    letters = variables(named) if node[0] in ("*", "^") else ()
+    return str(node) if letters and all(letter.isupper() for letter in letters) else _name(node)
 
 
 def _total_name(node: Node) -> str | None:
