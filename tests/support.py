@@ -34,6 +34,15 @@ def _but_for(kept, cases: list, mark) -> list:
     return marked
 
 
+def named_pairs(table: dict[str, list[tuple[str, str]]]) -> list:
+    """The pairs of every class of a table, each a case by its class and number."""
+    found = []
+    for name, pairs in table.items():
+        for number, (prediction, gold) in enumerate(pairs):
+            found.append(pytest.param(prediction, gold, id=f"{name} {number}"))
+    return found
+
+
 @dataclass
 class Result:
     """Loss, ∂loss/∂logp in the order of the groups' tokens, ∂loss/∂λ (None without λ)."""

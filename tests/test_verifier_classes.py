@@ -1,6 +1,7 @@
 """Classes of answers that are told apart by their meaning: denials, letters, lists by name, chains, notations, tails."""
 
 import pytest
+from support import named_pairs
 
 from lgrpo_lite.types import Outcome
 from lgrpo_lite.verifier.verify import verify
@@ -198,19 +199,11 @@ NOT_RIGHT = {
 }  # fmt: skip
 
 
-def rows(table):
-    found = []
-    for name, pairs in table.items():
-        for number, (prediction, gold) in enumerate(pairs):
-            found.append(pytest.param(prediction, gold, id=f"{name} {number}"))
-    return found
-
-
-@pytest.mark.parametrize(("prediction", "gold"), rows(RIGHT))
+@pytest.mark.parametrize(("prediction", "gold"), named_pairs(RIGHT))
 def test_an_answer_is_told_by_its_meaning(prediction, gold):
     assert verify(prediction, gold) == Outcome.ok
 
 
-@pytest.mark.parametrize(("prediction", "gold"), rows(NOT_RIGHT))
+@pytest.mark.parametrize(("prediction", "gold"), named_pairs(NOT_RIGHT))
 def test_what_only_looks_like_the_answer_is_not_right(prediction, gold):
     assert verify(prediction, gold) != Outcome.ok

@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import named_pairs
 
 from lgrpo_lite.types import Outcome
 from lgrpo_lite.verifier.verify import verify
@@ -116,20 +117,12 @@ NOT_RIGHT = {
 }  # fmt: skip
 
 
-def rows(table):
-    found = []
-    for name, pairs in table.items():
-        for number, (prediction, gold) in enumerate(pairs):
-            found.append(pytest.param(prediction, gold, id=f"{name} {number}"))
-    return found
-
-
-@pytest.mark.parametrize(("prediction", "gold"), rows(RIGHT))
+@pytest.mark.parametrize(("prediction", "gold"), named_pairs(RIGHT))
 def test_what_says_the_same_is_right(prediction, gold):
     assert verify(prediction, gold) == Outcome.ok
 
 
-@pytest.mark.parametrize(("prediction", "gold"), rows(NOT_RIGHT))
+@pytest.mark.parametrize(("prediction", "gold"), named_pairs(NOT_RIGHT))
 def test_what_says_nearly_the_same_is_not_right(prediction, gold):
     assert verify(prediction, gold) != Outcome.ok
 
