@@ -1,6 +1,5 @@
 """What comes out of a run: a PEFT adapter, and a merged model that is the policy in plain transformers."""
 
-import argparse
 import json
 import math
 from contextlib import contextmanager
@@ -347,7 +346,7 @@ def test_a_finished_run_closes_its_engine_before_it_exports(tmp_path, monkeypatc
 def test_export_by_hand_says_so_where_the_policy_itself_has_no_room(fp32, monkeypatch):
     monkeypatch.setattr(Policy, "load", cuda_is_full)
     with pytest.raises(OutOfMemory, match="CUDA out of memory") as error:
-        command._written(fp32.recipe, Path(), "merged", Path(), argparse.Namespace())
+        command._loaded(fp32.recipe, Path())
     assert error.value.where == "export"
 
 

@@ -1,25 +1,23 @@
-"""`lgrpo-lite export RUN adapter|merged`: what a run learned, in the formats others read."""
+"""`lgrpo-lite export RUN FORMAT`: what a run learned, in the formats others read."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json, say
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
-CHECK = (
-    "{greedy_equal}/{prompts} greedy answers equal, same top token at {same_top:.2%} of {tokens} positions, "
-    "|Δlogit| max {max_logit_diff:.2g} mean {mean_logit_diff:.2g}"
-)
+KINDS = ("merged", "adapter")
+USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lgrpo-lite export RUN adapter|merged [options]"
+    parser.usage = USAGE
     parser.add_argument(
-        "words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then adapter or merged"
+        "words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then a format"
     )
     add_runs(parser)
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
@@ -33,14 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if len(args.words) != 2 or args.words[1] not in ("adapter", "merged"):
-        raise ConfigError(
-            "export takes a run and a format",
-            where="command line",
-            fix="lgrpo-lite export RUN adapter|merged",
-        )
+    if len(args.words) != 2 or args.words[1] not in KINDS:
+        raise ConfigError("export takes a run and a format", where="command line", fix=USAGE)
     path, kind = find_run(args.words[0], args.runs), args.words[1]
-    out = args.out or path / "export" / kind
     from lgrpo_lite.checks.check import demand
     from lgrpo_lite.folder.code import warned
     from lgrpo_lite.folder.logs import log_to
@@ -50,41 +43,56 @@ def run(args: argparse.Namespace) -> int:
     changed = warned(path, recipe)
     demand(recipe)
     log_to(path / "logs" / "export.log")
-    result = _export(recipe, path, kind, out, args)
+    with showing(as_json=args.json):
+        made = _made(recipe, path, kind, args)
     if args.json:
-        print_json("export", result, changed)
+        print_json("export", made, changed)
         return 0
     for warning in changed:
         say(f"warning: {warning}", file=sys.stderr)
-    say(out)
-    if "check" in result:
-        say(CHECK.format(**result["check"]))
+    say(made["out"], *made["lines"])
     return 0
 
 
-def _export(recipe, path: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
+def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]:
+    from lgrpo_lite.export.formats import FORMATS
+
+    usable = _checkpoint(path, args.checkpoint)
+    job = job_of(recipe, path, usable, args.tolerance, base=args.base)
+    made = FORMATS[kind](job, args.out or job.at(kind))
+    return {"out": str(made.path), "checkpoint": usable.name, "lines": made.lines} | made.facts
+
+
+def _checkpoint(path: Path, asked: str) -> Path:
+    """The newest whole checkpoint, or the one asked for. None: DataError."""
     from lgrpo_lite.policy import checkpoint
 
     folder = path / "checkpoints"
-    usable, warnings = checkpoint.find(folder, args.checkpoint)
+    usable, warnings = checkpoint.find(folder, asked)
     used = usable.name if usable else "none"
     for warning in warnings:
         say(f"warning: {warning}; using {used}", file=sys.stderr)
     if usable is None:
         fix = "train on with --resume auto, or name another --checkpoint"
-        what = f"the run has no usable checkpoint {args.checkpoint!r}"
-        raise DataError(what, where=str(folder), fix=fix)
-    with showing(as_json=args.json):
-        return {"out": str(out), "checkpoint": usable.name} | _written(recipe, usable, kind, out, args)
+        raise DataError(f"the run has no usable checkpoint {asked!r}", where=str(folder), fix=fix)
+    return usable
 
 
-def _written(recipe, adapter: Path, kind: str, out: Path, args: argparse.Namespace) -> dict:
-    """Everything that needs torch; of a merge, how it compares with the policy. No room for it: OutOfMemory
-    (exit 4).
-    """
+def job_of(recipe: Any, path: Path, checkpoint: Path, tolerance: float | None = None, **asked: Any) -> Any:
+    """A run at a checkpoint, to be exported as `asked`, keys of the recipe's `export`; None: as that says."""
+    from lgrpo_lite.export.formats import Job
+
+    given = {key: value for key, value in asked.items() if value is not None}
+    exported = recipe.export.model_copy(update=given)
+    recipe = recipe.model_copy(update={"export": exported})
+    return Job(recipe, path, checkpoint.name, lambda: _loaded(recipe, checkpoint), tolerance)
+
+
+def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
+    """The policy at a checkpoint and its held-out prompts. No room for it: OutOfMemory (exit 4)."""
     import torch
 
-    from lgrpo_lite.export.export import export_adapter, export_merged, memory_told
+    from lgrpo_lite.export.export import memory_told
     from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
@@ -94,9 +102,4 @@ def _written(recipe, adapter: Path, kind: str, out: Path, args: argparse.Namespa
     with memory_told():
         policy = Policy.load(recipe)
         checkpoint.load(adapter, policy)
-    prompts, base = eval_prompts(recipe, policy), args.base or recipe.export.base
-    if kind == "adapter":
-        export_adapter(policy, recipe, out, prompts)
-        return {}
-    _, comparison = export_merged(policy, recipe, out, prompts, base=base, tolerance=args.tolerance)
-    return {"check": dataclasses.asdict(comparison)}
+    return policy, eval_prompts(recipe, policy)

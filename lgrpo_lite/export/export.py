@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from lgrpo_lite.engines.transformers import TransformersSampler
 from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
 from lgrpo_lite.export import check, merge, verify
 from lgrpo_lite.export.given import Given
+from lgrpo_lite.export.place import placed
 from lgrpo_lite.export.verify import Comparison
 from lgrpo_lite.export.whole import whole
 from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
@@ -59,20 +59,33 @@ def _no_room(what: str) -> OutOfMemory:
     return OutOfMemory(f"the export does not fit into memory: {what}", where="export", fix=fix)
 
 
-def export_adapter(policy: Policy, recipe: Recipe, out: Path, prompts: Sequence[Prompt]) -> Path:
+def nothing_more(folder: Path) -> None:
+    """What is written beside an export: nothing."""
+
+
+def export_adapter(
+    policy: Policy,
+    recipe: Recipe,
+    out: Path,
+    prompts: Sequence[Prompt],
+    *,
+    beside: Callable[[Path], None] = nothing_more,
+) -> Path:
     """The adapter, as `PeftModel.from_pretrained(base, out)` reads it, and the tokenizer with the template of
     the run. If that does not read `prompts` as the policy did: VerificationError, and nothing at `out`.
+
+    `beside` writes what else belongs into the folder, before it is put in place.
     """
     if not policy.has_adapter:
         what = "all parameters were trained, there is no adapter"
         raise ConfigError(what, where="model.lora=null", fix="export merged")
-    partial = _partial(out)
-    with _removed_on_error(partial):
+    with placed(out) as partial:
         policy.save(partial)
         policy.tokenizer.save_pretrained(partial)
         _write_template(policy, recipe, partial)
         check.demand_same_prompts(partial, recipe.data, policy.tokenizer, prompts)
-    return _place(partial, out)
+        beside(partial)
+    return out
 
 
 def export_merged(
@@ -83,6 +96,7 @@ def export_merged(
     *,
     base: str = "auto",
     tolerance: float | None = None,
+    beside: Callable[[Path], None] = nothing_more,
 ) -> tuple[Path, Comparison]:
     """Merge, verify, then put in place. A failed check: VerificationError (exit 6) and nothing at `out`.
 
@@ -95,10 +109,8 @@ def export_merged(
     the difference is reported and not judged.
     """
     given = Given.of(recipe.model, recipe.where("model.id"))
-    partial = _partial(out)
-    partial.mkdir()
     other = base == "original" and recipe.model.weights in ("nf4", "int8")
-    with _removed_on_error(partial):
+    with placed(out) as partial:
         with memory_told():
             original = _original(recipe, policy.dtype) if other else None
             tensors = merge.merged_tensors(policy.model, policy.dtype, original)
@@ -116,7 +128,8 @@ def export_merged(
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
             raise _another_model(result, out)
-    return _place(partial, out), result
+        beside(partial)
+    return out, result
 
 
 def _another_model(result: Comparison, out: Path) -> VerificationError:
@@ -311,34 +324,3 @@ def _write_template(policy: Policy, recipe: Recipe, folder: Path) -> None:
         config = json.loads(settings.read_text("utf-8"))
         config["chat_template"] = template
         settings.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-@contextmanager
-def _removed_on_error(partial: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _partial(out: Path) -> Path:
-    """A folder to be beside `out`. Only an earlier export at `out` is ever replaced, no foreign folder."""
-    fix = "choose another --out"
-    ours = any((out / name).exists() for name in ("merge_report.json", "adapter_config.json"))
-    if out.exists() and not ours:
-        raise ConfigError("that folder exists and is no earlier export", where=str(out), fix=fix)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix=fix) from None
-    return partial
-
-
-def _place(partial: Path, out: Path) -> Path:
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
-    return out

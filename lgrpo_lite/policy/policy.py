@@ -177,7 +177,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """What is trained: a PEFT adapter that `PeftModel.from_pretrained` loads, or all parameters."""
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if self.has_adapter:
             self.model.save_pretrained(folder)
             _sort_lists(folder / "adapter_config.json")

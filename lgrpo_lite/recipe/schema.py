@@ -230,9 +230,48 @@ class Eval(Section):
     greedy: bool = Field(default=True, description="also score one greedy answer a problem")
 
 
+class Hub(Section):
+    """Where `export RUN hub` uploads to."""
+
+    repo: str | None = Field(default=None, description="owner/name on the Hub")
+    private: bool = Field(default=False, description="of a repository that is made; one that exists stays so")
+    holds: list[Literal["merged", "adapter", "gguf", "lora-gguf", "ollama"]] = Field(
+        default_factory=lambda: ["merged"],
+        min_length=1,
+        description="what goes up; the first lies at the top of the repository, others in folders of their name",
+    )
+
+
 class Export(Section):
-    formats: list[Literal["adapter", "merged"]] = Field(default_factory=lambda: ["adapter", "merged"])
-    base: Literal["auto", "original", "dequantized"] = "auto"
+    formats: list[Literal["adapter", "merged", "gguf", "lora-gguf", "ollama", "hub"]] = Field(
+        default_factory=lambda: ["adapter", "merged"], description="made at the end of a run"
+    )
+    base: Literal["auto", "original", "dequantized"] = Field(
+        default="auto",
+        description=(
+            "what a 4-bit policy is merged into; auto: the weights it was trained on, dequantized; original:"
+            " the 16-bit ones"
+        ),
+    )
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto", description="of merged weights; auto: what the policy computes with"
+    )
+    quant: list[Literal["f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]] = Field(
+        default_factory=lambda: ["Q8_0", "Q4_K_M"],
+        min_length=1,
+        description="GGUF files that are kept; ollama takes the first",
+    )
+    eval: int = Field(
+        default=0,
+        ge=0,
+        le=10**6,
+        description="held-out problems that each GGUF file solves through llama.cpp",
+    )
+    llama_cpp: str | None = Field(
+        default=None,
+        description="llama.cpp's folder, for its conversion scripts; null: those of llama-cpp-python are fetched",
+    )
+    hub: Hub = Hub()
 
 
 class Safety(Section):

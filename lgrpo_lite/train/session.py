@@ -208,21 +208,22 @@ def _built(recipe: Recipe, folder: RunFolder):
 
 
 def _exported(run, folder: RunFolder) -> dict[str, str]:
-    """The adapter and the merged model, as the recipe wants them; the engine is closed before."""
-    from lgrpo_lite.export.export import export_adapter, export_merged
+    """What the recipe wants of a trained policy, by format; the engine is closed before."""
+    from lgrpo_lite.export.formats import FORMATS, Job
 
-    recipe, out = run.recipe, folder.path / "export"
+    recipe = run.recipe
     folder.set_status("exporting", recipe.train.steps)
     run.let_go()
-    exports = {}
     prompts = run.eval_prompts or run.prompts.prompts
-    if "adapter" in recipe.export.formats and run.policy.has_adapter:
-        exports["adapter"] = str(export_adapter(run.policy, recipe, out / "adapter", prompts))
-    if "merged" in recipe.export.formats:
-        merged, alike = export_merged(run.policy, recipe, out / "merged", prompts, base=recipe.export.base)
-        exports["merged"] = str(merged)
-        greedy = f"{alike.greedy_equal}/{alike.prompts} greedy answers equal"
-        exports["check"] = f"{greedy}, max |Δlogit| {alike.max_logit_diff:.2g}"
+    job = Job(recipe, folder.path, "last", lambda: (run.policy, prompts))
+    exports = {}
+    for kind, export in FORMATS.items():
+        wanted = kind in recipe.export.formats
+        if wanted and (kind != "adapter" or run.policy.has_adapter):
+            made = export(job, job.at(kind))
+            exports[kind] = str(made.path)
+            if made.lines:
+                exports["check" if kind == "merged" else f"{kind} check"] = made.lines[0]
     run.reward.close()
     return exports
 

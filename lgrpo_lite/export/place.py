@@ -1,0 +1,36 @@
+"""A folder that appears whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lgrpo_lite.errors import ConfigError
+
+REPORTS = ("merge_report.json", "adapter_config.json", "export_report.json")  # one is in each of our exports
+
+
+@contextmanager
+def placed(out: Path) -> Iterator[Path]:
+    """A folder to fill, which is at `out` when the block ends well; else there is nothing new there.
+
+    Only an earlier export at `out` is ever replaced. A foreign folder, or one that cannot be written:
+    ConfigError.
+    """
+    fix = "choose another --out"
+    if out.exists() and not any((out / name).exists() for name in REPORTS):
+        raise ConfigError("that folder exists and is no earlier export", where=str(out), fix=fix)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write: {error.strerror}", where=str(out), fix=fix) from None
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
