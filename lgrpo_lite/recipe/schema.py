@@ -238,7 +238,7 @@ class Hub(Section):
     holds: list[Literal["merged", "adapter", "gguf", "lora-gguf", "ollama"]] = Field(
         default_factory=lambda: ["merged"],
         min_length=1,
-        description="what goes up; the first lies at the top of the repository, others in folders of their name",
+        description="what goes up; the first at the top of the repository, others in folders of their name",
     )
 
 
@@ -269,7 +269,7 @@ class Export(Section):
     )
     llama_cpp: str | None = Field(
         default=None,
-        description="llama.cpp's folder, for its conversion scripts; null: those of llama-cpp-python are fetched",
+        description="folder of llama.cpp, for its conversion scripts; null: llama-cpp-python's are fetched",
     )
     hub: Hub = Hub()
 
