@@ -2,15 +2,17 @@
 
 import argparse
 import sys
+from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json, say
+from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json, say, tell_code
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
-KINDS = ("merged", "adapter")
+KINDS = ("merged", "adapter", "gguf", "lora-gguf")
 USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 
@@ -27,6 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
     )
+    quant = "GGUF files to keep, of f16,Q8_0,Q6_K,Q5_K_M,Q4_K_M (default: export.quant of the recipe)"
+    parser.add_argument("--quant", metavar="A,B", help=quant)
+    solved = "held-out problems that each GGUF file solves through llama.cpp, beside the policy"
+    parser.add_argument("--eval", type=int, metavar="N", help=solved)
+    folder = "llama.cpp's sources, for its conversion scripts (default: fetched once)"
+    parser.add_argument("--llama-cpp", metavar="DIR", help=folder)
     add_json(parser)
 
 
@@ -34,17 +42,20 @@ def run(args: argparse.Namespace) -> int:
     if len(args.words) != 2 or args.words[1] not in KINDS:
         raise ConfigError("export takes a run and a format", where="command line", fix=USAGE)
     path, kind = find_run(args.words[0], args.runs), args.words[1]
-    from lgrpo_lite.checks.check import demand
+    from lgrpo_lite.checks.check import check, demand
     from lgrpo_lite.folder.code import warned
     from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
-    recipe = load_recipe(str(path / "config.resolved.yaml"))  # complete; no code of it is executed
+    recipe = load_recipe(str(path / "config.resolved.yaml"), _settings(args))  # complete; no code of it runs
     changed = warned(path, recipe)
     demand(recipe)
     log_to(path / "logs" / "export.log")
-    with showing(as_json=args.json):
-        made = _made(recipe, path, kind, args)
+    if recipe.export.eval:
+        tell_code(recipe)
+        recipe = check(recipe)
+    with showing(as_json=args.json), ExitStack() as stack:
+        made = _made(recipe, path, kind, args, stack)
     if args.json:
         print_json("export", made, changed)
         return 0
@@ -54,11 +65,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]:
+def _settings(args: argparse.Namespace) -> list[str]:
+    """The options as settings of the recipe."""
+    options = {"base": args.base, "eval": args.eval, "llama_cpp": args.llama_cpp}
+    settings = [f"export.{key}={value}" for key, value in options.items() if value is not None]
+    if args.quant is not None:
+        settings.append(f"export.quant=[{args.quant}]")
+    return settings
+
+
+def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     from lgrpo_lite.export.formats import FORMATS
 
     usable = _checkpoint(path, args.checkpoint)
-    job = job_of(recipe, path, usable, args.tolerance, base=args.base)
+    job = job_of(recipe, path, usable, stack, args.tolerance)
     made = FORMATS[kind](job, args.out or job.at(kind))
     return {"out": str(made.path), "checkpoint": usable.name, "lines": made.lines} | made.facts
 
@@ -78,14 +98,36 @@ def _checkpoint(path: Path, asked: str) -> Path:
     return usable
 
 
-def job_of(recipe: Any, path: Path, checkpoint: Path, tolerance: float | None = None, **asked: Any) -> Any:
-    """A run at a checkpoint, to be exported as `asked`, keys of the recipe's `export`; None: as that says."""
+def job_of(
+    recipe: Any, path: Path, checkpoint: Path, stack: ExitStack, tolerance: float | None = None
+) -> Any:
+    """A run at a checkpoint, to be exported as `recipe.export` says. `stack` ends the rewards' processes."""
     from lgrpo_lite.export.formats import Job
 
-    given = {key: value for key, value in asked.items() if value is not None}
-    exported = recipe.export.model_copy(update=given)
-    recipe = recipe.model_copy(update={"export": exported})
-    return Job(recipe, path, checkpoint.name, lambda: _loaded(recipe, checkpoint), tolerance)
+    @cache
+    def load() -> tuple[Any, Any]:
+        return _loaded(recipe, checkpoint)
+
+    @cache
+    def reward() -> Any:
+        return stack.enter_context(_rewards(recipe))
+
+    def tools(sampler: Any) -> Any:
+        from lgrpo_lite.engines.base import sampling_of
+        from lgrpo_lite.rollout.tools import tools_of
+
+        return tools_of(recipe, load()[0], reward(), sampler, sampling_of(recipe, 0.0))
+
+    return Job(recipe, path, checkpoint.name, load, tools, tolerance)
+
+
+def _rewards(recipe: Any) -> Any:
+    from lgrpo_lite.rewards.total import RewardSum
+
+    reward = RewardSum(
+        recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
+    )
+    return closing(reward)
 
 
 def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
@@ -102,4 +144,4 @@ def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
     with memory_told():
         policy = Policy.load(recipe)
         checkpoint.load(adapter, policy)
-    return policy, eval_prompts(recipe, policy)
+    return policy, eval_prompts(recipe, policy, imports=recipe.export.eval > 0)

@@ -8,7 +8,6 @@ import torch
 
 from lgrpo_lite import progress
 from lgrpo_lite.data.prompts import GoldFault
-from lgrpo_lite.data.template import bare, tokens
 from lgrpo_lite.engines.base import RolloutEngine, Tick, open_engine, sampling_of
 from lgrpo_lite.errors import DataError
 from lgrpo_lite.evaluation.figures import Problem, figures
@@ -22,7 +21,7 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.prove import prove
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.total import RewardSum
-from lgrpo_lite.rollout.tools import Tools
+from lgrpo_lite.rollout.tools import tools_of
 from lgrpo_lite.types import Prompt
 
 BLOCK = 512  # answers between two points from which an evaluation can go on
@@ -71,14 +70,7 @@ class Asking:
                     answers = sampler.generate(prompts, evaluation.k, sampling)
             else:
                 answers = sampler.generate(prompts, evaluation.k, sampling)
-            tools = Tools(
-                sampler,
-                sampling,
-                self.reward,
-                encode=lambda question: tokens(question, self.recipe.data, policy.tokenizer),
-                encode_bare=lambda question: tokens(question, bare(self.recipe.data), policy.tokenizer),
-                decode=lambda ids: policy.tokenizer.decode(ids, skip_special_tokens=True),
-            )
+            tools = tools_of(self.recipe, policy, self.reward, sampler, sampling)
             problems = scored(prompts, answers, tools, categories)
         micro = self.recipe.memory.micro_tokens
         # after the sampler's memory is back

@@ -116,7 +116,7 @@ def export_merged(
             tensors = merge.merged_tensors(policy.model, policy.dtype, original)
             merge.write_shards(whole(policy.base, tensors, given), partial)
             del original, tensors
-            _write_beside(policy, recipe, given, partial)
+            write_beside(policy, recipe, given, partial, policy.dtype)
             check.demand_whole(partial, given)
             check.demand_same_prompts(partial, recipe.data, policy.tokenizer, prompts)
             asked = prompts[:VERIFY_PROMPTS]
@@ -300,10 +300,10 @@ def _original(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _write_beside(policy: Policy, recipe: Recipe, given: Given, folder: Path) -> None:
+def write_beside(policy: Policy, recipe: Recipe, given: Given, folder: Path, dtype: torch.dtype) -> None:
     """All that is no weight: as the base has it, but for the type of the weights and the run's template."""
     given.copy_files(folder)
-    config = given.config_for(policy.dtype)
+    config = given.config_for(dtype)
     if config.get("model_type") == policy.base.config.model_type:
         config.setdefault("architectures", [type(policy.base).__name__])
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.engines.base import Sampler
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.rollout.tools import Tools
 from lgrpo_lite.types import Prompt
 
 
@@ -26,6 +28,7 @@ class Job:
     run: Path
     checkpoint: str  # its name, as the card has it
     load: Callable[[], tuple[Policy, Sequence[Prompt]]]
+    tools: Callable[[Sampler], Tools]  # with the run's rewards, to score what an export answers
     tolerance: float | None = None  # of a merge; None: by precision
 
     @cached_property
@@ -77,4 +80,20 @@ def merged(job: Job, out: Path) -> Made:
     return Made(path, (COMPARED.format(**facts),), {"check": facts})
 
 
-FORMATS: dict[str, Callable[[Job, Path], Made]] = {"adapter": adapter, "merged": merged}
+def gguf(job: Job, out: Path) -> Made:
+    from lgrpo_lite.export.gguf import export_gguf, table
+
+    report = export_gguf(job, out, job.recipe.export.quant)
+    return Made(out, tuple(table(report)), {"report": report})
+
+
+def lora_gguf(job: Job, out: Path) -> Made:
+    from lgrpo_lite.export.gguf import export_lora_gguf, table
+
+    report = export_lora_gguf(job, out)
+    return Made(out, tuple(table(report)), {"report": report})
+
+
+FORMATS: dict[str, Callable[[Job, Path], Made]] = {
+    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf,
+}  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
+import llama_cpp  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 F32 = 0  # ggml's number of that type, for keys and values
@@ -118,11 +118,13 @@ class Loaded:
             yield self._pass(tokens)
 
     def logprobs(self, ids: Sequence[int], begin: int) -> np.ndarray:
-        """log p(next | ids up to t) for t = begin …, of a sequence that is read alone. [positions V], float64"""
+        """log p(next | ids up to t) for t = begin …, read alone: [positions V], float64."""
         self.forget()
         return log_softmax(np.concatenate(list(self._read(ids, 0, begin))))
 
-    def greedy(self, prompts: Sequence[Sequence[int]], most: Sequence[int], ends: set[int]) -> list[list[int]]:
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], most: Sequence[int], ends: set[int]
+    ) -> list[list[int]]:
         """The most likely tokens after each prompt, all at once: at most `most` of each, its end included."""
         self.forget()
         answers: list[list[int]] = [[] for _ in prompts]

@@ -23,18 +23,22 @@ SHARD_BYTES = 2 * 1024**3
 
 @torch.no_grad()
 def merged_tensors(
-    model: nn.Module, dtype: torch.dtype, original: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    dtype: torch.dtype,
+    original: Mapping[str, Tensor] | None = None,
+    *,
+    adapted: bool = True,
 ) -> Iterator[tuple[str, Tensor]]:
     """(name in the plain model, merged tensor on the CPU) for every weight, with or without an adapter.
 
     `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from.
-    Tied weights come once. Told as "merging".
+    Tied weights come once. `adapted` false: the base alone. Told as "merging".
     """
     weights = list(_weights(model))
     for done, (name, parameter, module, holder) in enumerate(weights):
         progress.told("merging", done, len(weights))
         weight = original[name] if original is not None else dense(parameter, holder)
-        if isinstance(module, LoraLayer) and name.endswith(".weight"):
+        if adapted and isinstance(module, LoraLayer) and name.endswith(".weight"):
             deltas = [_delta(module, adapter) for adapter in module.active_adapters]
             weight = weight.float() + sum(delta.to(weight.device) for delta in deltas)
         yield name, weight.to(dtype).cpu().contiguous()

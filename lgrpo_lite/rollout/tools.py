@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
+from lgrpo_lite.data.template import bare, tokens
 from lgrpo_lite.engines.base import Sampler, SamplingParams
 from lgrpo_lite.errors import VerificationError
+from lgrpo_lite.policy.policy import Policy
+from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.part import Tally
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.types import Completion, Group, Prompt
@@ -91,3 +94,27 @@ class Tools:
     def shortened(self, ids: Sequence[int], most: int) -> str:
         """An answer's text; a long one loses its beginning, since its end is what counts."""
         return self.decode(ids[-most:]).strip()
+
+
+def tools_of(
+    recipe: Recipe,
+    policy: Policy,
+    reward: RewardSum,
+    sampler: Sampler,
+    sampling: SamplingParams,
+    *,
+    clock: Callable[[str], AbstractContextManager] = no_clock,
+    version: int | None = None,
+) -> Tools:
+    """Those of a recipe's questions, read by its template and the policy's tokenizer."""
+    data, tokenizer = recipe.data, policy.tokenizer
+    return Tools(
+        sampler,
+        sampling,
+        reward,
+        encode=lambda question: tokens(question, data, tokenizer),
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        clock=clock,
+        version=version,
+        encode_bare=lambda question: tokens(question, bare(data), tokenizer),
+    )

@@ -135,13 +135,13 @@ def planned_again(recipe: Recipe, cache_stays: int) -> tuple[str, ...]:
     return (f"with {cache}, the plan {expected.verdict()}",)
 
 
-def eval_prompts(recipe: Recipe, policy: Policy) -> list[Prompt]:
+def eval_prompts(recipe: Recipe, policy: Policy, *, imports: bool = False) -> list[Prompt]:
     """Prompts to look at a policy with: the evaluation set, or the training set where there is none.
 
-    The recipe's code is not run: of what its own rewards want of a row nothing is known.
+    Without `imports` the recipe's code is not run: of what its own rewards want of a row nothing is known.
     """
     which = "eval" if recipe.data.eval else "train"
-    return _prompts(recipe, which, policy, wants_of(recipe, imports=False))[0]
+    return _prompts(recipe, which, policy, wants_of(recipe, imports=imports))[0]
 
 
 def _prompts(recipe: Recipe, which: str, policy: Policy, wants: Wants) -> tuple[list[Prompt], list[Counts]]:

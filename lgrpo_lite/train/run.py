@@ -12,7 +12,6 @@ from lgrpo_lite.batch import TrainBatch
 from lgrpo_lite.data.curriculum import DifficultyPool
 from lgrpo_lite.data.prompts import Counts
 from lgrpo_lite.data.stream import PromptStream
-from lgrpo_lite.data.template import bare, tokens
 from lgrpo_lite.engines.base import RolloutEngine, Sampler, SamplingParams, sampling_of
 from lgrpo_lite.engines.probe import SyncProof
 from lgrpo_lite.layout import split
@@ -22,7 +21,7 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.total import RewardSum
 from lgrpo_lite.rollout.plan import RolloutPlan
-from lgrpo_lite.rollout.tools import Tools, no_clock
+from lgrpo_lite.rollout.tools import Tools, no_clock, tools_of
 from lgrpo_lite.train.optim import Optimizers
 from lgrpo_lite.types import Prompt
 
@@ -57,16 +56,9 @@ class Run:
 
     def tools(self, sampler: Sampler, clock: Callable[[str], AbstractContextManager] = no_clock) -> Tools:
         """What the rollout bricks may ask for, inside `engine.serving`."""
-        data, tokenizer = self.recipe.data, self.policy.tokenizer
-        return Tools(
-            sampler,
-            self.sampling,
-            self.reward,
-            encode=lambda question: tokens(question, data, tokenizer),
-            decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-            clock=clock,
-            version=self.policy.version,
-            encode_bare=lambda question: tokens(question, bare(data), tokenizer),
+        version = self.policy.version
+        return tools_of(
+            self.recipe, self.policy, self.reward, sampler, self.sampling, clock=clock, version=version
         )
 
     def split(self, batch: TrainBatch) -> list[tuple[Tensor, TrainBatch]]:

@@ -1,5 +1,5 @@
-"""llama.cpp as a tool: its conversion scripts, fetched once and held to their hash, and its library at work in
-processes of their own.
+"""llama.cpp as a tool: its conversion scripts, fetched once and held to their hash, and its library at work
+in processes of their own.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +20,7 @@ from lgrpo_lite import progress
 from lgrpo_lite.errors import ConfigError, DiskFault, EnvironmentFault, LgrpoError, VerificationError
 from lgrpo_lite.policy.budget import GIB
 
-# the sources that `pip install llama-cpp-python` builds; the scripts in them are those of the library it builds
+# the sources that `pip install llama-cpp-python` builds: scripts and library are of one version
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 INDEX = "https://pypi.org/simple"
@@ -40,7 +39,7 @@ def demand_packages(where: str) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         what = f"not installed: {', '.join(missing)}"
-        fix = 'pip install "lgrpo-lite[gguf]" (it builds llama.cpp, ten minutes, and needs a C++ compiler and cmake)'
+        fix = 'pip install "lgrpo-lite[gguf]": ten minutes, with a C++ compiler'
         raise EnvironmentFault(what, where=where, fix=fix)
 
 
@@ -76,7 +75,9 @@ def _fetch(kept: Path) -> None:
         try:
             found = _download(archive)
         except (httpx.HTTPError, ValueError, StopIteration) as error:
-            what = f"the sources of {PACKAGE} {VERSION} cannot be fetched: {str(error) or type(error).__name__}"
+            what = (
+                f"the sources of {PACKAGE} {VERSION} cannot be fetched: {str(error) or type(error).__name__}"
+            )
             fix = "get online, or name a folder of llama.cpp with --llama-cpp DIR"
             raise EnvironmentFault(what, where="export gguf", fix=fix) from None
         if found != SHA256:
@@ -225,5 +226,3 @@ def failed(what: str, said: str, folder: Path, fix: str) -> LgrpoError:
     if free < LEFT or any(words in said.lower() for words in NO_ROOM):
         return DiskFault(f"the disk is full: {what}", where=str(folder), fix=FULL)
     return VerificationError(f"{what}: {said}", where=str(folder), fix=fix)
-
-
