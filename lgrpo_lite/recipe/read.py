@@ -221,7 +221,7 @@ def _explain(
         what = f"{dotted} is a section, not {shown(first['input'])}"
         fix = f"write {dotted}.KEY=…, or {dotted}={{}} for the defaults; keys: {keys}"
     else:
-        reasons = [report["msg"].lower().removeprefix("value error, ") for report in reports]
+        reasons = [_reason(report["msg"]) for report in reports]
         what, fix = f"{dotted}={shown(first['input'])}: {', or '.join(reasons)}", help_
     return ConfigError(what, where=where, fix=fix, key=dotted)
 
@@ -278,3 +278,9 @@ def _keys_at(section: Any, loc: tuple) -> list[str]:
             continue
         section = section_inside(_field(section, part).annotation)
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _reason(message: str) -> str:
+    """As it goes on after a colon; the values that it names are as they are written."""
+    text = message.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
