@@ -290,7 +290,7 @@ def exported_template(making: Making) -> str | None:
 
 def _row(proof: Proof) -> dict[str, Any]:
     row = dataclasses.asdict(proof)
-    del row["faults"], row["strayed"]
+    del row["faults"], row["strayed"], row["same_sure"]
     return row | {"eval": None}
 
 

@@ -49,6 +49,7 @@ class Proof:
     kl: float
     max_kl: float
     same_top: float
+    same_sure: float  # share with the same top token, of those where the policy's is no near tie
     greedy_equal: int
     prompts: int
     tokens: int
@@ -107,6 +108,8 @@ def compare(ref: Reference, file: Path, log: Path, threads: int, adapter: Path |
     found = llama_tools.at_work(f"comparing {shown.name}", job, log)
     kl = [value for row in found["answers"] for value in row["kl"]]
     same = [value for row in found["answers"] for value in row["same_top"]]
+    margins_of_all = [margin for margins in ref.margins for margin in margins]
+    sure = [value for value, margin in zip(same, margins_of_all, strict=True) if margin > TIE]
     given = zip(found["answers"], ref.job["answers"], ref.margins, strict=True)
     parted = [_parted(row["greedy"], one["answer"], margins) for row, one, margins in given]
     faults = []
@@ -122,6 +125,7 @@ def compare(ref: Reference, file: Path, log: Path, threads: int, adapter: Path |
         kl=float(np.mean(kl)),
         max_kl=float(np.max(kl)),
         same_top=float(np.mean(same)),
+        same_sure=float(np.mean(sure)) if sure else 1.0,
         greedy_equal=parted.count(None),
         prompts=len(parted),
         tokens=len(kl),
@@ -143,8 +147,8 @@ def judged(proof: Proof) -> list[str]:
     faults = list(proof.faults)
     if not proof.kl <= MOST_KL:
         faults.append(f"KL to the policy {proof.kl:.2g} nats (accepted {MOST_KL:g})")
-    if not proof.same_top >= LEAST_SAME_TOP:
-        share = f"{proof.same_top:.1%} of {proof.tokens} (accepted {LEAST_SAME_TOP:.1%})"
+    if not proof.same_sure >= LEAST_SAME_TOP:
+        share = f"{proof.same_sure:.1%} of the tokens it is sure of (accepted {LEAST_SAME_TOP:.1%})"
         faults.append(f"the same top token at {share}")
     if proof.strayed > TIE:
         others = f"{proof.prompts - proof.greedy_equal} of {proof.prompts} greedy answers are others"
