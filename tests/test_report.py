@@ -17,7 +17,7 @@ SMALL = [
     "train.steps=4", "train.eval_every=2", "data.eval.limit=32", "eval.k=2", "rollout.prompts_per_step=4", "rollout.group_size=8",
     "export.formats=[adapter]", "safety.sync_proof_every=0", "safety.baseline_check=false", "memory.layout=auto",
 ]  # fmt: skip
-HEADINGS = ["Before and after", "Curves", "Where the time went", "Checkpoints", "Chosen automatically", "Settings that matter",
+HEADINGS = ["Before and after", "Curves", "Where the time went", "What was trained, and where", "Checkpoints", "Chosen automatically", "Settings that matter",
             "How to go on"]  # fmt: skip
 
 

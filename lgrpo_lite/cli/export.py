@@ -12,7 +12,7 @@ from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
-KINDS = ("merged", "adapter", "gguf", "lora-gguf")
+KINDS = ("merged", "adapter", "gguf", "lora-gguf", "card")
 USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 
@@ -25,7 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
     parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
-    parser.add_argument("--out", type=Path, help="target folder (default: RUN/export/FORMAT)")
+    out = "target folder (default: RUN/export/FORMAT; of card: the README.md of every export in RUN/export)"
+    parser.add_argument("--out", type=Path, help=out)
     parser.add_argument(
         "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
     )

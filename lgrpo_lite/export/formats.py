@@ -3,13 +3,15 @@ take.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.engines.base import Sampler
+from lgrpo_lite.export.place import REPORT
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rollout.tools import Tools
@@ -66,7 +68,8 @@ COMPARED = (
 def adapter(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.export import export_adapter
 
-    return Made(export_adapter(job.policy, job.recipe, out, job.prompts))
+    beside = partial(described, job, "adapter")
+    return Made(export_adapter(job.policy, job.recipe, out, job.prompts, beside=beside))
 
 
 def merged(job: Job, out: Path) -> Made:
@@ -74,7 +77,13 @@ def merged(job: Job, out: Path) -> Made:
 
     base = job.recipe.export.base
     path, compared = export_merged(
-        job.policy, job.recipe, out, job.prompts, base=base, tolerance=job.tolerance
+        job.policy,
+        job.recipe,
+        out,
+        job.prompts,
+        base=base,
+        tolerance=job.tolerance,
+        beside=partial(described, job, "merged"),
     )
     facts = dataclasses.asdict(compared)
     return Made(path, (COMPARED.format(**facts),), {"check": facts})
@@ -83,17 +92,37 @@ def merged(job: Job, out: Path) -> Made:
 def gguf(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.gguf import export_gguf, table
 
-    report = export_gguf(job, out, job.recipe.export.quant)
+    beside = partial(described, job, "gguf")
+    report = export_gguf(job, out, job.recipe.export.quant, beside=beside)
     return Made(out, tuple(table(report)), {"report": report})
 
 
 def lora_gguf(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.gguf import export_lora_gguf, table
 
-    report = export_lora_gguf(job, out)
+    report = export_lora_gguf(job, out, beside=partial(described, job, "lora-gguf"))
     return Made(out, tuple(table(report)), {"report": report})
 
 
+def described(job: Job, kind: str, folder: Path) -> None:
+    """What every export has beside its own files: of which kind and checkpoint it is, and its card."""
+    from lgrpo_lite.export.card import write_card
+
+    if not (folder / REPORT).exists():
+        report = {"kind": kind, "checkpoint": job.checkpoint}
+        (folder / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
+    write_card(job.run, job.recipe, folder, kind, job.checkpoint)
+
+
+def card(job: Job, out: Path) -> Made:
+    """The cards of what was exported, anew. `out` other than its usual place: that of the export there."""
+    from lgrpo_lite.export.card import write_cards
+
+    asked = None if out == job.at("card") else out
+    first, *others = write_cards(job.run, job.recipe, job.checkpoint, asked)
+    return Made(first, tuple(map(str, others)))
+
+
 FORMATS: dict[str, Callable[[Job, Path], Made]] = {
-    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf,
+    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf, "card": card,
 }  # fmt: skip

@@ -21,7 +21,8 @@ from lgrpo_lite.policy.fetch import BESIDE, folder_of
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.recipe.schema import Model
 
-WRITTEN = ("config.json", "merge_report.json", "adapter_config.json", RECORD)  # and what is of the base alone
+# and what is of the base alone; its card says what the export's card takes from it
+WRITTEN = ("config.json", "merge_report.json", "adapter_config.json", "README.md", RECORD)
 INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in transformers' order
 DTYPE = ("dtype", "torch_dtype")

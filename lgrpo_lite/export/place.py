@@ -1,13 +1,17 @@
 """A folder that appears whole or not at all."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.machine.disk import is_tree, text_of
 
-REPORTS = ("merge_report.json", "adapter_config.json", "export_report.json")  # one is in each of our exports
+REPORT = "export_report.json"
+REPORTS = ("merge_report.json", "adapter_config.json", REPORT)  # one is in each of our exports
 
 
 @contextmanager
@@ -34,3 +38,17 @@ def placed(out: Path) -> Iterator[Path]:
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """export_report.json of an export; empty where there is none that can be read."""
+    return json_of(folder / REPORT)
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """A report; empty where it is not there or foreign."""
+    try:
+        value = json.loads(text_of(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) and is_tree(value) else {}

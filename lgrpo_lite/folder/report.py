@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.errors import LgrpoError
-from lgrpo_lite.evaluation.paired import FEW, change
-from lgrpo_lite.evaluation.results import read_samples
+from lgrpo_lite.folder.facts import before_and_after, facts
+from lgrpo_lite.folder.markdown import cell, inline, table, upper
 from lgrpo_lite.machine.disk import write_whole
 from lgrpo_lite.monitor import plots
 from lgrpo_lite.monitor.alarms import standing
 from lgrpo_lite.monitor.curves import best_of
 from lgrpo_lite.monitor.numbers import finite
-from lgrpo_lite.monitor.tables import evaluations, lambda_path, result_columns, result_rows, title
+from lgrpo_lite.monitor.tables import lambda_path, title
 from lgrpo_lite.monitor.tail import RunView, Tail
 from lgrpo_lite.monitor.text import duration, sparkline
 from lgrpo_lite.monitor.theme import clean
@@ -41,9 +40,6 @@ ENDS = {
     "silent": "The run shows no sign of life.", "stuck": "The run makes no progress.",
     "starting": "The run has not begun.",
 }  # fmt: skip
-
-
-INERT = {"<": "&lt;", "](": "]&#40;", "][": "]&#91;", "]:": "]&#58;"}  # what would make tags and links
 
 
 def write_report(path: Path) -> None:
@@ -80,65 +76,28 @@ def _part(heading: str, part: Callable[[RunView], Iterator[str]], run: RunView) 
 
 def _head(run: RunView) -> Iterator[str]:
     name, paper = title(run)
-    yield f"# {_inline(run.path.resolve().name)}"
+    yield f"# {inline(run.path.resolve().name)}"
     yield ""
-    algorithm = f"{_inline(name)} ({paper})" if paper else _inline(name)
-    model = _inline(run.get("model.id", "?"))
-    weights = _inline(run.get("model.weights", "?"))
-    seed = _inline(run.get("seed", 0))
+    algorithm = f"{inline(name)} ({paper})" if paper else inline(name)
+    model = inline(run.get("model.id", "?"))
+    weights = inline(run.get("model.weights", "?"))
+    seed = inline(run.get("seed", 0))
     steps = f"{run.step:,} of {run.steps:,} steps"
     yield f"{algorithm} on {model} ({weights}), {steps}, seed {seed}."
     yield ""
     yield _state(run)
     if run.unread:
-        yield f"Not readable in this folder: {', '.join(map(_inline, run.unread))}."
+        yield f"Not readable in this folder: {', '.join(map(inline, run.unread))}."
 
 
 def _state(run: RunView) -> str:
     """One line: is it alive, and if not, why."""
-    why = _upper(_inline(run.health.why))
+    why = upper(inline(run.health.why))
     why = f" {why}." if run.health.why else ""
     if run.health.state in ENDS:
         return ENDS[run.health.state] + why
-    state = _inline(run.status.get("state") or "starting")
+    state = inline(run.status.get("state") or "starting")
     return f"The run is alive ({state}); this is how it stood at step {run.step:,}.{why}"
-
-
-def _before_and_after(run: RunView) -> Iterator[str]:
-    rows = result_rows(run)
-    if not rows:
-        return
-    columns = result_columns(run)
-    cells = [map(_cell, row[: len(columns)]) for row in rows]
-    yield from _table(columns, cells, "|---" + "|---:" * (len(columns) - 1) + "|")
-    yield ""
-    yield from _in_words(run)
-
-
-def _in_words(run: RunView) -> Iterator[str]:
-    """The first and last evaluation compared, where their samples are there, and the intervals explained."""
-    rows = evaluations(run)
-    first, last = rows[0], rows[-1]
-    if comparison := _change(run, first, last):
-        yield from (comparison, "")
-    problems = finite(first.get("problems"))
-    if problems is not None and problems < FEW:
-        yield f"{problems:.0f} problems are few: the intervals in brackets (95 %, bootstrap) are too narrow."
-    elif first.get("intervals") or last.get("intervals"):
-        yield "In brackets: 95 % intervals, from problems drawn again with replacement (bootstrap)."
-
-
-def _change(run: RunView, first: dict[str, Any], last: dict[str, Any]) -> str | None:
-    """None for one evaluation alone, and where the samples of one are not there or cannot be read."""
-    steps = [finite(row.get("step")) for row in (first, last)]
-    if None in steps or steps[0] == steps[1]:
-        return None
-    names = [f"step-{int(step or 0):06d}.jsonl.gz" for step in steps]
-    try:
-        before, after = (read_samples(run.path / "evals" / name) for name in names)
-        return change(before, after, names=("the policy before training", "the trained policy"))
-    except (OSError, LgrpoError):
-        return None
 
 
 def _curves(run: RunView) -> Iterator[str]:
@@ -180,7 +139,7 @@ def _time(run: RunView) -> Iterator[str]:
         if seconds:
             time = duration(seconds) if seconds >= 1 else f"{seconds:.2f}s"
             rows.append((name, time, f"{seconds / whole:.1%}"))
-    yield from _table(("phase", "time", "share"), rows, "|---|---:|---:|")
+    yield from table(("phase", "time", "share"), rows, "|---|---:|---:|")
     yield ""
     tokens = sum(r.rollout_tokens for r in run.records)
     speed = ""
@@ -209,6 +168,10 @@ def _total(seconds: Iterable[Any]) -> float:
     return sum(max(0.0, finite(value) or 0.0) for value in seconds)
 
 
+def _facts(run: RunView) -> Iterator[str]:
+    yield from table(("", ""), facts(run), "|---|---|")
+
+
 def _checkpoints(run: RunView) -> Iterator[str]:
     best = best_of(run)
     if best is not None:
@@ -219,7 +182,7 @@ def _checkpoints(run: RunView) -> Iterator[str]:
             target = os.readlink(run.path / "checkpoints" / link)
         except OSError:
             continue
-        yield f"- {word} checkpoint: `checkpoints/{_inline(target)}`"
+        yield f"- {word} checkpoint: `checkpoints/{inline(target)}`"
 
 
 def _chosen(run: RunView) -> Iterator[str]:
@@ -228,12 +191,12 @@ def _chosen(run: RunView) -> Iterator[str]:
     rows = []
     for event in chosen:
         if event.get("attempt") == chosen[-1].get("attempt"):
-            key = _cell(event.get("key", "?"))
-            value = _cell(event.get("value", "?"))
-            why = _cell(event.get("why", ""))
+            key = cell(event.get("key", "?"))
+            value = cell(event.get("value", "?"))
+            why = cell(event.get("why", ""))
             rows.append((f"`{key}`", value, why))
     if rows:
-        yield from _table(("setting", "value", "why"), rows, "|---|---|---|")
+        yield from table(("setting", "value", "why"), rows, "|---|---|---|")
 
 
 def _settings(run: RunView) -> Iterator[str]:
@@ -241,21 +204,21 @@ def _settings(run: RunView) -> Iterator[str]:
     for key in SETTINGS:
         value = run.get(key)
         if value is not None:
-            rows.append((f"`{key}`", _cell(value)))
+            rows.append((f"`{key}`", cell(value)))
     rewards = run.get("rewards")
     if isinstance(rewards, list) and rewards:
-        used = [_cell(one.get("use", "?")) for one in rewards if isinstance(one, dict)]
+        used = [cell(one.get("use", "?")) for one in rewards if isinstance(one, dict)]
         rows.append(("`rewards`", ", ".join(used)))
     if rows:
-        yield from _table(("setting", "value"), rows, "|---|---|")
+        yield from table(("setting", "value"), rows, "|---|---|")
         yield from ("", "All of them: `config.resolved.yaml`.")
 
 
 def _alarms(run: RunView) -> Iterator[str]:
     for raised in standing(run):
-        name = _inline(raised.name)
+        name = inline(raised.name)
         when = f"{_times(raised.count)} from step {raised.first:,} to {raised.last:,}"
-        what, fix = _inline(raised.what), _inline(raised.fix)
+        what, fix = inline(raised.what), inline(raised.fix)
         yield f"- **{name}**, {when}: {what}. What to do: {fix}. See `{FAILURES}#{name}`."
 
 
@@ -268,7 +231,7 @@ def _warnings(run: RunView) -> Iterator[str]:
     for text in newest[-MANY:]:
         count = texts.count(text)
         times = f" ({_times(count)})" if count > 1 else ""
-        yield f"- {_inline(text)}{times}"
+        yield f"- {inline(text)}{times}"
     if len(newest) > MANY:
         yield f"- and {len(newest) - MANY} others, in `events.jsonl`"
 
@@ -294,10 +257,9 @@ def _go_on(run: RunView) -> Iterator[str]:
 
 
 PARTS: dict[str, Callable[[RunView], Iterator[str]]] = {
-    "Before and after": _before_and_after, "Alarms": _alarms, "Curves": _curves, "Where the time went": _time,
-    "Checkpoints": _checkpoints, "Chosen automatically": _chosen, "Settings that matter": _settings,
-    "Warnings": _warnings,
-    "How to go on": _go_on,
+    "Before and after": before_and_after, "Alarms": _alarms, "Curves": _curves, "Where the time went": _time,
+    "What was trained, and where": _facts, "Checkpoints": _checkpoints, "Chosen automatically": _chosen,
+    "Settings that matter": _settings, "Warnings": _warnings, "How to go on": _go_on,
 }  # fmt: skip
 
 
@@ -314,28 +276,5 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def _table(head: tuple[str, ...], rows: Any, ruler: str) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield ruler
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-
-
 def _named(fault: Exception) -> str:
-    return _inline(f"{type(fault).__name__}: {fault}")
-
-
-def _inline(value: Any) -> str:
-    """Whatever a file held, as one line of Markdown that is no tag, no link and no picture."""
-    text = clean(value, 600).strip()
-    for mark, written in INERT.items():
-        text = text.replace(mark, written)
-    return text
-
-
-def _cell(value: Any) -> str:
-    return _inline(value).replace("|", "&#124;")  # `\\|` ends a cell where the text had a backslash itself
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return inline(f"{type(fault).__name__}: {fault}")

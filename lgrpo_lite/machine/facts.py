@@ -354,4 +354,18 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "packages": packages,
         "cpus": os.cpu_count(),
+        "processor": _processor(_text(Path("/proc/cpuinfo"))),
+        "memory": memory_of()[0],
+        "gpus": [{"name": gpu.name, "memory": gpu.total} for gpu in _visible_gpus()],
     }
+
+
+def _processor(cpuinfo: str) -> str | None:
+    """Its name, where Linux tells it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else None
+
+
+def _visible_gpus() -> list[Gpu]:
+    """What nvidia-smi shows, where the driver lets this process see any."""
+    return _ask_gpus()[0] if cuda_devices() else []

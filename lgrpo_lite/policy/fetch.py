@@ -20,7 +20,10 @@ from lgrpo_lite import progress
 MB = 10**6
 WEIGHTS = ("*.safetensors",)  # of a model on the Hub,
 OTHERS = ("original/*", "consolidated*")  # which some bring a second time
-BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
+BESIDE = (
+    "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "README.md",
+)  # fmt: skip
 
 
 class Told(tqdm):

@@ -215,7 +215,8 @@ def _exported(run, folder: RunFolder) -> dict[str, str]:
     folder.set_status("exporting", recipe.train.steps)
     run.let_go()
     prompts = run.eval_prompts or run.prompts.prompts
-    job = Job(recipe, folder.path, "last", lambda: (run.policy, prompts), run.tools)
+    last = f"step-{recipe.train.steps:06d}"
+    job = Job(recipe, folder.path, last, lambda: (run.policy, prompts), run.tools)
     exports = {}
     for kind, export in FORMATS.items():
         wanted = kind in recipe.export.formats
