@@ -30,6 +30,7 @@ from lgrpo_lite.policy.policy import Policy
 WHERE = "export gguf"
 REPORT = "export_report.json"
 WHOLE = "f16"  # from which the others are quantised, and which is held to the policy
+EXACT = "f32"
 # bits a number takes on the average, from best to smallest
 BITS = {"f16": 16.0, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9}
 ANOTHER = "nothing was written; report this model, or export merged"
@@ -55,13 +56,19 @@ class Making:
 
 
 def export_gguf(
-    job: Job, out: Path, quants: Sequence[str], *, beside: Callable[[Path], None] = nothing_more
+    job: Job,
+    out: Path,
+    quants: Sequence[str],
+    *,
+    kind: str = "gguf",
+    beside: Callable[[Path], None] = nothing_more,
 ) -> dict[str, Any]:
     """NAME-QUANT.gguf for each of `quants` in the folder `out`, and export_report.json, which is returned.
 
-    The 16-bit file must be the policy (export/gguf_proof.py); the smaller ones are made of it, and how far
-    they are from the policy is reported. VerificationError (6), DiskFault (7), ConfigError (2) for a model
-    that llama.cpp's script does not know, EnvironmentFault (3): nothing new is at `out`.
+    The 16-bit file must be the policy (export/gguf_proof.py), or, where 16 bits are too few for this policy,
+    one of 32 bits must be. The smaller ones are made of it, and how far they are from the policy is reported.
+    VerificationError (6), DiskFault (7), ConfigError (2) for a model that llama.cpp's script does not know,
+    EnvironmentFault (3): nothing new is at `out`.
     """
     made = _making_of(job)
     with placed(out) as partial, _working(partial, made) as making:
@@ -77,14 +84,16 @@ def export_gguf(
             file = sixteen if quant == WHOLE else partial / f"{name}-{quant}.gguf"
             if quant != WHOLE:
                 _quantise(making, sixteen, file, quant)
-            proof = _proven(making, ref, file, strict=quant == WHOLE)
+            proof = _proven(making, ref, file)
+            if quant == WHOLE and gguf_proof.rounded(proof):
+                _demand_exact(making, ref, gguf_proof.rounded(proof))
             row = {"file": file.name, "quant": quant, "bytes": file.stat().st_size, "kept": quant in quants}
             files.append(row | _row(proof))
         if job.recipe.export.eval:
             _evaluated(making, partial, files)
         if WHOLE in quants:
             sixteen.rename(partial / sixteen.name)
-        report = _report(making, "gguf", ref, files)
+        report = _report(making, kind, ref, files)
         _write(partial, report)
         beside(partial)
     return report
@@ -110,7 +119,9 @@ def export_lora_gguf(job: Job, out: Path, *, beside: Callable[[Path], None] = no
             _convert_adapter(making, file)
             _convert(making, base, adapted=False)
             ref = gguf_proof.reference(making.policy, job.recipe, job.prompts, making.work)
-        proof = _proven(making, ref, base, strict=True, adapter=file)
+        proof = _proven(making, ref, base, adapter=file)
+        if gguf_proof.rounded(proof):
+            raise _another(file, gguf_proof.rounded(proof))
         row = {"file": file.name, "quant": "f32", "bytes": file.stat().st_size, "kept": True} | _row(proof)
         if job.recipe.export.eval:
             from lgrpo_lite.export.gguf_eval import Contest
@@ -191,23 +202,24 @@ def _whole_numbers(policy: Policy) -> Iterator[Tensor]:
 # ------------------------------------------------------------------------------------------- the files
 
 
-def _convert(making: Making, out: Path, *, adapted: bool) -> None:
-    """The policy, or its base alone, as a GGUF in 16 bits."""
+def _convert(making: Making, out: Path, *, adapted: bool, kind: str = WHOLE) -> None:
+    """The policy, or its base alone, as a GGUF in 16 or 32 bits."""
     merged = making.work / "merged"
     merged.mkdir()
     policy = making.policy
     tensors = merge.merged_tensors(policy.model, torch.float32, adapted=adapted)
-    merge.write_shards(_halved(whole(policy.base, tensors, making.given)), merged)
-    write_beside(policy, making.job.recipe, making.given, merged, torch.float16)
+    tensors = whole(policy.base, tensors, making.given)
+    merge.write_shards(_halved(tensors) if kind == WHOLE else tensors, merged)
+    write_beside(policy, making.job.recipe, making.given, merged, torch.float32)
     name = file_name(making.job.run)
     try:
         if making.own:
             from lgrpo_lite.export import gguf_writer
 
-            gguf_writer.write(merged, out, name)
+            gguf_writer.write(merged, out, name, torch.float16 if kind == WHOLE else torch.float32)
         else:
             progress.told("converting to GGUF", 0)
-            arguments = ("--outtype", WHOLE, "--model-name", name, "--outfile", str(out), str(merged))
+            arguments = ("--outtype", kind, "--model-name", name, "--outfile", str(out), str(merged))
             llama_tools.run_script(making.scripts, llama_tools.CONVERT, *arguments, log=making.log)
     except (OSError, RuntimeError) as error:
         what = "the GGUF could not be written"
@@ -262,10 +274,8 @@ def _quantise(making: Making, source: Path, out: Path, quant: str) -> None:
 # ------------------------------------------------------------------------------------------- the proof
 
 
-def _proven(
-    making: Making, ref: Reference, file: Path, *, strict: bool, adapter: Path | None = None
-) -> Proof:
-    """How a file compares. One that is not the policy: VerificationError."""
+def _proven(making: Making, ref: Reference, file: Path, adapter: Path | None = None) -> Proof:
+    """How a file compares. One that has what no file of the policy has: VerificationError."""
     shown = adapter or file
     template = exported_template(making)
     try:
@@ -274,11 +284,26 @@ def _proven(
     except RuntimeError as error:
         what = f"llama.cpp fails on {shown.name}: {error}"
         raise VerificationError(what, where=WHERE, fix=f"{ANOTHER}; its log is {making.log}") from None
-    faults += gguf_proof.judged(proof) if strict else proof.faults
+    faults += proof.faults
     if faults:
-        what = f"{shown.name} is not the policy: {'; '.join(faults)}"
-        raise VerificationError(what, where=WHERE, fix=ANOTHER)
+        raise _another(shown, faults)
     return proof
+
+
+def _demand_exact(making: Making, ref: Reference, differs: Sequence[str]) -> None:
+    """Where the file in 16 bits differs: is it rounding? One in 32 bits tells, which must be the policy."""
+    exact = making.work / f"exact-{EXACT}.gguf"
+    with memory_told():
+        _convert(making, exact, adapted=True, kind=EXACT)
+    faults = gguf_proof.rounded(_proven(making, ref, exact))
+    if faults:
+        raise _another(exact, [*differs, *faults])
+    exact.unlink()
+
+
+def _another(file: Path, faults: Sequence[str]) -> VerificationError:
+    what = f"{file.name} is not the policy: {'; '.join(faults)}"
+    return VerificationError(what, where=WHERE, fix=ANOTHER)
 
 
 def exported_template(making: Making) -> str | None:

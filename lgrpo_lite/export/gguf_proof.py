@@ -142,9 +142,9 @@ def _parted(greedy: Sequence[int], answer: Sequence[int], margins: Sequence[floa
     return None
 
 
-def judged(proof: Proof) -> list[str]:
-    """What is wrong with a file in 16 bits, in words."""
-    faults = list(proof.faults)
+def rounded(proof: Proof) -> list[str]:
+    """By what a file differs that is to be the policy, in words: rounding, or another model."""
+    faults = []
     if not proof.kl <= MOST_KL:
         faults.append(f"KL to the policy {proof.kl:.2g} nats (accepted {MOST_KL:g})")
     if not proof.same_sure >= LEAST_SAME_TOP:

@@ -19,6 +19,7 @@ NUMBERS = {
     "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
 }  # fmt: skip
+FILE_TYPES = {torch.float16: gguf.LlamaFileType.MOSTLY_F16, torch.float32: gguf.LlamaFileType.ALL_F32}
 NORMAL, CONTROL = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
 
 
@@ -34,15 +35,17 @@ def knows(folder: Path) -> bool:
     return bool(known and bytes_alone and plain and not tokenizer.get("normalizer"))
 
 
-def write(folder: Path, out: Path, name: str) -> None:
-    """The model that `folder` holds in transformers' format, as `out`: matrices in f16, the rest in f32."""
+def write(folder: Path, out: Path, name: str, matrices: torch.dtype) -> None:
+    """The model that `folder` holds in transformers' format, as `out`: its matrices in f16 or f32, the rest
+    in f32.
+    """
     config = _json(folder / "config.json")
     kind = ARCHITECTURES[config["architectures"][0]]
     architecture = gguf.MODEL_ARCH_NAMES[kind]
     writer = gguf.GGUFWriter(out, architecture)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(FILE_TYPES[matrices])
     for setting, key in NUMBERS.items():
         writer.add_uint32(f"{architecture}.{setting}", config[key])
     rope = config.get("rope_parameters") or config
@@ -50,7 +53,7 @@ def write(folder: Path, out: Path, name: str) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     _vocabulary(writer, folder, config["vocab_size"])
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for tensor, numbers in _tensors(folder):
+    for tensor, numbers in _tensors(folder, matrices):
         found = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise RuntimeError(f"{tensor} has no name in a GGUF")
@@ -85,12 +88,12 @@ def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
         writer.add_chat_template(template.read_text("utf-8"))
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(folder: Path, matrices: torch.dtype) -> Iterator[tuple[str, np.ndarray]]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 tensor = opened.get_tensor(name)
-                kind = torch.float16 if tensor.ndim > 1 else torch.float32
+                kind = matrices if tensor.ndim > 1 else torch.float32
                 yield name, tensor.to(kind).numpy()
 
 

@@ -117,6 +117,16 @@ def test_other_policies_come_out_whole(tmp_path, settings):
     assert (report["training_kl"] is None) == (settings[0] == "model.lora=null")
 
 
+def test_where_16_bits_are_too_few_32_are_the_policy(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_proof, "MOST_KL", 1e-8)  # as a policy would want it that rounding moves far
+    report = gguf.export_gguf(job, tmp_path / "out", ["f16"])
+    assert report["files"][0]["kl"] > 1e-8
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a-run-f16.gguf",
+        "export_report.json",
+    ]
+
+
 # ------------------------------------------------------------------------------------------- faults
 
 
@@ -136,8 +146,8 @@ def nothing_new(folder: Path):
 def test_a_file_with_a_fault_is_refused(job, made, tmp_path, monkeypatch, name):
     convert = gguf._convert
 
-    def with_fault(making, out, *, adapted):
-        convert(making, out, adapted=adapted)
+    def with_fault(making, out, **more):
+        convert(making, out, **more)
         plant(out, FAULTS[name])
 
     monkeypatch.setattr(gguf, "_convert", with_fault)
@@ -164,8 +174,8 @@ def test_an_adapter_with_a_fault_is_refused(job, tmp_path, monkeypatch, name):
 def test_a_file_that_ends_the_process_is_refused(job, tmp_path, monkeypatch):
     convert = gguf._convert
 
-    def cut(making, out, *, adapted):
-        convert(making, out, adapted=adapted)
+    def cut(making, out, **more):
+        convert(making, out, **more)
         plant(out, lambda reader: reader.data.__setitem__(slice(24, 400), 0))
 
     monkeypatch.setattr(gguf, "_convert", cut)
