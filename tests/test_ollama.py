@@ -193,10 +193,10 @@ def job_of(policy, recipe, run: Path) -> Job:
     return Job(recipe, run, "step-1", lambda: (policy, prompts))
 
 
-def gguf_file(folder: Path, **more) -> str:
+def gguf_file(folder: Path, architecture: str = "qwen2", **more) -> str:
     from gguf import GGUFWriter
 
-    writer = GGUFWriter(folder / "tiny.gguf", "qwen2")
+    writer = GGUFWriter(folder / "tiny.gguf", architecture)
     for key, value in more.items():
         writer.add_bool(f"tokenizer.ggml.{key}", value)
     writer.write_header_to_file()
@@ -222,6 +222,20 @@ def test_a_modelfile_says_all_of_it(tmp_path, policy):
     assert read["PARAMETER temperature"] == ["0.7"] and read["PARAMETER repeat_penalty"] == ["1"]
     chat = as_ollama_has_it(messages([("user", "1+1=")]), recipe.data.system)
     assert render(read["TEMPLATE"][0], chat) == 'Add "up".\n1+1=\n'
+
+
+def test_the_beginning_of_an_answer_is_given_and_said(tmp_path, policy):
+    recipe = recipe_of("data.prefill='= '")
+    [note] = write_modelfile(job_of(policy, recipe, tmp_path), tmp_path, gguf_file(tmp_path))
+    [template] = read_modelfile((tmp_path / "Modelfile").read_text("utf-8"))["TEMPLATE"]
+    assert "begun with '= '" in note
+    assert render(template, as_ollama_has_it(messages([("user", "q")]), None)) == "q\n= "
+
+
+def test_an_architecture_that_ollama_renders_itself_is_said(tmp_path, policy):
+    name = gguf_file(tmp_path, "gemma4")
+    [note] = write_modelfile(job_of(policy, recipe_of(), tmp_path), tmp_path, name)
+    assert "gemma4 by code of their own" in note
 
 
 def test_a_context_is_no_longer_than_the_models(tmp_path, policy):

@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
     asking = asking_line(recipe, path, lines[0].by) if lines else None
     if args.json:
         rows = [line._asdict() for line in lines]
-        result = {"lines": rows, "ask": asking, "system": recipe.data.system, "not_exported": missing}
+        begun = {"system": recipe.data.system, "prefill": recipe.data.prefill}
+        result = {"lines": rows, "ask": asking, **begun, "not_exported": missing}
         print_json("serve-cmd", result)
         return 0
     for line in lines:
@@ -33,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"# no {kind} is there yet: {command}")
     if recipe.data.system:
         say(f"# system message, in the chat template of each: {recipe.data.system!r}")
+    if recipe.data.prefill:
+        say(f"# every answer is begun with {recipe.data.prefill!r}, which the reply leaves out")
     if asking:
         say(f"# a question, as the run asked it, to {lines[0].by}", asking)
     return 0

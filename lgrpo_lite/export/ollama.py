@@ -42,6 +42,8 @@ def write_modelfile(job: Job, folder: Path, gguf_name: str) -> list[str]:
         notes.append(
             f"newer versions of Ollama render {header.architecture} by code of their own, not by TEMPLATE"
         )
+    if recipe.data.prefill:
+        notes.append(f"every answer is begun with {recipe.data.prefill!r}, which Ollama does not show")
     ends = [policy.tokenizer.decode([token]) for token in sorted(policy.eos_ids)]
     stops = list(dict.fromkeys([*ends, *(recipe.rollout.stop or ())]))
     longest = context_length(recipe, policy.base.config.to_dict())

@@ -24,10 +24,10 @@ PORTS = {"vLLM": 8000, "llama-server": 8080, "Ollama": 11434}
 VLLM_PLAIN = ("--generation-config", "vllm")
 LLAMA_PLAIN = ("--top-k", "0", "--top-p", "1", "--min-p", "0")
 QUESTION = "What is 2+3?"  # of a run that kept no answers
-INT8 = "trained on int8 weights, which vLLM does not make of a model: served on the 16-bit ones it differs"
-NF4 = (
-    "trained on nf4 weights: --quantization bitsandbytes makes the same; without it the adapter is on others"
-)
+OTHER_BASE = {  # what an adapter on quantised weights was trained on
+    "nf4": "trained on nf4 weights: --quantization bitsandbytes makes the same of the base",
+    "int8": "trained on int8 weights, which vLLM does not make: on 16-bit ones it answers a little otherwise",
+}
 
 
 class Line(NamedTuple):
@@ -115,12 +115,14 @@ def _adapter(recipe: Recipe, run: Path, folder: Path) -> list[Line]:
         words += [base, *(("--revision", model.revision) if model.revision else ())]
     words += shlex.split(WEIGHTS.get(model.weights, WEIGHTS["bf16"]))
     words += ["--enable-lora", "--lora-modules", _module(model_name(run), folder.resolve())]
-    words += ["--max-lora-rank", str(next(r for r in SLOT_RANKS if r >= rank))]
+    words += ["--max-lora-rank", str(next((slot for slot in SLOT_RANKS if slot >= rank), rank))]
     words += ["--max-model-len", str(context_length(recipe, config))]
     if (folder / "chat_template.jinja").is_file():  # vLLM would take the base's
         words += ["--chat-template", str(folder.resolve() / "chat_template.jinja")]
-    notes = {"nf4": (NF4,), "int8": (INT8,)}.get(model.weights, ())
-    return [Line("adapter", "vLLM", shlex.join([*words, *VLLM_PLAIN]), notes)]
+    notes = [OTHER_BASE[model.weights]] if model.weights in OTHER_BASE else []
+    if rank > SLOT_RANKS[-1]:
+        notes.append(f"vLLM takes ranks up to {SLOT_RANKS[-1]} and refuses this: serve merged")
+    return [Line("adapter", "vLLM", shlex.join([*words, *VLLM_PLAIN]), tuple(notes))]
 
 
 def _module(name: str, folder: Path) -> str:
