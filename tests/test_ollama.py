@@ -11,11 +11,13 @@ from transformers import AutoTokenizer
 
 from lgrpo_lite.data.served import chat_template
 from lgrpo_lite.errors import ConfigError
+from lgrpo_lite.export import gguf
 from lgrpo_lite.export import go_chat as go_chat_module
-from lgrpo_lite.export.formats import Job
+from lgrpo_lite.export.formats import FORMATS, Job
 from lgrpo_lite.export.go_chat import UNKNOWN, as_ollama_has_it, go_chat
 from lgrpo_lite.export.go_template import quoted, render
-from lgrpo_lite.export.ollama import held, modelfile, ollama, write_modelfile
+from lgrpo_lite.export.ollama import held, modelfile, write_modelfile
+from lgrpo_lite.export.place import placed
 from lgrpo_lite.export.turns import find_turns
 from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
@@ -190,7 +192,9 @@ def policy():
 
 def job_of(policy, recipe, run: Path) -> Job:
     prompts = [Prompt(str(n), f"{n}+{n}=", (1,), "") for n in range(3)]
-    return Job(recipe, run, "step-1", lambda: (policy, prompts))
+    return Job(
+        recipe, run, "step-1", lambda: (policy, prompts), lambda sampler: pytest.fail("scores nothing")
+    )
 
 
 def gguf_file(folder: Path, architecture: str = "qwen2", **more) -> str:
@@ -279,19 +283,31 @@ def test_what_the_file_says_of_the_first_token_counts(tmp_path, adds):
     assert notes == [] and text == ("q\n" if adds else "<|begin|>q\n")
 
 
-def test_the_folder_appears_whole_or_not_at_all(tmp_path, policy):
-    job = job_of(policy, recipe_of(), tmp_path)
-    made = ollama(job, tmp_path / "out", lambda job, folder: gguf_file(folder))
-    assert sorted(file.name for file in made.path.iterdir()) == ["Modelfile", "tiny.gguf"]
-    ollama(job, tmp_path / "out", lambda job, folder: gguf_file(folder))  # in place of the earlier one
+def test_a_modelfile_goes_beside_the_first_file_that_is_asked_for(tmp_path, policy, monkeypatch):
+    """Making the GGUF itself takes llama.cpp: tests/with_gguf."""
 
-    def broken(job, folder: Path) -> str:
-        (folder / "tiny.gguf").write_bytes(b"no")
-        return "tiny.gguf"
+    def made(job, out, quants, *, beside):
+        with placed(out) as partial:
+            Path(partial / gguf_file(partial)).rename(partial / f"a-run-{quants[0]}.gguf")
+            (partial / "export_report.json").write_text("{}")
+            beside(partial)
+        return {"files": [], "effect": 0.0, "warnings": []}
 
+    monkeypatch.setattr(gguf, "export_gguf", made)
+    monkeypatch.setattr(gguf, "table", lambda report: ["the table"])
+    recipe = recipe_of("export.quant=[Q4_K_M,Q8_0]", "data.prefill='= '")
+    out = FORMATS["ollama"](job_of(policy, recipe, tmp_path / "a run"), tmp_path / "out")
+    assert sorted(file.name for file in out.path.iterdir()) == [
+        "Modelfile", "a-run-Q4_K_M.gguf", "export_report.json",
+    ]  # fmt: skip
+    assert read_modelfile((out.path / "Modelfile").read_text("utf-8"))["FROM"] == ["./a-run-Q4_K_M.gguf"]
+    assert out.lines[0] == "the table" and out.lines[1:] == tuple(out.facts["notes"]) and len(out.lines) == 2
+
+
+def test_a_file_that_is_no_gguf_is_no_model(tmp_path, policy):
+    (tmp_path / "tiny.gguf").write_bytes(b"no")
     with pytest.raises(ConfigError, match="cannot read"):
-        ollama(job, tmp_path / "new", broken)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["out"]
+        write_modelfile(job_of(policy, recipe_of(), tmp_path), tmp_path, "tiny.gguf")
 
 
 # ------------------------------------------------------------------------------------ Go's templates

@@ -1,12 +1,11 @@
-"""A folder for Ollama: a GGUF file and the Modelfile that gives the model the text it read in training."""
+"""The Modelfile of a GGUF file, by which Ollama gives the model the text it read in training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lgrpo_lite.data.template import first_token
-from lgrpo_lite.export.formats import Job, Made
+from lgrpo_lite.export.formats import Job
 from lgrpo_lite.export.go_chat import go_chat
-from lgrpo_lite.export.place import placed
 from lgrpo_lite.export.serving import MODELFILE, context_length, model_name
 from lgrpo_lite.policy.gguf import read_header
 from lgrpo_lite.recipe.schema import Recipe
@@ -16,16 +15,6 @@ ASKED = 8  # questions of the run that both templates render
 PLAIN_SAMPLING = ("top_k 0", "top_p 1", "min_p 0", "repeat_penalty 1")
 # architectures, as GGUF names them, that newer versions of Ollama render by code of their own
 OWN_RENDERER = ("gemma4", "laguna", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni")
-
-
-def ollama(job: Job, out: Path, gguf: Callable[[Job, Path], str]) -> Made:
-    """A folder for `ollama create NAME -f OUT/Modelfile`. `gguf` writes a GGUF file of the policy into a
-    folder and returns its name.
-    """
-    with placed(out) as partial:
-        name = gguf(job, partial)
-        notes = write_modelfile(job, partial, name)
-    return Made(out, tuple(notes), {"gguf": name, "notes": notes})
 
 
 def write_modelfile(job: Job, folder: Path, gguf_name: str) -> list[str]:
