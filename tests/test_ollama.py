@@ -286,10 +286,10 @@ def test_what_the_file_says_of_the_first_token_counts(tmp_path, adds):
 def test_a_modelfile_goes_beside_the_first_file_that_is_asked_for(tmp_path, policy, monkeypatch):
     """Making the GGUF itself takes llama.cpp: tests/with_gguf."""
 
-    def made(job, out, quants, *, beside):
+    def made(job, out, quants, *, kind, beside):
         with placed(out) as partial:
             Path(partial / gguf_file(partial)).rename(partial / f"a-run-{quants[0]}.gguf")
-            (partial / "export_report.json").write_text("{}")
+            (partial / "export_report.json").write_text(json.dumps({"kind": kind}))
             beside(partial)
         return {"files": [], "effect": 0.0, "warnings": []}
 
@@ -298,9 +298,10 @@ def test_a_modelfile_goes_beside_the_first_file_that_is_asked_for(tmp_path, poli
     recipe = recipe_of("export.quant=[Q4_K_M,Q8_0]", "data.prefill='= '")
     out = FORMATS["ollama"](job_of(policy, recipe, tmp_path / "a run"), tmp_path / "out")
     assert sorted(file.name for file in out.path.iterdir()) == [
-        "Modelfile", "a-run-Q4_K_M.gguf", "export_report.json",
+        "Modelfile", "README.md", "a-run-Q4_K_M.gguf", "export_report.json",
     ]  # fmt: skip
     assert read_modelfile((out.path / "Modelfile").read_text("utf-8"))["FROM"] == ["./a-run-Q4_K_M.gguf"]
+    assert json.loads((out.path / "export_report.json").read_text()) == {"kind": "ollama"}
     assert out.lines[0] == "the table" and out.lines[1:] == tuple(out.facts["notes"]) and len(out.lines) == 2
 
 

@@ -55,7 +55,12 @@ class Making:
 
 
 def export_gguf(
-    job: Job, out: Path, quants: Sequence[str], *, beside: Callable[[Path], None] = nothing_more
+    job: Job,
+    out: Path,
+    quants: Sequence[str],
+    *,
+    kind: str = "gguf",
+    beside: Callable[[Path], None] = nothing_more,
 ) -> dict[str, Any]:
     """NAME-QUANT.gguf for each of `quants` in the folder `out`, and export_report.json, which is returned.
 
@@ -84,7 +89,7 @@ def export_gguf(
             _evaluated(making, partial, files)
         if WHOLE in quants:
             sixteen.rename(partial / sixteen.name)
-        report = _report(making, "gguf", ref, files)
+        report = _report(making, kind, ref, files)
         _write(partial, report)
         beside(partial)
     return report

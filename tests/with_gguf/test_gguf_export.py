@@ -259,6 +259,7 @@ def test_a_modelfile_has_llama_cpp_read_what_the_policy_read(job, tmp_path):
     made = FORMATS["ollama"](dataclasses.replace(job, recipe=recipe), tmp_path / "ollama")
     commands = read_modelfile((made.path / "Modelfile").read_text("utf-8"))
     [name] = commands["FROM"]
+    assert made.facts["report"]["kind"] == "ollama"
     model = Llama(str(made.path / name), vocab_only=True, verbose=False)
     for question in ("12+30=?", ' "{{ x }}"\n数 '):
         text = render(
