@@ -34,7 +34,7 @@ def test_generated_pages_are_current():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_exist(page):
     for verb, word in re.findall(
-        r"^\s*(?:\$ )?lgrpo-lite (\w+)(?: ([a-z][\w.-]*))?", page.read_text("utf-8"), re.MULTILINE
+        r"^\s*(?:\$ )?lgrpo-lite ([\w-]+)(?: ([a-z][\w.-]*))?", page.read_text("utf-8"), re.MULTILINE
     ):
         assert verb in VERBS, verb
         if verb == "recipe" and word and word not in ("ls", "show", "cp", "run", "NAME"):

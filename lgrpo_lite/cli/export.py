@@ -12,7 +12,7 @@ from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
-KINDS = ("merged", "adapter", "gguf", "lora-gguf", "card")
+KINDS = ("merged", "adapter", "gguf", "lora-gguf", "ollama", "card")
 USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import ModuleType
 
 from lgrpo_lite import __version__
 from lgrpo_lite.cli.terminal.guard import guard, told
@@ -29,6 +30,7 @@ VERBS = {
     "eval": "samples of a run or a model on a set of problems: avg@k, pass@k, maj@k with intervals",
     "compare": "training curves of runs side by side; two evaluations problem by problem",
     "export": "adapter or merged model out of a run",
+    "serve-cmd": "the lines that serve what a run exported; it runs none of them",
     "doctor": "what this machine lacks, and the line that fixes it",
 }
 
@@ -107,7 +109,11 @@ def _parsed(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpa
         raise ConfigError(f"unexpected word {rest[0]!r}", where=where, fix=fix)
     if rest:
         args.words += rest
-    return importlib.import_module(f"lgrpo_lite.cli.{verb}").run, args
+    return _module(verb).run, args
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"lgrpo_lite.cli.{verb.replace('-', '_')}")
 
 
 def _setting(option: str) -> str:
@@ -133,7 +139,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=help_, description=help_)
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         if name == verb:
-            importlib.import_module(f"lgrpo_lite.cli.{name}").configure(sub)
+            _module(name).configure(sub)
     return parser
 
 

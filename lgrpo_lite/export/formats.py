@@ -104,6 +104,22 @@ def lora_gguf(job: Job, out: Path) -> Made:
     return Made(out, tuple(table(report)), {"report": report})
 
 
+def ollama(job: Job, out: Path) -> Made:
+    """The first GGUF file that is asked for, and its Modelfile."""
+    from lgrpo_lite.export.gguf import export_gguf, file_name, table
+    from lgrpo_lite.export.ollama import write_modelfile
+
+    quant = job.recipe.export.quant[0]
+    notes: list[str] = []
+
+    def beside(folder: Path) -> None:
+        notes.extend(write_modelfile(job, folder, f"{file_name(job.run)}-{quant}.gguf"))
+        described(job, "ollama", folder)
+
+    report = export_gguf(job, out, [quant], kind="ollama", beside=beside)
+    return Made(out, (*table(report), *notes), {"report": report, "notes": notes})
+
+
 def described(job: Job, kind: str, folder: Path) -> None:
     """What every export has beside its own files: of which kind and checkpoint it is, and its card."""
     from lgrpo_lite.export.card import write_card
@@ -124,5 +140,5 @@ def card(job: Job, out: Path) -> Made:
 
 
 FORMATS: dict[str, Callable[[Job, Path], Made]] = {
-    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf, "card": card,
+    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf, "ollama": ollama, "card": card,
 }  # fmt: skip

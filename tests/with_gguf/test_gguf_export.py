@@ -1,5 +1,6 @@
 """The packaged model as GGUF, through a real llama.cpp: each file is the policy, or nothing is there."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,15 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from modelfiles import read_modelfile
 from planted import FAULTS, OF_ADAPTER, plant
 from support import lgrpo, tiny_recipe
 
 pytest.importorskip("llama_cpp")
 
+from llama_cpp import Llama
+
+from lgrpo_lite.data.template import tokens
 from lgrpo_lite.engines.base import sampling_of
 from lgrpo_lite.errors import ConfigError, DiskFault, VerificationError
 from lgrpo_lite.export import gguf, gguf_proof
-from lgrpo_lite.export.formats import Job
+from lgrpo_lite.export.formats import FORMATS, Job
+from lgrpo_lite.export.go_chat import as_ollama_has_it
+from lgrpo_lite.export.go_template import render
 from lgrpo_lite.rollout.tools import tools_of
 from lgrpo_lite.train.build import build
 
@@ -252,6 +259,25 @@ def test_the_command_shows_a_table_and_the_same_as_json(run_folder, tmp_path, ca
     stored = json.loads((tmp_path / "b" / "export_report.json").read_text())
     assert result["report"] == stored and stored["checkpoint"] == "step-000001"
     assert lgrpo("export", run_folder, "lora-gguf", "--out", tmp_path / "c") == 0
+
+
+def test_a_modelfile_has_llama_cpp_read_what_the_policy_read(job, tmp_path):
+    """The text that its template renders, cut into tokens as Ollama's runner cuts it."""
+    data = job.recipe.data.model_copy(update={"system": "Add {{ it }} up.", "prefill": "= "})
+    export = job.recipe.export.model_copy(update={"quant": ["Q8_0"], "eval": 0})
+    recipe = job.recipe.model_copy(update={"data": data, "export": export})
+    made = FORMATS["ollama"](dataclasses.replace(job, recipe=recipe), tmp_path / "ollama")
+    commands = read_modelfile((made.path / "Modelfile").read_text("utf-8"))
+    [name] = commands["FROM"]
+    assert made.facts["report"]["kind"] == "ollama"
+    model = Llama(str(made.path / name), vocab_only=True, verbose=False)
+    for question in ("12+30=?", ' "{{ x }}"\n数 '):
+        text = render(
+            commands["TEMPLATE"][0], as_ollama_has_it([{"role": "user", "content": question}], data.system)
+        )
+        assert tuple(model.tokenize(text.encode(), add_bos=True, special=True)) == tokens(
+            question, data, job.policy.tokenizer
+        )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ the folder that install.sh filled, nothing here runs.
 """
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def smollm() -> str:
 @pytest.fixture(scope="session")
 def gemma() -> str:
     return str(Path(FOLDER or "").resolve() / GEMMA)
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> Path:
+    """A folder of each real tokenizer with its chat template, as tokenizers.sh has them."""
+    folder = Path(FOLDER or "").resolve() / "tokenizers"
+    subprocess.run([Path(__file__).parent / "tokenizers.sh", folder], check=True)
+    return folder
 
 
 def sums(model: str, *more: str) -> list[str]:

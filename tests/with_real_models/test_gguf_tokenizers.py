@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.policy.gguf import Header, read_header
 from lgrpo_lite.policy.gguf_tokenizer import ROUND_TRIPS, tokenizer_of
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = os.environ.get("LGRPO_REAL_MODELS")
 BITS = ["a", "  ", " ", "\n", "\t", "1", "123", "é", "e\u0301", "日", "🙂", "the", "ing", "\u200d", "<b>", '"', "'s", "'LL",
         "\r", "ß", "ا", "<think>", "<|im_end|>"]  # fmt: skip
@@ -24,13 +22,6 @@ BYTE_LEVEL = {
     "qwen3": ("qwen2", 151645, 151643, False),
     "llama3_1": ("llama-bpe", 128009, 128001, True),
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizers() -> Path:
-    folder = Path(FOLDER or "").resolve() / "tokenizers"
-    subprocess.run([HERE / "tokenizers.sh", folder], check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ The tokenizers are those of tokenizers.sh. Granite's hybrid and gpt-oss get Qwen
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.recipe.read import load_recipe
 from lgrpo_lite.train.build import build
 
-HERE = Path(__file__).parent
 FOLDER = os.environ.get("LGRPO_REAL_MODELS")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="needs real tokenizers: make test-real")
 
@@ -51,13 +49,6 @@ SMALL = [
 ]  # fmt: skip
 REWARD = "def varied(completion, reference):\n    return len(set(completion)) % 5 / 4\n"
 NEAR = 2e-5  # nats a token between sampler and training pass, in float32
-
-
-@pytest.fixture(scope="module")
-def tokenizers() -> Path:
-    folder = Path(FOLDER or "").resolve() / "tokenizers"
-    subprocess.run([HERE / "tokenizers.sh", folder], check=True)
-    return folder
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -17,20 +17,15 @@ from like_cuda import SHAPES
 
 LOG = pytest.StashKey[Path]()
 STARTS_WITHIN = 600  # seconds; half a minute on two quiet cores
-SERVE = [  # as a module: the CPU build's `vllm` command looks for the GPU build's version and stops
-    *(
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--host",
-        "127.0.0.1",
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-    ),
-    *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--logprobs-mode", "processed_logprobs"),
-    *("--max-model-len", "512", "--distributed-executor-backend", "uni"),
+# as a module: the CPU build's `vllm` command looks for the GPU build's version and stops
+START = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+ON_A_CPU = [
+    *("--enforce-eager", "--distributed-executor-backend", "uni"),
     "--no-enable-chunked-prefill",  # on a CPU a seeded request whose prompt is cut in two ends the server
+]
+SERVE = [
+    *(*START, *ON_A_CPU, "--dtype", "float32", "--max-model-len", "512"),
+    *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--logprobs-mode", "processed_logprobs"),
 ]
 ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -51,11 +46,26 @@ def server_url(request, tmp_path_factory):
     from lgrpo_lite.policy.load import locate
 
     log = request.session.stash[LOG] = tmp_path_factory.mktemp("server") / "log"
+    with _serving([*SERVE, "--model", locate("builtin:tiny-math")], log) as url:
+        yield url
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """`with serving(words) as url`: a server by `vllm serve` and those words."""
+
+    def started(words: list[str]) -> contextlib.AbstractContextManager[str]:
+        return _serving([*START, *ON_A_CPU, "--model", *words], tmp_path / "log")
+
+    return started
+
+
+@contextlib.contextmanager
+def _serving(command: list[str], log: Path):
     port = free_port()
-    command = [*SERVE, "--model", locate("builtin:tiny-math"), "--port", str(port)]
     with log.open("w") as out:
         server = subprocess.Popen(
-            command,
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | ENVIRONMENT,
