@@ -346,24 +346,36 @@ def test_a_store_of_chunks_that_is_out_of_reach_is_told_in_seconds(run, environm
 # ------------------------------------------------------------------------------------------- out of a run
 
 
-@pytest.mark.parametrize("commit_fails", [True, False])
-def test_a_run_ends_in_its_upload_and_is_done_where_that_fails(tmp_path, environment, capsys, commit_fails):
-    faults = [Fault(COMMIT, 500, times=1)] if commit_fails else []
+@pytest.mark.parametrize(
+    ("begins", "code", "what"),
+    [
+        (None, 0, ""),
+        (COMMIT, 3, "the Hub failed (HTTP 500: told to fail)"),
+        ("public", 2, "is there already and public"),
+    ],
+)
+def test_a_run_ends_in_its_upload_and_is_done_where_that_fails(
+    tmp_path, environment, capsys, begins, code, what
+):
+    public = {REPO: Repository(private=False)} if begins == "public" else {}
+    faults = [Fault(begins, 500, times=1)] if begins else []
     asked = [*SMALL, "train.steps=1", "export.formats=[merged,hub]", f"export.hub.repo={REPO}"]
-    with hub_server(faults=faults) as hub:
+    with hub_server(faults=faults, repositories=public) as hub:
         environment.setenv("HF_ENDPOINT", hub.url)
-        code = lgrpo("recipe", "tiny-math", "--runs", tmp_path, "--name", "up", "--ui", "none", *asked)
+        words = ("recipe", "tiny-math", "--runs", tmp_path, "--name", "up", "--ui", "none")
+        assert lgrpo(*words, *asked, "export.hub.private=true") == code
         shown, errors = capsys.readouterr()
         run = tmp_path / "up"
         status = json.loads((run / "STATUS.json").read_text())
         assert (status["state"], status["exit_code"]) == ("done", 0)
         assert str(run / "export" / "merged") in shown
-        assert (f"hub      {hub.url}/{REPO}" in shown) == (not commit_fails)
-        assert code == (3 if commit_fails else 0)
-        if commit_fails:
-            command = three_lines(errors)[2].rpartition("again: ")[2]
-            assert "not uploaded: the Hub failed" in (run / "events.jsonl").read_text()
-            assert lgrpo(*command.split()[1:]) == 0
+        assert (f"hub      {hub.url}/{REPO}" in shown) == (not code)
+        if code:
+            told = three_lines(errors)
+            assert what in told[0] and what in (run / "events.jsonl").read_text()
+            hub.repositories.pop(REPO)  # as its owner might
+            command = told[2].rpartition(": ")[2].split()
+            assert lgrpo(*command[1:]) == 0
     assert held(hub.repositories[REPO]) == files_of(run / "export" / "merged")
     demand_secret(run, shown, errors)
 

@@ -245,12 +245,14 @@ def _uploaded(job, folder: RunFolder, exports: dict[str, str]) -> LgrpoError | N
     try:
         exports["hub"] = str(make("hub", job, job.at("hub")).path)
         return None
-    except EnvironmentFault as error:
+    except LgrpoError as error:
         fault = error
     except Stopped as stopped:
         what = "the upload was stopped; what was trained and exported is there"
         fault = EnvironmentFault(what, where=str(folder.path), fix=again(job))
         fault.exit_code = stopped.exit_code
+    if again(job) not in fault.fix:
+        fault.fix = f"{fault.fix}; then: {again(job)}"
     folder.event("warning", message=f"not uploaded: {fault.what}; {fault.fix}")
     return fault
 
