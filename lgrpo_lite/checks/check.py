@@ -7,6 +7,7 @@ from typing import Any
 
 from lgrpo_lite.checks.addresses import check_addresses
 from lgrpo_lite.checks.fault import Fault
+from lgrpo_lite.checks.hub import demand_upload, hub_faults
 from lgrpo_lite.checks.model import check_model, foreign_revision, reach_hub
 from lgrpo_lite.checks.rules import contradictions, whatever_trains
 from lgrpo_lite.data.files import ending
@@ -62,6 +63,7 @@ def examined(recipe: Recipe, *, imports: bool = True) -> tuple[Recipe, list[Lgrp
     _told(recipe, contradictions(recipe) if known else whatever_trains(recipe), faults)
     _told(recipe, _weights(recipe), faults)
     _told(recipe, foreign_revision(recipe), faults)
+    _told(recipe, hub_faults(recipe), faults)
     with noted(faults):
         check_template(recipe.data, recipe.where)
     with noted(faults):
@@ -173,15 +175,17 @@ def _missing_parts(recipe: Recipe) -> list[str]:
     return [package for package in packages if find_spec(package) is None]
 
 
-def demand(recipe: Recipe, *, loggers: bool = False) -> None:
+def demand(recipe: Recipe, *, training: bool = False) -> None:
     """All that the recipe needs of this machine: EnvironmentFault (exit 3) names what lacks; a model that is
     not there is a fault of `check_model`. Light imports. The Hub out of reach: told in seconds.
 
-    `loggers`: what its `log` section asks for is needed too, as by training and by nothing else.
+    `training`: what its `log` section asks for is needed too, and an account for the upload at its end.
     """
     check_model(recipe)
-    problems = list(_lacking(recipe, loggers))
+    problems = list(_lacking(recipe, training))
     if not problems:
+        if training:
+            demand_upload(recipe)
         reach_hub(recipe)
         return
     lacks = "; ".join(what for what, _ in problems)
@@ -190,7 +194,7 @@ def demand(recipe: Recipe, *, loggers: bool = False) -> None:
     raise EnvironmentFault(what, where=recipe.where("rollout.engine"), fix=fix)
 
 
-def _lacking(recipe: Recipe, loggers: bool) -> Iterator[tuple[str, str]]:
+def _lacking(recipe: Recipe, training: bool) -> Iterator[tuple[str, str]]:
     """(what lacks, what to do)."""
     row = engine_row(recipe)
     vram = recipe.recipe.min_vram_gb
@@ -199,7 +203,7 @@ def _lacking(recipe: Recipe, loggers: bool) -> Iterator[tuple[str, str]]:
         fix = "run it on a machine with such a GPU, or try `lgrpo-lite recipe tiny-math` here"
         yield f"no NVIDIA GPU was found (it wants one{size})", fix
     missing = missing_packages(row, recipe.model.weights) + _missing_parts(recipe)
-    if loggers:
+    if training:
         missing += missing_loggers(recipe)
     if missing:
         extras = [row.extra]

@@ -1,6 +1,7 @@
 """`lgrpo-lite export RUN FORMAT`: what a run learned, in the formats others read."""
 
 import argparse
+import json
 import sys
 from contextlib import ExitStack, closing
 from functools import cache
@@ -12,7 +13,10 @@ from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
 
-KINDS = ("merged", "adapter", "gguf", "lora-gguf", "ollama", "card")
+KINDS = ("merged", "adapter", "gguf", "lora-gguf", "ollama", "card", "hub")
+HUB_ONLY = ("repo", "private", "holds", "dry_run")
+# of the exports that it uploads, given where those are made
+NOT_HUB = ("base", "out", "tolerance", "quant", "eval", "llama_cpp")
 USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 
@@ -36,6 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", type=int, metavar="N", help=solved)
     folder = "llama.cpp's sources, for its conversion scripts (default: fetched once)"
     parser.add_argument("--llama-cpp", metavar="DIR", help=folder)
+    hub = parser.add_argument_group("of hub")
+    hub.add_argument("--repo", help="OWNER/NAME on the Hub (default: export.hub.repo)")
+    hub.add_argument("--private", action="store_true", default=None, help="make the repository a private one")
+    hub.add_argument(
+        "--holds", help="what goes up, as merged,adapter; the first at the top (default: merged)"
+    )
+    dry = "list what would go up, without a token or the network"
+    hub.add_argument("--dry-run", action="store_true", default=None, help=dry)
     add_json(parser)
 
 
@@ -43,14 +55,14 @@ def run(args: argparse.Namespace) -> int:
     if len(args.words) != 2 or args.words[1] not in KINDS:
         raise ConfigError("export takes a run and a format", where="command line", fix=USAGE)
     path, kind = find_run(args.words[0], args.runs), args.words[1]
-    from lgrpo_lite.checks.check import check, demand
+    _demand_read(args, kind)
+    from lgrpo_lite.checks.check import check
     from lgrpo_lite.folder.code import warned
     from lgrpo_lite.folder.logs import log_to
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = load_recipe(str(path / "config.resolved.yaml"), _settings(args))  # complete; no code of it runs
     changed = warned(path, recipe)
-    demand(recipe)
     log_to(path / "logs" / "export.log")
     if recipe.export.eval:
         tell_code(recipe)
@@ -72,16 +84,48 @@ def _settings(args: argparse.Namespace) -> list[str]:
     settings = [f"export.{key}={value}" for key, value in options.items() if value is not None]
     if args.quant is not None:
         settings.append(f"export.quant=[{args.quant}]")
+    holds = args.holds and args.holds.split(",")
+    for key, value in {"repo": args.repo, "private": args.private, "holds": holds}.items():
+        if value is not None:
+            settings.append(f"export.hub.{key}={json.dumps(value)}")
     return settings
 
 
 def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
-    from lgrpo_lite.export.formats import FORMATS
+    from lgrpo_lite.export.formats import make
 
     usable = _checkpoint(path, args.checkpoint)
     job = job_of(recipe, path, usable, stack, args.tolerance)
-    made = FORMATS[kind](job, args.out or job.at(kind))
+    if kind == "hub":
+        made = _uploaded(job, dry_run=args.dry_run)
+    else:
+        made = make(kind, job, args.out or job.at(kind))
     return {"out": str(made.path), "checkpoint": usable.name, "lines": made.lines} | made.facts
+
+
+def _demand_read(args: argparse.Namespace, kind: str) -> None:
+    """ConfigError: an option that this format does not read."""
+    unread = NOT_HUB if kind == "hub" else HUB_ONLY
+    given = [name for name in unread if getattr(args, name) is not None]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        fix = "leave it out"
+        if kind == "hub":
+            fix = "make that export first, with this option: it is then uploaded as it is"
+        raise ConfigError(f"export {kind} does not read {option}", where="command line", fix=fix)
+
+
+def _uploaded(job: Any, *, dry_run: bool) -> Any:
+    """Uploaded, or what would be. Stopped by Ctrl-C: told what goes on."""
+    from lgrpo_lite.export import hub
+
+    if dry_run:
+        return hub.listed(job)
+    try:
+        return hub.upload(job)
+    except KeyboardInterrupt:
+        say(f"stopped; what arrived is not sent again: {hub.again(job)}", file=sys.stderr)
+        raise
 
 
 def _checkpoint(path: Path, asked: str) -> Path:
@@ -135,11 +179,13 @@ def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
     """The policy at a checkpoint and its held-out prompts. No room for it: OutOfMemory (exit 4)."""
     import torch
 
+    from lgrpo_lite.checks.check import demand
     from lgrpo_lite.export.export import memory_told
     from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
 
+    demand(recipe)
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
     with memory_told():

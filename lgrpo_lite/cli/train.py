@@ -79,12 +79,14 @@ def start(name_or_path: str, overrides: list[str], args: argparse.Namespace, *, 
     source = session.written(name_or_path, overrides)
     caller = session.Caller(source, again, screen, say=partial(say, file=sys.stderr))
     result = session.train(recipe, runs=args.runs, name=args.name, resume=args.resume, caller=caller)
-    if result.exit_code:
+    if result.exit_code and result.fault is None:
         how = "stopped at once" if result.at_once else "saved"
         say(f"{how}; go on with: {again(result.path)}", file=sys.stderr)
         return result.exit_code
     _show(result, args, command, plain=screens[0].mode == "plain")
-    return 0
+    if result.fault is not None:
+        say(*result.fault.lines(), file=sys.stderr)
+    return result.exit_code
 
 
 def resume_command(path: Path, args: argparse.Namespace, command: str) -> str:

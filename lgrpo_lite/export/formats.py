@@ -12,6 +12,7 @@ from typing import Any
 
 from lgrpo_lite.engines.base import Sampler
 from lgrpo_lite.export.place import REPORT
+from lgrpo_lite.export.stamp import put_stamp
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rollout.tools import Tools
@@ -54,7 +55,7 @@ class Job:
 class Made:
     """An export. `lines` are told after its path; `facts` are in its JSON."""
 
-    path: Path
+    path: Path | str  # a folder, or an address
     lines: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -139,6 +140,23 @@ def card(job: Job, out: Path) -> Made:
     return Made(first, tuple(map(str, others)))
 
 
+def hub(job: Job, _: Path) -> Made:
+    from lgrpo_lite.export.hub import upload
+
+    return upload(job)
+
+
+# in the order in which a run makes them; hub is the last, which uploads the others
 FORMATS: dict[str, Callable[[Job, Path], Made]] = {
-    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf, "ollama": ollama, "card": card,
+    "adapter": adapter, "merged": merged, "gguf": gguf, "lora-gguf": lora_gguf, "ollama": ollama,
+    "card": card, "hub": hub,
 }  # fmt: skip
+OF_EXPORTS = ("card", "hub")  # these are about exports, and none themselves
+
+
+def make(kind: str, job: Job, out: Path) -> Made:
+    """The export in `out`, which knows from then on of which checkpoint it was made."""
+    made = FORMATS[kind](job, out)
+    if kind not in OF_EXPORTS:
+        put_stamp(out, job.run, job.checkpoint)
+    return made

@@ -20,3 +20,6 @@ def log_to(path: Path) -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.disable_default_handler()
     transformers.logging.enable_propagation()
+    hub = logging.getLogger("huggingface_hub")  # set up by now, by transformers' import: to the terminal
+    hub.handlers.clear()
+    hub.propagate = True

@@ -71,7 +71,7 @@ def unreachable(environment: Mapping[str, str]) -> str | None:
         return None
     if next(model_cache(environment).glob("models--*/snapshots/*"), None) is None:
         return None
-    host = urlsplit(_endpoint(environment)).hostname
+    host = urlsplit(endpoint(environment)).hostname
     return None if host is None or name_found(host) else host
 
 
@@ -92,9 +92,9 @@ def name_found(host: str, within: float = TIMEOUT) -> bool:
 def unanswered(environment: Mapping[str, str]) -> str | None:
     """Why the Hub is out of reach, found out in ANSWER seconds; None: it answers, whatever it says."""
     try:
-        _ask(environment, "/api/models?limit=1")
+        ask(environment, "/api/models?limit=1")
     except OSError as error:
-        return _reason(environment, error)
+        return reason(environment, error)
     return None
 
 
@@ -105,11 +105,11 @@ def fetched_config(environment: Mapping[str, str], name: str, revision: str | No
     file = f"{quote(name)}/raw/{quote(revision or 'main', safe='')}/config.json"
     at = f" at revision {revision}" if revision else ""
     try:
-        status, reply = _ask(environment, f"/{file}")
+        status, reply = ask(environment, f"/{file}")
     except OSError as error:
-        what = f"{name} is not read: {_reason(environment, error)}"
+        what = f"{name} is not read: {reason(environment, error)}"
         fix = "connect, or set HF_ENDPOINT to a mirror; or give a folder with its config.json"
-        raise EnvironmentFault(what, where=_endpoint(environment), fix=fix) from None
+        raise EnvironmentFault(what, where=endpoint(environment), fix=fix) from None
     if status == 200:
         with suppress(ValueError, RecursionError):
             config = json.loads(reply)
@@ -123,7 +123,7 @@ def fetched_config(environment: Mapping[str, str], name: str, revision: str | No
     }
     what = f"{name}{at} is not read: {reasons.get(status, f'HTTP {status}')}"
     raise EnvironmentFault(
-        what, where=f"{_endpoint(environment)}/{file}", fix="check the name and the revision"
+        what, where=f"{endpoint(environment)}/{file}", fix="check the name and the revision"
     )
 
 
@@ -146,27 +146,34 @@ def cache_alone(environment: Mapping[str, str]) -> str | None:
     return why
 
 
-def _ask(environment: Mapping[str, str], path: str) -> tuple[int, bytes]:
-    """Status and body of a GET; OSError where there is no answer in ANSWER seconds."""
+def ask(
+    environment: Mapping[str, str], path: str, body: Any = None, *, key: str | None = None
+) -> tuple[int, bytes]:
+    """Status and body of a GET, or with `body` of a POST of JSON; OSError where there is no answer in ANSWER
+    seconds. `key`: another token than the environment's.
+    """
     from lgrpo_lite.machine.http import Client
 
     began = time.monotonic()
-    endpoint = _endpoint(environment)
-    host = urlsplit(endpoint).hostname or ""
+    address = endpoint(environment)
+    host = urlsplit(address).hostname or ""
     proxied = any(environment.get(name) for name in PROXIES)
     if not proxied and not name_found(host, ANSWER):
         raise OSError("its name is not found")
     left = max(0.1, ANSWER - (time.monotonic() - began))
-    return Client(endpoint, key=_token(environment)).ask(path, timeout=left, most=LARGEST)
+    client = Client(address, key=key or _token(environment))
+    return client.ask(path, body, timeout=left, most=LARGEST)
 
 
-def _endpoint(environment: Mapping[str, str]) -> str:
+def endpoint(environment: Mapping[str, str]) -> str:
+    """The Hub's address, or that of the mirror which stands for it."""
     return (environment.get("HF_ENDPOINT") or HUB).rstrip("/")
 
 
-def _reason(environment: Mapping[str, str], error: OSError) -> str:
+def reason(environment: Mapping[str, str], error: OSError) -> str:
+    """Why it is out of reach, by what `ask` raised."""
     why = f"no answer in {ANSWER:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
-    return f"{urlsplit(_endpoint(environment)).hostname} is out of reach ({why})"
+    return f"{urlsplit(endpoint(environment)).hostname} is out of reach ({why})"
 
 
 def _token(environment: Mapping[str, str]) -> str | None:

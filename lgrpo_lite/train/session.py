@@ -19,7 +19,7 @@ from typing import Literal
 from lgrpo_lite.checks.check import check, demand
 from lgrpo_lite.checks.describe import describe
 from lgrpo_lite.checks.tried import try_algorithm
-from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, DataError
+from lgrpo_lite.errors import EXIT_INTERRUPTED, ConfigError, DataError, EnvironmentFault, LgrpoError
 from lgrpo_lite.folder.code import demand_unchanged, store, stored
 from lgrpo_lite.folder.folder import RunFolder
 from lgrpo_lite.folder.logs import log_to
@@ -38,7 +38,7 @@ from lgrpo_lite.train.stop import Stopped, StopRequest
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of a run. `exit_code` 0: it is done; 75, 129, 130 or 143: it was
-    stopped, saved, and can be resumed.
+    stopped, saved, and can be resumed. With a `fault`: it is done, and its upload is to be made again.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class Result:
     # adapter, merged: folders; check: how the merged one compares
     exports: dict[str, str] = field(default_factory=dict)
     at_once: bool = False  # stopped in the middle of a step, which is then made again
+    fault: LgrpoError | None = None  # of an upload that failed after all else was done; its exit code is ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def train(
     if name is not None and resume == "auto":
         refuse_changed_code(recipe, Path(runs), name)
     recipe = _checked(recipe, caller.say)
-    demand(recipe, loggers=True)
+    demand(recipe, training=True)
     try_algorithm(recipe)
     expected = _planned(recipe, caller.say)
     describe(recipe)  # reads local data, so that a bad row is told before there is a run folder
@@ -111,12 +112,12 @@ def train(
             from lgrpo_lite.train.loop import steps
 
             done = steps(run, folder, stop, resume=resumed)
-            exports = _exported(run, folder) if done else {}
+            exports, fault = _exported(run, folder) if done else ({}, None)
             if done:
                 _ended(folder, "done", 0)
         if done:
             _tell_untrained(folder, caller.say)
-            return Result(folder.path, 0, exports)
+            return Result(folder.path, fault.exit_code if fault else 0, exports, fault=fault)
         code = stop.exit_code or EXIT_INTERRUPTED
         _ended(folder, "stopped", code)  # no heartbeat is left that would say `stopping` after it
         return Result(folder.path, code)
@@ -207,9 +208,11 @@ def _built(recipe: Recipe, folder: RunFolder):
     return run
 
 
-def _exported(run, folder: RunFolder) -> dict[str, str]:
-    """What the recipe wants of a trained policy, by format; the engine is closed before."""
-    from lgrpo_lite.export.formats import FORMATS, Job
+def _exported(run, folder: RunFolder) -> tuple[dict[str, str], LgrpoError | None]:
+    """What the recipe wants of a trained policy, by format, and why its upload failed if it did; the engine
+    is closed before.
+    """
+    from lgrpo_lite.export.formats import FORMATS, Job, make
 
     recipe = run.recipe
     folder.set_status("exporting", recipe.train.steps)
@@ -218,15 +221,40 @@ def _exported(run, folder: RunFolder) -> dict[str, str]:
     last = f"step-{recipe.train.steps:06d}"
     job = Job(recipe, folder.path, last, lambda: (run.policy, prompts), run.tools)
     exports = {}
-    for kind, export in FORMATS.items():
-        wanted = kind in recipe.export.formats
+    for kind in FORMATS:
+        wanted = kind in recipe.export.formats and kind != "hub"
         if wanted and (kind != "adapter" or run.policy.has_adapter):
-            made = export(job, job.at(kind))
+            made = make(kind, job, job.at(kind))
             exports[kind] = str(made.path)
             if made.lines:
                 exports["check" if kind == "merged" else f"{kind} check"] = made.lines[0]
+    fault = None
+    if "hub" in recipe.export.formats:
+        fault = _uploaded(job, folder, exports)
     run.reward.close()
-    return exports
+    return exports, fault
+
+
+def _uploaded(job, folder: RunFolder, exports: dict[str, str]) -> LgrpoError | None:
+    """The last of the exports goes elsewhere, and may fail for reasons that are not the run's: that is told,
+    and the run is done all the same.
+    """
+    from lgrpo_lite.export.formats import make
+    from lgrpo_lite.export.hub import again
+
+    try:
+        exports["hub"] = str(make("hub", job, job.at("hub")).path)
+        return None
+    except LgrpoError as error:
+        fault = error
+    except Stopped as stopped:
+        what = "the upload was stopped; what was trained and exported is there"
+        fault = EnvironmentFault(what, where=str(folder.path), fix=again(job))
+        fault.exit_code = stopped.exit_code
+    if again(job) not in fault.fix:
+        fault.fix = f"{fault.fix}; then: {again(job)}"
+    folder.event("warning", message=f"not uploaded: {fault.what}; {fault.fix}")
+    return fault
 
 
 def _tell_untrained(folder: RunFolder, say: Callable[[str], None]) -> None:
