@@ -78,13 +78,13 @@ def _settings(args: argparse.Namespace) -> list[str]:
 def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     from lgrpo_lite.export.formats import FORMATS
 
-    usable = _checkpoint(path, args.checkpoint)
+    usable = checkpoint_of(path, args.checkpoint)
     job = job_of(recipe, path, usable, stack, args.tolerance)
     made = FORMATS[kind](job, args.out or job.at(kind))
     return {"out": str(made.path), "checkpoint": usable.name, "lines": made.lines} | made.facts
 
 
-def _checkpoint(path: Path, asked: str) -> Path:
+def checkpoint_of(path: Path, asked: str) -> Path:
     """The newest whole checkpoint, or the one asked for. None: DataError."""
     from lgrpo_lite.policy import checkpoint
 

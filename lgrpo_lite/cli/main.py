@@ -29,6 +29,7 @@ VERBS = {
     "eval": "samples of a run or a model on a set of problems: avg@k, pass@k, maj@k with intervals",
     "compare": "training curves of runs side by side; two evaluations problem by problem",
     "export": "adapter or merged model out of a run",
+    "chat": "talk to a run's policy, and to its base beside it",
     "doctor": "what this machine lacks, and the line that fixes it",
 }
 
