@@ -1,4 +1,6 @@
-"""A conversation with a policy: what it reads, its answers as they come, how far training moved each token."""
+"""A conversation with a policy: what it reads, its answers as they come, how far training moved each of their
+tokens.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext

@@ -36,22 +36,20 @@ def lines(prompt: str) -> Iterator[str]:
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # input() edits with it
-    pressed = False
-    while True:
+    presses = 0  # of Ctrl-C, one after the other
+    while presses < 2:
         try:
+            if presses:
+                say("", LEAVE)
             line = input(prompt)
         except EOFError:
-            say("")  # ends the line of the prompt
-            return
+            break
         except KeyboardInterrupt:
-            say("")
-            if pressed:
-                return
-            pressed = True
-            say(LEAVE)
+            presses += 1
             continue
-        pressed = False
+        presses = 0
         yield line
+    say("")  # ends the line of the prompt
 
 
 class Pressed:
