@@ -15,7 +15,7 @@ from lgrpo_lite.cli.watch import add_run, run_named
 from lgrpo_lite.errors import ConfigError, LgrpoError, nearest
 
 if TYPE_CHECKING:
-    from lgrpo_lite.cli.terminal.talk import Flow
+    from lgrpo_lite.cli.terminal.talk import Flow, Presses
     from lgrpo_lite.evaluation.conversation import Conversation, Question
     from lgrpo_lite.types import Completion
 
@@ -23,7 +23,7 @@ PROMPT = "you: "
 LEAST = 0.05  # nats: a token that became less than 5 % likelier or unlikelier is drawn as unchanged
 STRONG = 2.0  # nats, of which three quarters are drawn strongest: the same for every answer
 NOTHING = "-"  # /system - takes the system text away
-ENDS = {"stop": "", "length": ", cut there", "interrupted": ", ended by Ctrl-C"}
+ENDS = {"stop": "", "length": ", cut at the limit", "interrupted": ", ended by Ctrl-C"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +98,9 @@ class Said:
 
     @property
     def facts(self) -> str:
-        return f"{len(self.completion.token_ids)} tokens, {self.seconds:.1f}s{ENDS[self.ended]}"
+        count = len(self.completion.token_ids)
+        tokens = "1 token" if count == 1 else f"{count} tokens"
+        return f"{tokens}, {self.seconds:.1f}s{ENDS[self.ended]}"
 
     @property
     def result(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Said:
             "text": self.completion.text,
             "tokens": len(self.completion.token_ids),
             "ended": self.ended,
-            "seconds": self.seconds,
+            "seconds": round(self.seconds, 3),
         }
 
 
@@ -121,6 +123,7 @@ class Talk:
         self.checkpoint = checkpoint
         self.beside = beside
         self.as_json = as_json
+        self.flow: Flow | None = None  # what shows the answer that comes
         self.commands: dict[str, tuple[str, Callable[[str], None]]] = {
             "/system": (f"TEXT sets the system text, {NOTHING} takes it away; alone: shows it", self._system),
             "/reset": ("forgets what was said; the system text stays", self._reset),
@@ -129,7 +132,7 @@ class Talk:
         }
 
     def run(self) -> int:
-        from lgrpo_lite.cli.terminal.talk import lines, on_terminal
+        from lgrpo_lite.cli.terminal.talk import ctrl_c_noted, lines, on_terminal
 
         there = on_terminal()
         if there:
@@ -143,10 +146,13 @@ class Talk:
                 if name:
                     self._command(name, text[len(name) :].strip())
                 elif text:
-                    self._answer(text)
+                    with ctrl_c_noted() as presses:
+                        self._answer(text, presses)
             except LgrpoError as error:
                 if not there:
                     raise
+                if self.flow is not None:
+                    self.flow.end()
                 say(*error.lines(), file=sys.stderr)
         return 0
 
@@ -172,71 +178,69 @@ class Talk:
     def _help(self, _: str) -> None:
         for name, (words, _command) in self.commands.items():
             self._note(f"{name:<8} {words}")
-        self._note(
-            "Ctrl-C   ends an answer, and what was said of it stays; twice at the prompt ends the chat"
-        )
+        self._note("Ctrl-C   ends an answer, and what was said of it stays; pressed twice at the")
+        self._note("         prompt, or three times while it answers, it ends the chat")
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, text: str, presses: "Presses") -> None:
         question = self.conversation.question(text)
         if question.forgotten:
             left = f"its first {question.forgotten} turns are left out"
             self._note(f"the conversation is longer than the {self.conversation.window} tokens read: {left}")
         if self.beside:
-            self._answer_twice(question)
+            self._answer_twice(question, presses)
             return
-        flow = self._flow()
-        said = self._said(question, flow)
+        said = self._said(question, presses)
         self.conversation.keep(question, said.completion)
-        if flow is None:
+        self._end(said)
+        if self.as_json:
             print_json("chat", self._result(question, said))
-            return
-        flow.end()
-        self._note(said.facts)
 
-    def _answer_twice(self, question: "Question") -> None:
+    def _answer_twice(self, question: "Question", presses: "Presses") -> None:
         """By the base, then by the policy, whose answer is drawn anew once all of it is there."""
-        flow = self._flow()
         self._head("base")
-        base = self._said(question, flow, base=True)
-        if flow is not None:
-            flow.end()
-            self._note(base.facts)
-        flow = self._flow()
+        base = self._said(question, presses, base=True)
+        self._end(base)
         self._head("policy")
-        streaming = flow if flow is not None and flow.moves else None
-        said = self._said(question, streaming)
-        moved = self.conversation.moved(question, said.completion)
+        said = self._said(question, presses, again=True)
         self.conversation.keep(question, said.completion)
+        moved = self.conversation.moved(question, said.completion)
         pieces = self._pieces(said.completion)
         if self.as_json:
             more = {"base": base.result, "pieces": pieces, "moved": moved}
             print_json("chat", self._result(question, said) | more)
             return
-        if streaming is not None and not streaming.take_back():
-            streaming.end()
+        if self.flow is not None and not self.flow.take_back():
+            self.flow.end()
         self._draw(question.prompt.prefill, pieces, moved)
         self._note(said.facts)
         self._note(_told(pieces, moved))
 
-    def _flow(self) -> "Flow | None":
-        """What shows an answer as it comes; None: nothing does."""
+    def _said(
+        self, question: "Question", presses: "Presses", *, base: bool = False, again: bool = False
+    ) -> Said:
+        """The answer, shown as it comes; the first Ctrl-C ends it. `again`: it will be drawn once more, and
+        is shown only where it can be taken back.
+        """
         from lgrpo_lite.cli.terminal.talk import Flow
 
-        return None if self.as_json else Flow(sys.stdout)
-
-    def _said(self, question: "Question", flow: "Flow | None", *, base: bool = False) -> Said:
-        from lgrpo_lite.cli.terminal.talk import ctrl_c_noted
-
-        show = _nowhere if flow is None else flow.write
+        flow = Flow(sys.stdout)
+        self.flow = None if self.as_json or (again and not flow.moves) else flow
+        show = _nowhere if self.flow is None else self.flow.write
         began = time.monotonic()
-        with ctrl_c_noted() as pressed:
-            completion = self.conversation.answer(question, show, pressed, base=base)
+        presses.begin()
+        completion = self.conversation.answer(question, show, presses, base=base)
         ended = completion.finish_reason
-        if pressed() and ended != "stop":
+        if presses() and ended != "stop":
             ended = "interrupted"
         return Said(completion, ended, time.monotonic() - began)
+
+    def _end(self, said: Said) -> None:
+        """Of an answer that was shown: its last line, and what there is to tell of it."""
+        if self.flow is not None:
+            self.flow.end()
+            self._note(said.facts)
 
     def _pieces(self, completion: "Completion") -> list[str]:
         """What each token adds to the text; the token that ends it under its name."""
@@ -316,7 +320,7 @@ def _nowhere(text: str) -> None:
 
 
 def _told(pieces: Sequence[str], moved: Sequence[float]) -> str:
-    """How much likelier an answer is than under the base, and at which token most of it stands."""
+    """How much likelier an answer is than under the base, and the token that moved most."""
     most = max(range(len(moved)), key=lambda i: abs(moved[i]))
-    where = f"{moved[most]:+.2f} at token {most + 1}, {pieces[most][:40]!r}"
-    return f"log π - log π_base: {sum(moved):+.2f} nats over {len(moved)} tokens, the largest {where}"
+    largest = f"{moved[most]:+.2f} at token {most + 1}, {pieces[most][:20]!r}"
+    return f"log π/π_base: {sum(moved):+.2f} nats over {len(moved)} tokens, largest {largest}"

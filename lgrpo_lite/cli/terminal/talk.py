@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from lgrpo_lite.cli.terminal.output import say
 from lgrpo_lite.monitor.theme import clean, place
 
+PATIENCE = 3
 LEAVE = "Ctrl-C again, Ctrl-D or /quit ends the chat"
 
 
@@ -52,32 +53,38 @@ def lines(prompt: str) -> Iterator[str]:
     say("")  # ends the line of the prompt
 
 
-class Pressed:
-    """Whether Ctrl-C was."""
+class Presses:
+    """Of Ctrl-C since an answer began: one is to end it, more may be of impatience, PATIENCE of them are a
+    KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
-        self.pressed = False
+        self.count = 0
 
     def __call__(self) -> bool:
-        return self.pressed
+        return self.count > 0
+
+    def begin(self) -> None:
+        """Of the next answer."""
+        self.count = 0
+
+    def press(self, *_: Any) -> None:
+        """A handler of signals."""
+        self.count += 1
+        if self.count >= PATIENCE:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def ctrl_c_noted() -> Iterator[Pressed]:
-    """Inside it the first Ctrl-C is noted and does nothing else; the next one is a KeyboardInterrupt. What is
-    typed is not shown, and is there for the next prompt. Where nobody is there Ctrl-C is what it always is.
+def ctrl_c_noted() -> Iterator[Presses]:
+    """Inside it Ctrl-C is noted. What is typed is not shown, and is there for the next prompt. Where nobody
+    is there Ctrl-C is what it always is.
     """
-    noted = Pressed()
+    noted = Presses()
     if not on_terminal():
         yield noted
         return
-
-    def press(*_: Any) -> None:
-        if noted.pressed:
-            raise KeyboardInterrupt
-        noted.pressed = True
-
-    before = signal.signal(signal.SIGINT, press)
+    before = signal.signal(signal.SIGINT, noted.press)
     try:
         with _unechoed():
             yield noted
