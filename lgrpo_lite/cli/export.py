@@ -94,7 +94,7 @@ def _settings(args: argparse.Namespace) -> list[str]:
 def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     from lgrpo_lite.export.formats import make
 
-    usable = _checkpoint(path, args.checkpoint)
+    usable = checkpoint_of(path, args.checkpoint)
     job = job_of(recipe, path, usable, stack, args.tolerance)
     if kind == "hub":
         made = _uploaded(job, dry_run=args.dry_run)
@@ -128,7 +128,7 @@ def _uploaded(job: Any, *, dry_run: bool) -> Any:
         raise
 
 
-def _checkpoint(path: Path, asked: str) -> Path:
+def checkpoint_of(path: Path, asked: str) -> Path:
     """The newest whole checkpoint, or the one asked for. None: DataError."""
     from lgrpo_lite.policy import checkpoint
 

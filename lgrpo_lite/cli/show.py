@@ -13,7 +13,6 @@ from lgrpo_lite.cli.watch import add_run, run_named
 from lgrpo_lite.errors import ConfigError, DataError
 
 NAME = re.compile(r"step-(\d+)\.jsonl\.gz")
-PART = 200  # characters of a token that are drawn at once
 Row = dict[str, Any]  # a completion, as its file has it
 Numbered = tuple[int, Row]  # with the number of its prompt in the step, from 1
 ENDS = {"stop": "ended by itself", "length": "cut at the limit"}  # by finish_reason
@@ -176,7 +175,7 @@ def _completion(number: int, row: Row, tokens, width: int, scale: float) -> Iter
 
     from lgrpo_lite.monitor.panels.samples import KINDS, kind_of
     from lgrpo_lite.monitor.theme import CALM, LABEL, clean
-    from lgrpo_lite.monitor.tokens import stamp
+    from lgrpo_lite.monitor.tokens import stamp, whole
 
     sign, style = KINDS[kind_of(row)]
     words, colour = stamp(tokens)
@@ -186,7 +185,7 @@ def _completion(number: int, row: Row, tokens, width: int, scale: float) -> Iter
     gold = f"gold {clean(row.get('reference', '–'), 200)}  "
     yield Text.assemble((f"{sign}  ", style), (gold, CALM), ", ".join(_facts(row)))
     yield Text.assemble((f"credit {words}" if tokens.credit else words, colour))
-    yield from _text(tokens, width, scale)
+    yield from whole(tokens, width, scale)
 
 
 def _facts(row: Row) -> list[str]:
@@ -226,38 +225,6 @@ def _lines(text: str, width: int) -> Iterator[str]:
         while rest := rest[end:]:
             end = max(1, place(rest, width))
             yield rest[:end]
-
-
-def _text(tokens, width: int, scale: float) -> Iterator[Any]:
-    """All of an answer, a line of its own as a line; below each the strip of marks, where credit differs."""
-    from rich.text import Text
-
-    from lgrpo_lite.monitor.tokens import Tokens, drawn
-
-    for pieces, credit in _split(tokens):
-        part = Tokens(pieces, credit, len(pieces))
-        most = 2 * sum(map(len, pieces)) + 2  # as many lines as a character each would take, with marks
-        lines = drawn(part, width, most, scale, marked=not tokens.even)
-        for i, line in enumerate(lines):
-            line.rstrip()
-            if i % 2 == 0 or line.plain or tokens.even:  # a strip without a mark is no line
-                yield Text.assemble(line)
-
-
-def _split(tokens) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
-    """Pieces and their credit, line by line; a piece that holds a line break is divided there."""
-    pieces: list[str] = []
-    credit: list[float] = []
-    for i, piece in enumerate(tokens.pieces):
-        own = tokens.credit[i] if i < len(tokens.credit) else 0.0
-        for n, part in enumerate(piece.split("\n")):
-            if n:
-                yield tuple(pieces), tuple(credit)
-                pieces, credit = [], []
-            for begin in range(0, len(part), PART):
-                pieces.append(part[begin : begin + PART])
-                credit.append(own)
-    yield tuple(pieces), tuple(credit)
 
 
 def _tokens(row: Row):

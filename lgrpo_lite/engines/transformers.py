@@ -1,6 +1,6 @@
 """Rollouts by `generate()` on the training model: needs nothing else, works everywhere, the others' check."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,7 @@ from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
 TOKENS_A_TICK = 16  # of each row between two words on how far it is
+Heard = Callable[[int], bool]  # is told each token of one answer as it is sampled; True ends the answer there
 
 
 class TransformersEngine:
@@ -96,9 +97,16 @@ class TransformersSampler:
             groups.append([done[i * n + k] for k in range(n)])
         return groups
 
+    def answer(self, prompt: Prompt, sampling: SamplingParams, heard: Heard) -> Completion:
+        """What `generate` makes of one prompt, told token by token; where `heard` ends it, what there is."""
+        return self._sample([(prompt, ())], sampling, heard)[0]
+
     @torch.no_grad()
     def _sample(
-        self, rows: Sequence[tuple[Prompt, Sequence[int]]], sampling: SamplingParams
+        self,
+        rows: Sequence[tuple[Prompt, Sequence[int]]],
+        sampling: SamplingParams,
+        heard: Heard | None = None,
     ) -> list[Completion]:
         """One completion per (prompt, prefix). Rows go on until the one with the most room is full."""
         policy = self.policy
@@ -110,6 +118,9 @@ class TransformersSampler:
         tempered = _Tempered(sampling.temperature or 1.0)
         stops = _Stops(policy, sampling.stop, len(rows)) if sampling.stop else None
         recorder = _Recorder(tempered, max(room), sampling.tick, stops)
+        watching = StoppingCriteriaList([recorder])
+        if heard is not None:
+            watching.append(_Told(heard))
         drawing: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:  # no truncation: it would bias the ratio
             drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -127,7 +138,7 @@ class TransformersSampler:
                     attention_mask=mask.to(policy.device),
                     generation_config=settings,
                     logits_processor=LogitsProcessorList([tempered]),
-                    stopping_criteria=StoppingCriteriaList([recorder]),
+                    stopping_criteria=watching,
                 )
         except RuntimeError as error:
             if "probability tensor" in str(error):  # torch.multinomial's words for NaN or infinite logits
@@ -194,6 +205,16 @@ class _Recorder(StoppingCriteria):
         if self.stops is None:
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         return torch.tensor(self.stops(input_ids[:, -1].tolist()), device=input_ids.device)
+
+
+class _Told(StoppingCriteria):
+    """Tells the tokens of one row, and ends it where it is asked to."""
+
+    def __init__(self, heard: Heard):
+        self.heard = heard
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+        return torch.tensor([self.heard(int(input_ids[0, -1]))], device=input_ids.device)
 
 
 class _Stops:

@@ -20,6 +20,7 @@ GREENS = ("on #0d2818", "on #124427", "on #1a6637", "on #228b49")
 REDS = ("on #2f1214", "on #541a1d", "on #7f2427", "on #ab2f33")
 EVEN = 0.05  # tokens whose credit differs by less than this share of the largest are credited alike
 READ = 4096  # tokens of an answer that are looked at, at most
+PART = 200  # characters of a token that are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,34 @@ def drawn(
         return texts
     pairs = itertools.chain.from_iterable(zip(texts, strips, strict=True))
     return [*pairs][: max(lines, 1)]
+
+
+def whole(tokens: Tokens, width: int, scale: float) -> Iterator[Text]:
+    """All of an answer, a line of its own as a line; below each the strip of marks, where credit differs."""
+    for pieces, credit in _lines(tokens):
+        part = Tokens(pieces, credit, len(pieces))
+        most = 2 * sum(map(len, pieces)) + 2  # as many lines as a character each would take, with marks
+        lines = drawn(part, width, most, scale, marked=not tokens.even)
+        for i, line in enumerate(lines):
+            line.rstrip()
+            if i % 2 == 0 or line.plain or tokens.even:  # a strip without a mark is no line
+                yield Text.assemble(line)
+
+
+def _lines(tokens: Tokens) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """Pieces and their credit, line by line; a piece that holds a line break is divided there."""
+    pieces: list[str] = []
+    credit: list[float] = []
+    for i, piece in enumerate(tokens.pieces):
+        own = tokens.credit[i] if i < len(tokens.credit) else 0.0
+        for n, part in enumerate(piece.split("\n")):
+            if n:
+                yield tuple(pieces), tuple(credit)
+                pieces, credit = [], []
+            for begin in range(0, len(part), PART):
+                pieces.append(part[begin : begin + PART])
+                credit.append(own)
+    yield tuple(pieces), tuple(credit)
 
 
 def _filled(tokens: Tokens, width: int, rows: int, scale: float) -> tuple[list[Text], list[Text], int]:

@@ -182,6 +182,7 @@ def _of_runs() -> dict[str, Command]:
         "folders of runs": _folders_named,
         "runs side by side": _side_by_side,
         "a run, exported": lambda folder, text: ["export", run_folder(folder, text), "adapter"],
+        "a run, talked to": lambda folder, text: ["chat", run_folder(folder, text)],
         "a run, evaluated": lambda folder, text: ["eval", run_folder(folder, text)],
     }
 
