@@ -91,7 +91,8 @@ def merged(job: Job, out: Path) -> Made:
 
 
 def gguf(job: Job, out: Path) -> Made:
-    from lgrpo_lite.export.gguf import export_gguf, table
+    from lgrpo_lite.export.gguf import export_gguf
+    from lgrpo_lite.export.gguf_report import table
 
     beside = partial(described, job, "gguf")
     report = export_gguf(job, out, job.recipe.export.quant, beside=beside)
@@ -99,7 +100,8 @@ def gguf(job: Job, out: Path) -> Made:
 
 
 def lora_gguf(job: Job, out: Path) -> Made:
-    from lgrpo_lite.export.gguf import export_lora_gguf, table
+    from lgrpo_lite.export.gguf import export_lora_gguf
+    from lgrpo_lite.export.gguf_report import table
 
     report = export_lora_gguf(job, out, beside=partial(described, job, "lora-gguf"))
     return Made(out, tuple(table(report)), {"report": report})
@@ -107,7 +109,8 @@ def lora_gguf(job: Job, out: Path) -> Made:
 
 def ollama(job: Job, out: Path) -> Made:
     """The first GGUF file that is asked for, and its Modelfile."""
-    from lgrpo_lite.export.gguf import export_gguf, file_name, table
+    from lgrpo_lite.export.gguf import export_gguf, file_name
+    from lgrpo_lite.export.gguf_report import table
     from lgrpo_lite.export.ollama import write_modelfile
 
     quant = job.recipe.export.quant[0]

@@ -2,7 +2,6 @@
 compared with the policy before it is put in place.
 """
 
-import dataclasses
 import json
 import math
 import shutil
@@ -22,17 +21,14 @@ from lgrpo_lite.export import gguf_proof, llama_tools, merge
 from lgrpo_lite.export.export import memory_told, nothing_more, write_beside
 from lgrpo_lite.export.formats import Job
 from lgrpo_lite.export.gguf_proof import Proof, Reference
+from lgrpo_lite.export.gguf_report import BITS, WHOLE, row_of, write
 from lgrpo_lite.export.given import Given
 from lgrpo_lite.export.place import placed
 from lgrpo_lite.export.whole import whole
 from lgrpo_lite.policy.policy import Policy
 
 WHERE = "export gguf"
-REPORT = "export_report.json"
-WHOLE = "f16"  # from which the others are quantised, and which is held to the policy
 EXACT = "f32"
-# bits a number takes on the average, from best to smallest
-BITS = {"f16": 16.0, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9}
 ANOTHER = "nothing was written; report this model, or export merged"
 WORKS = "export merged, for vllm and transformers, works; so may another llama.cpp with --llama-cpp DIR"
 Named = tuple[str, Tensor]
@@ -53,6 +49,16 @@ class Making:
     @property
     def policy(self) -> Policy:
         return self.job.policy
+
+    @property
+    def converter(self) -> str:
+        """Whose program wrote the file."""
+        if self.own:
+            return "lgrpo-lite"
+        named = self.job.recipe.export.llama_cpp
+        return (
+            "llama.cpp in a folder of the user's" if named else f"{llama_tools.PACKAGE} {llama_tools.VERSION}"
+        )
 
 
 def export_gguf(
@@ -87,14 +93,12 @@ def export_gguf(
             proof = _proven(making, ref, file)
             if quant == WHOLE and gguf_proof.rounded(proof):
                 _demand_exact(making, ref, gguf_proof.rounded(proof))
-            row = {"file": file.name, "quant": quant, "bytes": file.stat().st_size, "kept": quant in quants}
-            files.append(row | _row(proof))
+            files.append(row_of(file, quant, proof, kept=quant in quants))
         if job.recipe.export.eval:
             _evaluated(making, partial, files)
         if WHOLE in quants:
             sixteen.rename(partial / sixteen.name)
-        report = _report(making, kind, ref, files)
-        _write(partial, report)
+        report = write(partial, kind, job.checkpoint, making.converter, ref, files)
         beside(partial)
     return report
 
@@ -122,13 +126,12 @@ def export_lora_gguf(job: Job, out: Path, *, beside: Callable[[Path], None] = no
         proof = _proven(making, ref, base, adapter=file)
         if gguf_proof.rounded(proof):
             raise _another(file, gguf_proof.rounded(proof))
-        row = {"file": file.name, "quant": "f32", "bytes": file.stat().st_size, "kept": True} | _row(proof)
+        row = row_of(file, EXACT, proof, kept=True)
         if job.recipe.export.eval:
             from lgrpo_lite.export.gguf_eval import Contest
 
             row["eval"] = Contest(job, making.log, making.threads).of_file(base, file)
-        report = _report(making, "lora-gguf", ref, [row])
-        _write(partial, report)
+        report = write(partial, "lora-gguf", job.checkpoint, making.converter, ref, [row])
         beside(partial)
     return report
 
@@ -313,40 +316,6 @@ def exported_template(making: Making) -> str | None:
     return tokenizer.chat_template if own is None else own
 
 
-def _row(proof: Proof) -> dict[str, Any]:
-    row = dataclasses.asdict(proof)
-    del row["faults"], row["strayed"], row["same_sure"]
-    return row | {"eval": None}
-
-
-def _report(making: Making, kind: str, ref: Reference, files: list[dict[str, Any]]) -> dict[str, Any]:
-    job = making.job
-    return {
-        "kind": kind,
-        "checkpoint": job.checkpoint,
-        "base": "as trained",
-        "converter": "lgrpo-lite" if making.own else f"{llama_tools.PACKAGE} {llama_tools.VERSION}",
-        "training_kl": ref.training_kl,
-        "files": files,
-        "notes": noise(files, ref.training_kl),
-    }
-
-
-def noise(files: Sequence[dict[str, Any]], training: float | None) -> list[str]:
-    """A warning for each file that is further from the policy than the base is, with a better choice."""
-    if training is None:
-        return []
-    notes = []
-    for row in files:
-        if row["kl"] <= training or not row["kept"]:
-            continue
-        better = [one["quant"] for one in files if one["kl"] <= training]
-        choice = better[-1] if better else WHOLE
-        lost = f"{row['quant']} moves the policy by {row['kl']:.2g} nats a token"
-        notes.append(f"{lost}, more than training did ({training:.2g}): take {choice}")
-    return notes
-
-
 def _evaluated(making: Making, partial: Path, files: list[dict[str, Any]]) -> None:
     """Held-out problems solved through llama.cpp, beside the policy."""
     from lgrpo_lite.export.gguf_eval import Contest
@@ -356,26 +325,3 @@ def _evaluated(making: Making, partial: Path, files: list[dict[str, Any]]) -> No
         folder = making.work if row["quant"] == WHOLE else partial
         if row["kept"]:
             row["eval"] = contest.of_file(folder / row["file"])
-
-
-def _write(folder: Path, report: dict[str, Any]) -> None:
-    (folder / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
-
-
-def table(report: dict[str, Any]) -> list[str]:
-    """The report as lines of a terminal."""
-    lines = [f"{'file':32} {'MB':>7}  {'KL to the policy':>16}  {'most':>7}  same top  greedy  held-out"]
-    for row in report["files"]:
-        if not row["kept"]:
-            continue
-        solved = row["eval"] or {}
-        share = "–"
-        if solved.get("problems"):
-            share = "{accuracy:.3f} ({low:.3f} to {high:.3f}), policy {policy:.3f}".format(**solved)
-        greedy = f"{row['greedy_equal']}/{row['prompts']}"
-        size = f"{row['bytes'] / 1e6:.1f}"
-        figures = f"{row['kl']:16.2g}  {row['max_kl']:7.2g}  {row['same_top']:8.1%}  {greedy:>6}"
-        lines.append(f"{row['file']:32} {size:>7}  {figures}  {share}")
-    if report["training_kl"] is not None:
-        lines.append(f"what training changed, KL(policy ‖ base): {report['training_kl']:.2g} nats a token")
-    return lines + [f"warning: {note}" for note in report["notes"]]

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lgrpo_lite.data.template import bare, tokens
 from lgrpo_lite.engines.base import Sampler, SamplingParams
 from lgrpo_lite.errors import VerificationError
-from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rewards.part import Tally
 from lgrpo_lite.rewards.total import RewardSum
@@ -98,7 +98,7 @@ class Tools:
 
 def tools_of(
     recipe: Recipe,
-    policy: Policy,
+    policy: Any,  # a Policy; its module imports torch
     reward: RewardSum,
     sampler: Sampler,
     sampling: SamplingParams,

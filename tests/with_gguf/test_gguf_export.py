@@ -20,7 +20,7 @@ from llama_cpp import Llama
 from lgrpo_lite.data.template import tokens
 from lgrpo_lite.engines.base import sampling_of
 from lgrpo_lite.errors import ConfigError, DiskFault, VerificationError
-from lgrpo_lite.export import gguf, gguf_proof
+from lgrpo_lite.export import gguf, gguf_proof, gguf_report
 from lgrpo_lite.export.formats import FORMATS, Job
 from lgrpo_lite.export.go_chat import as_ollama_has_it
 from lgrpo_lite.export.go_template import render
@@ -56,7 +56,7 @@ def job(tmp_path_factory):
 def made(job):
     """Every file there is, once."""
     out = job.at("gguf")
-    return out, gguf.export_gguf(job, out, list(gguf.BITS))
+    return out, gguf.export_gguf(job, out, list(gguf_report.BITS))
 
 
 def test_the_16_bit_file_is_the_policy(made):
@@ -66,7 +66,7 @@ def test_the_16_bit_file_is_the_policy(made):
     assert row["greedy_equal"] == row["prompts"] == gguf_proof.ANSWERED
     assert report["training_kl"] > 100 * row["kl"]
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*(f"a-run-{quant}.gguf" for quant in gguf.BITS), "export_report.json"]
+        [*(f"a-run-{quant}.gguf" for quant in gguf_report.BITS), "export_report.json"]
     )
 
 
@@ -91,11 +91,11 @@ def test_noise_larger_than_training_is_warned_of_with_a_better_choice():
         {"quant": quant, "kl": kl, "kept": True}
         for quant, kl in (("f16", 1e-6), ("Q8_0", 1e-3), ("Q4_K_M", 0.1))
     ]
-    assert gguf.noise(rows, 0.2) == [] and gguf.noise(rows, None) == []
-    [note] = gguf.noise(rows, 0.01)
+    assert gguf_report.noise(rows, 0.2) == [] and gguf_report.noise(rows, None) == []
+    [note] = gguf_report.noise(rows, 0.01)
     assert "Q4_K_M" in note and note.endswith("take Q8_0")
-    assert [note[-3:] for note in gguf.noise(rows, 1e-4)] == ["f16", "f16"]
-    assert gguf.noise([rows[0], rows[2] | {"kept": False}], 0.01) == []
+    assert [note[-3:] for note in gguf_report.noise(rows, 1e-4)] == ["f16", "f16"]
+    assert gguf_report.noise([rows[0], rows[2] | {"kept": False}], 0.01) == []
 
 
 @pytest.mark.parametrize(
