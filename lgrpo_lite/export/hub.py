@@ -294,8 +294,10 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 def _about(files: Sequence[File], there: Sequence[str], removed: Sequence[str]) -> list[str]:
     lines = [f"{len(files)} files, {_size(sum(file.size for file in files))}, in one commit"]
     if there:
-        kept = len(set(there) - {file.path for file in files} - set(removed))
-        lines.append(f"the repository was there: its earlier commits stay, {kept} of its files are untouched")
+        replaced = len(set(there) & {file.path for file in files})
+        kept = len(set(there)) - replaced - len(removed)
+        before = "the repository was there, and its earlier commits stay"
+        lines.append(f"{before}: {replaced} of its files are replaced, {kept} untouched")
     if removed:
         lines.append(f"taken out, they would be read with the new files: {', '.join(removed)}")
     return lines

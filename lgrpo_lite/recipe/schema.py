@@ -234,7 +234,9 @@ class Hub(Section):
     """Where `export RUN hub` uploads to."""
 
     repo: str | None = Field(default=None, description="owner/name on the Hub")
-    private: bool = Field(default=False, description="of a repository that is made; one that exists stays so")
+    private: bool = Field(
+        default=False, description="of a repository that is made; a public one that exists is refused"
+    )
     holds: list[Literal["merged", "adapter", "gguf", "lora-gguf", "ollama"]] = Field(
         default_factory=lambda: ["merged"],
         min_length=1,
