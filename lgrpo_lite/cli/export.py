@@ -23,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
     parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
+    dtype = "type of merged weights (default: what the policy computes with, and as given what did not learn)"
+    parser.add_argument("--dtype", choices=("auto", "fp32", "fp16", "bf16"), help=dtype)
     parser.add_argument("--out", type=Path, help="target folder (default: RUN/export/FORMAT)")
     parser.add_argument(
         "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
@@ -58,7 +60,7 @@ def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace) -> dict[
     from lgrpo_lite.export.formats import FORMATS
 
     usable = _checkpoint(path, args.checkpoint)
-    job = job_of(recipe, path, usable, args.tolerance, base=args.base)
+    job = job_of(recipe, path, usable, args.tolerance, base=args.base, dtype=args.dtype)
     made = FORMATS[kind](job, args.out or job.at(kind))
     return {"out": str(made.path), "checkpoint": usable.name, "lines": made.lines} | made.facts
 
@@ -85,14 +87,24 @@ def job_of(recipe: Any, path: Path, checkpoint: Path, tolerance: float | None = 
     given = {key: value for key, value in asked.items() if value is not None}
     exported = recipe.export.model_copy(update=given)
     recipe = recipe.model_copy(update={"export": exported})
-    return Job(recipe, path, checkpoint.name, lambda: _loaded(recipe, checkpoint), tolerance)
+    return Job(
+        recipe,
+        path,
+        checkpoint.name,
+        lambda: _loaded(recipe, checkpoint),
+        tolerance,
+        lambda: _loaded(recipe, checkpoint, sliced=True),
+    )
 
 
-def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
-    """The policy at a checkpoint and its held-out prompts. No room for it: OutOfMemory (exit 4)."""
+def _loaded(recipe: Any, adapter: Path, *, sliced: bool = False) -> tuple[Any, Any]:
+    """The policy at a checkpoint, whole or in slices, and its held-out prompts. No room for it: OutOfMemory
+    (exit 4).
+    """
     import torch
 
     from lgrpo_lite.export.export import memory_told
+    from lgrpo_lite.export.slices import SlicedPolicy
     from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
@@ -100,6 +112,6 @@ def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
     with memory_told():
-        policy = Policy.load(recipe)
-        checkpoint.load(adapter, policy)
+        policy = SlicedPolicy.of(recipe) if sliced else Policy.load(recipe)
+        checkpoint.load_weights(adapter, policy)
     return policy, eval_prompts(recipe, policy)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.export.room import too_little
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Prompt
@@ -27,6 +28,8 @@ class Job:
     checkpoint: str  # its name, as the card has it
     load: Callable[[], tuple[Policy, Sequence[Prompt]]]
     tolerance: float | None = None  # of a merge; None: by precision
+    # as `load`, with a policy in slices; None: the policy is loaded already
+    load_sliced: Callable[[], tuple[Policy, Sequence[Prompt]]] | None = None
 
     @cached_property
     def _loaded(self) -> tuple[Policy, Sequence[Prompt]]:
@@ -39,6 +42,14 @@ class Job:
     @property
     def prompts(self) -> Sequence[Prompt]:
         return self._loaded[1]
+
+    def policy_and_prompts(self) -> tuple[Policy, Sequence[Prompt], str | None]:
+        """Those of `load`, or in slices where this machine has no room for a merge of them; then also why."""
+        if self.load_sliced and "_loaded" not in vars(self):
+            why = too_little(self.recipe)
+            if why:
+                return *self.load_sliced(), why
+        return *self._loaded, None
 
     def at(self, kind: str) -> Path:
         """Where an export of that kind lies unless another place is named."""
@@ -60,6 +71,13 @@ COMPARED = (
 )
 
 
+IN_SLICES = (
+    "{tensors} tensors read back and equal to the policy's, {greedy_equal}/{prompts} next tokens equal, "
+    "same top token at {same_top:.2%} of {tokens} positions, "
+    "|Δlogit| max {max_logit_diff:.2g} mean {mean_logit_diff:.2g}"
+)
+
+
 def adapter(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.export import export_adapter
 
@@ -70,11 +88,14 @@ def merged(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.export import export_merged
 
     base = job.recipe.export.base
-    path, compared = export_merged(
-        job.policy, job.recipe, out, job.prompts, base=base, tolerance=job.tolerance
-    )
+    policy, prompts, why = job.policy_and_prompts()
+    path, compared = export_merged(policy, job.recipe, out, prompts, base=base, tolerance=job.tolerance)
     facts = dataclasses.asdict(compared)
-    return Made(path, (COMPARED.format(**facts),), {"check": facts})
+    text = IN_SLICES if compared.tensors else COMPARED
+    lines = [text.format(**facts)]
+    if why:
+        lines.append(f"made in slices: {why}")
+    return Made(path, tuple(lines), {"check": facts, "in_slices": why})
 
 
 FORMATS: dict[str, Callable[[Job, Path], Made]] = {"adapter": adapter, "merged": merged}
