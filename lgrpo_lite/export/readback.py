@@ -29,9 +29,7 @@ from lgrpo_lite.types import Prompt
 
 PROMPTS = 8  # whose ends both models read
 TOKENS = 32  # of each; the logits of all of them, by both models, are in memory at once
-# of positions may the top token be another, times what is accepted along a greedy answer: a model is less sure
-# of a text that it did not write
-UNSURE = 3
+UNSURE = 3  # times as often as along its own answer may a model's top token be another: it is less sure there
 BLOCK = 1 << 21  # numbers that are compared at once, in float64
 ADDED = 2.0**-20  # of the sizes of what is added: more than float32 loses on the way to a merged number
 

@@ -173,8 +173,9 @@ class SlicedPolicy(Policy):
         if not self.has_adapter:
             file = folder / "model.safetensors"
             with safe_open(file, "pt") as opened:
-                for name in own:
-                    opened.get_slice(name)
+                lacking = sorted(set(own) - set(opened.keys()))
+            if lacking:
+                raise KeyError(lacking[0])
             self.slices.trained = file
             return
         saved = load_file(folder / "adapter_model.safetensors", device=str(self.device))
