@@ -20,9 +20,10 @@ from pathlib import Path
 
 import measure
 import torch
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from lgrpo_lite.checks.check import check
+from lgrpo_lite.export.merge import write_shards
 from lgrpo_lite.export.slices import SlicedPolicy
 from lgrpo_lite.policy import checkpoint
 from lgrpo_lite.policy.load import locate
@@ -50,29 +51,15 @@ def make_base(shape: str, folder: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     torch.manual_seed(0)
-    parts: list[list[str]] = [[]]
-    size = 0
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name, dimensions in shapes.items():
-        needed = 2 * dimensions.numel()
-        if size + needed > SHARD and parts[-1]:
-            parts.append([])
-            size = 0
-        parts[-1].append(name)
-        size += needed
-    index = {}
-    for number, names in enumerate(parts, 1):
-        file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        tensors = {name: random_tensor(shapes[name]) for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(names, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), "utf-8")
+    write_shards(((name, random_tensor(shape)) for name, shape in shapes.items()), folder, SHARD)
 
 
 def random_tensor(shape: torch.Size) -> torch.Tensor:
-    if len(shape) == 1:
-        return torch.ones(shape, dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
+    made = torch.ones(shape, dtype=torch.bfloat16)
+    for rows in made.split(4096) if len(shape) > 1 else ():
+        rows.copy_(0.02 * torch.randn(rows.shape))
+    return made
 
 
 def make_run(base: Path, folder: Path, weights: str) -> None:
@@ -83,9 +70,11 @@ def make_run(base: Path, folder: Path, weights: str) -> None:
         f"model.lora.rank={RANK}",
         "data.eval.limit=8",
     ]
-    recipe = load_recipe("tiny-math", settings)
+    recipe = check(load_recipe("tiny-math", settings))
     folder.mkdir(parents=True)
     (folder / "config.resolved.yaml").write_text(recipe.to_yaml(), "utf-8")
+    (folder / "STATUS.json").write_text('{"state": "done"}', "utf-8")
+    (folder / "logs").mkdir()
     policy = SlicedPolicy.of(recipe)
     for name, parameter in policy.model.named_parameters():
         if not parameter.requires_grad:
@@ -148,7 +137,7 @@ def merged(run: Path, out: Path, free: int) -> dict:
     watched.join()
     if process.returncode:
         raise SystemExit(f"the command ended with {process.returncode}: {said}")
-    report = json.loads(said)
+    result = json.loads(said)["result"]
     shard = max(file.stat().st_size for file in out.glob("*.safetensors"))
     return {
         "seconds": time.monotonic() - began,
@@ -156,8 +145,8 @@ def merged(run: Path, out: Path, free: int) -> dict:
         "peak_anonymous_gb": watched.anonymous / 1e9,
         "largest_shard_gb": shard / 1e9,
         "over_shard_gb": (watched.rss - shard) / 1e9,
-        "why": report.get("in_slices") or report,
-        "check": report.get("check"),
+        "in_slices": result["in_slices"],
+        "check": result["check"],
     }
 
 

@@ -6,6 +6,7 @@ from importlib import resources
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import gguf_files
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from lgrpo_lite.errors import ConfigError, DataError, VerificationError
 from lgrpo_lite.export import export, merge, room, verify
 from lgrpo_lite.export.export import export_merged
 from lgrpo_lite.export.slices import SlicedPolicy, Slices
-from lgrpo_lite.policy import checkpoint
+from lgrpo_lite.policy import checkpoint, dequantise
 from lgrpo_lite.policy.load import FLOATS, load_base, locate
 from lgrpo_lite.policy.passes import VERIFY_SPARE, merged_width
 from lgrpo_lite.policy.policy import Policy
@@ -170,6 +171,16 @@ def test_so_are_they_of_a_base_that_was_saved_quantised(tmp_path, tokenizer, kin
     quantised.save_pretrained(base)
     tokenizer.save_pretrained(base)
     recipe, policy = trained(base, f"model.weights={kind}")
+    demand_same_export(tmp_path, recipe, policy)
+
+
+def test_so_are_they_of_a_gguf_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(dequantise, "LEAST", -99.0)  # of a random model nothing is expected
+    settings = gguf_files.byte_level(gguf_files.trained())
+    model = gguf_files.tiny("llama", len(settings["tokenizer.ggml.tokens"]))
+    file = gguf_files.write(tmp_path / "tiny.gguf", model, "llama", settings, kind="Q8_0")
+    recipe, policy = trained(file, "model.weights=nf4")
     demand_same_export(tmp_path, recipe, policy)
 
 
