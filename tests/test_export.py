@@ -220,7 +220,8 @@ def test_where_memory_ends_fewer_prompts_are_answered_at_once_and_one_by_one_but
     assert fp32.policy.model.training == training
 
 
-def test_where_nothing_fits_the_error_is_of_the_export_and_nothing_is_left(tmp_path, fp32):
+def test_where_nothing_fits_the_error_is_of_the_export_and_nothing_is_left(tmp_path, fp32, monkeypatch):
+    monkeypatch.setattr(export, "compared_in_slices", cpu_is_full)
     with holding(0), pytest.raises(OutOfMemory, match="the export does not fit into memory") as error:
         export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
     assert error.value.exit_code == 4 and error.value.where == "export"
@@ -292,11 +293,18 @@ def test_room_is_counted_to_two_bytes(fp32):
     assert room_for(fp32.policy, fp32.recipe, MERGED, LONGEST, 1 << 50) == VERIFY_PROMPTS
 
 
-def test_a_model_that_fits_nowhere_is_not_loaded(tmp_path, fp32, monkeypatch):
-    monkeypatch.setattr(export, "places", lambda *_: [])
-    monkeypatch.setattr(export, "_loaded", None)
-    with pytest.raises(OutOfMemory, match=r"the merged model takes \d+\.\d\d GiB"):
-        export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+@pytest.mark.parametrize("fits", [False, True])
+def test_a_model_that_fits_nowhere_is_read_back_in_slices(tmp_path, fp32, monkeypatch, fits):
+    """Whether that is known before, or found out when even one prompt is too much."""
+    if not fits:
+        monkeypatch.setattr(export, "places", lambda *_: [])
+        monkeypatch.setattr(export, "_loaded", None)
+    training = fp32.policy.model.training
+    with holding(0):
+        out, check = export_merged(fp32.policy, fp32.recipe, tmp_path / "merged", fp32.eval_prompts)
+    assert check.passed and check.compared == "in slices" and check.tensors > 20
+    assert json.loads((out / "merge_report.json").read_text())["compared"] == "in slices"
+    assert fp32.policy.model.training == training
 
 
 def test_a_run_lets_go_of_engine_and_optimiser_and_the_policy_stays(tmp_path):

@@ -194,7 +194,7 @@ def test_weights_are_loaded_on_the_default_stream(card, monkeypatch, weights):
         yield
         said.append(f"off {stream.name}")
 
-    fetch = load._fetch
+    fetch = load.fetch
 
     def on_the_cpu(from_pretrained, model, where, **options):
         if from_pretrained.__self__ is AutoModelForCausalLM:
@@ -206,7 +206,7 @@ def test_weights_are_loaded_on_the_default_stream(card, monkeypatch, weights):
     monkeypatch.setattr(torch.cuda, "default_stream", lambda device=None: default)
     monkeypatch.setattr(torch.cuda, "stream", current)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: said.append("copy") or self)
-    monkeypatch.setattr(load, "_fetch", on_the_cpu)
+    monkeypatch.setattr(load, "fetch", on_the_cpu)
     load_base(tiny_recipe(f"model.weights={weights}").model, CUDA)
     done = ["load"] if weights in ("nf4", "int8") else ["load", "copy"]
     assert said == ["default waits for own", "on default", *done, "off default", "own waits for default"]

@@ -16,7 +16,7 @@ from lgrpo_lite.errors import ConfigError, DataError
 KINDS = ("merged", "adapter", "gguf", "lora-gguf", "ollama", "card", "hub")
 HUB_ONLY = ("repo", "private", "holds", "dry_run")
 # of the exports that it uploads, given where those are made
-NOT_HUB = ("base", "out", "tolerance", "quant", "eval", "llama_cpp")
+NOT_HUB = ("base", "dtype", "out", "tolerance", "quant", "eval", "llama_cpp")
 USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 
@@ -29,6 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a step")
     base = "what a 4-bit policy is merged into (default: dequantized, the weights it was trained on)"
     parser.add_argument("--base", choices=("auto", "original", "dequantized"), help=base)
+    dtype = "type of merged weights (default: what the policy computes with, and as given what did not learn)"
+    parser.add_argument("--dtype", choices=("auto", "fp32", "fp16", "bf16"), help=dtype)
     out = "target folder (default: RUN/export/FORMAT; of card: the README.md of every export in RUN/export)"
     parser.add_argument("--out", type=Path, help=out)
     parser.add_argument(
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> list[str]:
     """The options as settings of the recipe."""
-    options = {"base": args.base, "eval": args.eval, "llama_cpp": args.llama_cpp}
+    options = {"base": args.base, "dtype": args.dtype, "eval": args.eval, "llama_cpp": args.llama_cpp}
     settings = [f"export.{key}={value}" for key, value in options.items() if value is not None]
     if args.quant is not None:
         settings.append(f"export.quant=[{args.quant}]")
@@ -163,7 +165,10 @@ def job_of(
 
         return tools_of(recipe, load()[0], reward(), sampler, sampling_of(recipe, 0.0))
 
-    return Job(recipe, path, checkpoint.name, load, tools, tolerance)
+    def sliced() -> tuple[Any, Any]:
+        return _loaded(recipe, checkpoint, sliced=True)
+
+    return Job(recipe, path, checkpoint.name, load, tools, tolerance, sliced)
 
 
 def _rewards(recipe: Any) -> Any:
@@ -175,12 +180,15 @@ def _rewards(recipe: Any) -> Any:
     return closing(reward)
 
 
-def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
-    """The policy at a checkpoint and its held-out prompts. No room for it: OutOfMemory (exit 4)."""
+def _loaded(recipe: Any, adapter: Path, *, sliced: bool = False) -> tuple[Any, Any]:
+    """The policy at a checkpoint, whole or in slices, and its held-out prompts. No room for it: OutOfMemory
+    (exit 4).
+    """
     import torch
 
     from lgrpo_lite.checks.check import demand
     from lgrpo_lite.export.export import memory_told
+    from lgrpo_lite.export.slices import SlicedPolicy
     from lgrpo_lite.policy import checkpoint
     from lgrpo_lite.policy.policy import Policy
     from lgrpo_lite.train.build import eval_prompts
@@ -189,6 +197,6 @@ def _loaded(recipe: Any, adapter: Path) -> tuple[Any, Any]:
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
     with memory_told():
-        policy = Policy.load(recipe)
-        checkpoint.load(adapter, policy)
+        policy = SlicedPolicy.of(recipe) if sliced else Policy.load(recipe)
+        checkpoint.load_weights(adapter, policy)
     return policy, eval_prompts(recipe, policy, imports=recipe.export.eval > 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lgrpo_lite.data.template import now, tokens
@@ -26,8 +26,11 @@ def demand_whole(folder: Path, given: Given) -> None:
         raise _lost(f"architectures, which were {before} and are {architectures}", folder)
     written: dict[str, tuple[int, ...]] = {}
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as opened:
-            written |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        try:
+            with safe_open(file, "pt") as opened:
+                written |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise _lost(f"{file.name}, which cannot be read: {error}", folder) from error
     missing = sorted(given.files.keys() - written.keys())
     if missing:
         raise _lost(

@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
 from lgrpo_lite.export import check, merge, verify
 from lgrpo_lite.export.given import Given
 from lgrpo_lite.export.place import placed
+from lgrpo_lite.export.readback import compared_in_slices
+from lgrpo_lite.export.slices import SlicedPolicy, Slices
 from lgrpo_lite.export.verify import Comparison
 from lgrpo_lite.export.whole import whole
-from lgrpo_lite.policy.budget import GIB, kv_bytes_per_token
+from lgrpo_lite.policy.budget import kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
-from lgrpo_lite.policy.load import attention_of, load_base, saved_as
+from lgrpo_lite.policy.load import FLOATS, attention_of, saved_as
 from lgrpo_lite.policy.memory import collect, free_bytes, out_of_memory
 from lgrpo_lite.policy.passes import VERIFY_PROMPTS, VERIFY_ROWS, VERIFY_TOKENS, checked_bytes, verify_rows
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.probe import in_float32
 from lgrpo_lite.policy.shape import Shape
-from lgrpo_lite.recipe.schema import Recipe
+from lgrpo_lite.recipe.schema import Lora, Recipe
 from lgrpo_lite.types import Prompt
 
 # of them where it is slow: the merged model on the CPU and the policy not, or less than VERIFY_ROWS at once
@@ -101,8 +104,9 @@ def export_merged(
     """Merge, verify, then put in place. A failed check: VerificationError (exit 6) and nothing at `out`.
 
     What was not trained is written as the base was given, what transformers did not load too: a vision tower,
-    `architectures`, generation settings, tokenizer. Where neither the policy's device nor the CPU has room
-    for the merged model: OutOfMemory (exit 4).
+    `architectures`, generation settings, tokenizer. `export.dtype` of the recipe, where it is not auto, is
+    the type of all that text passes through. Of a policy in slices nothing is ever in memory as a whole; nor
+    is the merged model where neither the policy's device nor the CPU has room for it.
 
     base auto: the weights the policy was trained on (a quantised base dequantized). original: the
     checkpoint's own 16- or 32-bit weights; for a quantised policy these differ by the quantisation error, so
@@ -110,26 +114,58 @@ def export_merged(
     """
     given = Given.of(recipe.model, recipe.where("model.id"))
     other = base == "original" and recipe.model.weights in ("nf4", "int8")
+    as_given = recipe.export.dtype == "auto"
+    dtype = policy.dtype if as_given else FLOATS[recipe.export.dtype]
     with placed(out) as partial:
         with memory_told():
-            original = _original(recipe, policy.dtype) if other else None
-            tensors = merge.merged_tensors(policy.model, policy.dtype, original)
-            merge.write_shards(whole(policy.base, tensors, given), partial)
-            del original, tensors
-            write_beside(policy, recipe, given, partial, policy.dtype)
+            original = _original(recipe, dtype, policy.device) if other else None
+            tensors = merge.merged_tensors(
+                policy.model, dtype, original and original.tensor, _here(policy, original)
+            )
+            merge.write_shards(whole(policy.base, tensors, given, as_given=as_given), partial)
+            del tensors
+            write_beside(policy, recipe, given, partial, dtype)
             check.demand_whole(partial, given)
             check.demand_same_prompts(partial, recipe.data, policy.tokenizer, prompts)
-            asked = prompts[:VERIFY_PROMPTS]
-            result, device = _verify(policy, recipe, partial, asked, tolerance, judged=not other)
+            merged = Merged(partial, given, dtype, original)
+            limits = verify.limits(dtype, recipe.model.weights, tolerance, judged=not other)
+            result, device = _verify(policy, recipe, merged, prompts[:VERIFY_PROMPTS], limits)
         report = dataclasses.asdict(result)
         report["base"] = "original" if other else "as trained"
-        report["dtype"] = str(policy.dtype)
+        report["dtype"] = str(dtype)
         report["device"] = device.type  # of the merged model
         (partial / "merge_report.json").write_text(json.dumps(report, indent=1), "utf-8")
         if not result.passed:
             raise _another_model(result, out)
         beside(partial)
     return out, result
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged model that is written and not compared yet; `original`: what it was merged into instead of the
+    policy's own base.
+    """
+
+    folder: Path
+    given: Given
+    dtype: torch.dtype
+    original: Slices | None
+
+
+def _here(policy: Policy, original: Slices | None) -> merge.Here:
+    """Enters a unit of all that is in slices."""
+    sliced = [policy.slices] if isinstance(policy, SlicedPolicy) else []
+    sliced += [original] if original else []
+
+    @contextmanager
+    def here(unit: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            for slices in sliced:
+                stack.enter_context(slices.here(unit))
+            yield
+
+    return here
 
 
 def _another_model(result: Comparison, out: Path) -> VerificationError:
@@ -144,19 +180,16 @@ def _another_model(result: Comparison, out: Path) -> VerificationError:
 def _verify(
     policy: Policy,
     recipe: Recipe,
-    folder: Path,
+    merged: Merged,
     prompts: Sequence[Prompt],
-    tolerance: float | None,
-    *,
-    judged: bool,
+    limits: tuple[float | None, float],
 ) -> tuple[Comparison, torch.device]:
-    """How the model in `folder` compares, and where it was: the policy's device, or ever less memory."""
-    merged = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    limits = verify.limits(policy.dtype, recipe.model.weights, tolerance, judged=judged)
+    """How the merged model compares, and where it was: the policy's device, or ever less memory."""
+    size = sum(file.stat().st_size for file in merged.folder.glob("*.safetensors"))
     training = policy.model.training
-    reason = ""
     policy.model.eval()
-    for device, rows in places(policy, recipe, merged, prompts):
+    tried = [] if isinstance(policy, SlicedPolicy) else places(policy, recipe, size, prompts)
+    for device, rows in tried:
         slow = device != policy.device or rows < VERIFY_ROWS
         asked = prompts[:FEW_PROMPTS] if slow else prompts
         what = "verifying the merged model"
@@ -164,18 +197,20 @@ def _verify(
             what = "verifying on the CPU: no room beside the policy"
         try:
             with bars_told():
-                model = _loaded(folder, policy.dtype, device)
+                model = _loaded(merged.folder, merged.dtype, device)
             result = _compared(policy, model, asked, rows, limits, what)
             policy.model.train(training)
             return result, device
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            reason = f": {_first_sentence(error)}"
         model = None
         collect()
-    size = f"{merged / GIB:.2f} GiB"
-    raise _no_room(f"the merged model takes {size}, and as much again is not free{reason}")
+    result = compared_in_slices(
+        policy, recipe, merged.folder, merged.given, prompts, merged.dtype, limits, merged.original
+    )
+    policy.model.train(training)
+    return result, policy.device
 
 
 def places(
@@ -247,7 +282,7 @@ def _compared(
     Both compute in float32, a layer at a time: what 16 bits round off a right merge's logits can be as large
     as the difference of a wrong one.
     """
-    merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=policy.dtype)
+    merged = Policy(model, policy.tokenizer, temperature=1.0, chunk=policy.chunk, dtype=model.dtype)
     report = partial(progress.told, what, of=3 * len(prompts))  # two models answer, then their logits
     report(0)
 
@@ -292,12 +327,11 @@ def check_original(recipe: Recipe) -> None:
         raise ConfigError(what, where=recipe.where("export.base"), fix=fix)
 
 
-def _original(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _original(recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Slices:
     check_original(recipe)
-    kind = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    settings = recipe.model.model_copy(update={"weights": kind})
-    model = load_base(settings, CPU)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    kind = next(name for name, value in FLOATS.items() if value == dtype)
+    settings = recipe.model.model_copy(update={"weights": kind, "lora": recipe.model.lora or Lora()})
+    return Slices(settings, device, recipe.where("model.id"))
 
 
 def write_beside(policy: Policy, recipe: Recipe, given: Given, folder: Path, dtype: torch.dtype) -> None:

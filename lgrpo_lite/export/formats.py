@@ -12,6 +12,7 @@ from typing import Any
 
 from lgrpo_lite.engines.base import Sampler
 from lgrpo_lite.export.place import REPORT
+from lgrpo_lite.export.room import too_little
 from lgrpo_lite.export.stamp import put_stamp
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
@@ -33,6 +34,8 @@ class Job:
     load: Callable[[], tuple[Policy, Sequence[Prompt]]]
     tools: Callable[[Sampler], Tools]  # with the run's rewards, to score what an export answers
     tolerance: float | None = None  # of a merge; None: by precision
+    # as `load`, with a policy in slices; None: the policy is loaded already
+    load_sliced: Callable[[], tuple[Policy, Sequence[Prompt]]] | None = None
 
     @cached_property
     def _loaded(self) -> tuple[Policy, Sequence[Prompt]]:
@@ -45,6 +48,14 @@ class Job:
     @property
     def prompts(self) -> Sequence[Prompt]:
         return self._loaded[1]
+
+    def policy_and_prompts(self) -> tuple[Policy, Sequence[Prompt], str | None]:
+        """Those of `load`, or in slices where this machine has no room for a merge of them; then also why."""
+        if self.load_sliced and "_loaded" not in vars(self):
+            why = too_little(self.recipe)
+            if why:
+                return *self.load_sliced(), why
+        return *self._loaded, None
 
     def at(self, kind: str) -> Path:
         """Where an export of that kind lies unless another place is named."""
@@ -66,6 +77,13 @@ COMPARED = (
 )
 
 
+IN_SLICES = (
+    "{tensors} tensors read back and equal to the policy's, {greedy_equal}/{prompts} next tokens equal, "
+    "same top token at {same_top:.2%} of {tokens} positions, "
+    "|Δlogit| max {max_logit_diff:.2g} mean {mean_logit_diff:.2g}"
+)
+
+
 def adapter(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.export import export_adapter
 
@@ -77,17 +95,22 @@ def merged(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.export import export_merged
 
     base = job.recipe.export.base
+    policy, prompts, why = job.policy_and_prompts()
     path, compared = export_merged(
-        job.policy,
+        policy,
         job.recipe,
         out,
-        job.prompts,
+        prompts,
         base=base,
         tolerance=job.tolerance,
         beside=partial(described, job, "merged"),
     )
     facts = dataclasses.asdict(compared)
-    return Made(path, (COMPARED.format(**facts),), {"check": facts})
+    text = IN_SLICES if compared.tensors else COMPARED
+    lines = [text.format(**facts)]
+    if why:
+        lines.append(f"made in slices: {why}")
+    return Made(path, tuple(lines), {"check": facts, "in_slices": why})
 
 
 def gguf(job: Job, out: Path) -> Made:

@@ -54,10 +54,11 @@ class Given:
     @cached_property
     def files(self) -> dict[str, Path]:
         """The file of each tensor, by the tensor's name; what stands beside a quantised one is no tensor."""
-        return {name: file for name, file in self._stored.items() if not _is_statistic(name)}
+        return {name: file for name, file in self.stored.items() if not _is_statistic(name)}
 
     @cached_property
-    def _stored(self) -> dict[str, Path]:
+    def stored(self) -> dict[str, Path]:
+        """The file of everything that is stored, by its name."""
         for name in WEIGHTS:
             whole, index = self.folder / name, self.folder / f"{name}{INDEX}"
             if whole.is_file():
@@ -77,33 +78,40 @@ class Given:
         return self._opened[file]
 
     def _read(self, name: str) -> Tensor:
-        opened = self._open(self._stored[name])
+        opened = self._open(self.stored[name])
         return opened[name] if isinstance(opened, Mapping) else opened.get_tensor(name)
+
+    def slice(self, name: str) -> Any:
+        """Of anything in `stored`, read when it is indexed."""
+        opened = self._open(self.stored[name])
+        return opened[name] if isinstance(opened, Mapping) else opened.get_slice(name)
+
+    def close(self) -> None:
+        """The files, until one is asked for again: what was read of them leaves this process's memory."""
+        self._opened.clear()
 
     def tensor(self, name: str) -> Tensor:
         """As it was given; a quantised one as the numbers it stands for."""
         tensor = self._read(name)
         scale = _scale_of(name)
-        if scale in self._stored:
+        if scale in self.stored:
             return tensor.float() * (self._read(scale)[:, None] / 127)
-        if f"{name}.absmax" not in self._stored:
+        if f"{name}.absmax" not in self.stored:
             return tensor
         from bitsandbytes.functional import QuantState, dequantize_4bit
 
-        statistics = {key: self._read(key) for key in self._stored if key.startswith(f"{name}.")}
+        statistics = {key: self._read(key) for key in self.stored if key.startswith(f"{name}.")}
         return dequantize_4bit(tensor, QuantState.from_dict(statistics, device=tensor.device))
 
     def is_quantised(self, name: str) -> bool:
-        return _scale_of(name) in self._stored or f"{name}.absmax" in self._stored
+        return _scale_of(name) in self.stored or f"{name}.absmax" in self.stored
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """None of a quantised one, which lies packed."""
         if self.is_quantised(name):
             return None
-        opened = self._open(self._stored[name])
-        return tuple(
-            opened[name].shape if isinstance(opened, Mapping) else opened.get_slice(name).get_shape()
-        )
+        piece = self.slice(name)
+        return tuple(piece.shape if isinstance(piece, Tensor) else piece.get_shape())
 
     def copy_files(self, out: Path) -> None:
         """To `out` all that is no weight and not written anew: a tokenizer, a processor of images, generation

@@ -7,7 +7,10 @@ W is the weight the policy was trained on: dequantized where it is 4-bit, or the
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +20,114 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lgrpo_lite import progress
+from lgrpo_lite.errors import VerificationError
 
-SHARD_BYTES = 2 * 1024**3
+SHARD_BYTES = 2 * 1024**3  # a shard is in memory until it is written
+
+Here = Callable[[str], AbstractContextManager]  # inside it the weights of that unit are in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter's place. Which tensor is there may change: one whose base is in files has none."""
+
+    name: str  # in the plain model
+    leaf: str
+    holder: nn.Module
+    adapters: tuple[Any, ...]  # PEFT's layers that change it, around its holder
+
+    @property
+    def value(self) -> Any:
+        return self.holder._parameters[self.leaf]
 
 
 @torch.no_grad()
 def merged_tensors(
     model: nn.Module,
     dtype: torch.dtype,
-    original: Mapping[str, Tensor] | None = None,
+    original: Callable[[str], Tensor] | None = None,
+    here: Here = nullcontext,
     *,
     adapted: bool = True,
 ) -> Iterator[tuple[str, Tensor]]:
     """(name in the plain model, merged tensor on the CPU) for every weight, with or without an adapter.
 
-    `original` replaces the base weights by name: the 16-bit checkpoint a 4-bit policy was quantised from.
-    Tied weights come once. `adapted` false: the base alone. Told as "merging".
+    `original` gives base weights by name in place of the model's: those that a 4-bit policy was quantised
+    from. `here` is entered for each unit, by `unit_of`. Tied weights come once. `adapted`
+    false: the base alone. A number that `dtype` has no place for: VerificationError. Told as "merging".
     """
-    weights = list(_weights(model))
-    for done, (name, parameter, module, holder) in enumerate(weights):
-        progress.told("merging", done, len(weights))
-        weight = original[name] if original is not None else dense(parameter, holder)
-        if adapted and isinstance(module, LoraLayer) and name.endswith(".weight"):
-            deltas = [_delta(module, adapter) for adapter in module.active_adapters]
-            weight = weight.float() + sum(delta.to(weight.device) for delta in deltas)
-        yield name, weight.to(dtype).cpu().contiguous()
-    progress.told("merging", len(weights), len(weights))
+    weights = list(weights_of(model))
+    _demand_all_adapters(model, weights)
+    done = 0
+    for unit, group in groupby(weights, key=lambda weight: unit_of(weight.name)):
+        with here(unit):
+            for one in group:
+                progress.told("merging", done, len(weights))
+                done += 1
+                layers = one.adapters if adapted else ()
+                yield one.name, _merged(one, layers, dtype, original)
+    progress.told("merging", done, len(weights))
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any, nn.Module]]:
-    """(name in the plain model, weight, its module, what holds it in that), once each; no adapter's own."""
+def _merged(
+    one: Weight, layers: Sequence[Any], dtype: torch.dtype, original: Callable[[str], Tensor] | None
+) -> Tensor:
+    weight = original(one.name) if original else dense(one.value, one.holder)
+    if layers:
+        deltas = [_delta(layer, name) for layer in layers for name in layer.active_adapters]
+        weight = weight.float() + sum(delta.to(weight.device) for delta in deltas)
+    rounded = weight.to(dtype)
+    if rounded.isinf().any() and weight.isfinite().all():
+        largest = f"{weight.abs().max().item():.6g}, of which {str(dtype).removeprefix('torch.')} knows"
+        what = f"{one.name} holds {largest} no more than {torch.finfo(dtype).max:g}"
+        raise VerificationError(what, where="export.dtype", fix="export in bf16 or fp32: --dtype bf16")
+    return rounded.cpu().contiguous()
+
+
+def weights_of(model: nn.Module) -> Iterator[Weight]:
+    """Every weight once, as the model has them; none of an adapter."""
     visited: set[int] = set()
     for path, module in model.named_modules():
         if "lora_" in path or path.endswith(".base_layer"):
             continue
-        holder = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        around = []
+        holder: Any = module
+        while isinstance(holder, LoraLayer):
+            around.append(holder)
+            holder = holder.base_layer
         for leaf, parameter in holder.named_parameters(recurse=False):
             if id(parameter) in visited:
                 continue
             visited.add(id(parameter))
             name = f"{path}.{leaf}" if path else leaf
-            yield plain_name(name), parameter, module, holder
+            # of experts that are one tensor, PEFT's layer says which; more than one may be around them
+            changed_by = [layer for layer in around if getattr(layer, "parameter_name", "weight") == leaf]
+            yield Weight(plain_name(name), leaf, holder, tuple(changed_by))
+
+
+def _demand_all_adapters(model: nn.Module, weights: list[Weight]) -> None:
+    """VerificationError where a part of the adapter changes none of the weights."""
+    merged = {id(layer) for one in weights for layer in one.adapters}
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer) and id(module) not in merged:
+            what = f"no weight is known that the adapter of {plain_name(path)} changes"
+            raise VerificationError(what, where="export merged", fix="export adapter instead")
+
+
+def layer_of(name: str) -> str:
+    """The part of a parameter's name up to its first number, that of a layer; "" outside of all layers."""
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ""
+
+
+def unit_of(name: str) -> str:
+    """The path of the module whose weights are in memory together: a layer, or outside of all layers the one
+    that holds the parameter of that name.
+    """
+    return layer_of(name) or name.rpartition(".")[0]
 
 
 def _delta(module: Any, adapter: str) -> Tensor:

@@ -24,12 +24,14 @@ class Comparison:
 
     prompts: int
     tokens: int  # completion positions compared
-    greedy_equal: int  # prompts whose greedy answers are the same, token for token
+    greedy_equal: int  # prompts whose greedy answers (in slices: next tokens) are the same, token for token
     same_top: float  # share of positions, along the policy's greedy answer, with the same most likely token
     max_logit_diff: float
     mean_logit_diff: float
     tolerance: float | None  # on mean_logit_diff; None: reported only
     passed: bool
+    compared: str = "whole"  # or "in slices": number by number, and along the ends of prompts
+    tensors: int = 0  # in slices: how many were read back and are what they should be
 
 
 def limits(
@@ -52,9 +54,10 @@ def compare(
     *,
     tolerance: float | None,
     least_same_top: float,
+    tensors: int = 0,
 ) -> Comparison:
     """Logits are compared where they predict the policy's greedy answer, but for what all of a position
-    share. Anything not finite fails.
+    share. Anything not finite fails. tensors: those that were compared number by number before.
     """
     worst = total = 0.0
     same = count = values = 0
@@ -87,4 +90,6 @@ def compare(
         mean_logit_diff=mean if finite else -1.0,
         tolerance=tolerance,
         passed=finite and within,
+        compared="in slices" if tensors else "whole",
+        tensors=tensors,
     )

@@ -16,27 +16,31 @@ from transformers.core_model_loading import (
 
 from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.export.given import Given
-from lgrpo_lite.export.merge import plain_name
+from lgrpo_lite.export.merge import layer_of, plain_name
 from lgrpo_lite.policy.structure import is_text
 
 Named = tuple[str, Tensor]
 
 
-def whole(base: Any, tensors: Iterator[Named], given: Given) -> Iterator[Named]:
+def whole(base: Any, tensors: Iterator[Named], given: Given, *, as_given: bool = True) -> Iterator[Named]:
     """Every tensor of the base, under the name it was given with.
 
     tensors: (name of a parameter of `base`, merged). One that is in its own type what was given is written as
-    it was given, bit for bit, and so is all that text does not pass through, loaded or not: it learned
-    nothing. Where names of `base` cannot be turned back: VerificationError.
+    it was given, bit for bit, unless `as_given` is false: then all of them keep their type. What text does
+    not pass through, loaded or not, is always as it was given: it learned nothing. Tensors of one layer are
+    turned back together, since an expert's may be a part of all experts'. Where names of `base` cannot be
+    turned back: VerificationError.
     """
     names = _Names(base, given)
     left = set(given.files)
     text = is_text(base)
     learned = (one for one in tensors if text(one[0]))
-    for _, layer in groupby(learned, key=lambda one: _layer_of(one[0])):
+    for _, layer in groupby(learned, key=lambda one: layer_of(one[0])):
         for name, tensor in names.back(dict(layer)).items():
             left.discard(name)
-            yield name, _kept(name, tensor.contiguous(), given)
+            tensor = tensor.contiguous()
+            yield name, _kept(name, tensor, given) if as_given else tensor
+        given.close()
     for name in sorted(left):
         yield name, given.tensor(name).contiguous()
 
@@ -47,17 +51,6 @@ def _kept(name: str, tensor: Tensor, given: Given) -> Tensor:
         return tensor
     before = given.tensor(name)
     return before if torch.equal(before.to(tensor.dtype), tensor) else tensor
-
-
-def _layer_of(name: str) -> str:
-    """The part of a name up to its first number, that of a layer; tensors of one layer are turned back
-    together, since an expert's may be a part of all experts'.
-    """
-    parts = name.split(".")
-    for i, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: i + 1])
-    return ""
 
 
 class _Names:

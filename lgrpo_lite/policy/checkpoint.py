@@ -143,17 +143,31 @@ def broken(folder: Path) -> str | None:
 
 def load(folder: Path, policy: Policy) -> tuple[State, dict[str, Any]]:
     """Restore the policy's parameters and all random states; returns the state and the other tensors."""
-    try:
-        policy.restore(folder / "adapter")
+    state = load_weights(folder, policy)
+    with _fitting(folder):
         tensors = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+    set_random_state(tensors.pop("rng"))
+    return state, tensors
+
+
+def load_weights(folder: Path, policy: Policy) -> State:
+    """Restore the policy's parameters alone: whoever looks at a policy needs no moments of its optimiser."""
+    with _fitting(folder):
+        policy.restore(folder / "adapter")
         state = read_state(folder)
+    policy.version = state.policy_version
+    return state
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """What does not fit inside it is DataError."""
+    try:
+        yield
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         fix = "resume with the recipe the run was started with (config.resolved.yaml beside it)"
         what = f"the checkpoint does not fit this run: {error}"
         raise DataError(what, where=str(folder), fix=fix) from error
-    policy.version = state.policy_version
-    set_random_state(tensors.pop("rng"))
-    return state, tensors
 
 
 def read_state(folder: Path) -> State:

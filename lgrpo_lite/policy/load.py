@@ -34,6 +34,7 @@ from lgrpo_lite.policy.structure import is_text
 from lgrpo_lite.recipe.schema import Model, Recipe
 
 BUILTIN = "builtin:"
+FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BFLOAT16 = (8, 0)  # compute capability from which a GPU multiplies it
 
 
@@ -72,17 +73,17 @@ def compute_dtype(weights: str, device: torch.device) -> torch.dtype:
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if has_bfloat16(device) else torch.float16
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[weights]
+    return FLOATS[weights]
 
 
 def config_of(model: Model, where: str = "model.id"):
     """The model's own configuration, as transformers reads it."""
-    return _fetch(AutoConfig.from_pretrained, model, where)
+    return fetch(AutoConfig.from_pretrained, model, where)
 
 
 def load_tokenizer(model: Model, where: str = "model.id"):
     """The base model's tokenizer; a missing pad token is the end-of-sequence one (masks never look at it)."""
-    tokenizer = _fetch(AutoTokenizer.from_pretrained, model, where)
+    tokenizer = fetch(AutoTokenizer.from_pretrained, model, where)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -108,10 +109,21 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     loaded as it was saved. 16 bits without an adapter are held in float32 and compute in 16, since steps of
     1e-6 vanish in a 16-bit parameter.
     """
+    kind, options = how_to_load(model, device, where)
+    with bars_told(), on_default_stream(device):
+        base, info = fetch(kind.from_pretrained, model, where, **options)
+        demand_weights(base, info, model, where)
+        if "device_map" not in options:
+            base = base.to(device)
+    base.requires_grad_(model.lora is None)
+    return settle(base, compute_dtype(model.weights, device))
+
+
+def how_to_load(model: Model, device: torch.device, where: str = "model.id") -> tuple[Any, dict[str, Any]]:
+    """The class of `load_base` and what it asks of `from_pretrained`, which then says what it loaded too."""
     dtype = compute_dtype(model.weights, device)
-    quantised = model.weights in ("nf4", "int8")
     options: dict[str, Any]
-    if quantised:
+    if model.weights in ("nf4", "int8"):
         options = {"device_map": {"": device}, "dtype": dtype}
         if saved_as(model, where) is None:
             options["quantization_config"] = _quantization(model.weights, dtype)
@@ -121,19 +133,15 @@ def load_base(model: Model, device: torch.device, where: str = "model.id"):
     config = _language_config(model, where)
     options["attn_implementation"] = attention_of(config)
     options["tqdm_class"] = download_bar(f"downloading {model.id}")
-    # what does not fit is asked for by name below: transformers makes it up, or fails without saying what
+    # what does not fit is asked for by name later: transformers makes it up, or fails without saying what
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    with bars_told(), on_default_stream(device):
-        base, info = _fetch(_class_of(config).from_pretrained, model, where, **options)
-        _demand_weights(base, info, model, where)
-        if not quantised:
-            base = base.to(device)
-    base.requires_grad_(model.lora is None)
-    return settle(base, dtype)
+    return _class_of(config), options
 
 
-def _demand_weights(base, info: dict[str, Any], model: Model, where: str) -> None:
-    """ConfigError where loading made a weight up, or left one out that a layer of `base` has no place for."""
+def demand_weights(base, info: dict[str, Any], model: Model, where: str) -> None:
+    """ConfigError where, by transformers' `output_loading_info`, loading made a weight up, or left one out
+    that a layer of `base` has no place for.
+    """
     made_up = sorted(info["missing_keys"] & dict(base.named_parameters()).keys())
     others = sorted(str(key[0]) for key in info["mismatched_keys"])
     linears = {f"{name}.bias" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
@@ -249,24 +257,30 @@ def _quantization(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def settle(base, dtype: torch.dtype):
     """What this project wants of any base model."""
-    for module in base.modules():
-        # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
-        # rollouts would disagree with the update, and with the merged model
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-        if hasattr(module, "compute_dtype"):  # a model that was saved in 4 bits names its own
-            module.compute_dtype = dtype
-            state = getattr(module.weight, "quant_state", None)
-            if state is not None:
-                state.dtype = dtype
-    if dtype == torch.float32:  # a model that was saved in 4 bits has the rest in 16
-        for parameter in base.parameters():
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                parameter.data = parameter.data.float()
+    settle_weights(base, dtype)
     # generate() fills every unset option from here: Qwen's repetition penalty or top-p would bias rollouts
     own = base.generation_config
     base.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
     return base
+
+
+def settle_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """What `settle` does to weights: to those of `module` and of all in it."""
+    part: Any
+    for part in module.modules():
+        # in eval mode bitsandbytes would repack 4-bit weights for this CPU and compute in bf16:
+        # rollouts would disagree with the update, and with the merged model
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False
+        if hasattr(part, "compute_dtype"):  # a model that was saved in 4 bits names its own
+            part.compute_dtype = dtype
+            state = getattr(part.weight, "quant_state", None)
+            if state is not None:
+                state.dtype = dtype
+    if dtype == torch.float32:  # a model that was saved in 4 bits has the rest in 16
+        for parameter in module.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.float()
 
 
 def head_of(base) -> Head:
@@ -320,7 +334,7 @@ def attach_adapter(base, model: Model, *, seed: int, where: str = "model.lora.ta
     return net
 
 
-def _fetch(from_pretrained, model: Model, where: str, **options):
+def fetch(from_pretrained, model: Model, where: str, **options):
     path = locate(model.id, where, model.revision)
     try:
         return from_pretrained(path, revision=model.revision, **options)

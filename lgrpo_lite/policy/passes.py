@@ -268,8 +268,15 @@ def generate_bytes(shape: Shape, p: Pass, rows: int, prompt: int, tokens: int) -
 
 
 def merged_bytes(shape: Shape, recipe: Recipe, width: int | None = None) -> int:
-    """The merged model, as it is checked beside the policy. width: bytes of a number; None: a GPU's."""
-    return (width or WIDTH[recipe.model.weights]) * sum(shape.parameters)
+    """The merged model, as it is checked beside the policy. width: as in `merged_width`."""
+    return merged_width(recipe, width) * sum(shape.parameters)
+
+
+def merged_width(recipe: Recipe, width: int | None = None) -> int:
+    """Bytes of one of its numbers. width: of those the policy computes with; None: on a GPU."""
+    if recipe.export.dtype != "auto":
+        return WIDTH[recipe.export.dtype]
+    return width or WIDTH[recipe.model.weights]
 
 
 def checked_bytes(shape: Shape, lora: Lora | None, rows: int, prompt: int) -> int:

@@ -256,7 +256,10 @@ class Export(Section):
         ),
     )
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        default="auto", description="of merged weights; auto: what the policy computes with"
+        default="auto",
+        description=(
+            "of merged weights; auto: what the policy computes with, and as given what did not learn"
+        ),
     )
     quant: list[Literal["f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]] = Field(
         default_factory=lambda: ["Q8_0", "Q4_K_M"],
