@@ -114,6 +114,7 @@ def test_exports_arrive_byte_for_byte_in_one_commit(run, environment, capsys, pa
     assert ("PUT /lfs" in " ".join(hub.asked)) and bool(hub.parts) == bool(part_bytes)
     shown, errors = capsys.readouterr()
     assert shown.splitlines()[0] == f"{hub.url}/{REPO}" and errors == ""
+    assert "adapter/adapter_config.json names its base by a path of this machine" in shown
     demand_secret(run, shown)
 
 
@@ -183,7 +184,12 @@ def test_a_dry_run_needs_neither_a_token_nor_the_hub(run, environment, capsys):
     assert lgrpo(*asked) == 0
     shown, errors = capsys.readouterr()
     assert "2.4 MB  model.safetensors" in shown and "adapter/adapter_model.safetensors" in shown
-    assert "nothing was sent" in shown and STAMP not in shown and errors == ""
+    assert (
+        "names its base by a path" in shown
+        and "nothing was sent" in shown
+        and STAMP not in shown
+        and errors == ""
+    )
     assert lgrpo(*asked, "--json") == 0
     files = json.loads(capsys.readouterr().out)["result"]["files"]
     expected = files_of(run / "export" / "merged") | files_of(run / "export" / "adapter", "adapter/")

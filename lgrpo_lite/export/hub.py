@@ -25,6 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from lgrpo_lite import progress
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, LgrpoError
 from lgrpo_lite.export.formats import Job, Made, make
+from lgrpo_lite.export.place import json_of
 from lgrpo_lite.export.stamp import files_in, outdated
 from lgrpo_lite.machine.account import demand_account, malformed
 from lgrpo_lite.machine.hub import ask, endpoint, reason
@@ -78,7 +79,7 @@ def upload(job: Job) -> Made:
         deletions = [CommitOperationDelete(path) for path in removed]
         summary = f"{', '.join(hub.holds)} of {job.checkpoint}"
         done = api.create_commit(repo, [*deletions, *additions], commit_message=summary)
-    told += _about(files, there, removed)
+    told += [*_bases_here(files), *_about(files, there, removed)]
     facts = {"repo": repo, "commit": done.oid, "files": _as_json(files), "removed": removed}
     return Made(f"{endpoint(os.environ)}/{repo}", tuple(told), facts)
 
@@ -93,7 +94,7 @@ def listed(job: Job) -> Made:
     files = to_upload(job)
     rows = [f"{_size(file.size):>9}  {file.path}  ({file.file})" for file in files]
     total = _size(sum(file.size for file in files))
-    lines = (*first, *rows, f"dry run: {len(files)} files, {total}; nothing was sent")
+    lines = (*first, *rows, *_bases_here(files), f"dry run: {len(files)} files, {total}; nothing was sent")
     return Made(f"{endpoint(os.environ)}/{repo}", lines, {"repo": repo, "files": _as_json(files)})
 
 
@@ -289,6 +290,17 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 # ---------------------------------------------------------------- told
+
+
+def _bases_here(files: Sequence[File]) -> list[str]:
+    """Adapters whose base is a folder of this machine: everybody reads its path, and nobody finds it."""
+    lines = []
+    for file in files:
+        if PurePosixPath(file.path).name == "adapter_config.json":
+            base = json_of(file.file).get("base_model_name_or_path")
+            if isinstance(base, str) and os.path.isabs(base):
+                lines.append(f"{file.path} names its base by a path of this machine, for all to read: {base}")
+    return lines
 
 
 def _about(files: Sequence[File], there: Sequence[str], removed: Sequence[str]) -> list[str]:
