@@ -463,7 +463,10 @@ def test_the_command_says_that_it_went_in_slices_and_why(tmp_path, run, monkeypa
         assert main(["export", str(run), "merged", "--out", str(sliced), "--dtype", "bf16"]) == 0
     said = capsys.readouterr().out
     assert "made in slices: policy and merged model take" in said and "tensors read back" in said
-    assert files_of(whole) == files_of(sliced)
+    files, others = files_of(whole), files_of(sliced)
+    cards = [found.pop("README.md").decode() for found in (files, others)]
+    assert files == others
+    assert ["in slices: " in card for card in cards] == [False, True]
     for what in ("merging", "verifying in slices"):
         steps = [work for work in heard if work.what == what]
         done = [work.done for work in steps]

@@ -39,16 +39,23 @@ def _merge(report: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         yield "The merge: not known, merge_report.json is not there or cannot be read."
         return
     on = f" on a base in {cell(recipe.model.weights)}" if recipe.model.lora else ""
-    yield (
-        f"The merged model was loaded by transformers and compared with the policy, as it was trained{on}, in"
-        f" float32 on {prompts:.0f} questions:"
-    )
+    sliced = report.get("compared") == "in slices"
+    tensors = finite(report.get("tensors")) or 0
+    if sliced:
+        yield (
+            f"The merged model was made and compared in slices: {tensors:,.0f} tensors were read back and are"
+            f" what the policy, as it was trained{on}, computes; both were asked, a layer at a time, for the"
+            f" next token at the ends of {prompts:.0f} questions:"
+        )
+    else:
+        yield (
+            f"The merged model was loaded by transformers and compared with the policy, as it was trained{on},"
+            f" in float32 on {prompts:.0f} questions:"
+        )
     yield ""
+    greedy = "next tokens equal" if sliced else "greedy answers equal, token for token"
     rows = [
-        (
-            "greedy answers equal, token for token",
-            f"{inline(report.get('greedy_equal', '?'))} of {prompts:.0f}",
-        ),
+        (greedy, f"{inline(report.get('greedy_equal', '?'))} of {prompts:.0f}"),
         (f"same most likely token, of {tokens:,.0f} positions", f"{same:.2%}"),
         ("difference of a logit, mean", f"{mean:.2g}{_accepted(report)}"),
         ("difference of a logit, largest", f"{most:.2g}"),
