@@ -464,6 +464,7 @@ def test_the_command_says_that_it_went_in_slices_and_why(tmp_path, run, monkeypa
     said = capsys.readouterr().out
     assert "made in slices: policy and merged model take" in said and "tensors read back" in said
     assert files_of(whole) == files_of(sliced)
+    assert "loading weights" not in {work.what for work in heard}
     for what in ("merging", "verifying in slices"):
         steps = [work for work in heard if work.what == what]
         done = [work.done for work in steps]
