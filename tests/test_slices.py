@@ -467,6 +467,7 @@ def test_the_command_says_that_it_went_in_slices_and_why(tmp_path, run, monkeypa
     cards = [found.pop("README.md").decode() for found in (files, others)]
     assert files == others
     assert ["in slices: " in card for card in cards] == [False, True]
+    assert "loading weights" not in {work.what for work in heard}
     for what in ("merging", "verifying in slices"):
         steps = [work for work in heard if work.what == what]
         done = [work.done for work in steps]

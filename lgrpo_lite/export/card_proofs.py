@@ -49,8 +49,8 @@ def _merge(report: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         )
     else:
         yield (
-            f"The merged model was loaded by transformers and compared with the policy, as it was trained{on},"
-            f" in float32 on {prompts:.0f} questions:"
+            f"The merged model was loaded by transformers and compared with the policy, as it was trained"
+            f"{on}, in float32 on {prompts:.0f} questions:"
         )
     yield ""
     greedy = "next tokens equal" if sliced else "greedy answers equal, token for token"

@@ -36,6 +36,7 @@ from lgrpo_lite.policy.load import (
 )
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.structure import is_text
+from lgrpo_lite.progress import listening
 from lgrpo_lite.recipe.schema import Model, Recipe
 
 
@@ -82,7 +83,8 @@ class Slices:
         """Inside it the weights of that unit are in memory."""
         units = {unit} | {unit_of(self._tied[name]) for name in self.names[unit] if name in self._tied}
         stored = [name for one in sorted(units) for name in self._stored[one]]
-        with on_default_stream(self.device), bars_told():
+        # transformers' own word on these few would take the place of that of the whole work
+        with on_default_stream(self.device), bars_told(), listening(lambda _: None):
             values, mismatched = self._reader.read(stored)
         demand_weights(self.base, self.info | {"mismatched_keys": mismatched}, self.model, self.where)
         trained = self._trained(self.names[unit])
