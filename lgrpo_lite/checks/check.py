@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.checks.addresses import check_addresses
+from lgrpo_lite.checks.exports import demand_upload, export_faults, missing_for_exports
 from lgrpo_lite.checks.fault import Fault
-from lgrpo_lite.checks.hub import demand_upload, hub_faults
 from lgrpo_lite.checks.model import check_model, foreign_revision, reach_hub
 from lgrpo_lite.checks.rules import contradictions, whatever_trains
 from lgrpo_lite.data.files import ending
@@ -17,6 +17,7 @@ from lgrpo_lite.engines.base import engine_row, missing_packages, unservable
 from lgrpo_lite.errors import ConfigError, EnvironmentFault, LgrpoError, noted, raise_all
 from lgrpo_lite.folder.sinks import LOGGERS, missing_loggers
 from lgrpo_lite.machine.facts import cuda_devices
+from lgrpo_lite.machine.stacks import GGUF
 from lgrpo_lite.objective.named import complete
 from lgrpo_lite.policy.gguf_config import check_gguf
 from lgrpo_lite.recipe.code import PARTS, files_of
@@ -63,7 +64,7 @@ def examined(recipe: Recipe, *, imports: bool = True) -> tuple[Recipe, list[Lgrp
     _told(recipe, contradictions(recipe) if known else whatever_trains(recipe), faults)
     _told(recipe, _weights(recipe), faults)
     _told(recipe, foreign_revision(recipe), faults)
-    _told(recipe, hub_faults(recipe), faults)
+    _told(recipe, export_faults(recipe), faults)
     with noted(faults):
         check_template(recipe.data, recipe.where)
     with noted(faults):
@@ -205,12 +206,15 @@ def _lacking(recipe: Recipe, training: bool) -> Iterator[tuple[str, str]]:
     missing = missing_packages(row, recipe.model.weights) + _missing_parts(recipe)
     if training:
         missing += missing_loggers(recipe)
+        missing += missing_for_exports(recipe)
     if missing:
         extras = [row.extra]
         if {"datasets", "pyarrow"} & set(missing):
             extras.append("data")
         if set(LOGGERS) & set(missing):
             extras.append("log")
+        if set(GGUF) & set(missing):
+            extras.append("gguf")
         yield f"not installed: {', '.join(missing)}", f'pip install "lgrpo-lite[{",".join(extras)}]"'
     unset = missing_variables(recipe.rewards)
     if unset:

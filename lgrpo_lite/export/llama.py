@@ -38,27 +38,35 @@ class Loaded:
 
     def __init__(self, path: str, *, room: int, rows: int = 1, threads: int, adapter: str | None = None):
         llama_cpp.llama_backend_init()
-        settings = llama_cpp.llama_model_default_params()
-        settings.n_gpu_layers = ON_CARD
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), settings)
-        if not self.model:
-            raise RuntimeError(f"llama.cpp cannot load {Path(path).name}")
+        self._open(path, room * rows, rows, threads)
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        if adapter is not None:
+            self._put_on(adapter)
+
+    def _open(self, path: str, tokens: int, rows: int, threads: int) -> None:
+        """On a card, where llama.cpp was built for one and it has room; else on the CPU."""
+        settings = llama_cpp.llama_model_default_params()
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx = room * rows
+        options.n_ctx = tokens
         options.n_batch = options.n_ubatch = BATCH
         options.n_seq_max = rows
         options.kv_unified = True
         options.type_k = options.type_v = F32
         options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         options.n_threads = options.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, options)
-        if not self.context:
-            raise RuntimeError(f"llama.cpp has no room for {room * rows} tokens of {Path(path).name}")
-        self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
-        if adapter is not None:
-            self._put_on(adapter)
+        for layers in (ON_CARD, 0):
+            settings.n_gpu_layers = layers
+            self.model = llama_cpp.llama_model_load_from_file(path.encode(), settings)
+            if not self.model:
+                continue
+            self.context = llama_cpp.llama_init_from_model(self.model, options)
+            if self.context:
+                return
+            llama_cpp.llama_model_free(self.model)
+        what = "has no room for" if self.model else "cannot load"
+        raise RuntimeError(f"llama.cpp {what} {Path(path).name}")
 
     def _put_on(self, adapter: str) -> None:
         loaded = llama_cpp.llama_adapter_lora_init(self.model, adapter.encode())

@@ -18,6 +18,7 @@ import httpx
 
 from lgrpo_lite import progress
 from lgrpo_lite.errors import ConfigError, DiskFault, EnvironmentFault, LgrpoError, VerificationError
+from lgrpo_lite.machine.stacks import GGUF
 from lgrpo_lite.policy.budget import GIB
 
 # the sources that `pip install llama-cpp-python` builds: scripts and library are of one version
@@ -27,7 +28,6 @@ INDEX = "https://pypi.org/simple"
 INDEXES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")  # where pip and uv are told of another one
 PARTS = ("conversion/", "gguf-py/", "convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "LICENSE")
 CONVERT, CONVERT_LORA = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
-NEEDED = ("llama_cpp", "gguf", "sentencepiece")
 CHUNK = 1 << 20
 NO_ROOM = ("no space left", "iostream error", "disk quota")  # what Python and C++ say of a full disk
 LEFT = 32 << 20  # bytes: with less of it free a write that failed is taken to have failed for that
@@ -36,7 +36,7 @@ FULL = "make room, or name another disk with --out; nothing was written"
 
 def demand_packages(where: str) -> None:
     """EnvironmentFault where the extra `gguf` is not installed."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in GGUF if find_spec(name) is None]
     if missing:
         what = f"not installed: {', '.join(missing)}"
         fix = 'pip install "lgrpo-lite[gguf]": ten minutes, with a C++ compiler'

@@ -34,6 +34,7 @@ _UNSLOTH = {
 }
 # the versions of the constraints files, by the extra's name
 TESTED = {"cpu": _CPU, "vllm": _VLLM, "unsloth": _UNSLOTH}
+GGUF = ("llama_cpp", "gguf", "sentencepiece")  # the extra gguf, as its packages are imported
 PYTHONS = ("3.11", "3.12")  # that the stacks with vLLM resolve for
 OPTIONAL = ("datasets", "triton")  # data from the Hub; a part of CUDA builds of torch
 FITS = ("ok", "untested", "optional")

@@ -1,13 +1,34 @@
-"""An upload to the Hub that a recipe asks for, looked at before hours of training."""
+"""The exports that a recipe asks for, looked at before hours of training."""
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from lgrpo_lite.checks.fault import Fault, that_hold
 from lgrpo_lite.machine.account import demand_account, malformed
+from lgrpo_lite.machine.stacks import GGUF
 from lgrpo_lite.recipe.schema import Recipe
 
 OF_ADAPTERS = {"adapter", "lora-gguf"}
+THROUGH_LLAMA_CPP = {"gguf", "lora-gguf", "ollama"}
+
+
+def export_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Formats that this policy cannot have, and what is wrong with an upload."""
+    if "lora-gguf" in recipe.export.formats and recipe.model.lora is None:
+        what = "all parameters are trained, so there is no adapter to export"
+        yield what, "export.formats", "take lora-gguf out of export.formats"
+    yield from hub_faults(recipe)
+
+
+def missing_for_exports(recipe: Recipe) -> list[str]:
+    """Packages that the formats need and that are not here."""
+    asked = set(recipe.export.formats)
+    if "hub" in asked:
+        asked |= set(recipe.export.hub.holds)
+    if not asked & THROUGH_LLAMA_CPP:
+        return []
+    return [name for name in GGUF if find_spec(name) is None]
 
 
 def hub_faults(recipe: Recipe) -> Iterator[Fault]:
