@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from lgrpo_lite.data.served import chat_template
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.export import gguf
+from lgrpo_lite.export import gguf, gguf_report
 from lgrpo_lite.export import go_chat as go_chat_module
 from lgrpo_lite.export.formats import FORMATS, Job
 from lgrpo_lite.export.go_chat import UNKNOWN, as_ollama_has_it, go_chat
@@ -294,7 +294,7 @@ def test_a_modelfile_goes_beside_the_first_file_that_is_asked_for(tmp_path, poli
         return {"files": [], "effect": 0.0, "warnings": []}
 
     monkeypatch.setattr(gguf, "export_gguf", made)
-    monkeypatch.setattr(gguf, "table", lambda report: ["the table"])
+    monkeypatch.setattr(gguf_report, "table", lambda report: ["the table"])
     recipe = recipe_of("export.quant=[Q4_K_M,Q8_0]", "data.prefill='= '")
     out = FORMATS["ollama"](job_of(policy, recipe, tmp_path / "a run"), tmp_path / "out")
     assert sorted(file.name for file in out.path.iterdir()) == [

@@ -4,10 +4,11 @@ compared with the policy before it is put in place.
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from lgrpo_lite.policy.policy import Policy
 
 WHERE = "export gguf"
 EXACT = "f32"
+LEAST = 64 << 20  # bytes: a vocabulary alone takes a few
 ANOTHER = "nothing was written; report this model, or export merged"
 WORKS = "export merged, for vllm and transformers, works; so may another llama.cpp with --llama-cpp DIR"
 Named = tuple[str, Tensor]
@@ -42,9 +44,10 @@ class Making:
     given: Given
     scripts: Path
     own: bool  # written by export/gguf_writer.py, since the script does not know the tokenizer
-    work: Path  # what is not kept
+    out: Path  # where the export is to be
     log: Path
     threads: int
+    work: Path = Path()  # what is not kept; in the folder that is being filled
 
     @property
     def policy(self) -> Policy:
@@ -76,8 +79,8 @@ def export_gguf(
     VerificationError (6), DiskFault (7), ConfigError (2) for a model that llama.cpp's script does not know,
     EnvironmentFault (3): nothing new is at `out`.
     """
-    made = _making_of(job)
-    with placed(out) as partial, _working(partial, made) as making:
+    asked = _making(job, out)
+    with placed(out) as partial, _working(asked, partial) as making:
         _demand_known(making)
         name = file_name(job.run)
         _demand_room(making.policy, out, quants)
@@ -91,8 +94,11 @@ def export_gguf(
             if quant != WHOLE:
                 _quantise(making, sixteen, file, quant)
             proof = _proven(making, ref, file)
-            if quant == WHOLE and gguf_proof.rounded(proof):
-                _demand_exact(making, ref, gguf_proof.rounded(proof))
+            if quant == WHOLE and gguf_proof.differs(proof):
+                _demand_rounding(making, ref, file, gguf_proof.differs(proof))
+            elif proof.kl > gguf_proof.GROSS_KL:
+                far = f"KL to the policy {proof.kl:.2g} nats (accepted {gguf_proof.GROSS_KL:g} of any file)"
+                raise _another(file, [far], "leave it out of --quant; nothing was written")
             files.append(row_of(file, quant, proof, kept=quant in quants))
         if job.recipe.export.eval:
             _evaluated(making, partial, files)
@@ -112,8 +118,8 @@ def export_lora_gguf(job: Job, out: Path, *, beside: Callable[[Path], None] = no
     if job.recipe.model.lora is None:
         what = "all parameters were trained, there is no adapter"
         raise ConfigError(what, where="model.lora=null", fix="export gguf")
-    made = _making_of(job)
-    with placed(out) as partial, _working(partial, made) as making:
+    asked = _making(job, out)
+    with placed(out) as partial, _working(asked, partial) as making:
         _demand_known(making)
         name = file_name(job.run)
         _demand_room(making.policy, out, [WHOLE])
@@ -124,13 +130,19 @@ def export_lora_gguf(job: Job, out: Path, *, beside: Callable[[Path], None] = no
             _convert(making, base, adapted=False)
             ref = gguf_proof.reference(making.policy, job.recipe, job.prompts, making.work)
         proof = _proven(making, ref, base, adapter=file)
-        if gguf_proof.rounded(proof):
-            raise _another(file, gguf_proof.rounded(proof))
+        if gguf_proof.differs(proof):  # is it the base's rounding?
+            base.unlink()
+            base = making.work / f"{name}-base-{EXACT}.gguf"
+            with memory_told():
+                _convert(making, base, adapted=False, kind=EXACT)
+            proof = _proven(making, ref, base, adapter=file)
+        if gguf_proof.differs(proof):
+            raise _another(file, gguf_proof.differs(proof))
         row = row_of(file, EXACT, proof, kept=True)
         if job.recipe.export.eval:
             from lgrpo_lite.export.gguf_eval import Contest
 
-            row["eval"] = Contest(job, making.log, making.threads).of_file(base, file)
+            row["eval"] = _solved(Contest(job, making.log, making.threads), base, file)
         report = write(partial, "lora-gguf", job.checkpoint, making.converter, ref, [row])
         beside(partial)
     return report
@@ -138,13 +150,13 @@ def export_lora_gguf(job: Job, out: Path, *, beside: Callable[[Path], None] = no
 
 def file_name(run: Path) -> str:
     """What its files are named after."""
-    return run.resolve().name.replace(" ", "-")
+    return re.sub(r"[^\w.-]+", "-", run.resolve().name)
 
 
 # ------------------------------------------------------------------------------------------- before
 
 
-def _making_of(job: Job) -> Callable[[Path], Making]:
+def _making(job: Job, out: Path) -> Making:
     """What can be said before anything is written: packages, scripts, files of the base."""
     recipe = job.recipe
     llama_tools.demand_packages(WHERE)
@@ -153,18 +165,16 @@ def _making_of(job: Job) -> Callable[[Path], Making]:
     from lgrpo_lite.export import gguf_writer
 
     own = gguf_writer.knows(given.folder)
-    log = job.run / "logs" / "llama.cpp.log"
-    log.parent.mkdir(exist_ok=True)
     threads = llama_tools.threads(recipe.model.threads)
-    return lambda work: Making(job, given, scripts, own, work, log, threads)
+    return Making(job, given, scripts, own, out, llama_tools.log_of(job.run), threads)
 
 
 @contextmanager
-def _working(partial: Path, made: Callable[[Path], Making]) -> Iterator[Making]:
+def _working(asked: Making, partial: Path) -> Iterator[Making]:
     """A folder in the one to be, on the same disk, which is gone at the end."""
     work = partial / ".work"
     work.mkdir()
-    yield made(work)
+    yield replace(asked, work=work)
     shutil.rmtree(work)
 
 
@@ -181,7 +191,8 @@ def _demand_known(making: Making) -> None:
         llama_tools.run_script(making.scripts, llama_tools.CONVERT, *arguments, log=making.log)
     except RuntimeError as error:
         name = " ".join(making.given.config.get("architectures") or ["this model"])
-        what = f"llama.cpp cannot hold {name}: {error}"
+        what = f"llama.cpp's script does not take {name}: {error}"
+        llama_tools.demand_room(LEAST, making.out)  # it may have been the disk
         raise ConfigError(what, where=making.job.recipe.where("model.id"), fix=WORKS) from None
     progress.told("asking llama.cpp whether it knows this model", 1, 1)
     out.unlink()
@@ -189,17 +200,19 @@ def _demand_known(making: Making) -> None:
 
 def _demand_room(policy: Policy, out: Path, quants: Sequence[str]) -> None:
     """DiskFault where the files would not fit: the merged weights go when the 16-bit file is there."""
-    numbers = sum(parameter.numel() for parameter in _whole_numbers(policy))
-    sixteen = 2 * numbers
-    kept = sum(numbers * BITS[quant] / 8 for quant in quants if quant != WHOLE)
-    llama_tools.demand_room(int(sixteen + max(sixteen, kept)), out)
+    sixteen = 2 * _numbers(policy)
+    kept = sum(sixteen * BITS[quant] / 16 for quant in quants if quant != WHOLE)
+    asked = gguf_proof.bytes_of(policy)
+    llama_tools.demand_room(int(sixteen + max(sixteen, kept + asked)), out)
 
 
-def _whole_numbers(policy: Policy) -> Iterator[Tensor]:
-    """Every weight of the plain model, a 4-bit one by its meta shape."""
+def _numbers(policy: Policy) -> int:
+    """Of the plain model; a 4-bit weight lies packed."""
+    count = 0
     for parameter in policy.base.parameters():
         state = getattr(parameter, "quant_state", None)
-        yield torch.empty(state.shape, device="meta") if state is not None else parameter
+        count += parameter.numel() if state is None else math.prod(state.shape)
+    return count
 
 
 # ------------------------------------------------------------------------------------------- the files
@@ -226,7 +239,7 @@ def _convert(making: Making, out: Path, *, adapted: bool, kind: str = WHOLE) -> 
             llama_tools.run_script(making.scripts, llama_tools.CONVERT, *arguments, log=making.log)
     except (OSError, RuntimeError) as error:
         what = "the GGUF could not be written"
-        raise llama_tools.failed(what, str(error), making.work, ANOTHER) from None
+        raise llama_tools.failed(what, str(error), making.out, ANOTHER) from None
     shutil.rmtree(merged)
 
 
@@ -259,7 +272,7 @@ def _convert_adapter(making: Making, out: Path) -> None:
         llama_tools.run_script(making.scripts, llama_tools.CONVERT_LORA, *arguments, log=making.log)
     except RuntimeError as error:
         what = "llama.cpp's script cannot write this adapter"
-        raise llama_tools.failed(what, str(error), making.work, "export gguf instead") from None
+        raise llama_tools.failed(what, str(error), making.out, "export gguf instead") from None
 
 
 def _quantise(making: Making, source: Path, out: Path, quant: str) -> None:
@@ -271,7 +284,7 @@ def _quantise(making: Making, source: Path, out: Path, quant: str) -> None:
     except RuntimeError as error:
         code, said = 1, str(error)
     if code:
-        raise llama_tools.failed(f"{quant} could not be made", said, making.work, "leave it out of --quant")
+        raise llama_tools.failed(f"{quant} could not be made", said, making.out, "leave it out of --quant")
 
 
 # ------------------------------------------------------------------------------------------- the proof
@@ -293,27 +306,32 @@ def _proven(making: Making, ref: Reference, file: Path, adapter: Path | None = N
     return proof
 
 
-def _demand_exact(making: Making, ref: Reference, differs: Sequence[str]) -> None:
-    """Where the file in 16 bits differs: is it rounding? One in 32 bits tells, which must be the policy."""
+def _demand_rounding(making: Making, ref: Reference, file: Path, found: Sequence[str]) -> None:
+    """Where the file in 16 bits differs from the policy: is it by rounding alone? One in 32 bits must be the
+    policy, and each number of the other the same, rounded.
+    """
+    llama_tools.demand_room(8 * _numbers(making.policy), making.out)  # merged, and the file
     exact = making.work / f"exact-{EXACT}.gguf"
     with memory_told():
         _convert(making, exact, adapted=True, kind=EXACT)
-    faults = gguf_proof.rounded(_proven(making, ref, exact))
+    faults = gguf_proof.differs(_proven(making, ref, exact)) + gguf_proof.not_rounded(file, exact)
     if faults:
-        raise _another(exact, [*differs, *faults])
+        raise _another(file, [*found, *faults])
     exact.unlink()
 
 
-def _another(file: Path, faults: Sequence[str]) -> VerificationError:
-    what = f"{file.name} is not the policy: {'; '.join(faults)}"
-    return VerificationError(what, where=WHERE, fix=ANOTHER)
+def _another(file: Path, faults: Sequence[str], fix: str = ANOTHER) -> VerificationError:
+    return VerificationError(f"{file.name} is not the policy: {'; '.join(faults)}", where=WHERE, fix=fix)
 
 
 def exported_template(making: Making) -> str | None:
     """The chat template that an export carries: the run's, or the tokenizer's own."""
     tokenizer = making.policy.tokenizer
     own = chat_template(making.job.recipe.data, tokenizer)
-    return tokenizer.chat_template if own is None else own
+    if own is not None:
+        return own
+    named = tokenizer.chat_template
+    return named.get("default") if isinstance(named, dict) else named
 
 
 def _evaluated(making: Making, partial: Path, files: list[dict[str, Any]]) -> None:
@@ -324,4 +342,13 @@ def _evaluated(making: Making, partial: Path, files: list[dict[str, Any]]) -> No
     for row in files:
         folder = making.work if row["quant"] == WHOLE else partial
         if row["kept"]:
-            row["eval"] = contest.of_file(folder / row["file"])
+            row["eval"] = _solved(contest, folder / row["file"])
+
+
+def _solved(contest: Any, file: Path, adapter: Path | None = None) -> dict[str, Any]:
+    """llama.cpp that fails: VerificationError."""
+    try:
+        return contest.of_file(file, adapter)
+    except RuntimeError as error:
+        what = f"llama.cpp fails while {(adapter or file).name} solves held-out problems: {error}"
+        raise VerificationError(what, where=WHERE, fix=ANOTHER) from None

@@ -30,6 +30,10 @@ LONGEST = 48  # tokens of an answer
 ROWS = 4  # answers at once
 # of a file in 16 bits: it holds all that the policy is but for rounding
 MOST_KL, LEAST_SAME_TOP = 1e-4, 0.995
+GROSS_KL = 1.0  # of any file: beyond it no quantisation is an excuse
+HALF_STEP = 2.0**-11  # of a number in f16, relative to it
+SMALLEST = 2.0**-24  # that f16 holds
+OF_TYPE = {"general.file_type", "general.quantization_version"}
 TIE = 0.02  # nats between the policy's two most likely tokens: which of them comes first, rounding decides
 
 
@@ -142,8 +146,8 @@ def _parted(greedy: Sequence[int], answer: Sequence[int], margins: Sequence[floa
     return None
 
 
-def rounded(proof: Proof) -> list[str]:
-    """By what a file differs that is to be the policy, in words: rounding, or another model."""
+def differs(proof: Proof) -> list[str]:
+    """By what a file differs that is to be the policy, in words: it is rounded, or another model."""
     faults = []
     if not proof.kl <= MOST_KL:
         faults.append(f"KL to the policy {proof.kl:.2g} nats (accepted {MOST_KL:g})")
@@ -154,6 +158,32 @@ def rounded(proof: Proof) -> list[str]:
         others = f"{proof.prompts - proof.greedy_equal} of {proof.prompts} greedy answers are others"
         faults.append(f"{others}, where the policy is sure by up to {proof.strayed:.2f} nats")
     return faults
+
+
+def not_rounded(half: Path, exact: Path) -> list[str]:
+    """What a file in 16 bits holds that is not what one in 32 bits holds, rounded: tensors, settings."""
+    import gguf
+
+    one, other = gguf.GGUFReader(half), gguf.GGUFReader(exact)
+    numbers = {tensor.name: tensor.data for tensor in other.tensors}
+    faults = []
+    if {tensor.name for tensor in one.tensors} != set(numbers):
+        faults.append("its tensors are others than those in 32 bits")
+    for tensor in one.tensors:
+        expected = numbers.get(tensor.name)
+        if expected is None or expected.shape != tensor.data.shape:
+            continue
+        most = 2 * HALF_STEP * np.abs(expected) + SMALLEST
+        if not np.all(np.abs(tensor.data.astype(np.float32) - expected) <= most):
+            faults.append(f"{tensor.name} is not the same in 32 bits")
+    settings, others = read_header(half).metadata, read_header(exact).metadata
+    changed = [key for key in {*settings, *others} - OF_TYPE if settings.get(key) != others.get(key)]
+    return faults + [f"{key} is not the same in 32 bits" for key in sorted(changed)]
+
+
+def bytes_of(policy: Policy) -> int:
+    """What the files of `reference` take, at most."""
+    return ANSWERED * LONGEST * 4 * policy.base.get_output_embeddings().weight.shape[0]
 
 
 def head_faults(file: Path, policy: Policy, template: str | None) -> list[str]:
@@ -168,8 +198,9 @@ def head_faults(file: Path, policy: Policy, template: str | None) -> list[str]:
         faults.append(f"its end token is {end}, not {_listed(sorted(policy.eos_ids))}")
     config = policy.base.config.get_text_config()
     length = header.setting("context_length")
-    if length != config.max_position_embeddings:
-        faults.append(f"its context length is {length}, not {config.max_position_embeddings}")
+    expected = getattr(config, "max_position_embeddings", length)  # some families have no limit
+    if length != expected:
+        faults.append(f"its context length is {length}, not {expected}")
     return faults
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lite.export.gguf_proof import Proof, Reference
+from lgrpo_lite.export.gguf_proof import MOST_KL, Proof, Reference
 from lgrpo_lite.export.place import REPORT
 
 # bits a number takes on the average, from best to smallest
 BITS = {"f16": 16.0, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9}
+NOISY_KL = 0.05
 WHOLE = "f16"  # from which the others are quantised, and which is held to the policy
 
 
@@ -40,17 +41,21 @@ def write(
 
 
 def noise(files: Sequence[dict[str, Any]], training: float | None) -> list[str]:
-    """A warning for each file that is further from the policy than the base is, with a better choice."""
+    """A warning for each kept file that is further from the policy than the base is, with a better choice.
+
+    training None, for no base is at hand: NOISY_KL stands in for it.
+    """
+    most = NOISY_KL if training is None else max(training, MOST_KL)
+    than = f"more than training did ({training or 0:.2g})"
     if training is None:
-        return []
+        than = f"and {NOISY_KL:g} is much"
     notes = []
     for row in files:
-        if row["kl"] <= training or not row["kept"]:
+        if row["kl"] <= most or not row["kept"]:
             continue
-        better = [one["quant"] for one in files if one["kl"] <= training]
-        choice = better[-1] if better else WHOLE
-        lost = f"{row['quant']} moves the policy by {row['kl']:.2g} nats a token"
-        notes.append(f"{lost}, more than training did ({training:.2g}): take {choice}")
+        better = [one["quant"] for one in files if one["kl"] <= most]
+        lost = f"{row['quant']} moves the policy by {row['kl']:.2g} nats a token, {than}"
+        notes.append(f"{lost}: take {better[-1]}" if better else lost)
     return notes
 
 

@@ -52,9 +52,10 @@ def scripts(folder: str | None) -> Path:
     """
     if folder is not None:
         path = Path(folder).expanduser()
-        if not (path / CONVERT).is_file():
-            fix = "name the folder of llama.cpp's sources, or leave it out"
-            raise ConfigError(f"no {CONVERT} in {folder}", where="export.llama_cpp", fix=fix)
+        for name in (CONVERT, CONVERT_LORA):
+            if not (path / name).is_file():
+                fix = "name the folder of llama.cpp's sources, or leave it out"
+                raise ConfigError(f"no {name} in {folder}", where="export.llama_cpp", fix=fix)
         return path
     kept = _cache() / f"{PACKAGE}-{VERSION}-{SHA256[:12]}"
     if not kept.is_dir():
@@ -141,6 +142,8 @@ def run_script(folder: Path, script: str, *arguments: str, log: Path) -> None:
 
 def last_words(log: Path, begin: int = 0) -> str:
     """The last line that a program wrote."""
+    if not log.is_file():  # it is kept nowhere
+        return ""
     with log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode("utf-8", "replace").split("\n")
@@ -197,6 +200,17 @@ def _result(replies: IO[str], what: str) -> dict[str, Any] | None:
     return result
 
 
+def log_of(run: Path) -> Path:
+    """Where a run keeps what llama.cpp says; nowhere, where its folder cannot be written."""
+    log = run / "logs" / "llama.cpp.log"
+    try:
+        log.parent.mkdir(exist_ok=True)
+        log.touch()
+    except OSError:
+        return Path(os.devnull)
+    return log
+
+
 def threads(asked: int | None) -> int:
     """Of a recipe's model.threads, or all cores."""
     return asked or os.cpu_count() or 1
@@ -222,7 +236,7 @@ def existing(folder: Path) -> Path:
 
 def failed(what: str, said: str, folder: Path, fix: str) -> LgrpoError:
     """The error to raise where a tool failed: of a full disk DiskFault, else VerificationError."""
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < LEFT or any(words in said.lower() for words in NO_ROOM):
         return DiskFault(f"the disk is full: {what}", where=str(folder), fix=FULL)
     return VerificationError(f"{what}: {said}", where=str(folder), fix=fix)
