@@ -442,6 +442,7 @@ def test_lines_are_asked_for_and_two_ctrl_c_or_a_ctrl_d_end_them(keys):
     assert terminal.process.wait() == 0 and b"Traceback" not in terminal.seen
 
 
+@pytest.mark.slow
 def test_on_a_terminal_answers_stream_ctrl_c_ends_one_and_random_bytes_do_nothing(run):
     """At a temperature of 100 every byte is as likely: a real model writes control sequences."""
     command = [

@@ -207,6 +207,7 @@ def started(*argv: str, **more: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_goes_on_with_the_rest(run, environment):
     merged = sharded(run)
     with hub_server(faults=[Fault("PUT /lfs", "hold", after=2, times=1)]) as hub:
@@ -253,6 +254,7 @@ def test_a_server_that_stays_broken_ends_the_upload_and_the_command_goes_on(run,
     demand_secret(run, errors)
 
 
+@pytest.mark.slow
 def test_hf_xet_sends_each_chunk_once_also_after_a_fault(run, environment, tmp_path):
     """hf_xet itself, into a store of chunks in a folder: the protocol that the Hub speaks today."""
     chunks = tmp_path / "chunks"
@@ -352,6 +354,7 @@ def test_a_store_of_chunks_that_is_out_of_reach_is_told_in_seconds(run, environm
 # ------------------------------------------------------------------------------------------- out of a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begins", "code", "what"),
     [

@@ -42,6 +42,7 @@ def test_no_adapter_no_gguf_of_it():
 
 
 @without_llama_cpp
+@pytest.mark.slow
 def test_the_command_names_the_extra(tmp_path, capsys):
     small = ["train.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2", "model.max_new_tokens=8", "data.eval.limit=2",
              "data.train.limit=8", "eval.k=1", "safety.sync_proof_every=0", "safety.baseline_check=false", "export.formats=[]"]  # fmt: skip

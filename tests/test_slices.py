@@ -116,6 +116,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "bf16"])
 @pytest.mark.parametrize("settings", ADAPTERS.values(), ids=ADAPTERS)
 def test_so_are_they_of_every_adapter_and_type(tmp_path, tokenizer, settings, kind):
@@ -154,6 +155,7 @@ def _head_alone(folder):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", ["model.lora.rank=4", "model.lora=null"])
 @pytest.mark.parametrize("turn", [_bin, _other_head, _head_alone])
 def test_so_are_they_however_the_base_was_written(tmp_path, tokenizer, turn, lora):
@@ -163,6 +165,7 @@ def test_so_are_they_however_the_base_was_written(tmp_path, tokenizer, turn, lor
     demand_same_export(tmp_path, recipe, policy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_so_are_they_of_a_base_that_was_saved_quantised(tmp_path, tokenizer, kind):
     full = saved("qwen3", tmp_path / "full", tokenizer)
