@@ -200,11 +200,20 @@ def test_a_dry_run_needs_neither_a_token_nor_the_hub(run, environment, capsys):
 
 
 def started(*argv: str, **more: str) -> subprocess.Popen:
-    """The command in a process of its own."""
+    """The command in a process of its own, which hears of Ctrl-C where the tests run in the background, too."""
     words = [sys.executable, "-m", "lgrpo_lite", *map(str, argv)]
     return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | more
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | more,
+        preexec_fn=hearing,
     )
+
+
+def hearing() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.slow
