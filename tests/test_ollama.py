@@ -24,7 +24,7 @@ from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Data
 from lgrpo_lite.types import Prompt
 
-GENERATED = json.loads((Path(__file__).parent / "vectors" / "go_template.json").read_text("utf-8"))
+GENERATED = json.loads((Path(__file__).parent / "go_template.json").read_text("utf-8"))
 # forms that templates of models have, in words of our own
 HEADED = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"

@@ -50,9 +50,14 @@ class Terminal:
         environment = plain | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | environment
         self.process = subprocess.Popen(
             command, stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=self._taken,
         )  # fmt: skip
         self.other, self.seen = other, b""
+
+    def _taken(self) -> None:
+        """In the child: the terminal is its own, and Ctrl-C is heard where the tests run in the background, too."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.own, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
