@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def log_if_writable(path: Path) -> None:
-    """As `log_to`; where that file cannot be written, as in a run folder that may only be read, to nowhere."""
+    """As `log_to`; to nowhere where that file cannot be written, as in a run folder that may only be read."""
     try:
         log_to(path)
     except OSError:
