@@ -236,7 +236,7 @@ def test_a_checkpoint_that_was_moved_and_linked_is_written_and_removed_as_a_link
 
 EXPORTED = {
     "adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "chat_template.jinja", "export_report.json",
+    "special_tokens_map.json", "chat_template.jinja", "export_report.json", ".made_of.json",
 }  # fmt: skip
 OWNED = {  # an algorithm that owns state, and what of it must come back
     "length_preference": lambda run: [run.objective.length_lambda],

@@ -22,7 +22,7 @@ from test_hub import closed, silent
 from lgrpo_lite.checks.check import demand, examined
 from lgrpo_lite.errors import EnvironmentFault
 from lgrpo_lite.export.merge import write_shards
-from lgrpo_lite.export.stamp import STAMP, put_stamp
+from lgrpo_lite.export.stamp import STAMP, put_stamp, source_of
 from lgrpo_lite.machine import hub as machine_hub
 
 REPO = f"{OWNER}/tiny"
@@ -56,7 +56,7 @@ def sharded(run: Path) -> Path:
     tensors = load_file(merged / "model.safetensors")
     (merged / "model.safetensors").unlink()
     write_shards(iter(tensors.items()), merged, SHARD)
-    put_stamp(merged, run, "step-000002")
+    put_stamp(merged, "merged", source_of(run, "step-000002"))
     assert len(list(merged.glob("model-*.safetensors"))) == 3
     return merged
 
@@ -114,7 +114,8 @@ def test_exports_arrive_byte_for_byte_in_one_commit(run, environment, capsys, pa
     assert ("PUT /lfs" in " ".join(hub.asked)) and bool(hub.parts) == bool(part_bytes)
     shown, errors = capsys.readouterr()
     assert shown.splitlines()[0] == f"{hub.url}/{REPO}" and errors == ""
-    assert "adapter/adapter_config.json names its base by a path of this machine" in shown
+    config = json.loads(repository.files["adapter/adapter_config.json"])
+    assert config["base_model_name_or_path"] == "builtin:tiny-math"
     demand_secret(run, shown)
 
 
@@ -159,12 +160,20 @@ def test_an_export_of_another_checkpoint_does_not_go_up(run, environment, capsys
 
 @pytest.mark.parametrize(
     ("lost", "why"),
-    [("", "not made yet"), (STAMP, "does not say what"), ("tokenizer.json", "lacks tokenizer.json")],
+    [
+        ("", "not made yet"),
+        ("kind", "of another kind, gguf"),
+        (STAMP, "does not say what"),
+        ("tokenizer.json", "lacks tokenizer.json"),
+    ],
 )
 def test_an_export_that_is_not_whole_is_made_first(run, environment, capsys, lost, why):
     merged = run / "export" / "merged"
     expected = files_of(merged)
-    shutil.rmtree(merged) if not lost else (merged / lost).unlink()
+    if lost == "kind":
+        put_stamp(merged, "gguf", source_of(run, "step-000002"))
+    else:
+        shutil.rmtree(merged) if not lost else (merged / lost).unlink()
     assert lgrpo("export", run, "hub", "--repo", REPO, "--dry-run") == 0
     assert why in capsys.readouterr().out
     with hub_server() as hub:
@@ -176,6 +185,39 @@ def test_an_export_that_is_not_whole_is_made_first(run, environment, capsys, los
     assert sent["model.safetensors"] == expected["model.safetensors"]
 
 
+def test_what_the_export_did_not_make_does_not_go_up_and_is_named(run, environment, capsys):
+    merged = run / "export" / "merged"
+    expected = files_of(merged)
+    (merged / "secret.txt").write_text("x")
+    (merged / "notes").symlink_to(run / "config.resolved.yaml")
+    assert lgrpo("export", run, "hub", "--repo", REPO, "--dry-run") == 0
+    assert "did not make it: merged/secret.txt" in capsys.readouterr().out
+    with hub_server() as hub:
+        environment.setenv("HF_ENDPOINT", hub.url)
+        assert lgrpo("export", run, "hub", "--repo", REPO) == 0
+    shown = capsys.readouterr().out
+    assert held(hub.repositories[REPO]) == expected
+    assert all(f"did not make it: merged/{name}" in shown for name in ("secret.txt", "notes"))
+
+
+def test_weights_that_were_replaced_by_a_link_are_made_anew(run, environment, capsys):
+    weights = run / "export" / "merged" / "model.safetensors"
+    elsewhere = weights.rename(run / "elsewhere")
+    weights.symlink_to(elsewhere)
+    with hub_server() as hub:
+        environment.setenv("HF_ENDPOINT", hub.url)
+        assert lgrpo("export", run, "hub", "--repo", REPO) == 0
+    assert "made merged: model.safetensors is a link" in capsys.readouterr().out
+    assert elsewhere.exists() and not weights.is_symlink()
+
+
+def test_a_run_folder_without_room_for_a_log_is_exported_elsewhere(run, tmp_path, capsys):
+    shutil.rmtree(run / "logs")
+    (run / "logs").write_text("no folder")
+    assert lgrpo("export", run, "adapter", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
 def test_a_dry_run_needs_neither_a_token_nor_the_hub(run, environment, capsys):
     environment.delenv("HF_TOKEN")
     environment.setenv("HF_HUB_OFFLINE", "1")
@@ -184,12 +226,7 @@ def test_a_dry_run_needs_neither_a_token_nor_the_hub(run, environment, capsys):
     assert lgrpo(*asked) == 0
     shown, errors = capsys.readouterr()
     assert "2.4 MB  model.safetensors" in shown and "adapter/adapter_model.safetensors" in shown
-    assert (
-        "names its base by a path" in shown
-        and "nothing was sent" in shown
-        and STAMP not in shown
-        and errors == ""
-    )
+    assert "nothing was sent" in shown and STAMP not in shown and errors == ""
     assert lgrpo(*asked, "--json") == 0
     files = json.loads(capsys.readouterr().out)["result"]["files"]
     expected = files_of(run / "export" / "merged") | files_of(run / "export" / "adapter", "adapter/")

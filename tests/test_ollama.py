@@ -298,7 +298,7 @@ def test_a_modelfile_goes_beside_the_first_file_that_is_asked_for(tmp_path, poli
     recipe = recipe_of("export.quant=[Q4_K_M,Q8_0]", "data.prefill='= '")
     out = FORMATS["ollama"](job_of(policy, recipe, tmp_path / "a run"), tmp_path / "out")
     assert sorted(file.name for file in out.path.iterdir()) == [
-        "Modelfile", "README.md", "a-run-Q4_K_M.gguf", "export_report.json",
+        ".made_of.json", "Modelfile", "README.md", "a-run-Q4_K_M.gguf", "export_report.json",
     ]  # fmt: skip
     assert read_modelfile((out.path / "Modelfile").read_text("utf-8"))["FROM"] == ["./a-run-Q4_K_M.gguf"]
     assert json.loads((out.path / "export_report.json").read_text()) == {"kind": "ollama"}

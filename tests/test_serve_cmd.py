@@ -11,6 +11,7 @@ from gguf import GGUFWriter
 from support import lgrpo
 
 from lgrpo_lite.cli.main import VERBS
+from lgrpo_lite.export.stamp import put_stamp, source_of
 from lgrpo_lite.policy.load import locate
 
 KINDS = ["merged", "adapter", "gguf", "ollama"]
@@ -183,3 +184,26 @@ def test_the_verb_is_one_and_takes_one_run(tmp_path, capfd):
     assert "serve-cmd" in VERBS
     assert lgrpo("serve-cmd", "nothing", "--runs", tmp_path) == 2
     assert "no run 'nothing'" in capfd.readouterr().err
+
+
+def test_an_export_of_an_earlier_checkpoint_says_so(tmp_path, capfd):
+    run = run_with(tmp_path / "r", "merged", "adapter", "gguf")
+    for name in ("step-000000", "step-000100"):
+        (run / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
+    (run / "checkpoints" / "latest").unlink(missing_ok=True)
+    (run / "checkpoints" / "latest").symlink_to("step-000100")
+    put_stamp(run / "export" / "merged", "merged", source_of(run, "step-000000"))
+    put_stamp(run / "export" / "adapter", "adapter", source_of(run, "step-000100"))
+    notes = {line["export"]: line["notes"] for line in shown(run, capfd)["lines"]}
+    assert notes["merged"] == ["made of step-000000, the newest is step-000100"] and notes["adapter"] == []
+    assert "does not say what it was made of" in notes["gguf"][0]
+    assert lgrpo("serve-cmd", run) == 0
+    assert "# made of step-000000, the newest is step-000100" in capfd.readouterr().out.splitlines()
+
+
+def test_a_run_whose_name_begins_with_a_dash_is_printed_as_a_folder(tmp_path, capfd, monkeypatch):
+    run_with(tmp_path / "-5")
+    monkeypatch.chdir(tmp_path)
+    assert lgrpo("serve-cmd", "./-5", "--json") == 0
+    missing = json.loads(capfd.readouterr().out)["result"]["not_exported"]
+    assert shlex.split(missing["merged"]) == ["lgrpo-lite", "export", "./-5", "merged"]

@@ -19,6 +19,7 @@ from lgrpo_lite.errors import ConfigError, DataError, VerificationError
 from lgrpo_lite.export import export, merge, room, verify
 from lgrpo_lite.export.export import export_merged
 from lgrpo_lite.export.slices import SlicedPolicy, Slices
+from lgrpo_lite.export.stamp import STAMP
 from lgrpo_lite.policy import checkpoint, dequantise
 from lgrpo_lite.policy.load import FLOATS, load_base, locate
 from lgrpo_lite.policy.passes import VERIFY_SPARE, merged_width
@@ -66,8 +67,9 @@ def in_slices(recipe, policy, folder):
 
 
 def files_of(folder):
-    """All of an export but what its report says of the comparison."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "merge_report.json"}
+    """All of an export but what its report says of the comparison, and how long that is."""
+    files = [path for path in folder.iterdir() if path.name not in ("merge_report.json", STAMP)]
+    return {path.name: path.read_bytes() for path in files}
 
 
 def demand_same_export(tmp_path, recipe, policy, **how):

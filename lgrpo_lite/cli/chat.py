@@ -49,14 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lgrpo_lite.checks.check import demand
     from lgrpo_lite.folder.code import warned
-    from lgrpo_lite.folder.logs import log_to
+    from lgrpo_lite.folder.logs import log_if_writable
 
     path = run_named(args)
     recipe = _recipe(path, args)
     usable = checkpoint_of(path, args.checkpoint)
     changed = warned(path, recipe)
     demand(recipe)
-    log_to(path / "logs" / "chat.log")
+    log_if_writable(path / "logs" / "chat.log")
     from lgrpo_lite.engines.transformers import TransformersEngine
     from lgrpo_lite.evaluation.conversation import Conversation, opened
 

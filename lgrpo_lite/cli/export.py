@@ -60,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
     _demand_read(args, kind)
     from lgrpo_lite.checks.check import check
     from lgrpo_lite.folder.code import warned
-    from lgrpo_lite.folder.logs import log_to
+    from lgrpo_lite.folder.logs import log_if_writable
     from lgrpo_lite.recipe.read import load_recipe
 
     recipe = load_recipe(str(path / "config.resolved.yaml"), _settings(args))  # complete; no code of it runs
     changed = warned(path, recipe)
-    log_to(path / "logs" / "export.log")
+    log_if_writable(path / "logs" / "export.log")
     if recipe.export.eval:
         tell_code(recipe)
         recipe = check(recipe)

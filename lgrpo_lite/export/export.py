@@ -25,6 +25,7 @@ from lgrpo_lite.export.readback import compared_in_slices
 from lgrpo_lite.export.slices import SlicedPolicy, Slices
 from lgrpo_lite.export.verify import Comparison
 from lgrpo_lite.export.whole import whole
+from lgrpo_lite.folder.origin import base_of
 from lgrpo_lite.policy.budget import kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
 from lgrpo_lite.policy.load import FLOATS, attention_of, saved_as
@@ -82,13 +83,23 @@ def export_adapter(
     if not policy.has_adapter:
         what = "all parameters were trained, there is no adapter"
         raise ConfigError(what, where="model.lora=null", fix="export merged")
-    with placed(out) as partial:
+    with placed(out, "adapter") as partial:
         policy.save(partial)
+        _name_base(partial / "adapter_config.json", recipe)
         policy.tokenizer.save_pretrained(partial)
         _write_template(policy, recipe, partial)
         check.demand_same_prompts(partial, recipe.data, policy.tokenizer, prompts)
         beside(partial)
     return out
+
+
+def _name_base(settings: Path, recipe: Recipe) -> None:
+    """The base by a name that others can use: PEFT writes where it lies on this machine. What loads an
+    adapter onto a base that it is given does not read it.
+    """
+    values = json.loads(settings.read_text("utf-8"))
+    values["base_model_name_or_path"] = base_of(recipe.model.id, recipe.model.revision).name
+    settings.write_text(json.dumps(values, indent=2), "utf-8")
 
 
 def export_merged(
@@ -116,7 +127,7 @@ def export_merged(
     other = base == "original" and recipe.model.weights in ("nf4", "int8")
     as_given = recipe.export.dtype == "auto"
     dtype = policy.dtype if as_given else FLOATS[recipe.export.dtype]
-    with placed(out) as partial:
+    with placed(out, "merged") as partial:
         with memory_told():
             original = _original(recipe, dtype, policy.device) if other else None
             tensors = merge.merged_tensors(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.engines.base import Sampler
-from lgrpo_lite.export.place import REPORT
+from lgrpo_lite.export.place import REPORT, demand_place
 from lgrpo_lite.export.room import too_little
-from lgrpo_lite.export.stamp import put_stamp
+from lgrpo_lite.export.stamp import put_stamp, source_of
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.rollout.tools import Tools
@@ -148,13 +148,14 @@ def ollama(job: Job, out: Path) -> Made:
 
 
 def described(job: Job, kind: str, folder: Path) -> None:
-    """What every export has beside its own files: of which kind and checkpoint it is, and its card."""
+    """What every export has beside its own files: of which kind and checkpoint it is, its card, its stamp."""
     from lgrpo_lite.export.card import write_card
 
     if not (folder / REPORT).exists():
         report = {"kind": kind, "checkpoint": job.checkpoint}
         (folder / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
     write_card(job.run, job.recipe, folder, kind, job.checkpoint)
+    put_stamp(folder, kind, source_of(job.run, job.checkpoint))
 
 
 def card(job: Job, out: Path) -> Made:
@@ -182,7 +183,6 @@ OF_EXPORTS = ("card", "hub")  # these are about exports, and none themselves
 
 def make(kind: str, job: Job, out: Path) -> Made:
     """The export in `out`, which knows from then on of which checkpoint it was made."""
-    made = FORMATS[kind](job, out)
     if kind not in OF_EXPORTS:
-        put_stamp(out, job.run, job.checkpoint)
-    return made
+        out = demand_place(out, kind)  # before anything is loaded
+    return FORMATS[kind](job, out)

@@ -25,14 +25,13 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from lgrpo_lite import progress
 from lgrpo_lite.errors import ConfigError, DataError, EnvironmentFault, LgrpoError
 from lgrpo_lite.export.formats import Job, Made, make
-from lgrpo_lite.export.place import json_of
-from lgrpo_lite.export.stamp import files_in, outdated
+from lgrpo_lite.export.serving import as_argument
+from lgrpo_lite.export.stamp import CARD, files_in, foreign_in, outdated, read_stamp
 from lgrpo_lite.machine.account import demand_account, malformed
 from lgrpo_lite.machine.hub import ask, endpoint, reason
 from lgrpo_lite.policy.fetch import MB
 from lgrpo_lite.recipe.schema import Hub
 
-CARD = "README.md"
 # Of an earlier upload, at a place where this one has files: who loads the model would read them with it. An
 # adapter_config.json beside merged weights makes transformers load the adapter's base.
 READ = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model", "Modelfile")
@@ -79,7 +78,7 @@ def upload(job: Job) -> Made:
         deletions = [CommitOperationDelete(path) for path in removed]
         summary = f"{', '.join(hub.holds)} of {job.checkpoint}"
         done = api.create_commit(repo, [*deletions, *additions], commit_message=summary)
-    told += [*_bases_here(files), *_about(files, there, removed)]
+    told += [*_left_here(job), *_about(files, there, removed)]
     facts = {"repo": repo, "commit": done.oid, "files": _as_json(files), "removed": removed}
     return Made(f"{endpoint(os.environ)}/{repo}", tuple(told), facts)
 
@@ -94,14 +93,14 @@ def listed(job: Job) -> Made:
     files = to_upload(job)
     rows = [f"{_size(file.size):>9}  {file.path}  ({file.file})" for file in files]
     total = _size(sum(file.size for file in files))
-    lines = (*first, *rows, *_bases_here(files), f"dry run: {len(files)} files, {total}; nothing was sent")
+    lines = (*first, *rows, *_left_here(job), f"dry run: {len(files)} files, {total}; nothing was sent")
     return Made(f"{endpoint(os.environ)}/{repo}", lines, {"repo": repo, "files": _as_json(files)})
 
 
 def again(job: Job) -> str:
     """The command that goes on with this upload."""
     hub = job.recipe.export.hub
-    words = ["lgrpo-lite", "export", str(job.run), "hub", "--repo", str(hub.repo)]
+    words = ["lgrpo-lite", "export", as_argument(job.run), "hub", "--repo", str(hub.repo)]
     if hub.private:
         words.append("--private")
     if hub.holds != Hub().holds:
@@ -151,7 +150,7 @@ def _where(hub: Hub) -> str:
 
 def _missing(job: Job, kinds: Sequence[str]) -> list[tuple[str, str]]:
     """(kind, why) of the exports that are to be made before they can go up."""
-    whys = [(kind, outdated(job.at(kind), job.run, job.checkpoint)) for kind in kinds]
+    whys = [(kind, outdated(job.at(kind), kind, job.run, job.checkpoint)) for kind in kinds]
     return [(kind, why) for kind, why in whys if why is not None]
 
 
@@ -292,14 +291,13 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 # ---------------------------------------------------------------- told
 
 
-def _bases_here(files: Sequence[File]) -> list[str]:
-    """Adapters whose base is a folder of this machine: everybody reads its path, and nobody finds it."""
+def _left_here(job: Job) -> list[str]:
+    """What lies in an export's folder and was never part of it: it does not go up."""
     lines = []
-    for file in files:
-        if PurePosixPath(file.path).name == "adapter_config.json":
-            base = json_of(file.file).get("base_model_name_or_path")
-            if isinstance(base, str) and os.path.isabs(base):
-                lines.append(f"{file.path} names its base by a path of this machine, for all to read: {base}")
+    for kind in job.recipe.export.hub.holds:
+        stamp = read_stamp(job.at(kind))
+        foreign = foreign_in(job.at(kind), stamp["files"]) if stamp else []
+        lines += [f"stays here, the export did not make it: {kind}/{name}" for name in foreign]
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import try_to_load_from_cache
 
 from lgrpo_lite.engines.http import WEIGHTS
+from lgrpo_lite.export.stamp import outdated, read_stamp
 from lgrpo_lite.monitor.tail import completions
 from lgrpo_lite.policy.budget import SLOT_RANKS
 from lgrpo_lite.policy.gguf import read_header
@@ -43,8 +44,16 @@ def serving_lines(recipe: Recipe, run: Path) -> list[Line]:
     """One or more for each export that is at its own place in the run folder."""
     found = []
     for export, lines_of in SERVED.items():
-        found += lines_of(recipe, run, run / "export" / export)
+        folder = run / "export" / export
+        stale = _stale(run, export, folder)
+        for line in lines_of(recipe, run, folder):
+            found.append(line._replace(notes=(*stale, *line.notes)))
     return found
+
+
+def as_argument(run: Path) -> str:
+    """A run folder as a word of a command: one that begins with a dash would be taken for an option."""
+    return f"./{run}" if str(run).startswith("-") else str(run)
 
 
 def not_exported(recipe: Recipe, run: Path, lines: list[Line]) -> dict[str, str]:
@@ -53,7 +62,7 @@ def not_exported(recipe: Recipe, run: Path, lines: list[Line]) -> dict[str, str]
     kinds = [kind for kind in SERVED if kind not in made]
     if recipe.model.lora is None and "adapter" in kinds:
         kinds.remove("adapter")
-    return {kind: shlex.join(["lgrpo-lite", "export", str(run), kind]) for kind in kinds}
+    return {kind: shlex.join(["lgrpo-lite", "export", as_argument(run), kind]) for kind in kinds}
 
 
 def asking_line(recipe: Recipe, run: Path, by: str) -> str:
@@ -86,6 +95,19 @@ def model_name(run: Path) -> str:
     """The run's, as vLLM and Ollama take names."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run.resolve().name)
     return name.lstrip("-.")[:80] or "run"
+
+
+def _stale(run: Path, kind: str, folder: Path) -> list[str]:
+    """That an export is not of the newest checkpoint, or not as it was made."""
+    latest = run / "checkpoints" / "latest"
+    if not latest.exists():
+        return []
+    newest = latest.resolve().name
+    why = outdated(folder, kind, run, newest)
+    stamp = read_stamp(folder)
+    if stamp and stamp["checkpoint"] not in (None, newest):
+        return [f"made of {stamp['checkpoint']}, the newest is {newest}"]
+    return [f"not the newest export of {newest}: {why}"] if why else []
 
 
 def _merged(recipe: Recipe, run: Path, folder: Path) -> list[Line]:

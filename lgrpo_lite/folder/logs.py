@@ -5,6 +5,14 @@ import os
 from pathlib import Path
 
 
+def log_if_writable(path: Path) -> None:
+    """As `log_to`; to nowhere where that file cannot be written, as in a run folder that may only be read."""
+    try:
+        log_to(path)
+    except OSError:
+        log_to(Path(os.devnull))
+
+
 def log_to(path: Path) -> None:
     """Libraries log to that file, not to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -131,11 +131,19 @@ def finite(value: Any) -> Any:
     return value
 
 
+def is_full(error: Exception, path: Path) -> bool:
+    """Whether a write below `path` failed for want of room: the disk is full, or this user may not have more.
+
+    torch and safetensors say it in errors of their own, so their words and the disk are asked as well.
+    """
+    if getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL):
+        return True
+    return path.is_dir() and shutil.disk_usage(path).free < LEAST
+
+
 def disk_fault(error: Exception, path: Path) -> DiskFault | None:
     """What a full disk, or a run folder that is read-only or gone, also in part, does to a write; None for
     other faults.
-
-    torch and safetensors say it in errors of their own, so the disk is asked as well.
     """
     if isinstance(error, LgrpoError):
         return None
@@ -147,7 +155,7 @@ def disk_fault(error: Exception, path: Path) -> DiskFault | None:
     elif inside:
         what = f"a part of the run folder is gone: {missing.relative_to(path).parts[0]}"
         fix = "put it back where it was, then --resume auto goes on"
-    elif number in FULL or shutil.disk_usage(path).free < LEAST:
+    elif is_full(error, path):
         what, fix = "the disk is full", "make room, then --resume auto goes on from the last checkpoint"
     elif number == errno.EROFS:
         what, fix = "the disk became read-only", "see why with `dmesg`, then --resume auto goes on"
