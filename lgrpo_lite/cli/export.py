@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
     )
-    quant = "GGUF files to keep, of f16,Q8_0,Q6_K,Q5_K_M,Q4_K_M; ollama: one (default: export.quant of the recipe)"
+    quant = "GGUF files to keep, of f16,Q8_0,Q6_K,Q5_K_M,Q4_K_M; of ollama one (default: export.quant)"
     parser.add_argument("--quant", metavar="A,B", help=quant)
     solved = "held-out problems that each GGUF file solves through llama.cpp, beside the policy"
     parser.add_argument("--eval", type=int, metavar="N", help=solved)
@@ -149,7 +149,8 @@ def _demand_read(args: argparse.Namespace, kind: str) -> None:
         readers = [other for other, (_, options) in KINDS.items() if name in options]
         fix = f"leave it out; it is read by {', '.join(readers)}"
         if kind == "hub":
-            fix = f"make that export first, with this option: it is then uploaded as it is ({', '.join(readers)})"
+            first = " or ".join(readers)
+            fix = f"make that export first ({first}), with this option: it is then uploaded as it is"
         raise ConfigError(f"export {kind} does not read {option}", where="command line", fix=fix)
     if kind == "ollama" and len(_listed(args.quant) or ()) > 1:
         fix = "name one, or make them all by export gguf"

@@ -114,8 +114,8 @@ def stopping() -> Iterator[None]:
 
 
 class Stopped(BaseException):
-    """Unwinds everything (the terminal is restored), nothing more is saved: the second signal of a training, or
-    one inside `stopping`.
+    """The second signal of a training, or the first inside `stopping`: unwinds everything (the terminal is
+    restored), nothing more is saved.
     """
 
     def __init__(self, exit_code: int):
