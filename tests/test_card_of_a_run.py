@@ -342,6 +342,37 @@ def test_gguf_files_are_told_with_their_proofs(tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", ["gguf", "ollama"])
+@pytest.mark.parametrize(
+    ("quants", "solved", "expected"),
+    [
+        (["f16", "Q4_K_M"], False, [0.9]),
+        (["Q8_0", "Q4_K_M"], False, []),
+        (["Q8_0", "Q4_K_M"], True, [0.5, 0.5]),
+    ],
+)
+def test_quantised_files_do_not_claim_what_the_policy_solved(tmp_path, kind, quants, solved, expected):
+    path = written(tmp_path / "run")
+    folder = path / "export" / kind
+    folder.mkdir(parents=True)
+    figures = {"problems": 64, "accuracy": 0.5, "low": 0.4, "high": 0.6, "policy": 0.53}
+    rows = []
+    for quant in quants:
+        (folder / f"model-{quant}.gguf").touch()
+        rows.append({"file": f"model-{quant}.gguf", "quant": quant, "kept": True, "eval": figures if solved else None})  # fmt: skip
+    rows.append({"file": "model-Q6_K.gguf", "quant": "Q6_K", "kept": False, "eval": figures if solved else None})  # fmt: skip
+    (folder / "export_report.json").write_text(json.dumps({"kind": kind, "files": rows}))
+    text = made(path, "data.eval={task: arithmetic}", kind=kind)
+    data = front(text)
+    claimed = model_index_to_eval_results(data["model-index"])[1] if "model-index" in data else []
+    assert [result.metric_value for result in claimed][: len(expected) or None] == expected
+    if solved:
+        assert [result.metric_name for result in claimed] == [
+            f"greedy accuracy of model-{quant}.gguf on 64 problems (95 % interval 0.400 to 0.600)" for quant in quants
+        ]  # fmt: skip
+    assert ("not of the quantised files" in text) == ("f16" not in quants)
+
+
 # ------------------------------------------------------------------------------------------- base and licence
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,6 +59,25 @@ TABLE = [
     (["watch", "nothing"], 2, "no run 'nothing'"),
     (["export", "nothing", "merged"], 2, "no run 'nothing'"),
     (["export", "nothing"], 2, "a run and a format"),
+    (["export", "-h"], 0, "lora-gguf  the LoRA alone as a GGUF"),
+    (
+        ["export", "x", "gguf", "--base", "original"],
+        2,
+        "does not read --base\\n  at  command line\\n  fix leave it out; it is read by merged",
+    ),
+    (["export", "x", "gguf", "--dtype", "bf16"], 2, "does not read --dtype"),
+    (["export", "x", "gguf", "--tolerance", "5"], 2, "does not read --tolerance"),
+    (["export", "x", "merged", "--quant", "Q8_0"], 2, "it is read by gguf, ollama"),
+    (["export", "x", "merged", "--eval", "3"], 2, "it is read by gguf, lora-gguf, ollama"),
+    (["export", "x", "lora-gguf", "--quant", "Q4_K_M"], 2, "does not read --quant"),
+    (["export", "x", "adapter", "--llama-cpp", "y"], 2, "does not read --llama-cpp"),
+    (["export", "x", "card", "--private"], 2, "does not read --private"),
+    (
+        ["export", "x", "hub", "--quant", "Q8_0"],
+        2,
+        "make that export first (gguf or ollama), with this option",
+    ),
+    (["export", "x", "ollama", "--quant", "Q8_0, Q4_K_M"], 2, "ollama makes one file"),
     (["expotr"], 2, "did you mean 'export'"),
     (["recipe", "show", "tiny-math", "--json"], 0, '"result": {"schema": 1, "recipe": {"name": "tiny-math"'),
     (["recipe", "tiny-math", "--dry-run", "--json"], 0, '"result": {"lines": ["recipe     tiny-math: '),
@@ -226,6 +247,31 @@ def test_export_again(done, tmp_path, kind):
         lgrpo("export", "one", kind, "--runs", path.parent, "--out", tmp_path / "x", "--checkpoint", "best")
         == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("quant", "words"),
+    [(",", "at least 1 item"), ("", "at least 1 item"), ("Q8", "'Q8_0'"), ("a]: {", "'f16'")],
+)
+def test_files_that_there_are_not_are_told_as_such(done, quant, words, capfd):
+    path, _ = done
+    assert lgrpo("export", path, "gguf", "--quant", quant) == 2
+    said = capfd.readouterr().err
+    assert "export.quant" in said and words in said and "YAML" not in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_export_that_is_ended_leaves_nothing_half_made(done, tmp_path, number, code):
+    path, _ = done
+    argv = [sys.executable, "-m", "lgrpo_lite", "export", str(path), "merged", "--out", str(tmp_path / "x")]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        while not (tmp_path / ".x.partial").exists():
+            assert child.poll() is None
+            time.sleep(0.001)
+        child.send_signal(number)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == code and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_check_exits_6(done, tmp_path, capfd):

@@ -4,8 +4,11 @@ import hashlib
 import http.server
 import io
 import json
+import os
+import signal
 import tarfile
 import threading
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -13,8 +16,9 @@ from support import lgrpo, tiny_recipe
 
 from lgrpo_lite.checks.check import demand, examined
 from lgrpo_lite.errors import EnvironmentFault, VerificationError
-from lgrpo_lite.export import llama_tools
+from lgrpo_lite.export import formats, llama_tools
 from lgrpo_lite.recipe.read import load_recipe
+from lgrpo_lite.train.stop import Stopped, stopping
 
 without_llama_cpp = pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="llama.cpp is there")
 
@@ -52,6 +56,34 @@ def test_the_command_names_the_extra(tmp_path, capsys):
         assert lgrpo("export", tmp_path / "one", kind) == 3
         assert "lgrpo-lite[gguf]" in capsys.readouterr().err
         assert not (tmp_path / "one" / "export").exists()
+
+
+def test_a_script_ends_with_the_export_that_runs_it(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(60)"
+    )
+    told = tmp_path / "pid"
+
+    def end():
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped) as stopped, stopping():
+        threading.Thread(target=end, daemon=True).start()
+        llama_tools.run_script(tmp_path, "slow.py", str(told), log=tmp_path / "log")
+    assert stopped.value.exit_code == 143 and signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
+
+
+@pytest.mark.parametrize(("asked", "told"), [(0, False), (2, False), (3, True)])
+def test_fewer_problems_than_were_to_be_solved_are_told(tmp_path, asked, told):
+    recipe = tiny_recipe(f"export.eval={asked}")
+    job = formats.Job(recipe, tmp_path, "last", lambda: (None, [None, None]), lambda _: None)
+    lines = formats._solved(job)
+    assert bool(lines) == told and all("solved 2 problems, not 3" in line for line in lines)
 
 
 # ------------------------------------------------------------------------------------------- its sources

@@ -1,6 +1,7 @@
 """`serve-cmd`: lines a shell takes, for exports that are there, and nothing that is run."""
 
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -11,8 +12,10 @@ from gguf import GGUFWriter
 from support import lgrpo
 
 from lgrpo_lite.cli.main import VERBS
+from lgrpo_lite.export import card, serving
 from lgrpo_lite.export.stamp import put_stamp, source_of
 from lgrpo_lite.policy.load import locate
+from lgrpo_lite.recipe.read import load_recipe
 
 KINDS = ["merged", "adapter", "gguf", "ollama"]
 BASE = locate("builtin:tiny-math")
@@ -145,7 +148,7 @@ def test_a_path_with_an_equals_sign_is_written_as_vllm_takes_it(tmp_path, capfd)
 
 
 def test_the_question_is_the_runs_and_asked_as_it_was(tmp_path, capfd):
-    more = "rollout: {temperature: 0.6, stop: ['Q:']}\n"
+    more = "rollout: {temperature: 0.9, stop: ['Q:']}\neval: {temperature: 0.6}\n"
     run = run_with(tmp_path / "r", "gguf", recipe=RECIPE + more)
     hard = run_folders.SAMPLE | {"prompt": 'it\'s "x"\n$(rm -r /) `ls` 数?'}
     run_folders.sampled(run, 11, [run_folders.SAMPLE])
@@ -156,6 +159,31 @@ def test_the_question_is_the_runs_and_asked_as_it_was(tmp_path, capfd):
         "model": "r", "messages": [{"role": "user", "content": hard["prompt"]}], "temperature": 0.6, "max_tokens": 512,
         "stop": ["Q:"],
     }  # fmt: skip
+
+
+def test_a_card_and_serve_cmd_have_the_same_commands(tmp_path, capfd):
+    """But for places, and the question, which a card does not take from a user's data."""
+    more = "rollout: {temperature: 0.9, stop: ['Q:']}\neval: {temperature: 0.6}\n"
+    run = run_with(tmp_path / "my Run", *KINDS, recipe=RECIPE + more)
+    (run / "export" / "ollama" / "export_report.json").write_text('{"kind": "ollama"}')
+    (run / "export" / "gguf" / "export_report.json").write_text('{"kind": "gguf"}')
+    result = shown(run, capfd)
+    recipe = load_recipe(str(run / "config.resolved.yaml"))
+    for line in result["lines"]:
+        folder = run.resolve() / "export" / line["export"]
+        card.write_card(run, recipe, folder, line["export"], "step-000012")
+        text = (folder / "README.md").read_text()
+        here = line["command"].replace(f"{shlex.quote(str(folder))} ", ". ")
+        here = here.replace(shlex.quote(f"my-Run={folder}"), "my-Run=.")
+        here = re.sub(rf"'?{re.escape(str(folder))}/([^ ']+)'?", r"\1", here)
+        if line["export"] == "adapter":
+            here = here.replace(f" {BASE} ", " BASE ")
+            text = re.sub(r'"\$\(python -c .+?\)"', "BASE", text)
+        assert f"\n{here}\n" in text, line["export"]
+    _, asked = serving.asking_line(recipe, run, "vLLM").split("-d ", 1)
+    assert json.loads(shlex.split(asked)[0])["include_stop_str_in_output"]
+    assert f"-d {asked}" in (run / "export" / "merged" / "README.md").read_text()
+    assert "printf" not in (run / "export" / "gguf" / "README.md").read_text()
 
 
 def test_a_run_that_kept_no_answers_asks_something(tmp_path, capfd):

@@ -12,16 +12,30 @@ from lgrpo_lite.cli.terminal.output import add_json, add_runs, print_json, say, 
 from lgrpo_lite.cli.terminal.progress import showing
 from lgrpo_lite.cli.watch import find_run
 from lgrpo_lite.errors import ConfigError, DataError
+from lgrpo_lite.train.stop import Stopped, stopping
 
-KINDS = ("merged", "adapter", "gguf", "lora-gguf", "ollama", "card", "hub")
-HUB_ONLY = ("repo", "private", "holds", "dry_run")
-# of the exports that it uploads, given where those are made
-NOT_HUB = ("base", "dtype", "out", "tolerance", "quant", "eval", "llama_cpp")
+OF_GGUF = ("quant", "eval", "llama_cpp", "out")
+# format: (what it is, the options that it reads beside those that all do)
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "merged": (
+        "the base with the trained weights in place, for transformers and vLLM",
+        ("base", "dtype", "tolerance", "out"),
+    ),
+    "adapter": ("the LoRA alone, for peft and vllm serve --enable-lora", ("out",)),
+    "gguf": ("the merged model as files for llama.cpp, in 16 bits and quantised", OF_GGUF),
+    "lora-gguf": ("the LoRA alone as a GGUF, for llama-server --lora on a GGUF of the base", OF_GGUF[1:]),
+    "ollama": ("one GGUF file and its Modelfile, for ollama create", OF_GGUF),
+    "card": ("the README.md of every export of the run, written anew", ("out",)),
+    "hub": ("exports of the run, uploaded to the Hugging Face Hub", ("repo", "private", "holds", "dry_run")),
+}
+OPTIONS = tuple(dict.fromkeys(option for _, read in KINDS.values() for option in read))
 USAGE = f"lgrpo-lite export RUN {'|'.join(KINDS)} [options]"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = USAGE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(["formats:", *(f"  {kind:10} {what}" for kind, (what, _) in KINDS.items())])
     parser.add_argument(
         "words", nargs="+", metavar="RUN FORMAT", help="a run folder or its name, then a format"
     )
@@ -36,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, help="largest accepted mean difference of a logit (default: by precision)"
     )
-    quant = "GGUF files to keep, of f16,Q8_0,Q6_K,Q5_K_M,Q4_K_M (default: export.quant of the recipe)"
+    quant = "GGUF files to keep, of f16,Q8_0,Q6_K,Q5_K_M,Q4_K_M; of ollama one (default: export.quant)"
     parser.add_argument("--quant", metavar="A,B", help=quant)
     solved = "held-out problems that each GGUF file solves through llama.cpp, beside the policy"
     parser.add_argument("--eval", type=int, metavar="N", help=solved)
@@ -56,8 +70,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if len(args.words) != 2 or args.words[1] not in KINDS:
         raise ConfigError("export takes a run and a format", where="command line", fix=USAGE)
-    path, kind = find_run(args.words[0], args.runs), args.words[1]
+    kind = args.words[1]
     _demand_read(args, kind)
+    path = find_run(args.words[0], args.runs)
+    try:
+        with stopping():  # what is half made is taken away, and no child of ours runs on
+            return _export(args, path, kind)
+    except Stopped as stopped:
+        return stopped.exit_code
+
+
+def _export(args: argparse.Namespace, path: Path, kind: str) -> int:
     from lgrpo_lite.checks.check import check
     from lgrpo_lite.folder.code import warned
     from lgrpo_lite.folder.logs import log_if_writable
@@ -84,13 +107,24 @@ def _settings(args: argparse.Namespace) -> list[str]:
     """The options as settings of the recipe."""
     options = {"base": args.base, "dtype": args.dtype, "eval": args.eval, "llama_cpp": args.llama_cpp}
     settings = [f"export.{key}={value}" for key, value in options.items() if value is not None]
-    if args.quant is not None:
-        settings.append(f"export.quant=[{args.quant}]")
-    holds = args.holds and args.holds.split(",")
-    for key, value in {"repo": args.repo, "private": args.private, "holds": holds}.items():
+    given = {
+        "quant": _listed(args.quant),
+        "hub.repo": args.repo,
+        "hub.private": args.private,
+        "hub.holds": _listed(args.holds),
+    }
+    for key, value in given.items():
         if value is not None:
-            settings.append(f"export.hub.{key}={json.dumps(value)}")
+            settings.append(f"export.{key}={json.dumps(value)}")
     return settings
+
+
+def _listed(option: str | None) -> list[str] | None:
+    """The words of an option, between commas."""
+    if option is None:
+        return None
+    words = [word.strip() for word in option.split(",")]
+    return [word for word in words if word]
 
 
 def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
@@ -106,26 +140,32 @@ def _made(recipe: Any, path: Path, kind: str, args: argparse.Namespace, stack: E
 
 
 def _demand_read(args: argparse.Namespace, kind: str) -> None:
-    """ConfigError: an option that this format does not read."""
-    unread = NOT_HUB if kind == "hub" else HUB_ONLY
-    given = [name for name in unread if getattr(args, name) is not None]
-    if given:
-        option = f"--{given[0].replace('_', '-')}"
-        fix = "leave it out"
+    """ConfigError: an option that this format does not read, or reads one value of."""
+    _, read = KINDS[kind]
+    for name in OPTIONS:
+        if name in read or getattr(args, name) is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        readers = [other for other, (_, options) in KINDS.items() if name in options]
+        fix = f"leave it out; it is read by {', '.join(readers)}"
         if kind == "hub":
-            fix = "make that export first, with this option: it is then uploaded as it is"
+            first = " or ".join(readers)
+            fix = f"make that export first ({first}), with this option: it is then uploaded as it is"
         raise ConfigError(f"export {kind} does not read {option}", where="command line", fix=fix)
+    if kind == "ollama" and len(_listed(args.quant) or ()) > 1:
+        fix = "name one, or make them all by export gguf"
+        raise ConfigError(f"export ollama makes one file, not {args.quant}", where="--quant", fix=fix)
 
 
 def _uploaded(job: Any, *, dry_run: bool) -> Any:
-    """Uploaded, or what would be. Stopped by Ctrl-C: told what goes on."""
+    """Uploaded, or what would be. Stopped by Ctrl-C or a signal: told what goes on."""
     from lgrpo_lite.export import hub
 
     if dry_run:
         return hub.listed(job)
     try:
         return hub.upload(job)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         say(f"stopped; what arrived is not sent again: {hub.again(job)}", file=sys.stderr)
         raise
 

@@ -29,7 +29,7 @@ VERBS = {
     "show": "answers of a run's step, token by token with their credit",
     "eval": "samples of a run or a model on a set of problems: avg@k, pass@k, maj@k with intervals",
     "compare": "training curves of runs side by side; two evaluations problem by problem",
-    "export": "what a run learned, as others read it: merged, adapter, GGUF, Ollama, the Hub",
+    "export": "what a run learned, as others read it: merged, adapter, GGUF, LoRA as GGUF, Ollama, the Hub",
     "serve-cmd": "the lines that serve what a run exported; it runs none of them",
     "chat": "talk to a run's policy, and to its base beside it",
     "doctor": "what this machine lacks, and the line that fixes it",

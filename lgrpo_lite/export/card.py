@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lgrpo_lite.errors import ConfigError
-from lgrpo_lite.export.card_front import front_matter
+from lgrpo_lite.export.card_front import front_matter, results, results_of_files
 from lgrpo_lite.export.card_parts import PARTS, Card, head
 from lgrpo_lite.export.card_use import USES
 from lgrpo_lite.export.place import REPORTS, report_of
@@ -112,7 +112,8 @@ def _text(card: Card) -> str:
 
 def _front(card: Card) -> str:
     try:
-        data = front_matter(card.run, card.kind, card.base, card.licence, inline(card.name), card.step)
+        found = results_of_files(card.run, card.folder) if card.quantised else results(card.run, card.step)
+        data = front_matter(card.run, card.kind, card.base, card.licence, inline(card.name), found)
         return f"---\n{data.to_yaml()}\n---\n"
     except Exception:
         logging.exception("the front matter of the card could not be made")

@@ -1,10 +1,12 @@
 """The front matter of a model card: what the Hub reads of it, built by huggingface_hub's own classes."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from lgrpo_lite.export.card_proofs import solved_by_files
 from lgrpo_lite.folder.facts import dataset_id, source_name, sources
 from lgrpo_lite.folder.origin import Base, Licence
 from lgrpo_lite.monitor.numbers import finite
@@ -35,9 +37,9 @@ METRICS = {
 
 
 def front_matter(
-    run: RunView, kind: str, base: Base, licence: Licence | None, name: str, step: int
+    run: RunView, kind: str, base: Base, licence: Licence | None, name: str, found_results: list[EvalResult]
 ) -> ModelCardData:
-    """Of an export of that kind at that step. What is not known is left out."""
+    """Of an export of that kind, with its figures. What is not known is left out."""
     library, relation = KINDS.get(kind, KINDS["run"])
     found: dict[str, Any] = {
         "library_name": library,
@@ -45,7 +47,7 @@ def front_matter(
         "tags": tags(run, kind),
         "datasets": _datasets(run) or None,
         "model_name": name,
-        "eval_results": results(run, step) or None,
+        "eval_results": found_results or None,
     }
     if base.hub is not None:
         found["base_model"] = base.hub
@@ -98,6 +100,22 @@ def results(run: RunView, step: int) -> list[EvalResult]:
             text += f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
         named = metric.format(**told)
         found.append(EvalResult(**_asked(held_out), metric_type=named, metric_name=text, metric_value=value))
+    return found
+
+
+def results_of_files(run: RunView, folder: Path) -> list[EvalResult]:
+    """The held-out figures of GGUF files in the folder, which they have by `--eval`; none of the policy's."""
+    held_out = sources(run, "eval")
+    found = []
+    for row in solved_by_files(folder) if held_out else []:
+        value, low, high = (finite(row["eval"].get(key)) for key in ("accuracy", "low", "high"))
+        if value is None or low is None or high is None:
+            continue
+        file = clean(str(row.get("file")), 100)
+        text = f"greedy accuracy of {file} on {_plain(row['eval']['problems'])} problems"
+        text += f" (95 % interval {low:.3f} to {high:.3f})"
+        asked = _asked(held_out)
+        found.append(EvalResult(**asked, metric_type="accuracy", metric_name=text, metric_value=value))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.evaluation.paired import FEW
-from lgrpo_lite.export.card_proofs import proofs
+from lgrpo_lite.export.card_proofs import proofs, quantised_alone
 from lgrpo_lite.export.card_use import USES, Asked
 from lgrpo_lite.export.place import json_of, report_of
 from lgrpo_lite.folder.facts import (
@@ -43,6 +43,10 @@ MADE = {
 WHOLE = {"merged": "{base}, {trained} trained", "gguf": "GGUF files of {base}, {trained} trained",
          "ollama": "for Ollama: {base}, {trained} trained", "run": MADE["run"]}  # fmt: skip
 TEMPLATES = {"chat": "its own chat template", "plain": "plain text: each turn and a line break"}
+OF_POLICY = (
+    "These figures are those of the policy as it was trained, not of the quantised files here: how far each"
+    " is from it stands under the checks of this export."
+)
 ALONE = "carries all of it: send the question alone, as the user's turn."
 CARRIED = {
     "merged": f"The chat template in this folder {ALONE}",
@@ -71,6 +75,11 @@ class Card:
         return self.run.path.resolve().name
 
     @property
+    def quantised(self) -> bool:
+        """Whether no file of it is the policy in 16 bits."""
+        return quantised_alone(self.folder, self.kind)
+
+    @property
     def evaluated(self) -> dict[str, Any] | None:
         """The newest evaluation up to the step."""
         rows = evaluations(self.run)
@@ -89,6 +98,8 @@ def head(card: Card) -> Iterator[str]:
         yield f"Recipe `{inline(card.recipe.recipe.name)}`: {inline(title)}."
     yield ""
     yield compared(card.run) or _without_comparison(card)
+    if card.evaluated and card.quantised:
+        yield OF_POLICY
     if card.step == 0 or not any(record.skipped is None for record in card.run.records):
         yield ""
         yield "**No step up to this checkpoint made an update: this is the base model still.**"
@@ -109,6 +120,8 @@ def _evaluation(card: Card) -> Iterator[str]:
     else:
         yield from result_lines(card.run)
         yield from intervals_explained(card.run)
+        if card.quantised:
+            yield from ("", OF_POLICY)
         step = card.evaluated.get("step")
         if step != card.step:
             yield ""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lite.export.gguf_report import WHOLE
 from lgrpo_lite.export.place import json_of, report_of
 from lgrpo_lite.folder.markdown import cell, inline, table
 from lgrpo_lite.monitor.numbers import finite
@@ -18,6 +19,20 @@ TEMPLATE = (
     "The tokenizer in this folder, by its chat template, reads questions as the same tokens that the policy"
     " read in training: that was compared before it was written."
 )
+
+
+def quantised_alone(folder: Path, kind: str) -> bool:
+    """Whether an export of that kind is GGUF files without one in 16 bits, which is held to the policy."""
+    return kind in ("gguf", "ollama") and not any(folder.glob(f"*-{WHOLE}.gguf"))
+
+
+def solved_by_files(folder: Path) -> list[dict[str, Any]]:
+    """What the report says of files in the folder that solved held-out problems themselves."""
+    return [
+        row
+        for row in _rows(report_of(folder))
+        if row.get("kept") and isinstance(row.get("eval"), dict) and finite(row["eval"].get("problems"))
+    ]
 
 
 def proofs(folder: Path, kind: str, recipe: Recipe) -> Iterator[str]:
@@ -76,8 +91,7 @@ def _accepted(report: dict[str, Any]) -> str:
 
 
 def _ggufs(report: dict[str, Any]) -> Iterator[str]:
-    files = report.get("files")
-    rows = [row for row in files if isinstance(row, dict)] if isinstance(files, list) else []
+    rows = _rows(report)
     if not rows:
         yield "The files: not known, export_report.json is not there or cannot be read."
         return
@@ -97,6 +111,11 @@ def _ggufs(report: dict[str, Any]) -> Iterator[str]:
         yield ""
         for note in notes[:20]:
             yield f"- **{inline(note)}**"
+
+
+def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    files = report.get("files")
+    return [row for row in files if isinstance(row, dict)] if isinstance(files, list) else []
 
 
 def _file(row: dict[str, Any]) -> tuple[str, ...]:

@@ -3,12 +3,26 @@
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lgrpo_lite.errors import LgrpoError
 from lgrpo_lite.export.card_front import slug
+from lgrpo_lite.export.commands import (
+    asking,
+    config_of,
+    gguf_config,
+    llama_server,
+    model_name,
+    ollama_create,
+    vllm_adapter,
+    vllm_merged,
+)
+from lgrpo_lite.export.serving import MODELFILE
 from lgrpo_lite.folder.origin import BUILTIN, Base
-from lgrpo_lite.policy.budget import SLOT_RANKS
+from lgrpo_lite.policy.load import locate
 from lgrpo_lite.recipe.schema import Recipe
 
 
@@ -24,13 +38,8 @@ class Asked:
     gguf: str | None  # the file in the folder to run, where there is one
 
     @property
-    def context(self) -> int:
-        """Tokens of the longest prompt and the longest answer of the training."""
-        return self.recipe.model.max_prompt_tokens + self.recipe.model.max_new_tokens
-
-    @property
     def served(self) -> str:
-        return slug(self.name)
+        return model_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +75,12 @@ print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 def merged(asked: Asked) -> Iterator[Use]:
     yield Use("transformers", "python", _program(asked, LOADED, ""))
-    yield _vllm(asked, f"vllm serve . --served-model-name {asked.served}")
+    yield _vllm(asked, vllm_merged(asked.recipe, asked.served, asked.folder, "."))
     if asked.base.kind != "builtin":
         file = f"{asked.served}-f16.gguf"
         convert = f"python convert_hf_to_gguf.py . --outtype f16 --outfile {file}  # of llama.cpp's sources"
-        yield Use("llama.cpp", "sh", f"{convert}\nllama-server -m {file} -c {asked.context} --jinja")
+        serve = llama_server(asked.recipe, asked.served, file, config_of(asked.folder))
+        yield Use("llama.cpp", "sh", f"{convert}\n{serve}")
 
 
 def adapter(asked: Asked) -> Iterator[Use]:
@@ -78,17 +88,11 @@ def adapter(asked: Asked) -> Iterator[Use]:
     revision = f", revision={json.dumps(asked.base.revision)}" if asked.base.revision else ""
     loaded = ADAPTED.format(base=base, revision=revision)
     yield Use("transformers and PEFT", "python", _program(asked, loaded, imports, peft=True))
-    lora = asked.recipe.model.lora
-    rank = lora.rank if lora else SLOT_RANKS[0]
-    slot = next((r for r in SLOT_RANKS if r >= rank), rank)
-    at = f" --revision {shlex.quote(asked.base.revision)}" if asked.base.revision else ""
-    command = (
-        f"vllm serve {_base_in_shell(asked.base)}{at} --enable-lora"
-        f" --lora-modules {asked.served}=. --max-lora-rank {slot}"
-    )
-    if (asked.folder / "chat_template.jinja").is_file():
-        command += " --chat-template chat_template.jinja"
-    yield _vllm(asked, command)
+    named = _base_in_shell(asked.base)
+    if asked.base.revision:
+        named += f" --revision {shlex.quote(asked.base.revision)}"
+    config = _base_config(asked.base)
+    yield _vllm(asked, vllm_adapter(asked.recipe, asked.served, asked.folder, ".", named, config))
 
 
 def _program(asked: Asked, loaded: str, imports: str, *, peft: bool = False) -> str:
@@ -134,52 +138,52 @@ def _base_name(base: Base) -> str:
 # ------------------------------------------------------------------------------------------- servers
 
 
-def _vllm(asked: Asked, command: str) -> Use:
-    recipe = asked.recipe
-    body = {
-        "model": asked.served,
-        "messages": [{"role": "user", "content": asked.question}],
-        "max_tokens": recipe.model.max_new_tokens,
-        "temperature": recipe.eval.temperature,
-        "top_p": 1.0,
-        "top_k": -1,
-    }
-    if recipe.rollout.stop:
-        body |= {"stop": recipe.rollout.stop, "include_stop_str_in_output": True}
-    sent = shlex.quote(json.dumps(body, ensure_ascii=False))
-    address = "http://127.0.0.1:8000/v1/chat/completions"
-    curl = f"curl {address} -H 'Content-Type: application/json' \\\n  -d {sent}"
-    serve = f"{command} --max-model-len {asked.context}"
+def _vllm(asked: Asked, serve: str) -> Use:
+    curl = asking(asked.recipe, asked.served, asked.question, "vLLM")
     return Use("vLLM", "sh", f"{serve}\n# and in another terminal\n{curl}")
+
+
+def _base_config(base: Base) -> dict[str, Any]:
+    """As in its config.json; empty where it is not here."""
+    if base.kind == "gguf":
+        return _gguf_config(base.file)
+    return config_of(Path(locate(base.name)) if base.kind == "builtin" else base.folder)
+
+
+def _gguf_config(file: Path | None) -> dict[str, Any]:
+    """Empty where the file is not here or cannot be read: a card is made all the same."""
+    with suppress(LgrpoError):
+        return gguf_config(file) if file else {}
+    return {}
 
 
 def gguf(asked: Asked) -> Iterator[Use]:
     yield from _llama_cpp(asked)
-    if asked.gguf:
-        quoted = shlex.quote(asked.gguf)
-        made = f"printf 'FROM ./%s\\n' {quoted} > Modelfile\nollama create {asked.served} -f Modelfile"
-        yield Use("Ollama", "sh", f"{made}\nollama run {asked.served} {shlex.quote(asked.question)}")
+    if asked.gguf:  # FROM alone would leave its template and sampling to Ollama
+        made = "# where the run is: makes the Modelfile, with the template that was trained with"
+        yield Use("Ollama", "sh", f"{made}\nlgrpo-lite export RUN ollama")
 
 
 def lora_gguf(asked: Asked) -> Iterator[Use]:
     if asked.gguf:
-        file = asked.gguf
         base = f"path/to/{slug(asked.base.short)}-f16.gguf"
         if asked.base.kind == "gguf":
             base = f"path/to/{asked.base.name}"
-        command = f"llama-server -m {shlex.quote(base)} --lora {shlex.quote(file)} -c {asked.context} --jinja"
+        config = _base_config(asked.base)
+        command = llama_server(asked.recipe, asked.served, base, config, asked.gguf)
         yield Use("llama.cpp, with the base as a GGUF", "sh", command)
 
 
 def ollama(asked: Asked) -> Iterator[Use]:
     run = f"ollama run {asked.served} {shlex.quote(asked.question)}"
-    yield Use("Ollama", "sh", f"ollama create {asked.served} -f Modelfile\n{run}")
+    yield Use("Ollama", "sh", f"{ollama_create(asked.served, MODELFILE)}\n{run}")
     yield from _llama_cpp(asked)
 
 
 def _llama_cpp(asked: Asked) -> Iterator[Use]:
     if asked.gguf:
-        command = f"llama-server -m {shlex.quote(asked.gguf)} -c {asked.context} --jinja"
+        config = _gguf_config(asked.folder / asked.gguf)
+        command = llama_server(asked.recipe, asked.served, asked.gguf, config)
         yield Use("llama.cpp", "sh", command)
 
 

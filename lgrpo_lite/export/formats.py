@@ -119,7 +119,7 @@ def gguf(job: Job, out: Path) -> Made:
 
     beside = partial(described, job, "gguf")
     report = export_gguf(job, out, job.recipe.export.quant, beside=beside)
-    return Made(out, tuple(table(report)), {"report": report})
+    return Made(out, (*table(report), *_solved(job)), {"report": report})
 
 
 def lora_gguf(job: Job, out: Path) -> Made:
@@ -127,7 +127,15 @@ def lora_gguf(job: Job, out: Path) -> Made:
     from lgrpo_lite.export.gguf_report import table
 
     report = export_lora_gguf(job, out, beside=partial(described, job, "lora-gguf"))
-    return Made(out, tuple(table(report)), {"report": report})
+    return Made(out, (*table(report), *_solved(job)), {"report": report})
+
+
+def _solved(job: Job) -> list[str]:
+    """Told where fewer problems are held out than were to be solved."""
+    asked = job.recipe.export.eval
+    if not asked or len(job.prompts) >= asked:
+        return []
+    return [f"solved {len(job.prompts)} problems, not {asked}: no more are held out (data.eval)"]
 
 
 def ollama(job: Job, out: Path) -> Made:
@@ -144,7 +152,7 @@ def ollama(job: Job, out: Path) -> Made:
         described(job, "ollama", folder)
 
     report = export_gguf(job, out, [quant], kind="ollama", beside=beside)
-    return Made(out, (*table(report), *notes), {"report": report, "notes": notes})
+    return Made(out, (*table(report), *_solved(job), *notes), {"report": report, "notes": notes})
 
 
 def described(job: Job, kind: str, folder: Path) -> None:

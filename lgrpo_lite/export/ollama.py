@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lgrpo_lite.data.template import first_token
+from lgrpo_lite.export.commands import context_length, model_name
 from lgrpo_lite.export.formats import Job
 from lgrpo_lite.export.go_chat import go_chat
-from lgrpo_lite.export.serving import MODELFILE, context_length, model_name
+from lgrpo_lite.export.serving import MODELFILE
 from lgrpo_lite.policy.gguf import read_header
 from lgrpo_lite.recipe.schema import Recipe
 

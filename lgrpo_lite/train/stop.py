@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lgrpo_lite.errors import EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
@@ -81,8 +82,41 @@ def _let_go_of(terminals: set[int | None]) -> None:
     os.close(nowhere)
 
 
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Inside it SIGTERM and SIGHUP raise Stopped, as Ctrl-C raises KeyboardInterrupt: for work that saves
+    nothing on the way. Those that follow are let pass, since by then it is being cleaned up. Outside the main
+    thread nothing changes; under `nohup` SIGHUP stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminals = {_terminal_of(stream) for stream in (0, 1, 2)} - {None}
+    asked = False
+
+    def stop(number: int, _frame) -> None:
+        nonlocal asked
+        if number == signal.SIGHUP:
+            _let_go_of(terminals)
+        if not asked:
+            asked = True
+            raise Stopped(CODES[signal.Signals(number)])
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Stopped(BaseException):
-    """The second signal: unwinds everything (the terminal is restored), nothing more is saved."""
+    """The second signal of a training, or the first inside `stopping`: unwinds everything (the terminal is
+    restored), nothing more is saved.
+    """
 
     def __init__(self, exit_code: int):
         super().__init__(exit_code)
