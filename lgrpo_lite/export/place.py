@@ -82,7 +82,7 @@ def _kept(out: Path, kind: str | None) -> str | None:
     if stamp is None:
         return _kept_unstamped(out, kind)
     if kind is not None and stamp["kind"] != kind:
-        return f" of this format but of {stamp['kind']}"
+        return f" of this kind: it is one of {stamp['kind']}"
     foreign = foreign_in(out, stamp["files"])
     return f" alone: {foreign[0]} is none of its files" if foreign else None
 
