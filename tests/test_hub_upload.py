@@ -160,20 +160,12 @@ def test_an_export_of_another_checkpoint_does_not_go_up(run, environment, capsys
 
 @pytest.mark.parametrize(
     ("lost", "why"),
-    [
-        ("", "not made yet"),
-        ("kind", "of another kind, gguf"),
-        (STAMP, "does not say what"),
-        ("tokenizer.json", "lacks tokenizer.json"),
-    ],
+    [("", "not made yet"), (STAMP, "does not say what"), ("tokenizer.json", "lacks tokenizer.json")],
 )
 def test_an_export_that_is_not_whole_is_made_first(run, environment, capsys, lost, why):
     merged = run / "export" / "merged"
     expected = files_of(merged)
-    if lost == "kind":
-        put_stamp(merged, "gguf", source_of(run, "step-000002"))
-    else:
-        shutil.rmtree(merged) if not lost else (merged / lost).unlink()
+    shutil.rmtree(merged) if not lost else (merged / lost).unlink()
     assert lgrpo("export", run, "hub", "--repo", REPO, "--dry-run") == 0
     assert why in capsys.readouterr().out
     with hub_server() as hub:
@@ -209,6 +201,17 @@ def test_weights_that_were_replaced_by_a_link_are_made_anew(run, environment, ca
         assert lgrpo("export", run, "hub", "--repo", REPO) == 0
     assert "made merged: model.safetensors is a link" in capsys.readouterr().out
     assert elsewhere.exists() and not weights.is_symlink()
+
+
+def test_an_export_of_another_kind_at_its_place_is_told_and_kept(run, environment, capsys):
+    merged = run / "export" / "merged"
+    put_stamp(merged, "gguf", source_of(run, "step-000002"))
+    assert lgrpo("export", run, "hub", "--repo", REPO, "--dry-run") == 0
+    assert "another kind, gguf" in capsys.readouterr().out
+    with hub_server() as hub:
+        environment.setenv("HF_ENDPOINT", hub.url)
+        assert lgrpo("export", run, "hub", "--repo", REPO) == 2
+    assert "it is one of gguf" in capsys.readouterr().err and (merged / "config.json").exists()
 
 
 def test_a_run_folder_without_room_for_a_log_is_exported_elsewhere(run, tmp_path, capsys):
