@@ -80,7 +80,7 @@ def export_gguf(
     EnvironmentFault (3): nothing new is at `out`.
     """
     asked = _making(job, out)
-    with placed(out) as partial, _working(asked, partial) as making:
+    with placed(out, kind) as partial, _working(asked, partial) as making:
         _demand_known(making)
         name = file_name(job.run)
         _demand_room(making.policy, out, quants)
@@ -119,7 +119,7 @@ def export_lora_gguf(job: Job, out: Path, *, beside: Callable[[Path], None] = no
         what = "all parameters were trained, there is no adapter"
         raise ConfigError(what, where="model.lora=null", fix="export gguf")
     asked = _making(job, out)
-    with placed(out) as partial, _working(asked, partial) as making:
+    with placed(out, "lora-gguf") as partial, _working(asked, partial) as making:
         _demand_known(making)
         name = file_name(job.run)
         _demand_room(making.policy, out, [WHOLE])

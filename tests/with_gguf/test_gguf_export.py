@@ -45,6 +45,10 @@ def job_of(folder: Path, *settings: str, std: float = 0.02) -> tuple[Job, object
     return Job(run.recipe, folder / "a run", "step-000002", lambda: load, tools), run
 
 
+def shown(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     made, run = job_of(tmp_path_factory.mktemp("run"), "export.eval=64")
@@ -65,7 +69,7 @@ def test_the_16_bit_file_is_the_policy(made):
     assert row["quant"] == "f16" and row["kl"] <= 1e-5 and row["same_top"] == 1.0
     assert row["greedy_equal"] == row["prompts"] == gguf_proof.ANSWERED
     assert report["training_kl"] > 100 * row["kl"]
-    assert sorted(path.name for path in out.iterdir()) == sorted(
+    assert shown(out) == sorted(
         [*(f"a-run-{quant}.gguf" for quant in gguf_report.BITS), "export_report.json"]
     )
 
@@ -110,10 +114,7 @@ def test_an_adapter_on_its_base_is_the_policy(tmp_path, settings):
     run.reward.close()
     [row] = report["files"]
     assert row["kl"] <= 1e-5 and row["greedy_equal"] == row["prompts"] and report["training_kl"] > 1e-3
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a-run-lora.gguf",
-        "export_report.json",
-    ]
+    assert shown(tmp_path / "out") == ["a-run-lora.gguf", "export_report.json"]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +132,7 @@ def test_where_16_bits_are_too_few_32_are_the_policy(job, tmp_path, monkeypatch)
     monkeypatch.setattr(gguf_proof, "MOST_KL", 1e-8)  # as a policy would want it that rounding moves far
     report = gguf.export_gguf(job, tmp_path / "out", ["f16"])
     assert report["files"][0]["kl"] > 1e-8
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a-run-f16.gguf",
-        "export_report.json",
-    ]
+    assert shown(tmp_path / "out") == ["a-run-f16.gguf", "export_report.json"]
 
 
 # ------------------------------------------------------------------------------------------- faults
