@@ -240,7 +240,10 @@ def test_export_again(done, tmp_path, kind):
     path, _ = done
     argv = [sys.executable, "-m", "lgrpo_lite", "export", str(path), kind, "--json"]
     result = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert result.stderr == ""  # what the libraries say is in logs/export.log
+    told = [
+        line for line in result.stderr.splitlines() if not line.startswith("starting: ")
+    ]  # of a slow machine
+    assert told == []  # what the libraries say is in logs/export.log
     report = json.loads(result.stdout)
     assert report["ok"] and Path(report["result"]["out"]).is_dir()
     assert (
