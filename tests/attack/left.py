@@ -15,6 +15,8 @@ TOLD = (
     ".lock",
 )  # of its attempts, with their times
 
+CARD = "README.md"  # of an export: it tells how long the run took
+
 
 def left(folder: Path) -> dict[str, str]:
     """Every file of a run folder but what tells of its attempts: weights, optimisers, random states,
@@ -23,7 +25,7 @@ def left(folder: Path) -> dict[str, str]:
     kept = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name.split("/")[0] in TOLD:
+        if name.split("/")[0] in TOLD or path.name == CARD:
             continue
         if path.is_symlink():
             kept[name] = f"-> {path.readlink()}"
@@ -41,6 +43,10 @@ def _content(path: Path) -> bytes:
     if path.name == "STATUS.json":
         status = json.loads(path.read_text("utf-8"))
         return json.dumps([status.get(key) for key in ("state", "step", "exit_code")]).encode()
+    if path.name == ".made_of.json":
+        stamp = json.loads(path.read_text("utf-8"))
+        stamp["files"].pop(CARD, None)  # its size
+        return json.dumps(stamp).encode()
     if path.suffix == ".jsonl":
         rows = map(json.loads, path.read_text("utf-8").splitlines())
         return json.dumps([{key: row[key] for key in row if key not in MEASURED} for row in rows]).encode()
