@@ -25,8 +25,9 @@ from lgrpo_lite.cli.terminal.talk import Flow
 from lgrpo_lite.data.template import tokens
 from lgrpo_lite.engines.transformers import TransformersEngine
 from lgrpo_lite.errors import DataError, OutOfMemory
-from lgrpo_lite.evaluation.conversation import Conversation, Growing, opened, room_told
+from lgrpo_lite.evaluation.conversation import Conversation, Growing, opened
 from lgrpo_lite.models.pretrain import byte_tokenizer
+from lgrpo_lite.policy.memory import room_told
 from lgrpo_lite.recipe.read import load_recipe
 
 QUESTIONS = ["41+26+15=?", "11-6-2+5=?"]
@@ -307,9 +308,12 @@ def test_a_run_that_cannot_be_talked_to(run, tmp_path, monkeypatch, capsys, sett
 
 @pytest.mark.parametrize("full", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()])
 def test_memory_that_ends_is_of_the_chat(full):
-    with pytest.raises(OutOfMemory, match="the answer does not fit"), room_told("the answer", "/reset"):
+    with (
+        pytest.raises(OutOfMemory, match="the answer does not fit"),
+        room_told("the answer", "chat", "/reset"),
+    ):
         raise full
-    with pytest.raises(RuntimeError, match="another"), room_told("the answer", "/reset"):
+    with pytest.raises(RuntimeError, match="another"), room_told("the answer", "chat", "/reset"):
         raise RuntimeError("another")
 
 

@@ -2,8 +2,8 @@
 tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from lgrpo_lite.data.sound import Shown, check_model
 from lgrpo_lite.data.template import Messages, question_of
 from lgrpo_lite.engines.base import SamplingParams, sampling_of
 from lgrpo_lite.engines.transformers import TransformersSampler
-from lgrpo_lite.errors import DataError, OutOfMemory
+from lgrpo_lite.errors import DataError
 from lgrpo_lite.policy import checkpoint
-from lgrpo_lite.policy.memory import out_of_memory
+from lgrpo_lite.policy.memory import room_told
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Recipe
 from lgrpo_lite.types import Completion, Prompt
 
+WHERE = "chat"  # of its errors
 BROKEN = "\ufffd"  # what a decoder gives for the first bytes of a character
 
 
@@ -32,23 +33,11 @@ def opened(recipe: Recipe, folder: Path) -> Policy:
     """
     if recipe.model.threads:
         torch.set_num_threads(recipe.model.threads)
-    with room_told("the policy", "free memory, or talk to it where more of it is"):
+    with room_told("the policy", WHERE, "free memory, or talk to it where more of it is"):
         policy = Policy.load(recipe)
         checkpoint.load(folder, policy)
     check_model(recipe.data, policy.tokenizer, recipe.where)
     return policy
-
-
-@contextmanager
-def room_told(what: str, fix: str) -> Iterator[None]:
-    """Memory that ends inside it is an OutOfMemory (exit 4)."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        reason = str(error).strip().split(". ")[0] or type(error).__name__
-        raise OutOfMemory(f"{what} does not fit into memory: {reason}", where="chat", fix=fix) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +103,7 @@ class Conversation:
         room = min(wanted, self._room(prompt))
         if room < 1:
             what = f"the question takes {len(prompt.token_ids)} tokens, and the model reads {self.window}"
-            raise DataError(what, where="chat", fix="ask a shorter one")
+            raise DataError(what, where=WHERE, fix="ask a shorter one")
         forgotten = len(self.turns) + 1 - len(turns)
         return Question(prompt, replace(self.sampling, max_new_tokens=room), turns, forgotten)
 
@@ -129,7 +118,7 @@ class Conversation:
     def _prompt(self, turns: Messages) -> Prompt:
         row = Row(f"chat-{self.asked}", question_of(turns), "", messages=turns)
         prompt = prompt_of(row, self.data, self.policy.tokenizer)
-        self._shown.check(prompt.messages, "chat")
+        self._shown.check(prompt.messages, WHERE)
         return prompt
 
     def answer(
@@ -156,7 +145,7 @@ class Conversation:
 
         asking = self.policy.reference() if base else nullcontext()
         fix = "/reset, a shorter question, or a smaller --max-new-tokens"
-        with asking, room_told("the answer", fix):
+        with asking, room_told("the answer", WHERE, fix):
             completion = self.sampler.answer(question.prompt, question.sampling, heard)
         show(completion.text[len(growing.text) :])
         return completion
@@ -173,7 +162,7 @@ class Conversation:
         Their sum is how much likelier the answer is under the policy than under its base. Needs an adapter.
         """
         batch = for_scoring([(question.prompt, answer)])
-        with room_told("the comparison", "/reset, or chat without --beside"):
+        with room_told("the comparison", WHERE, "/reset, or chat without --beside"):
             tuned = self.policy.logprobs(batch).logp.double()
             with self.policy.reference():
                 base = self.policy.logprobs(batch).logp.double()

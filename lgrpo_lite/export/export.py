@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lgrpo_lite import progress
 from lgrpo_lite.data.served import chat_template
 from lgrpo_lite.engines.base import SamplingParams, share_of
 from lgrpo_lite.engines.transformers import TransformersSampler
-from lgrpo_lite.errors import ConfigError, OutOfMemory, VerificationError
+from lgrpo_lite.errors import ConfigError, VerificationError
 from lgrpo_lite.export import check, merge, verify
 from lgrpo_lite.export.given import Given
 from lgrpo_lite.export.place import placed
@@ -29,7 +29,7 @@ from lgrpo_lite.folder.origin import base_of
 from lgrpo_lite.policy.budget import kv_bytes_per_token
 from lgrpo_lite.policy.fetch import bars_told
 from lgrpo_lite.policy.load import FLOATS, attention_of, saved_as
-from lgrpo_lite.policy.memory import collect, free_bytes, out_of_memory
+from lgrpo_lite.policy.memory import collect, free_bytes, out_of_memory, room_told
 from lgrpo_lite.policy.passes import VERIFY_PROMPTS, VERIFY_ROWS, VERIFY_TOKENS, checked_bytes, verify_rows
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.policy.probe import in_float32
@@ -39,28 +39,16 @@ from lgrpo_lite.types import Prompt
 
 # of them where it is slow: the merged model on the CPU and the policy not, or less than VERIFY_ROWS at once
 FEW_PROMPTS = 8
+AGAIN = (
+    "nothing is lost: `lgrpo-lite export RUN merged` makes it from the last checkpoint, here or where more"
+    " memory is free"
+)
 CPU = torch.device("cpu")
 
 
-@contextmanager
-def memory_told() -> Iterator[None]:
+def memory_told() -> AbstractContextManager[None]:
     """Memory that ends inside it is an OutOfMemory (exit 4) of the export, which can be made again."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        raise _no_room(_first_sentence(error) or type(error).__name__) from error
-
-
-def _first_sentence(error: BaseException) -> str:
-    return str(error).strip().split(". ")[0]
-
-
-def _no_room(what: str) -> OutOfMemory:
-    again = "`lgrpo-lite export RUN merged` makes it from the last checkpoint"
-    fix = f"nothing is lost: {again}, here or where more memory is free"
-    return OutOfMemory(f"the export does not fit into memory: {what}", where="export", fix=fix)
+    return room_told("the export", "export", AGAIN)
 
 
 def nothing_more(folder: Path) -> None:

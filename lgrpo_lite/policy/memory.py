@@ -6,7 +6,8 @@ import gc
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,8 @@ import psutil
 import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lgrpo_lite.errors import OutOfMemory
 
 MARGIN = 0.7  # of the free memory may go to activations, in a model of which nothing more is known
 CGROUP = Path("/sys/fs/cgroup")
@@ -141,6 +144,20 @@ def out_of_memory(error: Exception) -> bool:
         return True
     words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return any(word in str(error) for word in words)
+
+
+@contextmanager
+def room_told(what: str, where: str, fix: str) -> Iterator[None]:
+    """Memory that ends inside it is an OutOfMemory (exit 4): `what` does not fit, and why in the error's own
+    words.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        why = str(error).strip().split(". ")[0] or type(error).__name__
+        raise OutOfMemory(f"{what} does not fit into memory: {why}", where=where, fix=fix) from error
 
 
 def tile_bytes(free: int) -> int:
