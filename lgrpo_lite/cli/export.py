@@ -214,10 +214,7 @@ def job_of(
 def _rewards(recipe: Any) -> Any:
     from lgrpo_lite.rewards.total import RewardSum
 
-    reward = RewardSum(
-        recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
-    )
-    return closing(reward)
+    return closing(RewardSum.of(recipe))
 
 
 def _loaded(recipe: Any, adapter: Path, *, sliced: bool = False) -> tuple[Any, Any]:

@@ -96,9 +96,7 @@ def measure(
         torch.set_num_threads(recipe.model.threads)
     torch.manual_seed(recipe.seed)
     engine = open_engine(recipe)
-    reward = RewardSum(
-        recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
-    )
+    reward = RewardSum.of(recipe)
     reward.log_to(out / "rewards.log")
     try:
         policy = Policy.load(recipe, engine.network(recipe))

@@ -15,7 +15,7 @@ from typing import Any
 
 from lgrpo_lite.errors import ConfigError, DataError
 from lgrpo_lite.recipe.reward import Endpoint, Reward
-from lgrpo_lite.recipe.schema import Safety
+from lgrpo_lite.recipe.schema import Recipe, Safety
 from lgrpo_lite.rewards import rubric
 from lgrpo_lite.rewards.form import ROLLOUT, TOGETHER
 from lgrpo_lite.rewards.judge import Judge, endpoint_judge
@@ -65,6 +65,12 @@ class RewardSum:
         self.pool = Pool(functions, timeouts, workers=limits.reward_workers, memory=limits.reward_memory_gb)
         self.first_fault = ""  # of a reward, with FILE:LINE
         self._judges: dict[Endpoint, Judge] = {}
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "RewardSum":
+        """Those of a recipe, with its limits."""
+        limit = recipe.model.max_new_tokens
+        return cls(recipe.rewards, recipe.where, max_new_tokens=limit, safety=recipe.safety)
 
     def log_to(self, path: Path) -> None:
         """What worker processes print goes to that file; until then, nowhere."""

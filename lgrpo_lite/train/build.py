@@ -55,9 +55,7 @@ def _build(recipe: Recipe) -> Run:
     policy = Policy.load(recipe, engine.network(recipe))
     notes = [*engine.notes, *again, *prove(policy, recipe)]
     objective = _objective(recipe, policy)
-    reward = RewardSum(
-        recipe.rewards, recipe.where, max_new_tokens=recipe.model.max_new_tokens, safety=recipe.safety
-    )
+    reward = RewardSum.of(recipe)
     wants = wants_of(recipe)
     prompts, counts = _prompts(recipe, "train", policy, wants)
     held_out: list[Prompt] = []
