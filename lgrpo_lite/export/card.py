@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from lgrpo_lite.errors import ConfigError
@@ -12,7 +12,7 @@ from lgrpo_lite.export.card_front import front_matter, results, results_of_files
 from lgrpo_lite.export.card_parts import PARTS, Card, head
 from lgrpo_lite.export.card_use import USES
 from lgrpo_lite.export.place import REPORTS, report_of
-from lgrpo_lite.folder.markdown import inline
+from lgrpo_lite.folder.markdown import inline, part
 from lgrpo_lite.folder.origin import README, base_of, cached, licence_of
 from lgrpo_lite.machine.disk import write_whole
 from lgrpo_lite.monitor.curves import best_of
@@ -104,9 +104,9 @@ def _until(run: RunView, step: int) -> RunView:
 
 
 def _text(card: Card) -> str:
-    lines = [*_part("", head, card)]
-    for heading, part in PARTS.items():
-        lines += _part(heading, part, card)
+    lines = part("", partial(head, card), _why)
+    for heading, lines_of in PARTS.items():
+        lines += part(heading, partial(lines_of, card), _why)
     return _front(card) + "\n" + "\n".join(lines).rstrip() + "\n"
 
 
@@ -120,16 +120,6 @@ def _front(card: Card) -> str:
         return MINIMAL
 
 
-def _part(heading: str, part: Callable[[Card], Iterator[str]], card: Card) -> list[str]:
-    """A part under its heading; nothing where it has nothing to say. A fault's own words may name places of
-    this machine: they are for the log.
-    """
-    try:
-        lines = list(part(card))
-    except Exception as fault:
-        logging.exception("a part of the card could not be made")
-        lines = [f"This part could not be made ({type(fault).__name__}): the run's logs say why."]
-    if not lines:
-        return []
-    above = [f"## {heading}", ""] if heading else []
-    return [*above, *lines, ""]
+def _why(fault: Exception) -> str:
+    """A fault's own words may name places of this machine: they are for the log."""
+    return f" ({type(fault).__name__}): the run's logs say why."

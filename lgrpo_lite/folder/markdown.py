@@ -1,7 +1,8 @@
 """Text of files that others wrote, as Markdown in which it is text and nothing else."""
 
+import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lgrpo_lite.monitor.text import visible
@@ -43,6 +44,21 @@ def fenced(text: str, language: str = "") -> Iterator[str]:
     yield f"{fence}{language}"
     yield shown
     yield fence
+
+
+def part(heading: str, lines_of: Callable[[], Iterable[str]], told: Callable[[Exception], str]) -> list[str]:
+    """A part of a page under its heading; nothing where it has nothing to say. One that cannot be made says
+    so, in the words of `told`, and the log has all of it.
+    """
+    try:
+        lines = list(lines_of())
+    except Exception as fault:
+        logging.exception("a part of a page could not be made")
+        lines = [f"This part could not be made{told(fault)}"]
+    if not lines:
+        return []
+    above = [f"## {heading}", ""] if heading else []
+    return [*above, *lines, ""]
 
 
 def upper(text: str) -> str:

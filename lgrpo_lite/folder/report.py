@@ -5,11 +5,12 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lgrpo_lite.folder.facts import before_and_after, facts
-from lgrpo_lite.folder.markdown import cell, inline, table, upper
+from lgrpo_lite.folder.markdown import cell, inline, part, table, upper
 from lgrpo_lite.machine.disk import write_whole
 from lgrpo_lite.monitor import plots
 from lgrpo_lite.monitor.alarms import standing
@@ -49,26 +50,13 @@ def write_report(path: Path) -> None:
     """
     try:
         run = Tail(path).refresh()
-        lines = [*_part("", _head, run)]
-        for heading, part in PARTS.items():
-            lines += _part(heading, part, run)
+        lines = part("", partial(_head, run), _why)
+        for heading, lines_of in PARTS.items():
+            lines += part(heading, partial(lines_of, run), _why)
         write_whole(path / "report.md", "\n".join(lines).rstrip() + "\n")
     except Exception:  # whatever is wrong with a report, training goes on
         logging.exception("no report was written")
     gc.collect()  # a figure is cycles, of which a process as large as a trainer would pile up tens of MB
-
-
-def _part(heading: str, part: Callable[[RunView], Iterator[str]], run: RunView) -> list[str]:
-    """A part under its heading; nothing where it has nothing to say."""
-    try:
-        lines = list(part(run))
-    except Exception as fault:
-        logging.exception("a part of the report could not be made")
-        lines = [f"This part could not be made: {_named(fault)}"]
-    if not lines:
-        return []
-    head = [f"## {heading}", ""] if heading else []
-    return [*head, *lines, ""]
 
 
 # ------------------------------------------------------------------------------------------- the parts
@@ -278,3 +266,7 @@ def _times(count: int) -> str:
 
 def _named(fault: Exception) -> str:
     return inline(f"{type(fault).__name__}: {fault}")
+
+
+def _why(fault: Exception) -> str:
+    return f": {_named(fault)}"
