@@ -287,7 +287,7 @@ def test_a_modelfile_goes_beside_the_first_file_that_is_asked_for(tmp_path, poli
     """Making the GGUF itself takes llama.cpp: tests/with_gguf."""
 
     def made(job, out, quants, *, kind, beside):
-        with placed(out) as partial:
+        with placed(out, kind) as partial:
             Path(partial / gguf_file(partial)).rename(partial / f"a-run-{quants[0]}.gguf")
             (partial / "export_report.json").write_text(json.dumps({"kind": kind}))
             beside(partial)

@@ -11,7 +11,7 @@ from lgrpo_lite.errors import ConfigError
 from lgrpo_lite.export.card_front import front_matter, results, results_of_files
 from lgrpo_lite.export.card_parts import PARTS, Card, head
 from lgrpo_lite.export.card_use import USES
-from lgrpo_lite.export.place import REPORTS, report_of
+from lgrpo_lite.export.place import REPORT, UNSTAMPED, report_of
 from lgrpo_lite.folder.markdown import inline, part
 from lgrpo_lite.folder.origin import README, base_of, cached, licence_of
 from lgrpo_lite.machine.disk import write_whole
@@ -73,7 +73,9 @@ def write_cards(run: Path, recipe: Recipe, checkpoint: str, out: Path | None) ->
 
 
 def _is_export(folder: Path) -> bool:
-    return not folder.name.startswith(".") and any((folder / name).is_file() for name in REPORTS)
+    return not folder.name.startswith(".") and any(
+        (folder / name).is_file() for name in (REPORT, *UNSTAMPED.values())
+    )
 
 
 def _kind_of(folder: Path) -> str:

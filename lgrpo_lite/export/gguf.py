@@ -58,10 +58,9 @@ class Making:
         """Whose program wrote the file."""
         if self.own:
             return "lgrpo-lite"
-        named = self.job.recipe.export.llama_cpp
-        return (
-            "llama.cpp in a folder of the user's" if named else f"{llama_tools.PACKAGE} {llama_tools.VERSION}"
-        )
+        if self.job.recipe.export.llama_cpp is not None:
+            return "another llama.cpp"
+        return f"{llama_tools.PACKAGE} {llama_tools.VERSION}"
 
 
 def export_gguf(
@@ -293,7 +292,7 @@ def _quantise(making: Making, source: Path, out: Path, quant: str) -> None:
 def _proven(making: Making, ref: Reference, file: Path, adapter: Path | None = None) -> Proof:
     """How a file compares. One that has what no file of the policy has: VerificationError."""
     shown = adapter or file
-    template = exported_template(making)
+    template = _template(making)
     try:
         faults = gguf_proof.head_faults(file, making.policy, template)
         proof = gguf_proof.compare(ref, file, making.log, making.threads, adapter)
@@ -324,7 +323,7 @@ def _another(file: Path, faults: Sequence[str], fix: str = ANOTHER) -> Verificat
     return VerificationError(f"{file.name} is not the policy: {'; '.join(faults)}", where=WHERE, fix=fix)
 
 
-def exported_template(making: Making) -> str | None:
+def _template(making: Making) -> str | None:
     """The chat template that an export carries: the run's, or the tokenizer's own."""
     tokenizer = making.policy.tokenizer
     own = chat_template(making.job.recipe.data, tokenizer)

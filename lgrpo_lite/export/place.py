@@ -13,7 +13,6 @@ from lgrpo_lite.export.stamp import foreign_in, put_stamp, read_stamp
 from lgrpo_lite.machine.disk import is_full, is_tree, lock, text_of
 
 REPORT = "export_report.json"
-REPORTS = ("merge_report.json", "adapter_config.json", REPORT)  # one is in each of our exports
 # What exports of versions that put no stamp had: in each of a kind, and at most.
 UNSTAMPED = {"merged": "merge_report.json", "adapter": "adapter_config.json"}
 KNOWN = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.gguf", "*.py")
@@ -22,10 +21,10 @@ ELSEWHERE = "choose another --out"
 
 
 @contextmanager
-def placed(out: Path, kind: str | None = None) -> Iterator[Path]:
+def placed(out: Path, kind: str) -> Iterator[Path]:
     """A folder to fill, which is at `out` when the block ends well; else there is nothing new there.
 
-    Its stamp then lists its files. `kind`: of the export, where the block puts no stamp that says it.
+    Its stamp then says its `kind` and lists its files.
 
     Only an earlier export at `out` is ever replaced (`demand_place`). A foreign folder, one that cannot be
     written, or one to which another process exports: ConfigError. The disk is full: DiskFault.
@@ -54,11 +53,11 @@ def placed(out: Path, kind: str | None = None) -> Iterator[Path]:
                 shutil.rmtree(holder, ignore_errors=True)
 
 
-def demand_place(out: Path, kind: str | None) -> Path:
+def demand_place(out: Path, kind: str) -> Path:
     """The absolute path of `out`, if nothing is there or an earlier export that may be replaced; else
     ConfigError.
 
-    An earlier export has our stamp, is of the same kind (None: of any), and has no file that the stamp does
+    An earlier export has our stamp, is of the same kind, and has no file that the stamp does
     not list. One of a version without stamps is known by its place, RUN/export/KIND, by its report, and by
     nothing in it but files as exports have.
     """
@@ -74,24 +73,23 @@ def demand_place(out: Path, kind: str | None) -> Path:
     return out
 
 
-def _kept(out: Path, kind: str | None) -> str | None:
+def _kept(out: Path, kind: str) -> str | None:
     """Why what is at `out` is not to be replaced; None: it may be."""
     if not out.is_dir():
         return ": it is a file"
     stamp = read_stamp(out)
     if stamp is None:
         return _kept_unstamped(out, kind)
-    if kind is not None and stamp["kind"] != kind:
+    if stamp["kind"] != kind:
         return f" of this kind: it is one of {stamp['kind']}"
     foreign = foreign_in(out, stamp["files"])
     return f" alone: {foreign[0]} is none of its files" if foreign else None
 
 
-def _kept_unstamped(out: Path, kind: str | None) -> str | None:
-    at = kind if kind is not None else out.name
-    if out.name != at or out.parent.name != "export" or at not in UNSTAMPED:
+def _kept_unstamped(out: Path, kind: str) -> str | None:
+    if out.name != kind or out.parent.name != "export" or kind not in UNSTAMPED:
         return ""
-    if not (out / UNSTAMPED[at]).is_file() or not (out.parents[1] / "config.resolved.yaml").is_file():
+    if not (out / UNSTAMPED[kind]).is_file() or not (out.parents[1] / "config.resolved.yaml").is_file():
         return ""
     files = [path.relative_to(out).as_posix() for path in out.rglob("*") if _as_exports_have(path)]
     foreign = foreign_in(out, files)
@@ -125,12 +123,9 @@ def _cleared(partial: Path, aside: Path, out: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def _finish(partial: Path, aside: Path, out: Path, kind: str | None) -> None:
+def _finish(partial: Path, aside: Path, out: Path, kind: str) -> None:
     """Stamped, and put in place: whenever this is killed, the old or the new one is whole on the disk."""
-    stamp = read_stamp(partial)
-    kind = stamp["kind"] if stamp else kind
-    if kind is not None:
-        put_stamp(partial, kind, stamp)
+    put_stamp(partial, kind, read_stamp(partial))
     demand_place(out, kind)  # once more: an export takes hours
     if not out.exists():
         partial.rename(out)
