@@ -153,6 +153,20 @@ def tiny_recipe(*overrides: str, name: str = "tiny-math"):
     return check(load_recipe(name, [*small, "eval.k=1", *overrides]))
 
 
+def tokenizer_of(template: str | None, *, bos: bool = False):
+    """The packaged one with another chat template, and with a first token if that is asked for."""
+    from transformers import AutoTokenizer
+
+    from lgrpo_lite.policy.load import locate
+
+    tokenizer = AutoTokenizer.from_pretrained(locate("builtin:tiny-math"))
+    tokenizer.chat_template = template
+    if bos:
+        tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+        tokenizer.add_bos_token = True
+    return tokenizer
+
+
 def lgrpo(*argv: str) -> int:
     """The command line, in this process."""
     from lgrpo_lite.cli.main import main

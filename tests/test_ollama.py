@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from modelfiles import CONVERSATIONS, messages, read_modelfile
-from support import tiny_recipe
-from transformers import AutoTokenizer
+from support import tiny_recipe, tokenizer_of
 
 from lgrpo_lite.data.served import chat_template
 from lgrpo_lite.errors import ConfigError
@@ -19,7 +18,6 @@ from lgrpo_lite.export.go_template import quoted, render
 from lgrpo_lite.export.ollama import held, modelfile, write_modelfile
 from lgrpo_lite.export.place import placed
 from lgrpo_lite.export.turns import find_turns
-from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Data
 from lgrpo_lite.types import Prompt
@@ -68,15 +66,6 @@ SETTINGS = {
     "a beginning": {"prefill": ' The "{{ answer }}" is\n'},
     "all of it": {"system": "Add up.", "few_shot": SHOTS, "prefill": "So:"},
 }
-
-
-def tokenizer_of(template: str | None, *, bos: bool):
-    tokenizer = AutoTokenizer.from_pretrained(locate("builtin:tiny-math"))
-    tokenizer.chat_template = template
-    if bos:
-        tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
-        tokenizer.add_bos_token = True
-    return tokenizer
 
 
 def settings(tmp_path: Path, form: str, **more) -> Data:

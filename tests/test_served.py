@@ -1,7 +1,7 @@
 """Whoever serves an exported model and asks a question gives it the tokens it read in training."""
 
 import pytest
-from support import tiny_recipe
+from support import tiny_recipe, tokenizer_of
 from transformers import AutoTokenizer
 
 from lgrpo_lite.data.served import chat_template
@@ -10,7 +10,6 @@ from lgrpo_lite.errors import VerificationError
 from lgrpo_lite.export import export
 from lgrpo_lite.export.check import demand_same_prompts
 from lgrpo_lite.export.export import export_adapter
-from lgrpo_lite.policy.load import locate
 from lgrpo_lite.policy.policy import Policy
 from lgrpo_lite.recipe.schema import Data
 from lgrpo_lite.types import Prompt
@@ -46,15 +45,6 @@ def settings(tmp_path, **more) -> Data:
     if more.get("template") in names:
         more["template"] = str(tmp_path / more["template"])
     return Data.model_validate({"train": {"task": "arithmetic"}} | more)
-
-
-def tokenizer_of(template: str | None, *, bos: bool = False):
-    tokenizer = AutoTokenizer.from_pretrained(locate("builtin:tiny-math"))
-    tokenizer.chat_template = template
-    if bos:
-        tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
-        tokenizer.add_bos_token = True
-    return tokenizer
 
 
 def read_by(template: str | None, tokenizer, messages, **more) -> tuple[int, ...]:

@@ -73,9 +73,8 @@ def write_cards(run: Path, recipe: Recipe, checkpoint: str, out: Path | None) ->
 
 
 def _is_export(folder: Path) -> bool:
-    return not folder.name.startswith(".") and any(
-        (folder / name).is_file() for name in (REPORT, *UNSTAMPED.values())
-    )
+    reports = (REPORT, *UNSTAMPED.values())
+    return not folder.name.startswith(".") and any((folder / name).is_file() for name in reports)
 
 
 def _kind_of(folder: Path) -> str:
